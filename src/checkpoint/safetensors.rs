@@ -1,0 +1,360 @@
+//! Safetensors files: one, or a set of shards with its index, mapped or read.
+//!
+//! The `safetensors` crate decides whether a header is sound: every tensor's bytes as many as its
+//! dtype and shape say, laid end to end, nothing overlapping and nothing between. This module compares
+//! the total with the file, and where the crate refuses, looks for the one tensor to blame.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+
+use super::fields::{Fields, brief, parse_object};
+use super::names::canonical;
+use super::tensors::{Entry, Tensors};
+use crate::error::{Error, Result};
+use crate::tensor::{Storage, Tensor};
+
+/// How weights get into memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Mapped: pages come from the disk as they are touched and are shared between processes. The
+    /// file must not change while the model is in use: a page not yet touched would show the change,
+    /// and a file cut short kills the process.
+    #[default]
+    Mapped,
+    /// Read into memory as a whole: for files that may change underneath.
+    Read,
+}
+
+/// The largest header that the `safetensors` crate accepts, in bytes.
+const MAX_HEADER: u64 = 100_000_000;
+
+impl Tensors {
+    /// Opens `model.safetensors` in `dir`, or the shards that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoWeights`] where neither is there, [`Error::MissingShard`], [`Error::ShardName`] and
+    /// [`Error::NotInShard`] for an index that does not fit its shards, and those of
+    /// [`parse`](Self::parse) for each file.
+    pub fn open(dir: &Path, access: Access) -> Result<Self> {
+        let single = dir.join("model.safetensors");
+        let index = dir.join("model.safetensors.index.json");
+        if single.is_file() {
+            return Self::open_file(&single, access);
+        }
+        if index.is_file() {
+            let json = fs::read(&index).map_err(Error::io("read", &index))?;
+            let shard = |name: &str| match dir.join(name) {
+                path if path.is_file() => load(&path, access).map(Some),
+                _ => Ok(None),
+            };
+            return Self::from_index(&index, &json, shard);
+        }
+        Err(Error::NoWeights { dir: dir.into() })
+    }
+
+    /// Opens one safetensors file of any name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], and those of [`parse`](Self::parse).
+    pub fn open_file(file: &Path, access: Access) -> Result<Self> {
+        Self::parse(file, load(file, access)?)
+    }
+
+    /// The tensors of one safetensors file with the content `data`; `file` only serves the messages.
+    /// Nothing is copied: the tensors share `data`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotSafetensors`], [`Error::HeaderTooLong`], [`Error::OverlappingTensors`],
+    /// [`Error::TensorGap`], [`Error::TensorBytes`], [`Error::TruncatedTensors`],
+    /// [`Error::TrailingBytes`], [`Error::UnsupportedDtype`] and [`Error::DuplicateTensor`].
+    pub fn parse(file: &Path, data: Bytes) -> Result<Self> {
+        let mut tensors = Self::new(file);
+        tensors.add(file, &data)?;
+        Ok(tensors)
+    }
+
+    /// The tensors of the shards that an index names. `shard` brings a shard's content, or `None`
+    /// where there is no such file.
+    pub(super) fn from_index(
+        index: &Path,
+        json: &[u8],
+        shard: impl Fn(&str) -> Result<Option<Bytes>>,
+    ) -> Result<Self> {
+        let placed = parse_index(index, json)?;
+        let mut tensors = Self::new(index);
+        for (name, wanted) in placed {
+            let Some(data) = shard(&name)? else {
+                return Err(Error::MissingShard {
+                    index: index.into(),
+                    shard: name,
+                });
+            };
+            let there = tensors.add(&index.with_file_name(&name), &data)?;
+            if let Some(tensor) = wanted.difference(&there).next() {
+                return Err(Error::NotInShard {
+                    index: index.into(),
+                    tensor: tensor.clone(),
+                    shard: name,
+                });
+            }
+        }
+        Ok(tensors)
+    }
+
+    /// Adds the tensors of one file and returns their names as the file spells them.
+    fn add(&mut self, file: &Path, data: &Bytes) -> Result<BTreeSet<String>> {
+        let (header, start) = split_header(file, data)?;
+        let metadata = parse_header(file, header)?;
+        check_length(file, metadata.data_len(), data.len() - start)?;
+        let file: Arc<Path> = file.into();
+        let mut names = BTreeSet::new();
+        for (name, info) in metadata.tensors() {
+            if let Some(canonical) = canonical(&name) {
+                let tensor = tensor(&file, &name, info, data, start)?;
+                let file = file.clone();
+                self.insert(canonical, Entry { tensor, file })?;
+            }
+            names.insert(name);
+        }
+        if let Some(metadata) = metadata.metadata() {
+            self.extend_metadata(metadata);
+        }
+        Ok(names)
+    }
+}
+
+/// The content of `file`.
+fn load(file: &Path, access: Access) -> Result<Bytes> {
+    if access == Access::Read {
+        return Ok(Bytes::from(fs::read(file).map_err(Error::io("read", file))?));
+    }
+    let opened = File::open(file).map_err(Error::io("open", file))?;
+    // SAFETY: a shared mapping is sound only while nobody changes or shortens the file, which no
+    // process can promise for another. `Access::Mapped` says so, and `Access::Read` (`--no-mmap`) is
+    // there for files that may change. Nothing here relies on two reads of a byte being equal after
+    // the header has been parsed: offsets and shapes are copied out, and weights are only numbers.
+    let map = unsafe { Mmap::map(&opened) }.map_err(Error::io("map", file))?;
+    Ok(Bytes::from_owner(map))
+}
+
+/// Which tensors an index places in which shard.
+fn parse_index(index: &Path, json: &[u8]) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    let map = parse_object(index, json)?;
+    let wrong = |field: String, expected, found| Error::FieldType {
+        path: index.into(),
+        field,
+        expected,
+        found,
+    };
+    let top = Fields::new(index, "", &map);
+    let Some(weights) = top.object("weight_map")? else {
+        return Err(wrong("weight_map".into(), "an object", "left out".into()));
+    };
+    let mut shards: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (tensor, shard) in weights {
+        let Some(shard) = shard.as_str() else {
+            let field = format!("weight_map.{tensor}");
+            return Err(wrong(field, "a file name", brief(shard)));
+        };
+        if !is_file_name(shard) {
+            return Err(Error::ShardName {
+                index: index.into(),
+                shard: shard.into(),
+            });
+        }
+        let tensors = shards.entry(shard.into()).or_default();
+        tensors.insert(tensor.clone());
+    }
+    Ok(shards)
+}
+
+/// Whether `name` can only mean a file beside the index, on every system.
+fn is_file_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let one = matches!(
+        (parts.next(), parts.next()),
+        (Some(Component::Normal(part)), None) if part == name
+    );
+    one && !name.contains(['/', '\\', ':', '\0'])
+}
+
+/// The header of a file, and where its tensors' bytes start.
+fn split_header<'a>(file: &Path, data: &'a [u8]) -> Result<(&'a [u8], usize)> {
+    let not = |reason: String| Error::NotSafetensors {
+        file: file.into(),
+        reason,
+    };
+    let Some((length, rest)) = data.split_first_chunk::<8>() else {
+        return Err(not(format!("it has only {} bytes", data.len())));
+    };
+    let header = u64::from_le_bytes(*length);
+    if rest.first().is_some_and(|b| *b != b'{') || header > MAX_HEADER {
+        return Err(not("it does not begin with a JSON header".into()));
+    }
+    match usize::try_from(header).ok().and_then(|n| rest.get(..n)) {
+        Some(bytes) => Ok((bytes, 8 + bytes.len())),
+        None => Err(Error::HeaderTooLong {
+            file: file.into(),
+            header,
+            available: rest.len() as u64,
+        }),
+    }
+}
+
+/// Parses and checks a header. Not `SafeTensors::read_metadata`: its sum of the tensors' end, the
+/// header and 8 can overflow (safetensors 0.8.0), which [`check_length`] cannot.
+fn parse_header(file: &Path, header: &[u8]) -> Result<Metadata> {
+    let explain = |error: serde_json::Error| {
+        find_defect(file, header).unwrap_or_else(|| Error::NotSafetensors {
+            file: file.into(),
+            reason: crate::error::shown(&format!("its header has {error}")),
+        })
+    };
+    serde_json::from_slice(header).map_err(explain)
+}
+
+/// A tensor's entry in the header, with a dtype of any name.
+#[derive(serde::Deserialize)]
+struct RawInfo {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: (usize, usize),
+}
+
+/// The first tensor that makes a header unacceptable, or `None` where the header as a whole is.
+fn find_defect(file: &Path, header: &[u8]) -> Option<Error> {
+    let mut raw: BTreeMap<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+    raw.remove("__metadata__");
+    let mut tensors = Vec::new();
+    for (tensor, entry) in raw {
+        match RawInfo::deserialize_entry(entry) {
+            Ok(info) => tensors.push((tensor, info)),
+            Err(error) => {
+                let reason = format!("its tensor {tensor} has {error}");
+                return Some(Error::NotSafetensors {
+                    file: file.into(),
+                    reason: crate::error::shown(&reason),
+                });
+            }
+        }
+    }
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    let mut end = 0;
+    for (tensor, info) in tensors {
+        if let Some(error) = info.defect(file, tensor, end) {
+            return Some(error);
+        }
+        end = info.data_offsets.1;
+    }
+    None
+}
+
+impl RawInfo {
+    fn deserialize_entry(entry: serde_json::Value) -> serde_json::Result<Self> {
+        serde_json::from_value(entry)
+    }
+
+    /// What is wrong with this entry of a tensor, the one before which ends at byte `end`.
+    fn defect(&self, file: &Path, tensor: String, end: usize) -> Option<Error> {
+        let file = PathBuf::from(file);
+        let dtype: Option<Dtype> = serde_json::from_value(self.dtype.as_str().into()).ok();
+        let Some(dtype) = dtype else {
+            return Some(Error::UnsupportedDtype {
+                file,
+                tensor,
+                dtype: self.dtype.clone(),
+            });
+        };
+        let (start, stop) = self.data_offsets;
+        if start < end {
+            return Some(Error::OverlappingTensors {
+                file,
+                tensor,
+                start,
+                end,
+            });
+        }
+        if start > end {
+            return Some(Error::TensorGap {
+                file,
+                tensor,
+                start,
+                end,
+            });
+        }
+        let bits = self
+            .shape
+            .iter()
+            .try_fold(dtype.bitsize(), |n, &d| n.checked_mul(d));
+        let found = stop.saturating_sub(start);
+        let fits = bits.is_some_and(|bits| bits % 8 == 0 && bits / 8 == found && start <= stop);
+        (!fits).then(|| Error::TensorBytes {
+            file,
+            tensor,
+            dtype: self.dtype.clone(),
+            shape: self.shape.clone(),
+            found,
+        })
+    }
+}
+
+/// Whether the bytes after the header are as many as its tensors need.
+fn check_length(file: &Path, expected: usize, found: usize) -> Result<()> {
+    let file = || file.to_path_buf();
+    match found.checked_sub(expected) {
+        Some(0) => Ok(()),
+        Some(extra) => Err(Error::TrailingBytes {
+            file: file(),
+            extra,
+        }),
+        None => Err(Error::TruncatedTensors {
+            file: file(),
+            expected,
+            found,
+        }),
+    }
+}
+
+/// One tensor of a file whose header has been checked.
+fn tensor(
+    file: &Path,
+    name: &str,
+    info: &TensorInfo,
+    data: &Bytes,
+    start: usize,
+) -> Result<Tensor> {
+    let storage = match info.dtype {
+        Dtype::F64 => Storage::F64,
+        Dtype::F32 => Storage::F32,
+        Dtype::F16 => Storage::F16,
+        Dtype::BF16 => Storage::Bf16,
+        other => {
+            return Err(Error::UnsupportedDtype {
+                file: file.into(),
+                tensor: name.into(),
+                dtype: other.to_string(),
+            });
+        }
+    };
+    let (from, to) = info.data_offsets;
+    let bytes = data.slice(start + from..start + to);
+    Tensor::new(storage, info.shape.clone(), bytes).ok_or_else(|| Error::TensorBytes {
+        file: file.into(),
+        tensor: name.into(),
+        dtype: storage.to_string(),
+        shape: info.shape.clone(),
+        found: to - from,
+    })
+}
+
+#[cfg(test)]
+mod tests;

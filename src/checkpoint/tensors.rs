@@ -1,0 +1,208 @@
+//! The weights of a model under their canonical names, whatever files they came from.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::tensor::{Storage, Tensor};
+
+/// The tensors of a checkpoint by name: `model.embed_tokens.weight`,
+/// `model.layers.{i}.self_attn.q_proj.weight`, …, `model.norm.weight`, `lm_head.weight`.
+///
+/// The prefixes of `Gemma3ForConditionalGeneration` are removed and its vision tensors left out. A
+/// clone shares the weights.
+#[derive(Clone, Debug)]
+pub struct Tensors {
+    source: PathBuf,
+    map: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// A tensor and the file it came from.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) tensor: Tensor,
+    pub(super) file: Arc<Path>,
+}
+
+/// Bytes hashed by one task: small enough to share one large embedding between threads.
+const CHUNK: usize = 1 << 22;
+
+impl Tensors {
+    /// No tensors yet, from the file or index `source`.
+    pub(super) fn new(source: &Path) -> Self {
+        Self {
+            source: source.into(),
+            map: BTreeMap::new(),
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a tensor under its canonical name.
+    pub(super) fn insert(&mut self, name: String, entry: Entry) -> Result<()> {
+        match self.map.get(&name) {
+            Some(first) => Err(Error::DuplicateTensor {
+                first: first.file.to_path_buf(),
+                second: entry.file.to_path_buf(),
+                tensor: name,
+            }),
+            None => {
+                self.map.insert(name, entry);
+                Ok(())
+            }
+        }
+    }
+
+    /// Adds what a file's `__metadata__` says.
+    pub(super) fn extend_metadata(&mut self, metadata: &HashMap<String, String>) {
+        let pairs = metadata.iter().map(|(k, v)| (k.clone(), v.clone()));
+        self.metadata.extend(pairs);
+    }
+
+    /// The file they came from, or the index of the shards.
+    pub fn source(&self) -> &Path {
+        &self.source
+    }
+
+    /// What the files' `__metadata__` says.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The tensor `name`, which must have the shape `expected`. It shares the stored bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingTensor`] and [`Error::TensorShape`].
+    pub fn get(&self, name: &str, expected: &[usize]) -> Result<Tensor> {
+        let Some(entry) = self.map.get(name) else {
+            return Err(Error::MissingTensor {
+                file: self.source.clone(),
+                tensor: name.into(),
+            });
+        };
+        if entry.tensor.shape() != expected {
+            return Err(Error::TensorShape {
+                file: entry.file.to_path_buf(),
+                tensor: name.into(),
+                expected: expected.into(),
+                found: entry.tensor.shape().into(),
+            });
+        }
+        Ok(entry.tensor.clone())
+    }
+
+    /// Whether there is a tensor `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.map.contains_key(name)
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.map.keys().map(String::as_str)
+    }
+
+    /// All tensors with their names, sorted by name.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
+        self.map.iter().map(|(k, e)| (k.as_str(), &e.tensor))
+    }
+
+    /// How many tensors there are.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// How many numbers the tensors hold together.
+    pub fn parameters(&self) -> usize {
+        let count = |e: &Entry| e.tensor.bytes().len() / e.tensor.storage().size();
+        self.map.values().map(count).sum()
+    }
+
+    /// A hash of names, dtypes, shapes and contents, as 64 hexadecimal digits: the same for the same
+    /// weights however they are spread over files, named or brought into memory.
+    ///
+    /// It is SHA-256 over one record for each tensor in the order of names: the canonical name, a zero
+    /// byte, the dtype in safetensors' spelling, a zero byte, the number of dimensions and the
+    /// dimensions (u64, little-endian), and the SHA-256 of each 4 MiB of the bytes.
+    pub fn content_hash(&self) -> String {
+        let chunks = |e: &Entry| -> Vec<[u8; 32]> {
+            let chunks = e.tensor.bytes().par_chunks(CHUNK);
+            chunks.map(|c| Sha256::digest(c).into()).collect()
+        };
+        let digests: Vec<_> = self.map.par_iter().map(|(_, e)| chunks(e)).collect();
+        let mut hash = Sha256::new();
+        for ((name, entry), digests) in self.map.iter().zip(digests) {
+            hash.update(name);
+            hash.update([0]);
+            hash.update(entry.tensor.storage().to_string());
+            hash.update([0]);
+            let shape = entry.tensor.shape();
+            hash.update((shape.len() as u64).to_le_bytes());
+            for &d in shape {
+                hash.update((d as u64).to_le_bytes());
+            }
+            digests.iter().for_each(|d| hash.update(d));
+        }
+        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Reads every weight once and refuses NaN and infinity.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFinite`] with the first such element of the first such tensor by name.
+    pub fn check_finite(&self) -> Result<()> {
+        let find = |(name, entry): (&String, &Entry)| {
+            let (index, value) = first_not_finite(&entry.tensor)?;
+            Some(Error::NotFinite {
+                file: entry.file.to_path_buf(),
+                tensor: name.clone(),
+                index,
+                value,
+            })
+        };
+        let found = self.map.par_iter().find_map_first(find);
+        found.map_or(Ok(()), Err)
+    }
+}
+
+/// The first element that is NaN or infinite.
+fn first_not_finite(tensor: &Tensor) -> Option<(usize, f64)> {
+    fn find<const N: usize>(
+        bytes: &[u8],
+        value: impl Fn([u8; N]) -> f64 + Sync,
+    ) -> Option<(usize, f64)> {
+        const BLOCK: usize = 1 << 14;
+        let (numbers, _) = bytes.as_chunks::<N>();
+        let blocks = numbers.par_chunks(BLOCK).enumerate();
+        blocks.find_map_first(|(i, block)| {
+            // Two passes: the first has no exit and so becomes vector code.
+            let bad = |b: &[u8; N]| !value(*b).is_finite();
+            if !block.iter().fold(false, |any, b| any | bad(b)) {
+                return None;
+            }
+            let at = block.iter().position(bad)?;
+            Some((i * BLOCK + at, value(*block.get(at)?)))
+        })
+    }
+    let bytes = tensor.bytes();
+    match tensor.storage() {
+        Storage::F64 => find(bytes, f64::from_le_bytes),
+        Storage::F32 => find(bytes, |b| f32::from_le_bytes(b).into()),
+        Storage::F16 => find(bytes, |b| f16::from_le_bytes(b).to_f64()),
+        Storage::Bf16 => find(bytes, |b| bf16::from_le_bytes(b).to_f64()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

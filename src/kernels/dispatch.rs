@@ -1,0 +1,105 @@
+//! Which instructions to use, decided while the program runs.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::lanes::Simd;
+use super::scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+use super::x86_64::{Avx2, Avx512, Avx512Bf16};
+
+/// A set of instructions. Every level gives the same bits; they differ in speed alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Level {
+    /// Plain Rust, on every machine.
+    Scalar,
+    /// AVX2 with FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// The same with the bf16 dot-product instruction.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+}
+
+impl Level {
+    /// The levels this machine has, slowest first.
+    pub fn available() -> Vec<Self> {
+        let mut levels = vec![Self::Scalar];
+        #[cfg(target_arch = "x86_64")]
+        {
+            levels.extend(Avx2::detect().map(|_| Self::Avx2));
+            levels.extend(Avx512::detect().map(|_| Self::Avx512));
+            levels.extend(Avx512Bf16::detect().map(|_| Self::Avx512Bf16));
+        }
+        levels
+    }
+
+    /// The fastest level this machine has.
+    pub fn best() -> Self {
+        Self::available().pop().unwrap_or(Self::Scalar)
+    }
+
+    /// Runs `task` compiled for this level, or for [`Level::Scalar`] where the machine lacks it.
+    pub(super) fn run<T: Task>(self, task: T) -> T::Output {
+        #[cfg(target_arch = "x86_64")]
+        match self {
+            Self::Scalar => {}
+            Self::Avx2 => {
+                if let Some(simd) = Avx2::detect() {
+                    return simd.run(task);
+                }
+            }
+            Self::Avx512 => {
+                if let Some(simd) = Avx512::detect() {
+                    return simd.run(task);
+                }
+            }
+            Self::Avx512Bf16 => {
+                if let Some(simd) = Avx512Bf16::detect() {
+                    return simd.run(task);
+                }
+            }
+        }
+        task.run(Scalar)
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Scalar => "scalar",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => "avx512bf16",
+        })
+    }
+}
+
+impl FromStr for Level {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let available = Self::available();
+        let found = available.iter().find(|level| level.to_string() == s);
+        found.copied().ok_or_else(|| {
+            let names: Vec<_> = available.iter().map(Self::to_string).collect();
+            format!("'{s}' is not a level of this machine: it has {}", names.join(", "))
+        })
+    }
+}
+
+/// Work that is compiled once for every level.
+pub(super) trait Task {
+    /// What the work results in.
+    type Output;
+
+    /// The work. Must be `#[inline(always)]`, so that it is compiled with the caller's instructions.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}

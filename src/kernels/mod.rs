@@ -1,0 +1,35 @@
+//! The operations a pass is made of, one a file, each with its order of operations written down.
+//!
+//! **The order of a sum.** Every dot product runs in 16 lanes: lane *l* takes elements *l*, *l* + 16,
+//! *l* + 32, … with one fused multiply-add each, starting from +0; a last incomplete block is filled
+//! with zeros; the lanes are then added in the tree (*l*, *l* + 8), (*l*, *l* + 4), (*l*, *l* + 2),
+//! (0, 1). In bf16 a block is 32 elements: lane *l* takes elements 2*l* + 1 and then 2*l* of it, each a
+//! fused multiply-add in f32 with denormal inputs and results taken as zero, as the instruction
+//! `VDPBF16PS` does. Nothing else decides the bits: not the instruction set, not the threads, not how many tokens are
+//! handled at once.
+
+pub mod activation;
+mod dispatch;
+pub mod exp;
+mod lanes;
+mod matmul;
+mod norm;
+mod rope;
+mod scalar;
+mod softmax;
+mod weighted_sum;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+pub use dispatch::Level;
+pub use lanes::Products;
+pub use matmul::{Rows, dot, matmul};
+pub use norm::{rms_norm, unscaled_rms_norm};
+pub use rope::Rotation;
+pub(crate) use rope::rotate;
+pub(crate) use matmul::Panel;
+pub use softmax::softmax;
+pub use weighted_sum::weighted_sum;
+
+/// A matrix product with fewer multiplications than this is not worth a second thread.
+const PARALLEL_FROM: usize = 1 << 17;

@@ -1,0 +1,66 @@
+//! Rotary position embedding, halves split: element i turns with element i + d/2.
+
+use crate::tensor::{Element, Float};
+
+/// The angles of one kind of layer.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    /// θ^(−2i/d) / factor, for i < d/2.
+    inverse_frequencies: Vec<f64>,
+}
+
+impl Rotation {
+    /// Angles for heads of `head_dim` numbers, base `theta`, positions divided by `factor`.
+    pub fn new(head_dim: usize, theta: f64, factor: f64) -> Self {
+        let inverse_frequencies = (0..head_dim / 2)
+            .map(|i| libm::pow(theta, -((2 * i) as f64) / head_dim as f64) / factor)
+            .collect();
+        Self { inverse_frequencies }
+    }
+
+    /// cos and sin at `position`, `[head_dim / 2]` each: computed in f64, rounded once.
+    pub fn at<E: Element>(&self, position: usize) -> (Vec<E>, Vec<E>) {
+        let angles = self.inverse_frequencies.iter().map(|f| f * position as f64);
+        angles
+            .map(|a| (E::from_f64(libm::cos(a)), E::from_f64(libm::sin(a))))
+            .unzip()
+    }
+}
+
+/// Turns one head in place: q · cos + rotate_half(q) · sin, each product and the sum rounded.
+pub(crate) fn rotate<E: Element>(head: &mut [E], (cos, sin): &(Vec<E>, Vec<E>)) {
+    let product = |a: E, b: E| E::round(a.acc() * b.acc()).acc();
+    let (first, second) = head.split_at_mut(cos.len());
+    for (i, (a, b)) in first.iter_mut().zip(second).enumerate() {
+        let (x, y) = (*a, *b);
+        *a = E::round(product(x, cos[i]) - product(y, sin[i]));
+        *b = E::round(product(y, cos[i]) + product(x, sin[i]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn position_zero_changes_nothing_and_lengths_stay() {
+        let rotation = Rotation::new(8, 10_000.0, 1.0);
+        let head: Vec<f64> = (1..=8).map(f64::from).collect();
+        let mut turned = head.clone();
+        rotate(&mut turned, &rotation.at(0));
+        assert_eq!(turned, head);
+        rotate(&mut turned, &rotation.at(5));
+        for i in 0..4 {
+            let length = |v: &[f64]| v[i].hypot(v[i + 4]);
+            assert!((length(&turned) - length(&head)).abs() < 1e-14);
+        }
+        assert!((turned[0] - (5f64.cos() - 5.0 * 5f64.sin())).abs() < 1e-13);
+    }
+
+    #[test]
+    fn the_factor_divides_positions() {
+        let scaled = Rotation::new(8, 1e6, 8.0).at::<f64>(16);
+        let plain = Rotation::new(8, 1e6, 1.0).at::<f64>(2);
+        assert_eq!(scaled, plain);
+    }
+}

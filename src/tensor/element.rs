@@ -1,0 +1,260 @@
+//! The number types a forward pass computes in, and the ones it accumulates in.
+
+use std::fmt;
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+use half::bf16;
+
+use crate::kernels::Products;
+
+/// The type a forward pass computes in, chosen apart from the type the weights are stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// Everything in double precision: the ground truth.
+    F64,
+    /// Everything in single precision.
+    F32,
+    /// Single-precision sums, rounded to bf16 wherever Hugging Face's eager code rounds.
+    Bf16,
+}
+
+impl Dtype {
+    /// Half the distance from 1 to the next number: the relative error of one rounding.
+    pub const fn unit_roundoff(self) -> f64 {
+        match self {
+            Self::F64 => f64::EPSILON / 2.0,
+            Self::F32 => f32::EPSILON as f64 / 2.0,
+            Self::Bf16 => 1.0 / 256.0,
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::F64 => "f64",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+impl std::str::FromStr for Dtype {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "f64" | "float64" => Ok(Self::F64),
+            "f32" | "float32" => Ok(Self::F32),
+            "bf16" | "bfloat16" => Ok(Self::Bf16),
+            _ => Err(format!("'{s}' is not a compute type: use f64, f32 or bf16")),
+        }
+    }
+}
+
+/// A type sums are kept in: f64, or f32 (which also carries the sums of bf16).
+pub trait Float:
+    Element<Acc = Self>
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+{
+    /// 0.
+    const ZERO: Self;
+    /// 1.
+    const ONE: Self;
+    /// Negative infinity.
+    const NEG_INFINITY: Self;
+
+    /// `self · a + b` with one rounding.
+    fn mul_add(self, a: Self, b: Self) -> Self;
+    /// The correctly rounded square root.
+    fn sqrt(self) -> Self;
+    /// e to the power of `self`, as [`kernels::exp`](crate::kernels::exp) defines it.
+    fn exp(self) -> Self;
+    /// GeLU in the tanh form, as [`kernels::activation`](crate::kernels::activation) defines it.
+    fn gelu_tanh(self) -> Self;
+}
+
+/// A type activations are held in: f64, f32 or bf16.
+pub trait Element: Products + Copy + Default + PartialEq + fmt::Debug + Send + Sync {
+    /// The type its sums are kept in.
+    type Acc: Float;
+    /// Its name at run time.
+    const DTYPE: Dtype;
+
+    /// The nearest number of this type, ties to even.
+    fn from_f64(x: f64) -> Self;
+    /// The nearest number of this type, ties to even.
+    fn from_f32(x: f32) -> Self;
+    /// The nearest number of this type, ties to even: a rounding point for bf16, else nothing.
+    fn round(x: Self::Acc) -> Self;
+    /// The same number in the type of sums, exactly.
+    fn acc(self) -> Self::Acc;
+    /// The same number in f64, exactly.
+    fn to_f64(self) -> f64;
+    /// Whether it is neither infinite nor NaN.
+    fn is_finite(self) -> bool {
+        self.to_f64().is_finite()
+    }
+}
+
+macro_rules! native_float {
+    ($t:ident, $dtype:ident, $exp:path, $gelu:path) => {
+        impl Float for $t {
+            const ZERO: Self = 0.0;
+            const ONE: Self = 1.0;
+            const NEG_INFINITY: Self = $t::NEG_INFINITY;
+
+            #[inline(always)]
+            fn mul_add(self, a: Self, b: Self) -> Self {
+                $t::mul_add(self, a, b)
+            }
+            #[inline(always)]
+            fn sqrt(self) -> Self {
+                $t::sqrt(self)
+            }
+            #[inline(always)]
+            fn exp(self) -> Self {
+                $exp(self)
+            }
+            #[inline(always)]
+            fn gelu_tanh(self) -> Self {
+                $gelu(self)
+            }
+        }
+
+        impl Element for $t {
+            type Acc = $t;
+            const DTYPE: Dtype = Dtype::$dtype;
+
+            #[inline(always)]
+            #[allow(clippy::cast_lossless, reason = "one body serves f32 and f64")]
+            fn from_f64(x: f64) -> Self {
+                x as $t
+            }
+            #[inline(always)]
+            fn from_f32(x: f32) -> Self {
+                x.into()
+            }
+            #[inline(always)]
+            fn round(x: $t) -> Self {
+                x
+            }
+            #[inline(always)]
+            fn acc(self) -> $t {
+                self
+            }
+            #[inline(always)]
+            fn to_f64(self) -> f64 {
+                self.into()
+            }
+        }
+    };
+}
+
+native_float!(
+    f64,
+    F64,
+    crate::kernels::exp::exp_f64,
+    crate::kernels::activation::gelu_tanh_f64
+);
+native_float!(
+    f32,
+    F32,
+    crate::kernels::exp::exp_f32,
+    crate::kernels::activation::gelu_tanh_f32
+);
+
+impl Element for bf16 {
+    type Acc = f32;
+    const DTYPE: Dtype = Dtype::Bf16;
+
+    #[inline(always)]
+    fn from_f64(x: f64) -> Self {
+        round_to_bf16(x)
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        bf16::from_f32(x)
+    }
+    #[inline(always)]
+    fn round(x: f32) -> Self {
+        bf16::from_f32(x)
+    }
+    #[inline(always)]
+    fn acc(self) -> f32 {
+        self.to_f32()
+    }
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        self.to_f32().into()
+    }
+}
+
+/// The bf16 nearest to `x`, ties to even, in one rounding.
+///
+/// `bf16::from_f64` cuts to f32 before it rounds, so a number just past a tie goes wrong. Rounding to
+/// f32 *to odd* first keeps the information that something was cut off, and makes the second
+/// rounding correct (f32 has more than two bits more than bf16).
+pub fn round_to_bf16(x: f64) -> bf16 {
+    let nearest = x as f32;
+    let exact = f64::from(nearest) == x || !nearest.is_finite() && !x.is_finite();
+    if exact {
+        return bf16::from_f32(nearest);
+    }
+    // Towards zero, then the last bit set.
+    let toward_zero = if f64::from(nearest).abs() > x.abs() {
+        nearest.to_bits() - 1
+    } else {
+        nearest.to_bits()
+    };
+    bf16::from_f32(f32::from_bits(toward_zero | 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_rounds_once() {
+        // Halfway between 1 and 1 + 2⁻⁷, and a hair to either side of it.
+        let tie = 1.0 + 1.0 / 256.0;
+        let hair = 2f64.powi(-50);
+        assert_eq!(round_to_bf16(tie).to_f64(), 1.0);
+        assert_eq!(round_to_bf16(tie - hair).to_f64(), 1.0);
+        assert_eq!(round_to_bf16(tie + hair).to_f64(), 1.0 + 1.0 / 128.0);
+        // The control: through f32 the hair is lost.
+        assert_eq!(bf16::from_f32((tie + hair) as f32).to_f64(), 1.0);
+    }
+
+    #[test]
+    fn bf16_rounds_to_the_nearest_of_its_neighbours() {
+        let mut state = 1u64;
+        for _ in 0..100_000 {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let exponent = 1023 - 140 + (state >> 20) % 268;
+            let x = f64::from_bits((state << 63) | exponent << 52 | (state >> 12));
+            let got = round_to_bf16(x);
+            let error = (got.to_f64() - x).abs();
+            for step in [-1i16, 1] {
+                let other = bf16::from_bits(got.to_bits().wrapping_add_signed(step));
+                if other.is_finite() && got.is_finite() {
+                    assert!(error <= (other.to_f64() - x).abs(), "{x:e} gave {got:e}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_keeps_the_special_values() {
+        assert_eq!(round_to_bf16(-0.0).to_bits(), 0x8000);
+        assert_eq!(round_to_bf16(f64::INFINITY), bf16::INFINITY);
+        assert_eq!(round_to_bf16(1e300), bf16::INFINITY);
+        assert_eq!(round_to_bf16(-1e-300).to_bits(), 0x8000);
+        assert!(round_to_bf16(f64::NAN).is_nan());
+    }
+}

@@ -1,0 +1,10 @@
+//! Numbers and the arrays they live in: the element types a pass computes in, the storage types a
+//! checkpoint keeps, row-major matrices, and tensors that stay as they were stored.
+
+mod element;
+mod matrix;
+mod stored;
+
+pub use element::{Dtype, Element, Float, round_to_bf16};
+pub use matrix::Matrix;
+pub use stored::{Storage, Tensor};

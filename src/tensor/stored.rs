@@ -1,0 +1,133 @@
+//! Tensors as a checkpoint stores them: never widened, never copied.
+
+use std::fmt;
+
+use bytes::Bytes;
+use half::{bf16, f16};
+
+use super::Element;
+
+/// The type of the numbers in a stored tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// IEEE double precision.
+    F64,
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of single precision.
+    Bf16,
+}
+
+impl Storage {
+    /// Bytes of one number.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::F64 => 8,
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+impl fmt::Display for Storage {
+    /// The name safetensors uses.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F64 => "F64",
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+        })
+    }
+}
+
+/// A tensor in its stored form: little-endian, row-major, lent by a mapping or a buffer.
+#[derive(Clone)]
+pub struct Tensor {
+    storage: Storage,
+    shape: Vec<usize>,
+    data: Bytes,
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({} {:?})", self.storage, self.shape)
+    }
+}
+
+impl Tensor {
+    /// A tensor over `data`, or `None` where the bytes are not as many as shape and type say.
+    pub fn new(storage: Storage, shape: Vec<usize>, data: Bytes) -> Option<Self> {
+        let bytes = shape
+            .iter()
+            .try_fold(storage.size(), |n, &d| n.checked_mul(d))?;
+        (bytes == data.len()).then_some(Self {
+            storage,
+            shape,
+            data,
+        })
+    }
+
+    /// The type of the stored numbers.
+    pub fn storage(&self) -> Storage {
+        self.storage
+    }
+
+    /// The dimensions, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The length of the innermost dimension: the elements of one row.
+    pub fn cols(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// The number of rows, all dimensions but the innermost taken together.
+    pub fn rows(&self) -> usize {
+        self.shape.iter().rev().skip(1).product()
+    }
+
+    /// The stored bytes, row after row.
+    pub fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// The stored bytes of one row.
+    pub fn row_bytes(&self, row: usize) -> &[u8] {
+        let stride = self.cols() * self.storage.size();
+        &self.data[row * stride..(row + 1) * stride]
+    }
+
+    /// Row `row` converted to a compute type, each number rounded once. `out` has
+    /// [`cols`](Self::cols) elements.
+    pub fn read_row<E: Element>(&self, row: usize, out: &mut [E]) {
+        decode(self.storage, self.row_bytes(row), out);
+    }
+
+    /// All numbers in a compute type, each rounded once.
+    pub fn to_vec<E: Element>(&self) -> Vec<E> {
+        let mut out = vec![E::default(); self.data.len() / self.storage.size()];
+        decode(self.storage, &self.data, &mut out);
+        out
+    }
+}
+
+/// Converts little-endian `bytes` of type `storage` into `out`, each number rounded at most once.
+fn decode<E: Element>(storage: Storage, bytes: &[u8], out: &mut [E]) {
+    fn each<E, const N: usize>(bytes: &[u8], out: &mut [E], f: impl Fn([u8; N]) -> E) {
+        let (chunks, rest) = bytes.as_chunks::<N>();
+        debug_assert!(rest.is_empty() && chunks.len() == out.len());
+        for (o, &c) in out.iter_mut().zip(chunks) {
+            *o = f(c);
+        }
+    }
+    match storage {
+        Storage::F64 => each(bytes, out, |b| E::from_f64(f64::from_le_bytes(b))),
+        Storage::F32 => each(bytes, out, |b| E::from_f32(f32::from_le_bytes(b))),
+        Storage::F16 => each(bytes, out, |b| E::from_f32(f16::from_le_bytes(b).to_f32())),
+        Storage::Bf16 => each(bytes, out, |b| E::from_f32(bf16::from_le_bytes(b).to_f32())),
+    }
+}
