@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::tensor::Dtype;
+
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -29,7 +31,10 @@ pub enum Error {
         path: PathBuf,
     },
     /// The model is neither a directory nor the form of a repository id.
-    #[error("no directory {}; give a directory that holds config.json, or a repository id such as google/gemma-3-270m", shown(model))]
+    #[error(
+        "no directory {}; give a directory that holds config.json, or a repository id such as google/gemma-3-270m",
+        shown(model)
+    )]
     NoSuchModel {
         /// What was given.
         model: String,
@@ -43,7 +48,9 @@ pub enum Error {
         looked: PathBuf,
     },
     /// A repository id, and nothing that says where the cache is.
-    #[error("no directory {model}, and no Hugging Face cache to look it up in; set HF_HUB_CACHE, HF_HOME or HOME")]
+    #[error(
+        "no directory {model}, and no Hugging Face cache to look it up in; set HF_HUB_CACHE, HF_HOME or HOME"
+    )]
     NoCache {
         /// The repository id.
         model: String,
@@ -323,7 +330,10 @@ pub enum Error {
         expected: u32,
     },
     /// A text contains a token that the tokenizer knows and the text model does not.
-    #[error("the text contains {} (token {id}), which the text model with its {vocab_size} tokens does not have; leave it out", shown(token))]
+    #[error(
+        "the text contains {} (token {id}), which the text model with its {vocab_size} tokens does not have; leave it out",
+        shown(token)
+    )]
     TokenBeyondVocabulary {
         /// The token.
         token: String,
@@ -346,6 +356,57 @@ pub enum Error {
         /// What the template or its parser says.
         reason: String,
     },
+
+    // ---- running ----------------------------------------------------------------------------
+    /// Nothing to run on.
+    #[error("the prompt is empty: give at least one token")]
+    EmptyPrompt,
+    /// A sequence that the model has no positions for.
+    #[error(
+        "the sequence needs {tokens} positions, the model has {positions}: shorten the prompt or the answer"
+    )]
+    PromptTooLong {
+        /// The positions needed.
+        tokens: usize,
+        /// `max_position_embeddings`.
+        positions: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error(
+        "token id {id} at position {position} is outside the model's vocabulary of {vocab_size}: use the tokenizer of this model"
+    )]
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Where it stands in the sequence.
+        position: usize,
+        /// Ids must be below it.
+        vocab_size: usize,
+    },
+    /// Finite weights that gave something else.
+    #[error(
+        "the output of model.layers.{layer} is not finite in {dtype}: use a compute type with more range or precision"
+    )]
+    Overflow {
+        /// The layer.
+        layer: usize,
+        /// The compute type.
+        dtype: Dtype,
+    },
+
+    // ---- patches ----------------------------------------------------------------------------
+    /// A precondition of a construction does not hold.
+    #[error(
+        "{quantity} = {value:e} at layer {layer}: the construction divides by it; absorb another context or use another token"
+    )]
+    Precondition {
+        /// The layer.
+        layer: usize,
+        /// What the construction divides by, in the paper's names.
+        quantity: String,
+        /// Its value.
+        value: f64,
+    },
 }
 
 impl Error {
@@ -363,10 +424,15 @@ impl Error {
     }
 }
 
-/// `text` from a file, made fit for one line: control characters escaped, cut after 80 characters.
+/// A name or value from a file, made fit for a message: on one line, cut after 80 characters.
 pub(crate) fn shown(text: &str) -> String {
-    let mut out: String = text.chars().take(80).flat_map(escape_control).collect();
-    if text.chars().nth(80).is_some() {
+    one_line(text, 80)
+}
+
+/// `text` with control characters escaped, cut after `limit` characters.
+pub(crate) fn one_line(text: &str, limit: usize) -> String {
+    let mut out: String = text.chars().take(limit).flat_map(escape_control).collect();
+    if text.chars().nth(limit).is_some() {
         out.push('…');
     }
     out

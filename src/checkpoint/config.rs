@@ -194,7 +194,11 @@ fn refuse_options(fields: &Fields<'_>) -> Result<()> {
     }
     for name in ["attn_logit_softcapping", "final_logit_softcapping"] {
         if let Some(value) = fields.get(name) {
-            return Err(fields.unsupported(name, brief(value), "models without soft-capping (null)"));
+            return Err(fields.unsupported(
+                name,
+                brief(value),
+                "models without soft-capping (null)",
+            ));
         }
     }
     for name in ["attention_bias", "use_bidirectional_attention"] {
@@ -250,11 +254,9 @@ fn layer_types(text: &Fields<'_>, layers: usize) -> Result<Vec<LayerKind>> {
     let kind = |name: &&str| match *name {
         "full_attention" => Ok(LayerKind::Full),
         "sliding_attention" => Ok(LayerKind::Sliding),
-        other => Err(text.unsupported(
-            "layer_types",
-            other,
-            "full_attention and sliding_attention",
-        )),
+        other => {
+            Err(text.unsupported("layer_types", other, "full_attention and sliding_attention"))
+        }
     };
     names.iter().map(kind).collect()
 }

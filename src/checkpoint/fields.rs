@@ -101,13 +101,10 @@ impl<'a> Fields<'a> {
     }
 
     /// The field as a number within `range`, so never NaN nor infinite.
-    pub(super) fn real(
-        &self,
-        name: &str,
-        default: f64,
-        range: RangeInclusive<f64>,
-    ) -> Result<f64> {
-        let x = self.typed(name, "a number", Value::as_f64)?.unwrap_or(default);
+    pub(super) fn real(&self, name: &str, default: f64, range: RangeInclusive<f64>) -> Result<f64> {
+        let x = self
+            .typed(name, "a number", Value::as_f64)?
+            .unwrap_or(default);
         if range.contains(&x) {
             Ok(x)
         } else {

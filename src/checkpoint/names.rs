@@ -13,13 +13,11 @@
 /// | `vision_tower.…`, `multi_modal_projector.…`, also after `model.` | ignored |
 pub(super) fn canonical(name: &str) -> Option<String> {
     let mut rest = name;
-    let mut prefixed = false;
     while let Some(inner) = ["model.", "language_model."]
         .iter()
         .find_map(|prefix| rest.strip_prefix(prefix))
     {
         rest = inner;
-        prefixed = true;
     }
     let begins = |parts: &[&str]| parts.iter().any(|part| rest.starts_with(part));
     if begins(&["vision_tower.", "vision_model.", "multi_modal_projector."]) {
@@ -27,8 +25,6 @@ pub(super) fn canonical(name: &str) -> Option<String> {
     } else if begins(&["lm_head."]) {
         Some(rest.into())
     } else if begins(&["layers.", "embed_tokens.", "norm."]) {
-        Some(format!("model.{rest}"))
-    } else if prefixed && name.starts_with("language_model.") {
         Some(format!("model.{rest}"))
     } else {
         Some(name.into())
@@ -42,22 +38,43 @@ mod tests {
     #[test]
     fn every_spelling_has_one_canonical_name() {
         for (file, here) in [
-            ("model.layers.3.mlp.up_proj.weight", Some("model.layers.3.mlp.up_proj.weight")),
-            ("language_model.model.layers.3.mlp.up_proj.weight", Some("model.layers.3.mlp.up_proj.weight")),
-            ("model.language_model.layers.3.mlp.up_proj.weight", Some("model.layers.3.mlp.up_proj.weight")),
-            ("layers.3.mlp.up_proj.weight", Some("model.layers.3.mlp.up_proj.weight")),
+            (
+                "model.layers.3.mlp.up_proj.weight",
+                Some("model.layers.3.mlp.up_proj.weight"),
+            ),
+            (
+                "language_model.model.layers.3.mlp.up_proj.weight",
+                Some("model.layers.3.mlp.up_proj.weight"),
+            ),
+            (
+                "model.language_model.layers.3.mlp.up_proj.weight",
+                Some("model.layers.3.mlp.up_proj.weight"),
+            ),
+            (
+                "layers.3.mlp.up_proj.weight",
+                Some("model.layers.3.mlp.up_proj.weight"),
+            ),
             ("embed_tokens.weight", Some("model.embed_tokens.weight")),
-            ("language_model.model.embed_tokens.weight", Some("model.embed_tokens.weight")),
+            (
+                "language_model.model.embed_tokens.weight",
+                Some("model.embed_tokens.weight"),
+            ),
             ("model.norm.weight", Some("model.norm.weight")),
             ("norm.weight", Some("model.norm.weight")),
             ("lm_head.weight", Some("lm_head.weight")),
             ("language_model.lm_head.weight", Some("lm_head.weight")),
-            ("vision_tower.vision_model.embeddings.position_embedding.weight", None),
+            (
+                "vision_tower.vision_model.embeddings.position_embedding.weight",
+                None,
+            ),
             ("model.vision_tower.vision_model.head.weight", None),
             ("model.multi_modal_projector.mm_soft_emb_norm.weight", None),
             ("multi_modal_projector.mm_input_projection_weight", None),
             ("something.else", Some("something.else")),
-            ("base_model.model.model.norm.weight", Some("base_model.model.model.norm.weight")),
+            (
+                "base_model.model.model.norm.weight",
+                Some("base_model.model.model.norm.weight"),
+            ),
         ] {
             assert_eq!(canonical(file).as_deref(), here, "{file}");
         }

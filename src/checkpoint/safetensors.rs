@@ -12,11 +12,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde::Deserialize;
 
 use super::fields::{Fields, brief, parse_object};
 use super::names::canonical;
 use super::tensors::{Entry, Tensors};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line, shown};
 use crate::tensor::{Storage, Tensor};
 
 /// How weights get into memory.
@@ -135,7 +136,9 @@ impl Tensors {
 /// The content of `file`.
 fn load(file: &Path, access: Access) -> Result<Bytes> {
     if access == Access::Read {
-        return Ok(Bytes::from(fs::read(file).map_err(Error::io("read", file))?));
+        return Ok(Bytes::from(
+            fs::read(file).map_err(Error::io("read", file))?,
+        ));
     }
     let opened = File::open(file).map_err(Error::io("open", file))?;
     // SAFETY: a shared mapping is sound only while nobody changes or shortens the file, which no
@@ -196,6 +199,9 @@ fn split_header<'a>(file: &Path, data: &'a [u8]) -> Result<(&'a [u8], usize)> {
     let Some((length, rest)) = data.split_first_chunk::<8>() else {
         return Err(not(format!("it has only {} bytes", data.len())));
     };
+    if data.starts_with(b"version https://git-lfs") {
+        return Err(not("it is a Git LFS pointer to one".into()));
+    }
     let header = u64::from_le_bytes(*length);
     if rest.first().is_some_and(|b| *b != b'{') || header > MAX_HEADER {
         return Err(not("it does not begin with a JSON header".into()));
@@ -216,14 +222,15 @@ fn parse_header(file: &Path, header: &[u8]) -> Result<Metadata> {
     let explain = |error: serde_json::Error| {
         find_defect(file, header).unwrap_or_else(|| Error::NotSafetensors {
             file: file.into(),
-            reason: crate::error::shown(&format!("its header has {error}")),
+            reason: one_line(&format!("its header has {error}"), 300),
         })
     };
     serde_json::from_slice(header).map_err(explain)
 }
 
 /// A tensor's entry in the header, with a dtype of any name.
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
+#[serde(expecting = "an object with dtype, shape and data_offsets")]
 struct RawInfo {
     dtype: String,
     shape: Vec<usize>,
@@ -236,13 +243,13 @@ fn find_defect(file: &Path, header: &[u8]) -> Option<Error> {
     raw.remove("__metadata__");
     let mut tensors = Vec::new();
     for (tensor, entry) in raw {
-        match RawInfo::deserialize_entry(entry) {
+        match RawInfo::deserialize(entry) {
             Ok(info) => tensors.push((tensor, info)),
             Err(error) => {
-                let reason = format!("its tensor {tensor} has {error}");
+                let reason = format!("its tensor {} has {error}", shown(&tensor));
                 return Some(Error::NotSafetensors {
                     file: file.into(),
-                    reason: crate::error::shown(&reason),
+                    reason: one_line(&reason, 300),
                 });
             }
         }
@@ -259,10 +266,6 @@ fn find_defect(file: &Path, header: &[u8]) -> Option<Error> {
 }
 
 impl RawInfo {
-    fn deserialize_entry(entry: serde_json::Value) -> serde_json::Result<Self> {
-        serde_json::from_value(entry)
-    }
-
     /// What is wrong with this entry of a tensor, the one before which ends at byte `end`.
     fn defect(&self, file: &Path, tensor: String, end: usize) -> Option<Error> {
         let file = PathBuf::from(file);

@@ -48,7 +48,10 @@ mod tests {
             let oracle = 4e-16 * f64::from(x.abs());
             assert!((gelu_tanh_f64(x.into()) - want).abs() <= oracle, "{x}");
             let half_an_ulp = 0.501 * f64::from(f32::EPSILON) * want.abs();
-            assert!((f64::from(gelu_tanh_f32(x)) - want).abs() <= half_an_ulp + oracle, "{x}");
+            assert!(
+                (f64::from(gelu_tanh_f32(x)) - want).abs() <= half_an_ulp + oracle,
+                "{x}"
+            );
         }
     }
 

@@ -90,7 +90,10 @@ impl FromStr for Level {
         let found = available.iter().find(|level| level.to_string() == s);
         found.copied().ok_or_else(|| {
             let names: Vec<_> = available.iter().map(Self::to_string).collect();
-            format!("'{s}' is not a level of this machine: it has {}", names.join(", "))
+            format!(
+                "'{s}' is not a level of this machine: it has {}",
+                names.join(", ")
+            )
         })
     }
 }

@@ -13,7 +13,11 @@ pub fn exp_f64(x: f64) -> f64 {
 /// p = Σ rᵏ/k! for k = 0..9 by Horner's rule, then n is added to the exponent of p.
 #[inline(always)]
 pub fn exp_f32(x: f32) -> f32 {
-    if x.is_nan() { x } else { exp_wide(f64::from(x)) as f32 }
+    if x.is_nan() {
+        x
+    } else {
+        exp_wide(f64::from(x)) as f32
+    }
 }
 
 /// e^x to about 10⁻¹¹, for x that is not NaN; see [`exp_f32`].

@@ -34,6 +34,7 @@ pub(super) trait Lanes<X, W, const B: usize>: Copy {
 /// An instruction set: every pair of types that has a kernel of its own.
 pub(super) trait Simd:
     Lanes<f64, f64, 16, Acc = f64>
+    + Lanes<f64, bf16, 16, Acc = f64>
     + Lanes<f32, f32, 16, Acc = f32>
     + Lanes<f32, bf16, 16, Acc = f32>
     + Lanes<bf16, bf16, 32, Acc = f32>
@@ -59,9 +60,9 @@ pub trait Products: Sized + bytemuck::Pod {
     where
         Self: Element;
 
-    /// The same over bf16 weights, widened in registers; `false` where the type has no such kernel.
+    /// The same over bf16 weights, widened in registers.
     #[doc(hidden)]
-    fn bf16_panel(level: Level, panel: Panel<'_, Self, bf16>) -> bool
+    fn bf16_panel(level: Level, panel: Panel<'_, Self, bf16>)
     where
         Self: Element;
 }
@@ -79,35 +80,21 @@ macro_rules! task {
     };
 }
 task!(f64, f64, 16);
+task!(f64, bf16, 16);
 task!(f32, f32, 16);
 task!(f32, bf16, 16);
 task!(bf16, bf16, 32);
 
-impl Products for f64 {
-    fn panel(level: Level, panel: Panel<'_, f64, f64>) {
-        level.run(panel);
-    }
-    fn bf16_panel(_: Level, _: Panel<'_, f64, bf16>) -> bool {
-        false
-    }
+macro_rules! products {
+    ($($x:ty),*) => {$(
+        impl Products for $x {
+            fn panel(level: Level, panel: Panel<'_, $x, $x>) {
+                level.run(panel);
+            }
+            fn bf16_panel(level: Level, panel: Panel<'_, $x, bf16>) {
+                level.run(panel);
+            }
+        }
+    )*};
 }
-
-impl Products for f32 {
-    fn panel(level: Level, panel: Panel<'_, f32, f32>) {
-        level.run(panel);
-    }
-    fn bf16_panel(level: Level, panel: Panel<'_, f32, bf16>) -> bool {
-        level.run(panel);
-        true
-    }
-}
-
-impl Products for bf16 {
-    fn panel(level: Level, panel: Panel<'_, bf16, bf16>) {
-        level.run(panel);
-    }
-    fn bf16_panel(level: Level, panel: Panel<'_, bf16, bf16>) -> bool {
-        level.run(panel);
-        true
-    }
-}
+products!(f64, f32, bf16);

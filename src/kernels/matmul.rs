@@ -56,7 +56,11 @@ pub fn matmul<'w, E: Element>(
 ) -> Matrix<E::Acc> {
     let w = w.into();
     let (tokens, out) = (x.rows(), w.rows());
-    assert_eq!(x.cols(), w.cols(), "x and W disagree on the length of a row");
+    assert_eq!(
+        x.cols(),
+        w.cols(),
+        "x and W disagree on the length of a row"
+    );
     // [out, tokens], so that every thread writes one piece.
     let mut transposed = vec![E::Acc::default(); out * tokens];
     let threads = rayon::current_num_threads();
@@ -80,7 +84,15 @@ pub fn matmul<'w, E: Element>(
 pub fn dot<E: Element>(level: Level, a: &[E], b: &[E]) -> E::Acc {
     assert_eq!(a.len(), b.len(), "vectors of different lengths");
     let mut out = [E::Acc::default()];
-    E::panel(level, Panel { x: a, w: b, cols: a.len(), out: &mut out });
+    E::panel(
+        level,
+        Panel {
+            x: a,
+            w: b,
+            cols: a.len(),
+            out: &mut out,
+        },
+    );
     out[0]
 }
 
@@ -119,10 +131,8 @@ fn rows_into<E: Element>(
     if tensor.storage() == Storage::Bf16 {
         let bytes = &tensor.bytes()[2 * first * cols..2 * (first + rows) * cols];
         // A file may put them at an odd address; then they go the slow way below.
-        if let Ok(w) = bytemuck::try_cast_slice::<u8, bf16>(bytes)
-            && E::bf16_panel(level, Panel { x, w, cols, out })
-        {
-            return;
+        if let Ok(w) = bytemuck::try_cast_slice::<u8, bf16>(bytes) {
+            return E::bf16_panel(level, Panel { x, w, cols, out });
         }
     }
     // Any other type: a few rows at a time, converted.
@@ -152,7 +162,11 @@ pub struct Panel<'a, X: Element, W> {
 impl<'a, X: Element, W> Panel<'a, X, W> {
     /// A panel; the lengths must agree.
     pub(crate) fn new(x: &'a [X], w: &'a [W], cols: usize, out: &'a mut [X::Acc]) -> Self {
-        assert_eq!(out.len(), (x.len() / cols) * (w.len() / cols), "panel sizes");
+        assert_eq!(
+            out.len(),
+            (x.len() / cols) * (w.len() / cols),
+            "panel sizes"
+        );
         Self { x, w, cols, out }
     }
 }
@@ -173,7 +187,9 @@ where
         let left = rows.len();
         match L::TILE.0 {
             4 if left >= 4 => row_of_tiles::<L, X, W, B, 4>(lanes, x, cols, &mut rows, &mut out),
-            4 | 2 if left >= 2 => row_of_tiles::<L, X, W, B, 2>(lanes, x, cols, &mut rows, &mut out),
+            4 | 2 if left >= 2 => {
+                row_of_tiles::<L, X, W, B, 2>(lanes, x, cols, &mut rows, &mut out)
+            }
             _ if left >= 1 => row_of_tiles::<L, X, W, B, 1>(lanes, x, cols, &mut rows, &mut out),
             _ => return,
         }
@@ -269,14 +285,20 @@ mod tests {
     fn numbers<E: Element>(n: usize, seed: u64, low: i32, high: i32) -> Vec<E> {
         let mut state = seed;
         let mut next = move || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             state >> 33
         };
         let number = |_| {
             let exponent = low + (next() % (high - low) as u64) as i32;
             let mantissa = next() as f64 / f64::from(1u32 << 30) - 1.0;
             let keep = !next().is_multiple_of(17);
-            E::from_f64(if keep { mantissa * 2f64.powi(exponent) } else { 0.0 })
+            E::from_f64(if keep {
+                mantissa * 2f64.powi(exponent)
+            } else {
+                0.0
+            })
         };
         (0..n).map(number).collect()
     }
@@ -303,9 +325,16 @@ mod tests {
                 let want = matmul(Level::Scalar, &x, &w);
                 for level in Level::available() {
                     let got = matmul(level, &x, &w);
-                    assert_eq!(bits(&got), bits(&want), "{level} {rows}x{cols} {tokens} tokens");
+                    assert_eq!(
+                        bits(&got),
+                        bits(&want),
+                        "{level} {rows}x{cols} {tokens} tokens"
+                    );
                     let single = dot(level, x.row(tokens - 1), w.row(0));
-                    assert_eq!(single.to_f64().to_bits(), want.row(tokens - 1)[0].to_f64().to_bits());
+                    assert_eq!(
+                        single.to_f64().to_bits(),
+                        want.row(tokens - 1)[0].to_f64().to_bits()
+                    );
                 }
             }
         }
@@ -352,7 +381,10 @@ mod tests {
     fn a_sum_in_another_order_is_noticed() {
         let x = numbers::<f32>(640, 3, -20, 20);
         let w = numbers::<f32>(640, 4, -20, 20);
-        let sequential = x.iter().zip(&w).fold(0.0f32, |sum, (x, w)| x.mul_add(*w, sum));
+        let sequential = x
+            .iter()
+            .zip(&w)
+            .fold(0.0f32, |sum, (x, w)| x.mul_add(*w, sum));
         assert_ne!(dot(Level::Scalar, &x, &w), sequential);
     }
 
@@ -364,7 +396,10 @@ mod tests {
         let widened: Vec<f32> = w.iter().map(|w| w.to_f32()).collect();
         let want = matmul(Level::best(), &x, &Matrix::from_vec(cols, widened.clone()));
         let as_bf16: Vec<u8> = w.iter().flat_map(|w| w.to_le_bytes()).collect();
-        let as_f64: Vec<u8> = widened.iter().flat_map(|&w| f64::from(w).to_le_bytes()).collect();
+        let as_f64: Vec<u8> = widened
+            .iter()
+            .flat_map(|&w| f64::from(w).to_le_bytes())
+            .collect();
         // The same bytes at an odd address take the slow way.
         let odd = Bytes::from([&[0], &as_bf16[..]].concat()).slice(1..);
         for (storage, data) in [
@@ -373,7 +408,11 @@ mod tests {
             (Storage::F64, Bytes::from(as_f64)),
         ] {
             let tensor = Tensor::new(storage, vec![rows, cols], data).unwrap();
-            assert_eq!(bits(&matmul(Level::best(), &x, &tensor)), bits(&want), "{storage}");
+            assert_eq!(
+                bits(&matmul(Level::best(), &x, &tensor)),
+                bits(&want),
+                "{storage}"
+            );
         }
     }
 
@@ -383,7 +422,10 @@ mod tests {
         let x = Matrix::from_vec(cols, numbers::<f32>(5 * cols, 5, -8, 8));
         let w = Matrix::from_vec(cols, numbers::<f32>(rows * cols, 6, -8, 8));
         let with = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
             pool.install(|| bits(&matmul(Level::best(), &x, &w)))
         };
         assert_eq!(with(1), with(2));

@@ -23,11 +23,11 @@ mod x86_64;
 
 pub use dispatch::Level;
 pub use lanes::Products;
+pub(crate) use matmul::Panel;
 pub use matmul::{Rows, dot, matmul};
 pub use norm::{rms_norm, unscaled_rms_norm};
 pub use rope::Rotation;
 pub(crate) use rope::rotate;
-pub(crate) use matmul::Panel;
 pub use softmax::softmax;
 pub use weighted_sum::weighted_sum;
 

@@ -15,7 +15,9 @@ impl Rotation {
         let inverse_frequencies = (0..head_dim / 2)
             .map(|i| libm::pow(theta, -((2 * i) as f64) / head_dim as f64) / factor)
             .collect();
-        Self { inverse_frequencies }
+        Self {
+            inverse_frequencies,
+        }
     }
 
     /// cos and sin at `position`, `[head_dim / 2]` each: computed in f64, rounded once.

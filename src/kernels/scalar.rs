@@ -29,7 +29,7 @@ macro_rules! plain {
             }
             #[inline(always)]
             fn widen(self, w: &[$w; 16]) -> Self::Block {
-                w.map(|w| Element::acc(w))
+                w.map(|w| w.acc().into())
             }
             #[inline(always)]
             fn multiply_add(self, sum: Self::Sum, w: Self::Block, x: Self::Block) -> Self::Sum {
@@ -43,6 +43,7 @@ macro_rules! plain {
     };
 }
 plain!(f64, f64, f64);
+plain!(f64, bf16, f64);
 plain!(f32, f32, f32);
 plain!(f32, bf16, f32);
 
@@ -117,7 +118,10 @@ mod tests {
         // 2⁻¹²⁶ − 0.75 · 2⁻¹⁵⁰ is below 2⁻¹²⁶ at 24 bits, though the denormal grid rounds it up to it.
         let a = bf16::from_f32(-0.75 * 2f32.powi(-75));
         let b = bf16::from_f32(2f32.powi(-75));
-        assert_eq!(a.to_f32().mul_add(b.to_f32(), smallest.to_f32()), f32::MIN_POSITIVE);
+        assert_eq!(
+            a.to_f32().mul_add(b.to_f32(), smallest.to_f32()),
+            f32::MIN_POSITIVE
+        );
         assert_eq!(flushing_fma(a, b, f32::MIN_POSITIVE).to_bits(), 0);
         // Half as far away it rounds up to it at 24 bits too.
         let a = bf16::from_f32(-0.375 * 2f32.powi(-75));

@@ -8,7 +8,11 @@ use crate::tensor::{Element, Float};
 /// Adds pⱼ vⱼ to `out` for each key j in order, a fused multiply-add per element, so that the pieces the keys
 /// come in do not show. `values` is `[keys, out.len()]`.
 pub fn weighted_sum<E: Element>(level: Level, p: &[E::Acc], values: &[E], out: &mut [E::Acc]) {
-    assert_eq!(p.len() * out.len(), values.len(), "a probability for every value");
+    assert_eq!(
+        p.len() * out.len(),
+        values.len(),
+        "a probability for every value"
+    );
     level.run(WeightedSum { p, values, out });
 }
 

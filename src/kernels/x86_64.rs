@@ -10,8 +10,8 @@ use std::array::from_fn;
 use half::bf16;
 
 use super::dispatch::Task;
-use super::lanes::{Lanes, Simd, fold};
-use super::scalar::{Scalar, flushing_fma};
+use super::lanes::{Lanes, Simd};
+use super::scalar::flushing_fma;
 
 macro_rules! instruction_set {
     ($(#[$doc:meta])* $name:ident, [$($feature:tt),*], $enable:literal) => {
@@ -105,10 +105,18 @@ lanes!(
     load: load_avx2_f64,
     widen: load_avx2_f64,
     multiply_add: |sum: [_; 4], w: [_; 4], x: [_; 4]| from_fn(|i| _mm256_fmadd_pd(w[i], x[i], sum[i])),
-    fold: |sum: [__m256d; 4]| {
-        let four = _mm256_add_pd(_mm256_add_pd(sum[0], sum[2]), _mm256_add_pd(sum[1], sum[3]));
-        fold_four_f64(four)
-    },
+    fold: fold_sixteen_f64_avx2,
+);
+lanes!(
+    Avx2, f64, bf16, 16, f64, [__m256d; 4], [__m256d; 4], (1, 2),
+    zero: [_mm256_setzero_pd(); 4],
+    load: load_avx2_f64,
+    widen: |w: *const bf16| from_fn(|i| {
+        let words = _mm_cvtepu16_epi32(_mm_loadl_epi64(w.add(4 * i).cast()));
+        _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32::<16>(words)))
+    }),
+    multiply_add: |sum: [_; 4], w: [_; 4], x: [_; 4]| from_fn(|i| _mm256_fmadd_pd(w[i], x[i], sum[i])),
+    fold: fold_sixteen_f64_avx2,
 );
 lanes!(
     Avx2, f32, f32, 16, f32, [__m256; 2], [__m256; 2], (2, 2),
@@ -147,11 +155,18 @@ macro_rules! avx512_lanes {
             load: load_avx512_f64,
             widen: load_avx512_f64,
             multiply_add: |sum: [_; 2], w: [_; 2], x: [_; 2]| from_fn(|i| _mm512_fmadd_pd(w[i], x[i], sum[i])),
-            fold: |sum: [__m512d; 2]| {
-                let eight = _mm512_add_pd(sum[0], sum[1]);
-                let (low, high) = (_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd::<1>(eight));
-                fold_four_f64(_mm256_add_pd(low, high))
-            },
+            fold: fold_sixteen_f64,
+        );
+        lanes!(
+            $name, f64, bf16, 16, f64, [__m512d; 2], [__m512d; 2], (4, 2),
+            zero: [_mm512_setzero_pd(); 2],
+            load: load_avx512_f64,
+            widen: |w: *const bf16| from_fn(|i| {
+                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(w.add(8 * i).cast()));
+                _mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)))
+            }),
+            multiply_add: |sum: [_; 2], w: [_; 2], x: [_; 2]| from_fn(|i| _mm512_fmadd_pd(w[i], x[i], sum[i])),
+            fold: fold_sixteen_f64,
         );
         lanes!(
             $name, f32, f32, 16, f32, __m512, __m512, (4, 4),
@@ -233,7 +248,12 @@ unsafe fn load_avx512_bf16(x: *const bf16) -> __m512bh {
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn dot_pairs_avx2(sum: __m256, w: __m256i, x: __m256i) -> __m256 {
-    let odd = |v| _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32(0xFFFF_0000_u32 as i32)));
+    let odd = |v| {
+        _mm256_castsi256_ps(_mm256_and_si256(
+            v,
+            _mm256_set1_epi32(0xFFFF_0000_u32 as i32),
+        ))
+    };
     let even = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v));
     let sum = flushing_fma_avx2(odd(w), odd(x), sum);
     flushing_fma_avx2(even(w), even(x), sum)
@@ -285,8 +305,29 @@ fn to_array(x: __m256) -> [f32; 8] {
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
 fn fold_sixteen_f32(sum: __m512) -> f32 {
-    let (low, high) = (_mm512_castps512_ps256(sum), _mm512_extractf32x8_ps::<1>(sum));
+    let (low, high) = (
+        _mm512_castps512_ps256(sum),
+        _mm512_extractf32x8_ps::<1>(sum),
+    );
     fold_eight_f32(_mm256_add_ps(low, high))
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn fold_sixteen_f64(sum: [__m512d; 2]) -> f64 {
+    let eight = _mm512_add_pd(sum[0], sum[1]);
+    let (low, high) = (
+        _mm512_castpd512_pd256(eight),
+        _mm512_extractf64x4_pd::<1>(eight),
+    );
+    fold_four_f64(_mm256_add_pd(low, high))
+}
+
+#[inline]
+#[target_feature(enable = "avx")]
+fn fold_sixteen_f64_avx2(sum: [__m256d; 4]) -> f64 {
+    let (low, high) = (_mm256_add_pd(sum[0], sum[2]), _mm256_add_pd(sum[1], sum[3]));
+    fold_four_f64(_mm256_add_pd(low, high))
 }
 
 #[inline]

@@ -235,7 +235,9 @@ mod tests {
     fn bf16_rounds_to_the_nearest_of_its_neighbours() {
         let mut state = 1u64;
         for _ in 0..100_000 {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             let exponent = 1023 - 140 + (state >> 20) % 268;
             let x = f64::from_bits((state << 63) | exponent << 52 | (state >> 12));
             let got = round_to_bf16(x);

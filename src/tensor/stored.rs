@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use half::{bf16, f16};
+use half::f16;
 
 use super::Element;
 
@@ -128,6 +128,8 @@ fn decode<E: Element>(storage: Storage, bytes: &[u8], out: &mut [E]) {
         Storage::F64 => each(bytes, out, |b| E::from_f64(f64::from_le_bytes(b))),
         Storage::F32 => each(bytes, out, |b| E::from_f32(f32::from_le_bytes(b))),
         Storage::F16 => each(bytes, out, |b| E::from_f32(f16::from_le_bytes(b).to_f32())),
-        Storage::Bf16 => each(bytes, out, |b| E::from_f32(bf16::from_le_bytes(b).to_f32())),
+        Storage::Bf16 => each(bytes, out, |b| {
+            E::from_f32(f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
+        }),
     }
 }

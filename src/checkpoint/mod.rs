@@ -1,0 +1,222 @@
+//! A checkpoint in Hugging Face's layout: config.json, safetensors, tokenizer.json, chat template.
+//!
+//! Nothing read from a file is trusted: sizes are bounded before anything is computed from them, and
+//! whatever is wrong becomes an [`Error`] that names the file and the field or tensor.
+
+mod chat;
+mod config;
+mod fields;
+mod files;
+pub mod hub;
+mod names;
+mod safetensors;
+mod tensors;
+mod tokenizer;
+mod tokenizer_config;
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+pub use chat::{ChatTemplate, Message};
+pub use config::{Config, LayerKind, Rope};
+pub use safetensors::Access;
+pub use tensors::Tensors;
+pub use tokenizer::{TextStream, Tokenizer};
+
+use crate::error::{Error, Result};
+use fields::{Fields, parse_object};
+use files::Files;
+use tokenizer_config::TokenizerConfig;
+
+/// A model's files, the config and the weights parsed and checked, the rest read when asked for.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    name: String,
+    files: Files,
+    config: Config,
+    tensors: Tensors,
+    eos_token_ids: Vec<u32>,
+}
+
+impl Checkpoint {
+    /// Opens `model`: a directory, or the id of a repository in the local Hugging Face cache.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`hub::resolve`], [`Config::parse`] and [`Tensors::open`], and
+    /// [`Error::NoConfig`].
+    pub fn open(model: &str, access: Access) -> Result<Self> {
+        let dir = hub::resolve(model, |name| std::env::var_os(name))?;
+        Self::open_dir(model, &dir, access)
+    }
+
+    /// Opens the directory `dir` of a model called `name`.
+    fn open_dir(name: &str, dir: &Path, access: Access) -> Result<Self> {
+        let files = Files::Dir(dir.into());
+        Self::with_weights(name, files, |_| Tensors::open(dir, access))
+    }
+
+    /// A checkpoint from files in memory, such as a model compiled into a binary: pairs of a file's
+    /// name and content. It needs `config.json` and `model.safetensors`, and uses
+    /// `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja`
+    /// where they are given. `name` stands for the directory in messages.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Config::parse`] and [`Tensors::parse`], [`Error::NoConfig`] and
+    /// [`Error::NoWeights`].
+    pub fn from_files<'a>(
+        name: &str,
+        files: impl IntoIterator<Item = (&'a str, Bytes)>,
+    ) -> Result<Self> {
+        let files = files.into_iter().map(|(name, data)| (name.into(), data));
+        let files = Files::Memory {
+            name: name.into(),
+            files: files.collect(),
+        };
+        Self::with_weights(name, files, |files| {
+            match files.read("model.safetensors")? {
+                Some(data) => Tensors::parse(&files.path("model.safetensors"), data),
+                None => Err(Error::NoWeights {
+                    dir: files.path(""),
+                }),
+            }
+        })
+    }
+
+    fn with_weights(
+        name: &str,
+        files: Files,
+        weights: impl FnOnce(&Files) -> Result<Tensors>,
+    ) -> Result<Self> {
+        let Some(json) = files.read("config.json")? else {
+            return Err(Error::NoConfig {
+                dir: files.path(""),
+            });
+        };
+        let config = Config::parse(&files.path("config.json"), &json)?;
+        let eos_token_ids = eos_token_ids(&files, &config)?;
+        let tensors = weights(&files)?;
+        Ok(Self {
+            name: name.into(),
+            files,
+            config,
+            tensors,
+            eos_token_ids,
+        })
+    }
+
+    /// What the model was opened as: a path, a repository id, or the name given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The directory of the files, or `None` for files in memory.
+    pub fn dir(&self) -> Option<&Path> {
+        match &self.files {
+            Files::Dir(dir) => Some(dir),
+            Files::Memory { .. } => None,
+        }
+    }
+
+    /// The content of the file `name` of this checkpoint, or `None` where there is none: to copy it
+    /// beside changed weights.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn file(&self, name: &str) -> Result<Option<Bytes>> {
+        self.files.read(name)
+    }
+
+    /// The model's config.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The model's weights.
+    pub fn tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+
+    /// The tokens that end a generated text: those of generation_config.json, then those of
+    /// config.json that it does not list.
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.eos_token_ids
+    }
+
+    /// Reads the tokenizer; for the published models this takes about a second.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoTokenizer`], and those of [`Tokenizer::from_bytes`].
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        let Some(json) = self.files.read("tokenizer.json")? else {
+            return Err(Error::NoTokenizer {
+                dir: self.files.path(""),
+            });
+        };
+        let bos = self.tokenizer_config()?.bos_token;
+        let path = self.files.path("tokenizer.json");
+        Tokenizer::from_bytes(&path, &json, &self.config, bos.as_deref())
+    }
+
+    /// Reads the chat template: `chat_template.jinja`, else the one in `tokenizer_config.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoChatTemplate`], [`Error::ChatTemplate`], and [`Error::NotJson`] or
+    /// [`Error::FieldType`] for `tokenizer_config.json`.
+    pub fn chat_template(&self) -> Result<ChatTemplate> {
+        let config = self.tokenizer_config()?;
+        let (file, source) = match self.files.read("chat_template.jinja")? {
+            Some(source) => {
+                let source = String::from_utf8_lossy(&source).into_owned();
+                ("chat_template.jinja", Some(source))
+            }
+            None => ("tokenizer_config.json", config.chat_template),
+        };
+        let Some(source) = source else {
+            return Err(Error::NoChatTemplate {
+                dir: self.files.path(""),
+            });
+        };
+        let bos = config.bos_token.as_deref().unwrap_or("<bos>");
+        let eos = config.eos_token.as_deref().unwrap_or("<eos>");
+        ChatTemplate::parse(&self.files.path(file), source, bos, eos)
+    }
+
+    fn tokenizer_config(&self) -> Result<TokenizerConfig> {
+        const NAME: &str = "tokenizer_config.json";
+        match self.files.read(NAME)? {
+            Some(json) => TokenizerConfig::parse(&self.files.path(NAME), &json),
+            None => Ok(TokenizerConfig::default()),
+        }
+    }
+}
+
+/// The ids in generation_config.json, then those that config.json adds.
+fn eos_token_ids(files: &Files, config: &Config) -> Result<Vec<u32>> {
+    const NAME: &str = "generation_config.json";
+    let mut ids = Vec::new();
+    if let Some(json) = files.read(NAME)? {
+        let path = files.path(NAME);
+        let map = parse_object(&path, &json)?;
+        let fields = Fields::new(&path, "", &map);
+        ids = fields.token_ids("eos_token_id")?.unwrap_or_default();
+        if let Some(id) = ids.iter().find(|id| **id as usize >= config.vocab_size) {
+            let expected = format!("below vocab_size, {}", config.vocab_size);
+            return Err(fields.value("eos_token_id", id, expected));
+        }
+    }
+    for &id in &config.eos_token_ids {
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+    }
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+use super::*;
+
+/// A byte-level-fallback tokenizer like Gemma's: ids 0–3 `<pad> <eos> <bos> <unk>`, then 256 bytes,
+/// then these words from 260 on, then added special tokens.
+fn json(words: &[&str], added: &[(&str, u32)]) -> String {
+    let mut vocab: Vec<String> = ["<pad>", "<eos>", "<bos>", "<unk>"]
+        .map(String::from)
+        .into();
+    vocab.extend((0..256).map(|b| format!("<0x{b:02X}>")));
+    vocab.extend(words.iter().map(|w| (*w).to_owned()));
+    let entries: Vec<_> = vocab
+        .iter()
+        .enumerate()
+        .map(|(i, w)| format!("{w:?}: {i}"))
+        .collect();
+    let special = |(content, id): &(&str, u32)| {
+        format!(
+            r#"{{"id": {id}, "content": "{content}", "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true}}"#
+        )
+    };
+    let mut tokens = vec![("<pad>", 0), ("<eos>", 1), ("<bos>", 2)];
+    tokens.extend(added);
+    let tokens: Vec<_> = tokens.iter().map(special).collect();
+    format!(
+        r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [{}],
+            "normalizer": {{"type": "Replace", "pattern": {{"String": " "}}, "content": "▁"}},
+            "pre_tokenizer": null, "post_processor": null,
+            "decoder": {{"type": "Sequence", "decoders": [
+                {{"type": "Replace", "pattern": {{"String": "▁"}}, "content": " "}},
+                {{"type": "ByteFallback"}}, {{"type": "Fuse"}}]}},
+            "model": {{"type": "BPE", "dropout": null, "unk_token": "<unk>",
+                "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true,
+                "byte_fallback": true, "vocab": {{{}}}, "merges": []}}}}"#,
+        tokens.join(","),
+        entries.join(",")
+    )
+}
+
+const WORDS: [&str; 4] = ["a", "b", "▁", "é"];
+const A: u32 = 260;
+const B: u32 = 261;
+const SPACE: u32 = 262;
+const E_ACUTE: u32 = 263;
+
+fn config(vocab_size: usize) -> Config {
+    let json = format!(r#"{{"model_type": "gemma3_text", "vocab_size": {vocab_size}}}"#);
+    Config::parse(Path::new("config.json"), json.as_bytes()).unwrap()
+}
+
+fn load(json: &str, vocab_size: usize, bos: Option<&str>) -> Result<Tokenizer> {
+    Tokenizer::from_bytes(
+        Path::new("m/tokenizer.json"),
+        json.as_bytes(),
+        &config(vocab_size),
+        bos,
+    )
+}
+
+fn tokenizer() -> Tokenizer {
+    load(
+        &json(&WORDS, &[("<image_soft_token>", 264)]),
+        264,
+        Some("<bos>"),
+    )
+    .unwrap()
+}
+
+#[test]
+fn bos_comes_exactly_once() {
+    let tokenizer = tokenizer();
+    assert_eq!(tokenizer.encode("a b").unwrap(), [2, A, SPACE, B]);
+    assert_eq!(tokenizer.encode("<bos>a").unwrap(), [2, A]);
+    assert_eq!(tokenizer.encode("<bos><bos>a").unwrap(), [2, A]);
+    assert_eq!(tokenizer.encode("").unwrap(), [2]);
+    assert_eq!(tokenizer.encode("a<bos>").unwrap(), [2, A, 2]);
+}
+
+#[test]
+fn a_post_processor_changes_nothing() {
+    let with = json(&WORDS, &[]).replace(
+        r#""post_processor": null"#,
+        r#""post_processor": {"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                       {"SpecialToken": {"id": "<bos>", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}}}"#,
+    );
+    let tokenizer = load(&with, 264, None).unwrap();
+    assert_eq!(tokenizer.encode("a").unwrap(), [2, A]);
+    assert_eq!(tokenizer.encode_raw("a").unwrap(), [A]);
+}
+
+#[test]
+fn truncation_and_padding_are_ignored() {
+    let cut = json(&WORDS, &[])
+        .replace(
+            r#""truncation": null"#,
+            r#""truncation": {"max_length": 2, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}"#,
+        )
+        .replace(
+            r#""padding": null"#,
+            r#""padding": {"strategy": {"Fixed": 8}, "direction": "Left", "pad_to_multiple_of": null,
+                "pad_id": 0, "pad_type_id": 0, "pad_token": "<pad>"}"#,
+        );
+    let tokenizer = load(&cut, 264, None).unwrap();
+    assert_eq!(tokenizer.encode("aaaaa").unwrap(), [2, A, A, A, A, A]);
+}
+
+#[test]
+fn raw_text_gets_nothing_but_its_own_special_tokens() {
+    let tokenizer = tokenizer();
+    assert_eq!(tokenizer.encode_raw("a<eos>").unwrap(), [A, 1]);
+    assert_eq!(tokenizer.encode_raw("<bos>a").unwrap(), [2, A]);
+}
+
+#[test]
+fn decoding_leaves_special_tokens_out() {
+    let tokenizer = tokenizer();
+    assert_eq!(tokenizer.decode(&[2, A, SPACE, B, 1]).unwrap(), "a b");
+    assert_eq!(tokenizer.token_text(2).as_deref(), Some("<bos>"));
+    assert_eq!(tokenizer.token_text(SPACE).as_deref(), Some("▁"));
+    assert_eq!(tokenizer.token_text(9999), None);
+    assert_eq!(tokenizer.vocab_size(), 265);
+}
+
+/// The pieces that a stream gives for `ids`, the last one from `finish`.
+fn pieces(ids: &[u32]) -> Vec<String> {
+    let tokenizer = tokenizer();
+    let mut stream = tokenizer.stream();
+    let mut pieces: Vec<_> = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+    pieces.push(stream.finish().unwrap());
+    pieces
+}
+
+/// The tokens of `text` as bytes.
+fn bytes(text: &str) -> Vec<u32> {
+    text.bytes().map(|b| u32::from(b) + 4).collect()
+}
+
+#[test]
+fn a_stream_never_cuts_a_character() {
+    assert_eq!(pieces(&[SPACE, A, 1, E_ACUTE]), [" ", "a", "", "é", ""]);
+    assert_eq!(pieces(&bytes("€a")), ["", "", "€", "a", ""]);
+    assert_eq!(pieces(&bytes("€é")), ["", "", "€", "", "é", ""]);
+    assert_eq!(pieces(&bytes("🎉")), ["", "", "", "🎉", ""]);
+    assert_eq!(pieces(&bytes("€")[..2]), ["", "", "\u{fffd}\u{fffd}"]);
+}
+
+#[test]
+fn a_stream_survives_stray_bytes() {
+    let mut ids = bytes("€");
+    ids.extend([4 + 0xff, A]);
+    assert_eq!(pieces(&ids), ["", "", "€", "", "\u{fffd}a", ""]);
+}
+
+#[test]
+fn a_streams_pieces_make_the_whole_text() {
+    let tokenizer = tokenizer();
+    let text = "ab é🎉 € naïve 日本語 a";
+    let ids = tokenizer.encode(text).unwrap();
+    assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+    assert_eq!(pieces(&ids).concat(), text);
+}
+
+#[test]
+fn an_added_token_beyond_the_model_is_refused_only_in_a_text() {
+    let tokenizer = tokenizer();
+    assert_eq!(
+        tokenizer
+            .encode("a<image_soft_token>")
+            .unwrap_err()
+            .to_string(),
+        "the text contains <image_soft_token> (token 264), which the text model with its 264 tokens does not have; leave it out"
+    );
+}
+
+#[test]
+fn a_larger_vocabulary_is_refused() {
+    assert_eq!(
+        load(&json(&WORDS, &[]), 263, None).unwrap_err().to_string(),
+        "m/tokenizer.json is for another vocabulary: its token é has id 263, but the model's vocabulary has 263 tokens; use the tokenizer.json of this checkpoint"
+    );
+    assert!(load(&json(&WORDS, &[]), 300, None).is_ok());
+}
+
+#[test]
+fn another_bos_is_refused() {
+    let message = |json: &str, bos| load(json, 264, bos).unwrap_err().to_string();
+    assert_eq!(
+        message(&json(&WORDS, &[]), Some("<eos>")),
+        "m/tokenizer.json is for another vocabulary: its <eos> is token 1, but the model's bos_token_id is 2; use the tokenizer.json of this checkpoint"
+    );
+    assert_eq!(
+        message(&json(&WORDS, &[]), Some("<s>")),
+        "m/tokenizer.json is for another vocabulary: its <s> is not in it, but the model's bos_token_id is 2; use the tokenizer.json of this checkpoint"
+    );
+    let renamed = json(&WORDS, &[]).replace("<bos>", "<s>");
+    assert!(load(&renamed, 264, None).is_ok());
+}
+
+#[test]
+fn what_is_not_a_tokenizer_is_refused() {
+    for (json, reason) in [("{}", "Model missing. at line 1 column 2"), ("[1", "y")] {
+        assert_eq!(
+            load(json, 264, None).unwrap_err().to_string(),
+            format!("m/tokenizer.json: not a tokenizer this crate can read: {reason}")
+        );
+    }
+    let missing = Tokenizer::from_file(Path::new("no/tokenizer.json"), &config(264), None);
+    assert_eq!(
+        missing.unwrap_err().to_string(),
+        "cannot read no/tokenizer.json: No such file or directory (os error 2)"
+    );
+}

@@ -1,0 +1,68 @@
+//! What a patch changes while a pass goes by: the model itself stays as it is.
+
+use std::ops::Range;
+
+use crate::kernels::{Level, matmul};
+use crate::tensor::{Element, Matrix, Tensor};
+
+/// A change of one linear map.
+#[derive(Clone, Debug)]
+pub(crate) enum LinearChange<E: Element> {
+    /// W x + U (V x), with U `[out, rank]` and V `[rank, in]` in the type of sums and one rounding at
+    /// the end.
+    LowRank {
+        u: Matrix<E::Acc>,
+        v: Matrix<E::Acc>,
+    },
+    /// Another W, rounded to the compute type.
+    Replaced(Matrix<E>),
+}
+
+/// The changes of one layer, under the names of its parts.
+#[derive(Clone, Debug)]
+pub(crate) struct LayerChange<E: Element> {
+    pub(crate) gate: Option<LinearChange<E>>,
+    pub(crate) up: Option<LinearChange<E>>,
+    pub(crate) down: Option<LinearChange<E>>,
+    /// In place of m = 1 + `post_feedforward_layernorm.weight`.
+    pub(crate) scale: Option<Vec<E::Acc>>,
+}
+
+impl<E: Element> Default for LayerChange<E> {
+    fn default() -> Self {
+        Self {
+            gate: None,
+            up: None,
+            down: None,
+            scale: None,
+        }
+    }
+}
+
+/// Which rows of a batch a change applies to.
+pub(crate) type Changed<'a, C> = (Range<usize>, &'a C);
+
+/// W x, with the changes of some rows, rounded to the compute type.
+pub(super) fn linear<'a, E: Element>(
+    level: Level,
+    x: &Matrix<E>,
+    w: &Tensor,
+    changes: impl IntoIterator<Item = Changed<'a, LinearChange<E>>>,
+) -> Matrix<E> {
+    let mut y = matmul(level, x, w);
+    for (rows, change) in changes {
+        let x = x.slice_rows(rows.clone());
+        let cols = y.cols();
+        let y = &mut y.as_mut_slice()[rows.start * cols..rows.end * cols];
+        match change {
+            LinearChange::LowRank { u, v } => {
+                let delta = matmul(level, &matmul(level, &x.map(E::acc), v), u);
+                for (y, &delta) in y.iter_mut().zip(delta.as_slice()) {
+                    *y = *y + delta;
+                }
+            }
+            LinearChange::Replaced(w) => y.copy_from_slice(matmul(level, &x, w).as_slice()),
+        }
+    }
+    y.map(E::round)
+}

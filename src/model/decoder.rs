@@ -1,0 +1,102 @@
+//! The decoder around the blocks: embedding, final norm, head.
+
+use super::run::Run;
+use super::{Cache, Changed, EmbeddingScale, LayerChange, Model, Sequence};
+use crate::error::{Error, Result};
+use crate::kernels::matmul;
+use crate::tensor::{Element, Float, Matrix, round_to_bf16};
+
+impl Model {
+    /// An empty cache for one sequence.
+    pub(crate) fn new_cache<E: Element>(&self) -> Cache<E> {
+        let config = self.config();
+        let windows = self.layers.iter().map(|block| block.attention.window);
+        Cache::new(windows, config.num_key_value_heads, config.head_dim)
+    }
+
+    /// Refuses token ids outside the vocabulary, positions outside the model's, and nothing at all.
+    pub(crate) fn check_tokens(&self, tokens: &[u32], first_position: usize) -> Result<()> {
+        let config = self.config();
+        if tokens.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        let end = first_position + tokens.len();
+        if end > config.max_position_embeddings {
+            return Err(Error::PromptTooLong {
+                tokens: end,
+                positions: config.max_position_embeddings,
+            });
+        }
+        match tokens
+            .iter()
+            .position(|&id| id as usize >= config.vocab_size)
+        {
+            None => Ok(()),
+            Some(at) => Err(Error::TokenId {
+                id: tokens[at],
+                position: first_position + at,
+                vocab_size: config.vocab_size,
+            }),
+        }
+    }
+
+    /// The embedding times its scale, `[tokens, hidden]`.
+    pub(crate) fn embed<E: Element>(&self, run: &mut Run<'_>, tokens: &[u32]) -> Matrix<E> {
+        let root = (self.config().hidden_size as f64).sqrt();
+        let scale = match self.embedding_scale {
+            EmbeddingScale::Compute => E::from_f64(root).acc(),
+            EmbeddingScale::Bf16 => E::Acc::from_f64(round_to_bf16(root).to_f64()),
+        };
+        let mut x: Matrix<E> = Matrix::zeros(tokens.len(), self.config().hidden_size);
+        for (&token, x) in tokens.iter().zip(x.iter_rows_mut()) {
+            self.embed_tokens.read_row(token as usize, x);
+            for x in x {
+                *x = E::round(x.acc() * scale);
+            }
+        }
+        run.record_global("model.embed_tokens", &x);
+        x
+    }
+
+    /// The last block's output for every row of x; `changes` are those of a layer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overflow`] and what [`check_finite`](Self::check_finite) finds.
+    pub(crate) fn blocks<'c, E: Element>(
+        &self,
+        run: &mut Run<'_>,
+        mut x: Matrix<E>,
+        sequences: &mut [Sequence<'_, E>],
+        changes: impl Fn(usize) -> Vec<Changed<'c, LayerChange<E>>>,
+    ) -> Result<Matrix<E>> {
+        for (layer, block) in self.layers.iter().enumerate() {
+            run.layer = layer;
+            x = block.forward(run, &x, sequences, &changes(layer));
+            self.check_finite(layer, &x)?;
+        }
+        Ok(x)
+    }
+
+    /// Refuses infinities and NaN in a block's output, and names the tensor they come from where it is
+    /// one.
+    pub(crate) fn check_finite<E: Element>(&self, layer: usize, x: &Matrix<E>) -> Result<()> {
+        if x.as_slice().iter().all(|x| x.is_finite()) {
+            return Ok(());
+        }
+        self.checkpoint.tensors().check_finite()?;
+        Err(Error::Overflow {
+            layer,
+            dtype: E::DTYPE,
+        })
+    }
+
+    /// The logits of every row of the last block's output, `[tokens, vocab]`.
+    pub(crate) fn logits<E: Element>(&self, run: &mut Run<'_>, x: &Matrix<E>) -> Matrix<E> {
+        let x = self.norm.forward(run.level, x);
+        run.record_global("model.norm", &x);
+        let logits = matmul(run.level, &x, &self.lm_head).map(E::round);
+        run.record_global("lm_head", &logits);
+        logits
+    }
+}

@@ -1,0 +1,55 @@
+//! f of Theorem 5: the inner function, pre-norm, first linear maps and activation.
+
+use super::change::{Changed, LayerChange, linear};
+use super::norm::RmsNorm;
+use super::run::Run;
+use crate::tensor::{Element, Float, Matrix, Tensor};
+
+/// h = gelu_tanh(W_gate z) ⊙ (W_up z) with z = pre_feedforward_layernorm(v).
+#[derive(Clone, Debug)]
+pub struct Inner {
+    pub(super) pre_feedforward_layernorm: RmsNorm,
+    pub(super) gate_proj: Tensor,
+    pub(super) up_proj: Tensor,
+}
+
+impl Inner {
+    /// W_gate `[intermediate, hidden]`.
+    pub fn gate_proj(&self) -> &Tensor {
+        &self.gate_proj
+    }
+
+    /// W_up `[intermediate, hidden]`.
+    pub fn up_proj(&self) -> &Tensor {
+        &self.up_proj
+    }
+
+    /// z for every row of v, `[tokens, hidden]`.
+    pub(crate) fn input<E: Element>(&self, run: &mut Run<'_>, v: &Matrix<E>) -> Matrix<E> {
+        let z = self.pre_feedforward_layernorm.forward(run.level, v);
+        run.record("pre_feedforward_layernorm", &z);
+        z
+    }
+
+    /// h for every row of z, `[tokens, intermediate]`.
+    pub(crate) fn output<E: Element>(
+        &self,
+        run: &mut Run<'_>,
+        z: &Matrix<E>,
+        changes: &[Changed<'_, LayerChange<E>>],
+    ) -> Matrix<E> {
+        let of = |part: for<'c> fn(&'c LayerChange<E>) -> Option<&'c _>| {
+            let changed = changes.iter();
+            changed.filter_map(move |(rows, c)| part(c).map(|part| (rows.clone(), part)))
+        };
+        let gate = linear(run.level, z, &self.gate_proj, of(|c| c.gate.as_ref()));
+        run.record("mlp.gate_proj", &gate);
+        let act = gate.map(|gate| E::round(gate.acc().gelu_tanh()));
+        run.record("mlp.act_fn", &act);
+        let up = linear(run.level, z, &self.up_proj, of(|c| c.up.as_ref()));
+        run.record("mlp.up_proj", &up);
+        let h = act.zip_map(&up, |act, up| E::round(act.acc() * up.acc()));
+        run.record("mlp.product", &h);
+        h
+    }
+}

@@ -1,0 +1,65 @@
+//! Gemma 3: blocks of attention, inner and outer function, and the decoder around them.
+
+mod attention;
+mod block;
+mod cache;
+mod change;
+mod decoder;
+pub mod generate;
+mod inner;
+mod load;
+mod norm;
+mod outer;
+mod run;
+mod session;
+
+pub use attention::Attention;
+pub(crate) use attention::Sequence;
+pub use block::Block;
+pub use cache::Cache;
+pub(crate) use change::{Changed, LayerChange, LinearChange};
+pub use inner::Inner;
+pub use load::{EmbeddingScale, ModelOptions};
+pub use norm::RmsNorm;
+pub use outer::Outer;
+pub use run::Recorder;
+pub(crate) use run::Run;
+pub use session::Session;
+
+use crate::checkpoint::{Checkpoint, Config};
+use crate::kernels::Level;
+use crate::tensor::Tensor;
+
+/// A Gemma 3 text model: weights as stored, shared by any number of [`Session`]s and threads, never changed.
+#[derive(Clone, Debug)]
+pub struct Model {
+    checkpoint: Checkpoint,
+    embed_tokens: Tensor,
+    layers: Vec<Block>,
+    norm: RmsNorm,
+    lm_head: Tensor,
+    level: Level,
+    embedding_scale: EmbeddingScale,
+}
+
+impl Model {
+    /// The checkpoint the model came from: its name, tokenizer and tensors.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &Config {
+        self.checkpoint.config()
+    }
+
+    /// The blocks in order.
+    pub fn layers(&self) -> &[Block] {
+        &self.layers
+    }
+
+    /// The instructions it runs with.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+}

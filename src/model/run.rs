@@ -1,0 +1,52 @@
+//! What goes along with a forward pass: the instruction set, and who listens.
+
+use crate::kernels::Level;
+use crate::tensor::{Element, Matrix};
+
+/// Someone who listens to a forward pass.
+///
+/// Names are those of the Hugging Face modules whose output a tensor is; points that no module outputs
+/// have the names [`trace`](crate::trace) lists.
+pub trait Recorder {
+    /// Whether the tensor of this name is wanted.
+    fn wants(&self, name: &str) -> bool;
+
+    /// Takes the next rows of a wanted tensor, `[tokens, width]`, widened exactly.
+    fn record(&mut self, name: &str, rows: &Matrix<f64>);
+}
+
+/// A pass on its way through the layers.
+pub(crate) struct Run<'a> {
+    pub(crate) level: Level,
+    /// The layer the pass is in.
+    pub(crate) layer: usize,
+    recorder: Option<&'a mut dyn Recorder>,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(level: Level, recorder: Option<&'a mut dyn Recorder>) -> Self {
+        Self {
+            level,
+            layer: 0,
+            recorder,
+        }
+    }
+
+    /// Offers a tensor of the current layer; `name` is relative to it, and empty for its output.
+    pub(crate) fn record<E: Element>(&mut self, name: &str, values: &Matrix<E>) {
+        if self.recorder.is_some() {
+            let dot = if name.is_empty() { "" } else { "." };
+            let name = format!("model.layers.{}{dot}{name}", self.layer);
+            self.record_global(&name, values);
+        }
+    }
+
+    /// Offers a tensor outside the layers, under its whole name.
+    pub(crate) fn record_global<E: Element>(&mut self, name: &str, values: &Matrix<E>) {
+        if let Some(recorder) = &mut self.recorder
+            && recorder.wants(name)
+        {
+            recorder.record(name, &values.map(E::to_f64));
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! A patch in the compute type, lent to a forward pass.
+
+use rayon::prelude::*;
+
+use super::{LayerPatch, LowRank, Patch};
+use crate::model::{Block, LayerChange, LinearChange, Model};
+use crate::tensor::{Element, Float, Matrix, Tensor};
+
+/// How the change of a linear map is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// W x + U (V x): nothing is copied.
+    Overlay,
+    /// (W + U V) x with the sum rounded to the compute type, as in a merged checkpoint.
+    Materialise,
+}
+
+impl std::fmt::Display for Form {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Overlay => "overlay",
+            Self::Materialise => "materialise",
+        })
+    }
+}
+
+impl std::str::FromStr for Form {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "overlay" => Ok(Self::Overlay),
+            "materialise" | "materialize" => Ok(Self::Materialise),
+            _ => Err(format!(
+                "'{s}' is no way to apply a patch: use overlay or materialise"
+            )),
+        }
+    }
+}
+
+/// A patch rounded to a compute type. The model it runs on stays as it is.
+#[derive(Clone, Debug)]
+pub struct Overlay<E: Element> {
+    layers: Vec<LayerChange<E>>,
+}
+
+impl<E: Element> Overlay<E> {
+    /// `patch`, which must have the model's layers and shapes, in the given form.
+    pub fn new(model: &Model, patch: &Patch, form: Form) -> Self {
+        let layers = model.layers().iter().zip(&patch.layers);
+        Self {
+            layers: layers
+                .map(|(block, patch)| change(block, patch, form))
+                .collect(),
+        }
+    }
+
+    pub(crate) fn layer(&self, layer: usize) -> &LayerChange<E> {
+        &self.layers[layer]
+    }
+}
+
+/// One layer's patch in a compute type.
+pub(super) fn change<E: Element>(block: &Block, patch: &LayerPatch, form: Form) -> LayerChange<E> {
+    let of = |delta: &Option<LowRank>, w| delta.as_ref().map(|delta| linear(w, delta, form));
+    LayerChange {
+        gate: of(&patch.gate, block.inner.gate_proj()),
+        up: of(&patch.up, block.inner.up_proj()),
+        down: of(&patch.down, block.outer.down_proj()),
+        scale: patch
+            .delta_m
+            .as_ref()
+            .map(|delta_m| scale::<E>(block, delta_m, form)),
+    }
+}
+
+/// The change of the scale alone.
+pub(super) fn scale_change<E: Element>(
+    block: &Block,
+    delta_m: &[f64],
+    form: Form,
+) -> LayerChange<E> {
+    LayerChange {
+        scale: Some(scale::<E>(block, delta_m, form)),
+        ..LayerChange::default()
+    }
+}
+
+fn linear<E: Element>(w: &Tensor, delta: &LowRank, form: Form) -> LinearChange<E> {
+    match form {
+        Form::Overlay => LinearChange::LowRank {
+            u: delta.u.map(E::Acc::from_f64),
+            v: delta.v.map(E::Acc::from_f64),
+        },
+        Form::Materialise => LinearChange::Replaced(materialise(w, delta)),
+    }
+}
+
+/// W + U V, summed in f64 and rounded once to the compute type.
+fn materialise<E: Element>(w: &Tensor, delta: &LowRank) -> Matrix<E> {
+    let mut out = Matrix::zeros(w.rows(), w.cols());
+    let rows = out.as_mut_slice().par_chunks_mut(w.cols()).enumerate();
+    rows.for_each(|(row, out)| {
+        let mut sum = vec![0.0; out.len()];
+        w.read_row(row, &mut sum);
+        for (&u, v) in delta.u.row(row).iter().zip(delta.v.iter_rows()) {
+            for (sum, v) in sum.iter_mut().zip(v) {
+                *sum += u * v;
+            }
+        }
+        for (out, &sum) in out.iter_mut().zip(&sum) {
+            *out = E::from_f64(sum);
+        }
+    });
+    out
+}
+
+/// m + Δm. A checkpoint stores w = m − 1, so that is what is rounded when it is materialised.
+fn scale<E: Element>(block: &Block, delta_m: &[f64], form: Form) -> Vec<E::Acc> {
+    let m = block.outer.post_feedforward_layernorm().scale::<f64>();
+    let patched = m.iter().zip(delta_m).map(|(m, delta_m)| m + delta_m);
+    patched
+        .map(|m| match form {
+            Form::Overlay => E::Acc::from_f64(m),
+            Form::Materialise => E::Acc::ONE + E::from_f64(m - 1.0).acc(),
+        })
+        .collect()
+}
