@@ -394,6 +394,33 @@ pub enum Error {
         dtype: Dtype,
     },
 
+    /// A file of token ids that is something else.
+    #[error("{} is not a JSON list of token ids such as [2, 818]: {source}", path.display())]
+    Ids {
+        /// The file.
+        path: PathBuf,
+        /// Where it goes wrong.
+        source: serde_json::Error,
+    },
+    /// A file of prompts that is something else.
+    #[error("{} line {line} is not a JSON string such as \"Hello\": {source}", path.display())]
+    Prompts {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Where it goes wrong.
+        source: serde_json::Error,
+    },
+    /// A pattern for names of tensors that is of no use.
+    #[error("'{pattern}' names no tensor: {why}; try '*' or 'model.layers.3.*'")]
+    Glob {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        why: String,
+    },
+
     // ---- patches ----------------------------------------------------------------------------
     /// A precondition of a construction does not hold.
     #[error(
@@ -407,6 +434,9 @@ pub enum Error {
         /// Its value.
         value: f64,
     },
+    /// A context of no tokens.
+    #[error("there is no context to absorb: the prompt needs at least one token before its last")]
+    NoContext,
 }
 
 impl Error {

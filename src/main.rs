@@ -1,2 +1,9 @@
-//! stub
-fn main() {}
+//! The command-line program; everything it does is in the library and in `cli`.
+
+use std::process::ExitCode;
+
+mod cli;
+
+fn main() -> ExitCode {
+    cli::main()
+}

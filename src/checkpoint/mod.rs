@@ -146,7 +146,8 @@ impl Checkpoint {
         &self.eos_token_ids
     }
 
-    /// Reads the tokenizer; for the published models this takes about a second.
+    /// Reads the tokenizer; for the published models, with their 262 144 tokens, this takes about two
+    /// seconds.
     ///
     /// # Errors
     ///

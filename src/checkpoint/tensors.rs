@@ -178,30 +178,37 @@ impl Tensors {
 
 /// The first element that is NaN or infinite.
 fn first_not_finite(tensor: &Tensor) -> Option<(usize, f64)> {
-    fn find<const N: usize>(
-        bytes: &[u8],
-        value: impl Fn([u8; N]) -> f64 + Sync,
-    ) -> Option<(usize, f64)> {
-        const BLOCK: usize = 1 << 14;
-        let (numbers, _) = bytes.as_chunks::<N>();
-        let blocks = numbers.par_chunks(BLOCK).enumerate();
-        blocks.find_map_first(|(i, block)| {
-            // Two passes: the first has no exit and so becomes vector code.
-            let bad = |b: &[u8; N]| !value(*b).is_finite();
-            if !block.iter().fold(false, |any, b| any | bad(b)) {
-                return None;
-            }
-            let at = block.iter().position(bad)?;
-            Some((i * BLOCK + at, value(*block.get(at)?)))
-        })
-    }
+    /// All ones in the exponent; seen in the bits, since converting each half is ten times slower.
+    const F16: u16 = 0x7c00;
+    const BF16: u16 = 0x7f80;
     let bytes = tensor.bytes();
-    match tensor.storage() {
-        Storage::F64 => find(bytes, f64::from_le_bytes),
-        Storage::F32 => find(bytes, |b| f32::from_le_bytes(b).into()),
-        Storage::F16 => find(bytes, |b| f16::from_le_bytes(b).to_f64()),
-        Storage::Bf16 => find(bytes, |b| bf16::from_le_bytes(b).to_f64()),
-    }
+    let index = match tensor.storage() {
+        Storage::F64 => find(bytes, |b| !f64::from_le_bytes(b).is_finite()),
+        Storage::F32 => find(bytes, |b| !f32::from_le_bytes(b).is_finite()),
+        Storage::F16 => find(bytes, |b| u16::from_le_bytes(b) & F16 == F16),
+        Storage::Bf16 => find(bytes, |b| u16::from_le_bytes(b) & BF16 == BF16),
+    }?;
+    let at = index * tensor.storage().size();
+    let value = match (tensor.storage(), bytes.get(at..)?) {
+        (Storage::F64, b) => f64::from_le_bytes(*b.first_chunk()?),
+        (Storage::F32, b) => f32::from_le_bytes(*b.first_chunk()?).into(),
+        (Storage::F16, b) => f16::from_le_bytes(*b.first_chunk()?).to_f64(),
+        (Storage::Bf16, b) => bf16::from_le_bytes(*b.first_chunk()?).to_f64(),
+    };
+    Some((index, value))
+}
+
+/// The index of the first number that is `bad`.
+fn find<const N: usize>(bytes: &[u8], bad: impl Fn([u8; N]) -> bool + Sync) -> Option<usize> {
+    const BLOCK: usize = 1 << 14;
+    let (numbers, _) = bytes.as_chunks::<N>();
+    let blocks = numbers.par_chunks(BLOCK).enumerate();
+    blocks.find_map_first(|(i, block)| {
+        // Two passes: the first never leaves early and so becomes vector code.
+        let any = block.iter().fold(false, |any, b| any | bad(*b));
+        let at = any.then(|| block.iter().position(|b| bad(*b)))??;
+        Some(i * BLOCK + at)
+    })
 }
 
 #[cfg(test)]

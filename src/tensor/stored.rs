@@ -107,6 +107,12 @@ impl Tensor {
         decode(self.storage, self.row_bytes(row), out);
     }
 
+    /// The Frobenius norm, in f64.
+    pub fn frobenius(&self) -> f64 {
+        let squares = self.to_vec::<f64>().into_iter().map(|x| x * x);
+        squares.sum::<f64>().sqrt()
+    }
+
     /// All numbers in a compute type, each rounded once.
     pub fn to_vec<E: Element>(&self) -> Vec<E> {
         let mut out = vec![E::default(); self.data.len() / self.storage.size()];

@@ -201,7 +201,13 @@ fn another_bos_is_refused() {
 
 #[test]
 fn what_is_not_a_tokenizer_is_refused() {
-    for (json, reason) in [("{}", "Model missing. at line 1 column 2"), ("[1", "y")] {
+    for (json, reason) in [
+        ("{}", "Model missing. at line 1 column 2"),
+        (
+            "[1",
+            "invalid type: sequence, expected struct Tokenizer at line 1 column 1",
+        ),
+    ] {
         assert_eq!(
             load(json, 264, None).unwrap_err().to_string(),
             format!("m/tokenizer.json: not a tokenizer this crate can read: {reason}")

@@ -1,0 +1,150 @@
+//! `context-patch demo`.
+
+use bytes::Bytes;
+use clap::Args;
+use context_patch::checkpoint::{Checkpoint, Tokenizer};
+use context_patch::kernels::{Level, softmax};
+use context_patch::model::generate::greedy;
+use context_patch::model::{Model, ModelOptions, Session};
+use context_patch::patch::{Form, Solution, Variant, solve};
+use context_patch::tensor::{Dtype, Element, Tensor};
+use context_patch::verify::Comparison;
+use context_patch::{Error, Result};
+
+use super::table::table;
+use super::{OK, print, with_dtype};
+
+/// See a context absorbed into weights, by a small model that is built in
+///
+/// The model has learnt to recall: it answers from the context who likes what. It is asked with the
+/// context, without it, and without it but with its weights patched (Theorem 1).
+#[derive(Args)]
+pub(super) struct Demo {
+    /// What the model is told
+    #[arg(long, default_value = CONTEXT)]
+    context: String,
+
+    /// What it is asked; its last token is the one the patch is for
+    #[arg(long, default_value = QUESTION)]
+    question: String,
+
+    /// Compute in f64, f32 or bf16
+    #[arg(long, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+}
+
+const CONTEXT: &str = "Ann likes plums. Bob likes figs.";
+const QUESTION: &str = "Bob likes";
+
+impl Default for Demo {
+    fn default() -> Self {
+        Self {
+            context: CONTEXT.into(),
+            question: QUESTION.into(),
+            dtype: Dtype::F32,
+        }
+    }
+}
+
+macro_rules! tiny {
+    ($($name:literal),*) => {
+        [$(($name, Bytes::from_static(include_bytes!(concat!("../../reference/tiny/", $name))))),*]
+    };
+}
+
+fn tiny_model(level: Option<Level>) -> Result<Model> {
+    let files = tiny!("config.json", "generation_config.json", "model.safetensors", "tokenizer.json");
+    let checkpoint = Checkpoint::from_files("built-in", files)?;
+    let options = ModelOptions {
+        level,
+        ..ModelOptions::default()
+    };
+    Model::from_checkpoint(checkpoint, options)
+}
+
+impl Demo {
+    pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
+        let model = tiny_model(level)?;
+        let tokenizer = model.checkpoint().tokenizer()?;
+        if self.question.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        let context = tokenizer.encode(&self.context)?;
+        let ids = tokenizer.encode(&format!("{} {}", self.context, self.question))?;
+        if self.context.is_empty() || !ids.starts_with(&context) || ids.len() == context.len() {
+            return Err(Error::NoContext);
+        }
+        with_dtype!(self.dtype, E => {
+            let solution = absorb::<E>(&model, &ids, context.len())?;
+            print(&self.report(&model, &tokenizer, &solution))?;
+        });
+        Ok(OK)
+    }
+
+    fn report<E: Element>(&self, model: &Model, tokenizer: &Tokenizer, solution: &Solution<E>) -> String {
+        let answer = greedy(&solution.contextual);
+        let word = |id| tokenizer.decode(&[id]).unwrap_or_default().trim().to_owned();
+        let line = |what: &str, logits: &[E]| {
+            let said = greedy(logits);
+            vec![
+                what.to_owned(),
+                word(said),
+                format!("{:.4}", probability(logits, said)),
+                format!("{:.4}", probability(logits, answer)),
+            ]
+        };
+        let answers = [
+            line("with the context", &solution.contextual),
+            line("without it", solution.reduced.row(1)),
+            line("without it, patched", solution.reduced.row(0)),
+        ];
+        let header = ["", "answer", "p(answer)", &format!("p({})", word(answer))];
+        let patched = Comparison::new(solution.reduced.row(0), &solution.contextual);
+        let unpatched = Comparison::new(solution.reduced.row(1), &solution.contextual);
+        format!(
+            "context   {}\nquestion  {}\n\n{}\n{}\n\
+             Largest difference of a logit from the answer with the context: {:.1e} patched, {:.1} not.\n\
+             The patch is for the question's last token at its place: two matrices of rank 1 and one scale a layer.\n",
+            self.context,
+            self.question,
+            table(&header, &answers),
+            layers(model, solution),
+            patched.linf,
+            unpatched.linf,
+        )
+    }
+}
+
+/// Everything but the first token (which marks the beginning) and the question is absorbed.
+fn absorb<E: Element>(model: &Model, ids: &[u32], context: usize) -> Result<Solution<E>> {
+    let question = ids.len() - 1;
+    let mut contextual = Session::<E>::new(model);
+    contextual.forward(&ids[..question], 0)?;
+    let stays = std::iter::once(0).chain(context..question);
+    let kept: Vec<_> = stays.map(|position| (ids[position], position)).collect();
+    solve(&mut contextual, ids[question], &kept, Form::Overlay, &[Variant::NoPatch])
+}
+
+fn probability<E: Element>(logits: &[E], id: u32) -> f64 {
+    let mut p: Vec<f64> = logits.iter().map(|x| x.to_f64()).collect();
+    softmax(&mut p);
+    p[id as usize]
+}
+
+/// A line for each layer: how large its patch is, and how far its output is off.
+fn layers<E: Element>(model: &Model, solution: &Solution<E>) -> String {
+    let relative = |delta: f64, w: &Tensor| format!("{:.2} %", 100.0 * delta / w.frobenius());
+    let rows = model.layers().iter().zip(&solution.layers).enumerate();
+    let rows: Vec<_> = rows
+        .map(|(i, (block, layer))| {
+            vec![
+                format!("layer {i}"),
+                relative(layer.delta_w[0], block.inner.gate_proj()),
+                relative(layer.delta_w[1], block.inner.up_proj()),
+                format!("{:.1}", layer.largest_delta_m),
+                format!("{:.1e}", layer.hidden_error),
+            ]
+        })
+        .collect();
+    table(&["", "‖ΔW_gate‖/‖W‖", "‖ΔW_up‖/‖W‖", "max |Δm|", "hidden error"], &rows)
+}

@@ -1,0 +1,166 @@
+//! The commands: parse, call the library, print.
+
+mod demo;
+mod generate;
+mod table;
+mod trace;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use context_patch::checkpoint::Access;
+use context_patch::kernels::Level;
+use context_patch::model::{EmbeddingScale, Model, ModelOptions};
+use context_patch::{Error, Result};
+
+/// Everything went well.
+const OK: u8 = 0;
+/// The program worked, and what it checked does not hold.
+const BROKEN: u8 = 1;
+/// Bad input.
+const BAD_INPUT: u8 = 2;
+/// Ended by Ctrl-C.
+const INTERRUPTED: u8 = 130;
+
+/// Gemma 3 on the CPU as an auditable ground truth, and prompts turned into weight patches.
+///
+/// A patch makes the model without a context say what the original says with it. Without a command
+/// the demonstration runs: a small model that is built in answers a question from a context, then
+/// without it, then without it but patched.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    /// Threads to use [default: one a core]; the results do not depend on it
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Instructions to use, such as scalar or avx2 [default: the best there are]; the results do not
+    /// depend on it
+    #[arg(long, global = true)]
+    level: Option<Level>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  context-patch demo
+  context-patch verify --model models/gemma-3-270m --dtype f64,f32,bf16
+  context-patch generate --model models/gemma-3-270m --prompt 'The capital of France is'
+  context-patch trace --model models/gemma-3-270m --prompt 'Hello' --names '*.residual_mid' --output hello.safetensors
+
+Exit codes: 0 done, 1 a check does not hold, 2 bad input, 130 interrupted.";
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Generate(generate::Generate),
+    Trace(trace::Trace),
+    Verify(verify::Verify),
+}
+
+/// Which model, and how it is read.
+#[derive(Args)]
+struct ModelArgs {
+    /// A Hugging Face model directory, or a repository id that is in the local Hugging Face cache
+    #[arg(long, value_name = "DIR|ID")]
+    model: String,
+
+    /// Read the weights into memory: for files that may change underneath
+    #[arg(long)]
+    no_mmap: bool,
+
+    /// Round the embedding's scale to bf16 whatever the compute type, as Google's own code does
+    #[arg(long)]
+    bf16_embedding_scale: bool,
+}
+
+impl ModelArgs {
+    fn open(&self, level: Option<Level>) -> Result<Model> {
+        let options = ModelOptions {
+            access: if self.no_mmap { Access::Read } else { Access::Mapped },
+            level,
+            embedding_scale: match self.bf16_embedding_scale {
+                true => EmbeddingScale::Bf16,
+                false => EmbeddingScale::Compute,
+            },
+        };
+        Model::open_with(&self.model, options)
+    }
+}
+
+/// Runs `$body` with `$element` standing for the type of `$dtype`.
+macro_rules! with_dtype {
+    ($dtype:expr, $element:ident => $body:expr) => {
+        match $dtype {
+            context_patch::tensor::Dtype::F64 => {
+                type $element = f64;
+                $body
+            }
+            context_patch::tensor::Dtype::F32 => {
+                type $element = f32;
+                $body
+            }
+            context_patch::tensor::Dtype::Bf16 => {
+                type $element = half::bf16;
+                $body
+            }
+        }
+    };
+}
+use with_dtype;
+
+/// The program: parses, runs, and says what went wrong.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.threads {
+        None => run(&cli),
+        Some(threads) => match rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build() {
+            Ok(pool) => pool.install(|| run(&cli)),
+            Err(error) => {
+                eprintln!("error: cannot start {threads} threads: {error}");
+                return BAD_INPUT.into();
+            }
+        },
+    };
+    match outcome {
+        Ok(code) => code.into(),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => OK.into(),
+        Err(error) => {
+            eprintln!("error: {error}");
+            BAD_INPUT.into()
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<u8> {
+    match &cli.command {
+        None => demo::Demo::default().run(cli.level),
+        Some(Command::Demo(demo)) => demo.run(cli.level),
+        Some(Command::Generate(generate)) => generate.run(cli.level),
+        Some(Command::Trace(trace)) => trace.run(cli.level),
+        Some(Command::Verify(verify)) => verify.run(cli.level),
+    }
+}
+
+/// Writes to standard output; a reader that has gone is an error like any other.
+fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|source| Error::Io {
+        action: "write",
+        path: "standard output".into(),
+        source,
+    })
+}
+
+/// The ids of a text that must not be empty.
+fn encode(model: &Model, text: &str) -> Result<Vec<u32>> {
+    if text.is_empty() {
+        return Err(Error::EmptyPrompt);
+    }
+    model.checkpoint().tokenizer()?.encode(text)
+}

@@ -1,0 +1,199 @@
+//! `context-patch verify`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use context_patch::kernels::Level;
+use context_patch::model::Model;
+use context_patch::output::{check_writable, write_file};
+use context_patch::patch::{Form, Variant};
+use context_patch::tensor::Dtype;
+use context_patch::verify::{PROMPTS, Step, Summary, Verification};
+use context_patch::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::table::table;
+use super::{BROKEN, ModelArgs, OK, encode, print, with_dtype};
+
+/// Check that the patched model without the prompt says what the model says with it
+///
+/// The paper's protocol: for every token the model writes after a prompt, all layers are patched anew
+/// (Theorem 1), and the patched model sees that token alone. Its logits are held against those of the
+/// model that sees everything. Three controls leave parts of the patch out and must be far off. Exit
+/// code 1 when a bound is broken.
+#[derive(Args)]
+pub(super) struct Verify {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// Prompts to use, one JSON string a line [default: the paper's five]
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+
+    /// Tokens of each prompt
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: u32,
+
+    /// Compute types: f64, f32, bf16
+    #[arg(long, value_delimiter = ',', default_values_t = [Dtype::F32])]
+    dtype: Vec<Dtype>,
+
+    /// How the patch is applied: overlay (factors beside the weights) or materialise (added to them and
+    /// rounded)
+    #[arg(long, value_delimiter = ',', default_values_t = [Form::Overlay])]
+    apply: Vec<Form>,
+
+    /// Write every figure of every token here
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// One compute type and form, in `--json`.
+#[derive(serde::Serialize)]
+struct Run {
+    dtype: String,
+    apply: String,
+    summary: Summary,
+    steps: Vec<Step>,
+}
+
+impl Verify {
+    pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
+        if let Some(file) = &self.json {
+            check_writable(file)?;
+        }
+        let prompts = match &self.prompts {
+            Some(file) => read_prompts(file)?,
+            None => PROMPTS.map(str::to_owned).into(),
+        };
+        let model = self.model.open(level)?;
+        let ids = prompts.iter().map(|prompt| encode(&model, prompt)).collect::<Result<Vec<_>>>()?;
+        let steps = prompts.len() * self.tokens as usize * self.dtype.len() * self.apply.len();
+        let bar = progress_bar(steps);
+        let mut runs = Vec::new();
+        for &dtype in &self.dtype {
+            for &form in &self.apply {
+                bar.set_message(format!("{dtype} {form}"));
+                runs.push(self.verify(&model, &ids, dtype, form, &bar)?);
+            }
+        }
+        bar.finish_and_clear();
+        print(&summary_table(&runs))?;
+        if let Some(file) = &self.json {
+            write_json(file, &model, &prompts, &runs)?;
+        }
+        let holds = runs.iter().all(|run| run.summary.holds);
+        Ok(if holds { OK } else { BROKEN })
+    }
+
+    fn verify(
+        &self,
+        model: &Model,
+        prompts: &[Vec<u32>],
+        dtype: Dtype,
+        form: Form,
+        bar: &ProgressBar,
+    ) -> Result<Run> {
+        let verification = Verification {
+            model,
+            tokens: self.tokens as usize,
+            form,
+        };
+        let mut steps = Vec::new();
+        for (prompt, ids) in prompts.iter().enumerate() {
+            with_dtype!(dtype, E => verification.prompt::<E>(prompt, ids, |step| {
+                steps.push(step);
+                bar.inc(1);
+                Ok(())
+            }))?;
+        }
+        Ok(Run {
+            dtype: dtype.to_string(),
+            apply: form.to_string(),
+            summary: Summary::new(&steps),
+            steps,
+        })
+    }
+}
+
+fn progress_bar(steps: usize) -> ProgressBar {
+    let style = "{msg:18} {wide_bar} {pos}/{len} tokens, {per_sec}, {eta} left";
+    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(steps as u64).with_style(style)
+}
+
+/// One JSON string a line.
+fn read_prompts(file: &Path) -> Result<Vec<String>> {
+    let text = std::fs::read_to_string(file).map_err(|source| Error::Io {
+        action: "read",
+        path: file.into(),
+        source,
+    })?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let prompts: Vec<String> = lines
+        .map(|(number, line)| {
+            serde_json::from_str(line).map_err(|source| Error::Prompts {
+                path: file.into(),
+                line: number + 1,
+                source,
+            })
+        })
+        .collect::<Result<_>>()?;
+    if prompts.is_empty() { Err(Error::EmptyPrompt) } else { Ok(prompts) }
+}
+
+fn summary_table(runs: &[Run]) -> String {
+    let header = [
+        "", "tokens", "worst L∞", "median L∞", "of bound", "worst TVD", "hidden error", "max |Δm|",
+    ];
+    let figures = runs.iter().map(|run| {
+        let s = &run.summary;
+        vec![
+            format!("{} {}", run.dtype, run.apply),
+            format!("{}/{}", s.matching, s.tokens),
+            format!("{:.1e}", s.worst_linf),
+            format!("{:.1e}", s.median_linf),
+            format!("{:.0} %", 100.0 * s.worst_share_of_bound),
+            format!("{:.1e}", s.worst_tvd),
+            format!("{:.1e}", s.worst_hidden_error),
+            format!("{:.1e}", s.largest_delta_m),
+        ]
+    });
+    let controls = runs.iter().flat_map(|run| {
+        let s = &run.summary;
+        Variant::CONTROLS.iter().zip(&s.controls).map(move |(name, control)| {
+            vec![
+                format!("{} {}: {name}", run.dtype, run.apply),
+                format!("{}/{}", control.matching, s.tokens),
+                format!("{:.1}", control.smallest_linf),
+                format!("{:.1}", control.median_linf),
+            ]
+        })
+    });
+    let verdicts = runs.iter().filter(|run| !run.summary.holds).map(|run| {
+        format!("BROKEN: {} {} (see --json for the tokens)\n", run.dtype, run.apply)
+    });
+    let verdicts: String = verdicts.collect();
+    format!(
+        "{}\nControls, which must fail:\n{}{}",
+        table(&header, &figures.collect::<Vec<_>>()),
+        table(&["", "tokens", "least L∞", "median L∞"], &controls.collect::<Vec<_>>()),
+        if verdicts.is_empty() { "\nEvery bound holds.\n".into() } else { format!("\n{verdicts}") },
+    )
+}
+
+fn write_json(file: &Path, model: &Model, prompts: &[String], runs: &[Run]) -> Result<()> {
+    let report = serde_json::json!({
+        "model": model.checkpoint().name(),
+        "model_hash": model.checkpoint().tensors().content_hash(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "level": model.level().to_string(),
+        "threads": rayon::current_num_threads(),
+        "prompts": prompts,
+        "runs": runs,
+    });
+    write_file(file, |out| {
+        serde_json::to_writer(&mut *out, &report)?;
+        out.write_all(b"\n")
+    })
+}

@@ -1,0 +1,27 @@
+//! Token ids in a file: a JSON list of numbers.
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// The ids in a file's bytes; `path` only serves the messages.
+///
+/// # Errors
+///
+/// [`Error::Ids`] where it is not a JSON list of whole numbers from 0 to 2³² − 1.
+pub fn parse_ids(path: &Path, json: &[u8]) -> Result<Vec<u32>> {
+    serde_json::from_slice(json).map_err(|source| Error::Ids {
+        path: path.into(),
+        source,
+    })
+}
+
+/// The ids in a file.
+///
+/// # Errors
+///
+/// [`Error::Io`] and those of [`parse_ids`].
+pub fn read_ids(path: &Path) -> Result<Vec<u32>> {
+    let json = std::fs::read(path).map_err(Error::io("read", path))?;
+    parse_ids(path, &json)
+}

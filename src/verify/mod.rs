@@ -1,0 +1,20 @@
+//! The paper's protocol: token by token, the patched model without the prompt against the model with it.
+
+mod bounds;
+mod metrics;
+mod protocol;
+mod summary;
+
+pub use bounds::Bounds;
+pub use metrics::{Comparison, total_variation};
+pub use protocol::{Step, Verification};
+pub use summary::Summary;
+
+/// The five prompts of the paper's experiments.
+pub const PROMPTS: [&str; 5] = [
+    "Write a single-sentence weather forecast for Mars, from the perspective of a slightly annoyed robot:",
+    "Constraint: No 'e's. Topic: The meaning of life. Length: Exactly 20 words. Write:",
+    "Explain what a 'bug' is in computer programming, but explain it to a 16th-century medieval peasant. Use 20 words or less:",
+    "Topic: Three siblings named Jack, Fred, and Alice. Task: Write one 5-7-5 haiku about them:",
+    "We can absorb the impact of a prompt for a modern language model such as Gemma into the MLP weights. Write a two-line rhyming couplet about this fact:",
+];

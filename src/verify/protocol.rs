@@ -1,0 +1,114 @@
+//! Theory section 5: greedy decoding, every token's layers freshly patched.
+
+use serde::Serialize;
+
+use super::bounds::Bounds;
+use super::metrics::{Comparison, margin};
+use crate::error::{Error, Result};
+use crate::model::generate::greedy;
+use crate::model::{Model, Session};
+use crate::patch::{Form, LayerReport, Variant, solve};
+use crate::tensor::Element;
+
+/// One token of a verification.
+#[derive(Clone, Debug, Serialize)]
+pub struct Step {
+    /// Which prompt, from 0.
+    pub prompt: usize,
+    /// Which token after the prompt, from 0.
+    pub step: usize,
+    /// The token both passes took in.
+    pub token: u32,
+    /// Its absolute position.
+    pub position: usize,
+    /// The token the contextual pass writes next.
+    pub next: u32,
+    /// By how much that token leads, in logits.
+    pub margin: f64,
+    /// What the logits may differ by.
+    pub bound: f64,
+    /// The patched reduced pass against the contextual one.
+    pub patched: Comparison,
+    /// The controls in the order of [`Variant::CONTROLS`].
+    pub controls: [Comparison; 3],
+    /// How each layer was solved.
+    pub layers: Vec<LayerReport>,
+}
+
+impl Step {
+    /// Whether the patch does what it should: the logits within the bound, the same token wherever the bound
+    /// leaves no doubt which it is, and every control off.
+    pub fn holds(&self) -> bool {
+        let token = self.patched.same_top || self.margin <= 2.0 * self.bound;
+        self.patched.linf <= self.bound && token && self.controls_fail()
+    }
+
+    /// Whether no control says what the patch says.
+    pub fn controls_fail(&self) -> bool {
+        self.controls.iter().all(|control| !(control.linf <= super::bounds::CONTROL))
+    }
+}
+
+/// The protocol on one model: how many tokens of each prompt, and how patches are applied.
+#[derive(Clone, Copy, Debug)]
+pub struct Verification<'m> {
+    /// The model.
+    pub model: &'m Model,
+    /// Tokens to verify of each prompt.
+    pub tokens: usize,
+    /// How patches are applied.
+    pub form: Form,
+}
+
+impl Verification<'_> {
+    /// Runs the protocol on one prompt in compute type `E`; `on_step` gets each token as it is done.
+    ///
+    /// Both passes share one decode with a cache: the prompt goes through the model once, and each token
+    /// costs one step of the contextual pass with the reduced passes beside it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoContext`] for a prompt of one token; those of [`solve`] and of `on_step`.
+    pub fn prompt<E: Element>(
+        &self,
+        prompt: usize,
+        ids: &[u32],
+        mut on_step: impl FnMut(Step) -> Result<()>,
+    ) -> Result<()> {
+        let (Some((&last, context)), bounds) = (
+            ids.split_last(),
+            Bounds::new(E::DTYPE, self.model.config().hidden_size),
+        ) else {
+            return Err(Error::EmptyPrompt);
+        };
+        if context.is_empty() {
+            return Err(Error::NoContext);
+        }
+        let mut contextual = Session::<E>::new(self.model);
+        self.model.check_tokens(&vec![last; self.tokens], context.len())?;
+        contextual.forward(context, 0)?;
+        let mut token = last;
+        for step in 0..self.tokens {
+            let position = contextual.position();
+            let solution = solve(&mut contextual, token, &[], self.form, &Variant::CONTROLS)?;
+            let want = &solution.contextual;
+            let compare = |row: usize| Comparison::new(solution.reduced.row(row), want);
+            let next = greedy(want);
+            let largest = want.iter().fold(0.0f64, |max, x| max.max(x.to_f64().abs()));
+            on_step(Step {
+                prompt,
+                step,
+                token,
+                position,
+                next,
+                margin: margin(want),
+                bound: bounds.logits(largest),
+                patched: compare(0),
+                controls: [compare(1), compare(2), compare(3)],
+                layers: solution.layers,
+            })?;
+            token = next;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! What a verification comes to.
+
+use serde::Serialize;
+
+use super::Step;
+
+/// The figures of all steps of one compute type and form.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// How many tokens were verified.
+    pub tokens: usize,
+    /// How many had the same likeliest token.
+    pub matching: usize,
+    /// The worst L∞ of the logits.
+    pub worst_linf: f64,
+    /// The median L∞ of the logits.
+    pub median_linf: f64,
+    /// The worst share of the allowed difference that was used up; above 1 the bound is broken.
+    pub worst_share_of_bound: f64,
+    /// The worst total variation distance.
+    pub worst_tvd: f64,
+    /// The worst relative error of a hidden state, max |T − T_C| / max |T_C|.
+    pub worst_hidden_error: f64,
+    /// The largest |Δm|.
+    pub largest_delta_m: f64,
+    /// The controls in the order of [`Variant::CONTROLS`](crate::patch::Variant::CONTROLS).
+    pub controls: [Control; 3],
+    /// Whether every step [`holds`](Step::holds).
+    pub holds: bool,
+}
+
+/// The figures of a negative control.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Control {
+    /// How many tokens had the same likeliest token all the same.
+    pub matching: usize,
+    /// The smallest L∞ of the logits.
+    pub smallest_linf: f64,
+    /// The median L∞ of the logits.
+    pub median_linf: f64,
+}
+
+impl Summary {
+    /// The figures of `steps`; all zero for none.
+    pub fn new(steps: &[Step]) -> Self {
+        let worst = |figure: fn(&Step) -> f64| steps.iter().map(figure).fold(0.0, worse);
+        let layers = |figure: fn(&crate::patch::LayerReport) -> f64| {
+            steps.iter().flat_map(|step| &step.layers).map(figure).fold(0.0, worse)
+        };
+        Self {
+            tokens: steps.len(),
+            matching: steps.iter().filter(|step| step.patched.same_top).count(),
+            worst_linf: worst(|step| step.patched.linf),
+            median_linf: median(steps.iter().map(|step| step.patched.linf)),
+            worst_share_of_bound: worst(|step| step.patched.linf / step.bound),
+            worst_tvd: worst(|step| step.patched.tvd),
+            worst_hidden_error: layers(|layer| layer.hidden_error),
+            largest_delta_m: layers(|layer| layer.largest_delta_m),
+            controls: std::array::from_fn(|i| {
+                let each = || steps.iter().map(|step| step.controls[i]);
+                Control {
+                    matching: each().filter(|control| control.same_top).count(),
+                    smallest_linf: each().map(|control| control.linf).fold(f64::INFINITY, f64::min),
+                    median_linf: median(each().map(|control| control.linf)),
+                }
+            }),
+            holds: steps.iter().all(Step::holds),
+        }
+    }
+}
+
+/// The larger of two, NaN being the worst.
+fn worse(a: f64, b: f64) -> f64 {
+    if b > a || b.is_nan() { b } else { a }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
