@@ -42,7 +42,7 @@ SHA256 = {
 }
 TENSORS, PARAMETERS = 236, 268_098_176
 
-# The configuration that Google published for this model, in its own spelling.
+# The configuration of the 270M, in the older spelling, which every release of transformers reads.
 CONFIG = {
     "_sliding_window_pattern": 6,
     "architectures": ["Gemma3ForCausalLM"],

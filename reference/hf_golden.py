@@ -17,8 +17,9 @@ fetch_270m.py), skips what is not there, and writes
   position of the vocabulary entries 0, 64, 128, …, stored as f32.
 
 "bf16" is a model loaded in bf16, whatever the checkpoint stores. Greedy continuations prefill the prompt in
-one piece, then take one token at a time with a cache, and do not stop at the end of a text. The last bits of
-all of this depend on the CPU and on the version of torch: it is a check with a tolerance, not a truth.
+one piece, then take one token at a time with a cache, and do not stop at the end of a text; of tied logits
+(bf16 has them) the one with the lowest id wins. The last bits of all of this depend on the CPU and on the
+version of torch: it is a check with a tolerance, not a truth. numpy_reference.py says how far off it is.
 """
 
 import argparse
@@ -137,16 +138,17 @@ def last_logits(model, ids):
 
 @torch.no_grad()
 def greedy(model, ids, count):
-    """The `count` tokens that follow, each the one with the highest logit, and the margin of each."""
+    """The `count` tokens that follow and their margins; each has the highest logit, the lowest id in a tie."""
     tokens, margins, cache, step = [], [], None, ids
     for _ in range(count):
         output = model(torch.tensor([step]), past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache = output.past_key_values
-        best = output.logits[0, -1].float().topk(2)
-        tokens.append(best.indices[0].item())
-        margins.append(best.values[0] - best.values[1])
+        logits = output.logits[0, -1].float().numpy()
+        tokens.append(int(logits.argmax()))
+        second, first = np.partition(logits, -2)[-2:]
+        margins.append(first - second)
         step = tokens[-1:]
-    return {"ids": tokens, "margins": decimals(torch.stack(margins).numpy())}
+    return {"ids": tokens, "margins": decimals(margins)}
 
 
 def decimals(values):

@@ -1,0 +1,85 @@
+//! What the tests share: where things are, golden data, and distances.
+#![allow(dead_code, reason = "every test file uses a part of this")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::path::{Path, PathBuf};
+
+use context_patch::tensor::{Element, Matrix};
+use context_patch::{Model, Session};
+use safetensors::tensor::{Dtype, SafeTensors};
+
+/// The small random checkpoints.
+pub const RANDOM: [&str; 8] = [
+    "all-global",
+    "grouped-queries",
+    "multimodal",
+    "odd-sizes",
+    "rope-factor-8",
+    "untied-head",
+    "window-1",
+    "window-3",
+];
+
+/// Every model that is committed: its directory and the name of its golden files.
+pub fn small_models() -> Vec<(String, String)> {
+    let random = RANDOM.iter().map(|name| (format!("checkpoints/{name}"), (*name).to_owned()));
+    random.collect()
+}
+
+/// A file or folder of `reference/`.
+pub fn reference(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("reference").join(path)
+}
+
+pub fn open(dir: &str) -> Model {
+    let dir = reference(dir);
+    Model::open(dir.to_str().unwrap()).unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
+}
+
+/// Golden data: the bytes of `reference/golden/NAME.safetensors`.
+pub struct Golden(Vec<u8>);
+
+impl Golden {
+    pub fn open(name: &str) -> Self {
+        Self(std::fs::read(reference(&format!("golden/{name}.safetensors"))).unwrap())
+    }
+
+    /// A tensor of any type, as f64.
+    pub fn get(&self, name: &str) -> Vec<f64> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (eights, _) = tensor.data().as_chunks::<8>();
+        match tensor.dtype() {
+            Dtype::F64 => eights.iter().map(|&b| f64::from_le_bytes(b)).collect(),
+            Dtype::I64 => eights.iter().map(|&b| i64::from_le_bytes(b) as f64).collect(),
+            Dtype::F32 => {
+                let (fours, _) = tensor.data().as_chunks::<4>();
+                fours.iter().map(|&b| f32::from_le_bytes(b).into()).collect()
+            }
+            other => panic!("{name} is {other}"),
+        }
+    }
+
+    pub fn number(&self, name: &str) -> f64 {
+        self.get(name)[0]
+    }
+}
+
+/// The logits of all tokens, `[tokens, vocab]`.
+pub fn logits<E: Element>(model: &Model, ids: &[u32]) -> Matrix<f64> {
+    Session::<E>::new(model).forward(ids, ids.len()).unwrap().map(E::to_f64)
+}
+
+/// max |a − b|, NaN if there is one.
+pub fn linf(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |max, d| if d > max || d.is_nan() { d } else { max })
+}
+
+/// The largest and second largest number's index and the margin between them.
+pub fn top_and_margin(logits: &[f64]) -> (usize, f64) {
+    let mut order: Vec<_> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+    (order[0], logits[order[0]] - logits[order[1]])
+}

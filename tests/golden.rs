@@ -1,0 +1,112 @@
+//! The small checkpoints against the NumPy reference (f64) and Hugging Face (f32, bf16).
+
+mod common;
+
+use common::{Golden, linf, logits, open, small_models, top_and_margin};
+use context_patch::Session;
+use context_patch::patch::{Form, Patch, Variant, solve};
+use half::bf16;
+
+fn ids(golden: &Golden) -> Vec<u32> {
+    // The ids are whole numbers below 2²⁴, exact in every type.
+    golden.get("ids").iter().map(|&id| id as u32).collect()
+}
+
+#[test]
+fn f64_is_the_numpy_reference() {
+    for (dir, name) in small_models() {
+        let golden = Golden::open(&format!("{name}.f64"));
+        let got = logits::<f64>(&open(&dir), &ids(&golden));
+        let error = linf(got.as_slice(), &golden.get("logits_f64"));
+        assert!(error <= 1e-9, "{name}: {error:e}");
+    }
+}
+
+/// Our error against f64 is at most 1.25 × Hugging Face's own.
+fn as_near_as_hugging_face<E: context_patch::tensor::Element>(theirs: &str) {
+    let mut broken = Vec::new();
+    for (dir, name) in small_models() {
+        let golden = Golden::open(&name);
+        let truth = Golden::open(&format!("{name}.f64")).get("logits_f64");
+        let got = logits::<E>(&open(&dir), &ids(&golden));
+        let ours = linf(got.as_slice(), &truth);
+        let theirs = linf(&golden.get(theirs), &truth);
+        println!("{name}: ours {ours:.2e}, Hugging Face's {theirs:.2e}, ratio {:.2}", ours / theirs);
+        if ours > 1.25 * theirs {
+            broken.push(name);
+        }
+    }
+    assert!(broken.is_empty(), "{broken:?}");
+}
+
+#[test]
+fn f32_is_as_near_to_f64_as_hugging_face() {
+    as_near_as_hugging_face::<f32>("logits_f32");
+}
+
+#[test]
+fn bf16_is_as_near_to_f64_as_hugging_face() {
+    as_near_as_hugging_face::<bf16>("logits_bf16");
+}
+
+#[test]
+fn bf16_has_the_top_token_of_hugging_face_where_that_is_clear() {
+    for (dir, name) in small_models() {
+        let golden = Golden::open(&name);
+        let theirs = golden.get("logits_bf16");
+        let got = logits::<bf16>(&open(&dir), &ids(&golden));
+        for (row, theirs) in got.iter_rows().zip(theirs.chunks(got.cols())) {
+            let (top, margin) = top_and_margin(theirs);
+            assert!(margin <= 0.5 || top_and_margin(row).0 == top, "{name}");
+        }
+    }
+}
+
+/// Theorem 1 in f64 against the NumPy reference's patch of the last token: everything else absorbed
+/// (`patch`), or all but the first token (`keep_first`).
+#[test]
+fn theorem_1_is_the_numpy_reference() {
+    for (dir, name) in small_models() {
+        let golden = Golden::open(&format!("{name}.f64"));
+        let (model, ids) = (open(&dir), ids(&golden));
+        let (&last, context) = ids.split_last().unwrap();
+        for (case, kept) in [("patch", vec![]), ("keep_first", vec![(ids[0], 0)])] {
+            let mut session = Session::<f64>::new(&model);
+            session.forward(context, 0).unwrap();
+            let solution =
+                solve(&mut session, last, &kept, Form::Overlay, &Variant::CONTROLS).unwrap();
+            compare_patch(&golden, &format!("{name} {case}"), case, &solution.patch);
+            let want = golden.get(&format!("{case}.logits"));
+            let error = linf(solution.reduced.row(0), &want);
+            assert!(error <= 1e-9, "{name} {case}: patched logits {error:e}");
+            let controls = ["no_patch", "without_dm", "without_gate_up"];
+            for (row, control) in (1..).zip(controls) {
+                let got = linf(solution.reduced.row(row), &solution.contextual);
+                let want = golden.number(&format!("{case}.linf_{control}"));
+                assert!((got - want).abs() <= 1e-6 * want, "{name} {case} {control}: {got} {want}");
+            }
+        }
+    }
+}
+
+fn compare_patch(golden: &Golden, what: &str, case: &str, patch: &Patch) {
+    for (i, layer) in patch.layers.iter().enumerate() {
+        let relative = |part: &str, got: Vec<f64>, want: Vec<f64>| {
+            let size = want.iter().fold(0.0f64, |max, x| max.max(x.abs()));
+            // A patch of nothing (one token sees itself alone) is rounding noise on both sides.
+            let error = linf(&got, &want) / size.max(1e-3);
+            assert!(error <= 1e-9, "{what} layer {i} {part}: {error:e}");
+        };
+        let z = golden.get(&format!("{case}.{i}.z"));
+        for (part, ours) in [("gate_u", &layer.gate), ("up_u", &layer.up)] {
+            // Theirs is u zᵀ, ours (u ‖z‖) (z/‖z‖)ᵀ: one row of ΔW tells both factors.
+            let ours = ours.as_ref().unwrap();
+            let theirs = golden.get(&format!("{case}.{i}.{part}"));
+            let scale = ours.v.row(0)[0] / z[0];
+            let unscaled = ours.u.as_slice().iter().map(|u| u * scale).collect();
+            relative(part, unscaled, theirs);
+            relative("v", ours.v.as_slice().iter().map(|v| v / scale).collect(), z.clone());
+        }
+        relative("Δm", layer.delta_m.clone().unwrap(), golden.get(&format!("{case}.{i}.dm")));
+    }
+}
