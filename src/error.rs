@@ -385,11 +385,11 @@ pub enum Error {
     },
     /// Finite weights that gave something else.
     #[error(
-        "the output of model.layers.{layer} is not finite in {dtype}: use a compute type with more range or precision"
+        "the output of {module} is not finite in {dtype}: use a compute type with more range or precision"
     )]
     Overflow {
-        /// The layer.
-        layer: usize,
+        /// The module, such as `model.layers.3` or `lm_head`.
+        module: String,
         /// The compute type.
         dtype: Dtype,
     },

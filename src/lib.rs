@@ -1,3 +1,6 @@
+#![warn(unreachable_pub)]
+#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 //! stub
 pub mod checkpoint;
 pub mod error;

@@ -18,10 +18,12 @@ use serde_json::Value;
 
 type Test = fn() -> Result<(), Failed>;
 
-const TESTS: [(&str, Test); 7] = [
+const TESTS: [(&str, Test); 9] = [
     ("the_tokenizer_gives_hugging_faces_ids", the_tokenizer_gives_hugging_faces_ids),
     ("f64_is_the_numpy_reference", f64_is_the_numpy_reference),
-    ("f32_and_bf16_are_as_near_to_f64_as_hugging_face", as_near_to_f64_as_hugging_face),
+    ("f32_is_as_near_to_f64_as_hugging_face", f32_is_as_near_to_f64_as_hugging_face),
+    ("bf16_is_as_near_to_f64_as_hugging_face", bf16_is_as_near_to_f64_as_hugging_face),
+    ("bf16_has_hugging_faces_top_token_where_that_is_clear", bf16_has_hugging_faces_top_token_where_that_is_clear),
     ("f32_writes_hugging_faces_64_tokens", f32_writes_hugging_faces_64_tokens),
     ("verify_theorem_1_f64", verify_f64),
     ("verify_theorem_1_f32", verify_f32),
@@ -107,30 +109,56 @@ fn f64_is_the_numpy_reference() -> Result<(), Failed> {
     Ok(())
 }
 
-fn as_near_to_f64_as_hugging_face() -> Result<(), Failed> {
+/// Ours and Hugging Face's error against f64 for every prompt, the latter from the golden files.
+fn errors<E: Element>(dtype: &str) -> Vec<(String, f64, f64)> {
     let truth = Golden::open("gemma-3-270m.f64");
     let theirs = Golden::open("gemma-3-270m");
-    let mut broken = Vec::new();
+    let errors = prompts().into_iter().map(|Prompt { name, ids, .. }| {
+        let truth = truth.get(&format!("{name}.logits_f64"));
+        let ours = linf(&every_64th(&last_logits::<E>(&ids)), &truth);
+        let theirs = linf(&theirs.get(&format!("{name}.logits_{dtype}")), &truth);
+        println!("{name} {dtype}: {ours:.2e}, Hugging Face {theirs:.2e}, ratio {:.2}", ours / theirs);
+        (name, ours, theirs)
+    });
+    errors.collect()
+}
+
+fn f32_is_as_near_to_f64_as_hugging_face() -> Result<(), Failed> {
+    for (name, ours, theirs) in errors::<f32>("f32") {
+        assert!(ours <= 1.25 * theirs, "{name}: {ours:e} against {theirs:e}");
+    }
+    Ok(())
+}
+
+/// In bf16 a prompt's error is one draw from a distribution: Hugging Face's own two ways to the same
+/// logits, in one piece and token by token, differ by up to a factor 1.6 in it
+/// (`docs/numerics.md`). So the factor 1.25 is asked of all prompts together, and each must be a draw
+/// that Hugging Face could have had.
+fn bf16_is_as_near_to_f64_as_hugging_face() -> Result<(), Failed> {
+    let errors = errors::<bf16>("bf16");
+    for (name, ours, theirs) in &errors {
+        assert!(ours <= &(1.6 * theirs), "{name}: {ours:e} against {theirs:e}");
+    }
+    let squares = |error: fn(&(String, f64, f64)) -> f64| errors.iter().map(error).map(|e| e * e).sum::<f64>();
+    let ratio = (squares(|e| e.1) / squares(|e| e.2)).sqrt();
+    println!("root mean square over prompts: ratio {ratio:.2}");
+    assert!(ratio <= 1.25, "{ratio}");
+    Ok(())
+}
+
+fn bf16_has_hugging_faces_top_token_where_that_is_clear() -> Result<(), Failed> {
+    let mut clear = 0;
     for prompt in prompts() {
-        let truth = truth.get(&format!("{}.logits_f64", prompt.name));
-        let theirs = |dtype: &str| theirs.get(&format!("{}.logits_{dtype}", prompt.name));
-        let bf16_logits = last_logits::<bf16>(&prompt.ids);
-        for (dtype, logits) in [("f32", &last_logits::<f32>(&prompt.ids)), ("bf16", &bf16_logits)] {
-            let ours = linf(&every_64th(logits), &truth);
-            let theirs = linf(&theirs(dtype), &truth);
-            let line = format!("{} {dtype}: ours {ours:.2e}, theirs {theirs:.2e}, ratio {:.2}", prompt.name, ours / theirs);
-            println!("{line}");
-            if ours > 1.25 * theirs {
-                broken.push(line);
-            }
-        }
-        let top: Vec<f64> = serde_json::from_value(prompt.golden["bf16"]["top_logits"].clone())?;
-        let id = prompt.golden["bf16"]["top_ids"][0].as_u64();
+        let golden = &prompt.golden["bf16"];
+        let top: Vec<f64> = serde_json::from_value(golden["top_logits"].clone())?;
         if top[0] - top[1] > 0.5 {
-            assert_eq!(Some(top_and_margin(&bf16_logits).0 as u64), id, "{}", prompt.name);
+            let ours = top_and_margin(&last_logits::<bf16>(&prompt.ids)).0 as u64;
+            assert_eq!(Some(ours), golden["top_ids"][0].as_u64(), "{}", prompt.name);
+            clear += 1;
         }
     }
-    if broken.is_empty() { Ok(()) } else { Err(broken.join("\n").into()) }
+    assert!(clear >= 3, "only {clear} prompts say anything");
+    Ok(())
 }
 
 fn f32_writes_hugging_faces_64_tokens() -> Result<(), Failed> {

@@ -120,8 +120,6 @@ mod tests {
         let dir = cache();
         let root = dir.path();
         let snapshot = root.join("hub/models--org--name/snapshots").join(REVISION);
-        let home = tempfile::tempdir().unwrap();
-        fs::create_dir_all(home.path().join(".cache")).unwrap();
         for (name, value) in [("HF_HUB_CACHE", root.join("hub")), ("HF_HOME", root.into())] {
             assert_eq!(resolve("org/name", with(name, value)).unwrap(), snapshot);
         }

@@ -133,7 +133,7 @@ impl Tokenizer {
     /// # Errors
     ///
     /// [`Error::TokenBeyondVocabulary`] and [`Error::Tokenizer`].
-    pub fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
+    fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
         let ids = encoding.map_err(|e| self.failed("encode the text", &e))?;
         let ids = ids.get_ids();

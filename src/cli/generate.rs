@@ -93,7 +93,7 @@ impl Generate {
         let tokenizer = model.checkpoint().tokenizer()?;
         let ids = if self.chat {
             let template = model.checkpoint().chat_template()?;
-            tokenizer.encode_raw(&template.render(&[Message::user(&*self.prompt)])?)?
+            tokenizer.encode(&template.render(&[Message::user(&*self.prompt)])?)?
         } else {
             encode(&model, &self.prompt)?
         };

@@ -1,6 +1,6 @@
 //! Rotary position embedding, halves split: element i turns with element i + d/2.
 
-use crate::tensor::{Element, Float};
+use crate::tensor::Element;
 
 /// The angles of one kind of layer.
 #[derive(Clone, Debug)]

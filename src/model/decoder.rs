@@ -4,7 +4,7 @@ use super::run::Run;
 use super::{Cache, Changed, EmbeddingScale, LayerChange, Model, Sequence};
 use crate::error::{Error, Result};
 use crate::kernels::matmul;
-use crate::tensor::{Element, Float, Matrix, round_to_bf16};
+use crate::tensor::{Element, Matrix, round_to_bf16};
 
 impl Model {
     /// An empty cache for one sequence.
@@ -62,7 +62,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`Error::Overflow`] and what [`check_finite`](Self::check_finite) finds.
+    /// Those of [`check_finite`](Self::check_finite).
     pub(crate) fn blocks<'c, E: Element>(
         &self,
         run: &mut Run<'_>,
@@ -73,30 +73,44 @@ impl Model {
         for (layer, block) in self.layers.iter().enumerate() {
             run.layer = layer;
             x = block.forward(run, &x, sequences, &changes(layer));
-            self.check_finite(layer, &x)?;
+            self.check_layer(layer, &x)?;
         }
         Ok(x)
     }
 
-    /// Refuses infinities and NaN in a block's output, and names the tensor they come from where it is
-    /// one.
-    pub(crate) fn check_finite<E: Element>(&self, layer: usize, x: &Matrix<E>) -> Result<()> {
+    /// [`check_finite`](Self::check_finite) for the output of a layer.
+    pub(crate) fn check_layer<E: Element>(&self, layer: usize, x: &Matrix<E>) -> Result<()> {
+        self.check_finite(x, || format!("model.layers.{layer}"))
+    }
+
+    /// Refuses infinities and NaN in a module's output.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFinite`] with the weights' tensor they come from, [`Error::Overflow`] with the module
+    /// where the weights are finite.
+    fn check_finite<E: Element>(&self, x: &Matrix<E>, module: impl Fn() -> String) -> Result<()> {
         if x.as_slice().iter().all(|x| x.is_finite()) {
             return Ok(());
         }
         self.checkpoint.tensors().check_finite()?;
         Err(Error::Overflow {
-            layer,
+            module: module(),
             dtype: E::DTYPE,
         })
     }
 
     /// The logits of every row of the last block's output, `[tokens, vocab]`.
-    pub(crate) fn logits<E: Element>(&self, run: &mut Run<'_>, x: &Matrix<E>) -> Matrix<E> {
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check_finite`](Self::check_finite).
+    pub(crate) fn logits<E: Element>(&self, run: &mut Run<'_>, x: &Matrix<E>) -> Result<Matrix<E>> {
         let x = self.norm.forward(run.level, x);
         run.record_global("model.norm", &x);
         let logits = matmul(run.level, &x, &self.lm_head).map(E::round);
         run.record_global("lm_head", &logits);
-        logits
+        self.check_finite(&logits, || "lm_head".into())?;
+        Ok(logits)
     }
 }

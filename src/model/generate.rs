@@ -46,7 +46,7 @@ impl Sampler {
             temperature,
             top_k,
             top_p,
-            random: Pcg64::new(u128::from(seed), 0xa02b_dbf7_bb3c_0a7a_c28f_a16a_64ab_f96),
+            random: Pcg64::new(u128::from(seed), 0),
         }
     }
 

@@ -122,7 +122,7 @@ impl<'m, E: Element> Session<'m, E> {
             let first = silent.saturating_sub(i * self.chunk);
             if first < chunk.len() {
                 let x = x.slice_rows(first..chunk.len());
-                logits.extend(self.model.logits(&mut run, &x).into_vec());
+                logits.extend(self.model.logits(&mut run, &x)?.into_vec());
             }
         }
         Ok(Matrix::from_vec(self.model.config().vocab_size, logits))

@@ -10,7 +10,7 @@ use super::overlay::{self, Form};
 use super::{LayerPatch, LowRank, Patch, theorem_1};
 use crate::error::Result;
 use crate::kernels::unscaled_rms_norm;
-use crate::model::{Block, Cache, Changed, LayerChange, Model, Run, Sequence, Session};
+use crate::model::{Block, Cache, Changed, LayerChange, Run, Sequence, Session};
 use crate::tensor::{Element, Matrix};
 
 /// What of a solved patch a reduced pass runs under: the whole of it, or a negative control.
@@ -140,7 +140,7 @@ pub fn solve<E: Element>(
         };
         let solved;
         (x, solved) = solve_layer(&mut run, block, &v, &passes, form)?;
-        model.check_finite(layer, &x)?;
+        model.check_layer(layer, &x)?;
         solution.push(solved);
     }
     contextual.skip(1);
@@ -148,7 +148,7 @@ pub fn solve<E: Element>(
     let last_rows = passes.iter().map(|pass| pass.rows.end - 1);
     let rows = std::iter::once(0).chain(last_rows);
     let hidden = rows.flat_map(|row| x.row(row).to_vec()).collect();
-    let logits = model.logits(&mut run, &Matrix::from_vec(x.cols(), hidden));
+    let logits = model.logits(&mut run, &Matrix::from_vec(x.cols(), hidden))?;
     let (layers, reports) = solution.into_iter().unzip();
     Ok(Solution {
         patch: Patch { layers },

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::bounds::Bounds;
+use super::bounds::{self, Bounds};
 use super::metrics::{Comparison, margin};
 use crate::error::{Error, Result};
 use crate::model::generate::greedy;
@@ -45,7 +45,8 @@ impl Step {
 
     /// Whether no control says what the patch says.
     pub fn controls_fail(&self) -> bool {
-        self.controls.iter().all(|control| !(control.linf <= super::bounds::CONTROL))
+        let off = |control: &Comparison| control.linf > bounds::CONTROL || control.linf.is_nan();
+        self.controls.iter().all(off)
     }
 }
 
@@ -75,16 +76,15 @@ impl Verification<'_> {
         ids: &[u32],
         mut on_step: impl FnMut(Step) -> Result<()>,
     ) -> Result<()> {
-        let (Some((&last, context)), bounds) = (
-            ids.split_last(),
-            Bounds::new(E::DTYPE, self.model.config().hidden_size),
-        ) else {
+        let Some((&last, context)) = ids.split_last() else {
             return Err(Error::EmptyPrompt);
         };
         if context.is_empty() {
             return Err(Error::NoContext);
         }
         let mut contextual = Session::<E>::new(self.model);
+        let bounds = Bounds::new(E::DTYPE, self.model.config().hidden_size);
+        // Before any work: is there room for all of it?
         self.model.check_tokens(&vec![last; self.tokens], context.len())?;
         contextual.forward(context, 0)?;
         let mut token = last;
