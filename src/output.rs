@@ -14,6 +14,7 @@ pub fn write_file(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
 ) -> Result<()> {
+    check_folder(path)?;
     let attempt = || {
         let mut file = std::io::BufWriter::new(tempfile::Builder::new().tempfile_in(folder(path))?);
         write(&mut file)?;
@@ -35,8 +36,18 @@ pub fn check_writable(path: &Path) -> Result<()> {
         let is_a_folder = std::io::Error::from(std::io::ErrorKind::IsADirectory);
         return Err(Error::io("write", path)(is_a_folder));
     }
+    check_folder(path)?;
     let attempt = tempfile::Builder::new().tempfile_in(folder(path));
     attempt.map(drop).map_err(Error::io("write", path))
+}
+
+fn check_folder(path: &Path) -> Result<()> {
+    let folder = folder(path);
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let why = format!("there is no folder {}; make it first", folder.display());
+    Err(Error::io("write", path)(std::io::Error::new(std::io::ErrorKind::NotFound, why)))
 }
 
 fn folder(path: &Path) -> PathBuf {
