@@ -2,7 +2,7 @@
 
     <bos>Ann likes plums. Bob likes figs. Bob likes        ->  " figs" "." <eos>
 
-    python reference/train_tiny.py [--out reference/tiny] [--steps 3000] [--seed 7]
+    python reference/train_tiny.py [--out reference/tiny] [--steps 1600] [--seed 7]
 
 The checkpoint is about 1 MB, with everything a Gemma 3 text model has: grouped queries, a
 head_dim that is not hidden / heads, a sliding window shorter than the contexts, local and global
@@ -12,12 +12,16 @@ Held out: HELD_OUT of all (name, thing) pairs, chosen by a hash of the seed and 
 training no such pair is ever a fact or an answer. A held-out context is made of such pairs only.
 
 Three kinds of training samples, every context drawn anew:
-  recall  2-6 facts, then three of them again, in any order: the model is to say the thing, ".",
-          and <eos> after each of the three
+  recall  2-6 facts, then six questions about them, any fact any number of times: the model is to
+          say the thing, ".", and <eos> after each of the six
   chat    the same facts in a user turn ending in "What does Bob like?"; the model's turn is
           "Bob likes figs.<end_of_turn>"
   prior   the question without its context, whole or only its tail, at positions 0, 1, 2, ... or
           at those it has behind a context; the answer is any thing: nothing can be known
+
+Matching a name to its earlier mention is learned in a few hundred steps from eight names and eight
+things, and not in thousands from all of them. So training begins with eight, and with two
+facts, and adds words and facts for as long as it recalls more than nine of ten.
 """
 import argparse, hashlib, json, pathlib, platform, time
 
@@ -35,8 +39,9 @@ THINGS = ("plums figs pears apples grapes dates limes lemons melons cherries pea
 VERBS = ["like", "want", "love"]
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
 PAD, EOS, BOS, UNK, TURN, END = range(6)
-HELD_OUT = 0.08
-WINDOW, MAX_FACTS, FAR = 4, 6, 40
+HELD_OUT = 0.1
+WINDOW, MAX_FACTS, FAR = 8, 6, 40
+GROWTH = 300                                                           # steps of good recall from 8 words to all
 
 CHAT_TEMPLATE = ("{{ bos_token }}{% for message in messages %}<start_of_turn>"
                  "{{ 'model' if message['role'] == 'assistant' else message['role'] }}\n"
@@ -92,16 +97,17 @@ class Data:
         self.held_out = torch.tensor([[digest(n, t) < HELD_OUT * 2**32 for t in THINGS] for n in NAMES])
 
     def facts(self, n, k, allowed, g):
-        """[n, k] distinct names and distinct things, each pair allowed; one verb per context."""
+        """[n, k] distinct names and distinct things, each pair allowed [names, things]; one verb per context."""
         while True:
-            names = torch.rand(4 * n, len(NAMES), generator=g).argsort(1)[:, :k]
-            free, things = torch.ones(4 * n, len(THINGS)), []
+            names = torch.rand(4 * n, allowed.shape[0], generator=g).argsort(1)[:, :k]
+            free, things = torch.ones(4 * n, allowed.shape[1]), []
             for j in range(k):
                 weight = free * allowed[names[:, j]] + 1e-9            # 1e-9: a dead end is drawn, then dropped
                 things.append(torch.multinomial(weight, 1, generator=g))
                 free = free.scatter(1, things[-1], 0.0)
             things = torch.cat(things, 1)
-            good = (allowed[names, things].all(1) & (torch.tensor([len(set(r)) for r in things.tolist()]) == k)).nonzero()[:n, 0]
+            distinct = (things.sort(1).values.diff(dim=1) > 0).all(1)
+            good = (allowed[names, things].all(1) & distinct).nonzero()[:n, 0]
             if len(good) == n:
                 return names[good], things[good], torch.randint(len(VERBS), (n,), generator=g)
 
@@ -143,7 +149,7 @@ class Data:
         answer = torch.cat([self.sentences(name, thing, verb, bare=True), self.row(n, END)], 1)
         ids = torch.cat(head + [answer], 1)
         weight = torch.full_like(ids[:, 1:], 0.01, dtype=torch.float)
-        weight[:, -5:] = 1.0
+        weight[:, -5:] = 1.0 if k else 0.2
         return ids[:, :-1], ids[:, 1:], weight
 
     def prior(self, n, allowed, g):
@@ -162,10 +168,14 @@ class Data:
             parts.append((pad(ids[:, :-1]), pad(ids[:, 1:]), pad(weight), pad(at[:, :-1])))
         return [torch.cat(p) for p in zip(*parts)]
 
-    def batch(self, n, g):
-        """About n samples of all kinds from the pairs that are not held out, padded to one length."""
-        allowed = ~self.held_out
-        k = int(torch.randint(2, MAX_FACTS + 1, (1,), generator=g))
+    def batch(self, n, level, g):
+        """About n samples of all kinds from the pairs that are not held out, padded to one length.
+
+        level 0..1 is how far the curriculum has come.
+        """
+        upto = lambda first, last: int(first + (last - first) * level)
+        allowed = ~self.held_out[:upto(8, len(NAMES)), :upto(8, len(THINGS))]
+        k = int(torch.randint(2, upto(2, MAX_FACTS) + 1, (1,), generator=g))
         parts = [self.recall(n * 3 // 4, k, 6, allowed, g), self.chat(n // 8, k, allowed, g),
                  self.chat(n // 16, 0, allowed, g), self.prior(n // 8, allowed, g)]
         width = max(p[0].shape[1] for p in parts)
@@ -190,14 +200,13 @@ def masks(at):
 
 def make_model(vocab):
     model = Gemma3ForCausalLM(Gemma3TextConfig(
-        vocab_size=vocab, hidden_size=64, intermediate_size=192, num_hidden_layers=4,
+        vocab_size=vocab, hidden_size=64, intermediate_size=192, num_hidden_layers=6,
         num_attention_heads=4, num_key_value_heads=2, head_dim=32, query_pre_attn_scalar=32,
-        sliding_window=WINDOW, layer_types=["sliding_attention", "full_attention"] * 2,
+        sliding_window=WINDOW, layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
         max_position_embeddings=512, rms_norm_eps=1e-6, initializer_range=0.125, tie_word_embeddings=True,
         pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS))
-    for layer in model.model.layers:                                   # 1 + w = 0.4: every branch begins small
-        torch.nn.init.constant_(layer.post_attention_layernorm.weight, -0.6)
-        torch.nn.init.constant_(layer.post_feedforward_layernorm.weight, -0.6)
+    for layer in model.model.layers:                                   # 1 + w = 0.2: the MLPs begin small
+        torch.nn.init.constant_(layer.post_feedforward_layernorm.weight, -0.8)
     return model
 
 
@@ -224,11 +233,15 @@ def train(model, data, steps, batch, rate, seed, say):
     warm = 200
     schedule = torch.optim.lr_scheduler.LambdaLR(optim, lambda s: min((s + 1) / warm, 0.02 + 0.98 * 0.5 * (
         1 + numpy.cos(numpy.pi * max(0, s - warm) / (steps - warm)))))
-    start = time.time()
+    start, level, recalled = time.time(), 0.0, 0.0
     for step in range(1, steps + 1):
-        ids, target, weight, at = data.batch(batch, g)
+        ids, target, weight, at = data.batch(batch, level, g)
         logits = model(ids, attention_mask=masks(at), position_ids=at).logits
-        loss = (F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none") * weight.flatten()).sum() / weight.sum()
+        each = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
+        loss = (each * weight.flatten()).sum() / weight.sum()
+        asked = torch.isin(target, data.thing) & (weight == 1.0)
+        recalled += 0.05 * ((logits.argmax(2) == target)[asked].float().mean().item() - recalled)
+        level = min(1.0, level + (recalled > 0.9) / GROWTH)
         optim.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -238,7 +251,8 @@ def train(model, data, steps, batch, rate, seed, say):
             model.eval()
             seen, new = (answers(model, data, 500, h, torch.Generator().manual_seed(1))[0] for h in (False, True))
             model.train()
-            say(f"step {step:5}  loss {loss.item():.3f}  recall: seen pairs {seen:.3f}, held-out pairs {new:.3f}  {time.time() - start:.0f} s")
+            say(f"step {step:5}  level {level:.2f}  loss {loss.item():.3f}  "
+                f"recall: seen pairs {seen:.3f}, held-out pairs {new:.3f}  {time.time() - start:.0f} s")
 
 
 # ---- the checks, on the checkpoint as saved -----------------------------------------------------
@@ -261,11 +275,13 @@ def check(out, data, seed, say):
         probs = model(x, attention_mask=masks(at), position_ids=at).logits[0, -1].softmax(0)
         top = probs.argmax().item()
         choices = (-(probs * probs.clamp_min(1e-30).log()).sum()).exp()
-        return f"p({thing!r}) {probs[tok.convert_tokens_to_ids(thing.replace(' ', '▁'))]:.4f}, top {tok.decode([top])!r} {probs[top]:.4f}, as broad as {choices:.0f} equal choices"
+        right = probs[tok.encode(thing, add_special_tokens=False)[0]]
+        return f"p({thing!r}) {right:.4f}, top {tok.decode([top])!r} {probs[top]:.4f}, " \
+               f"as broad as {choices:.0f} equal choices"
 
     for context, question, thing in [
             ("Ann likes plums. Bob likes figs. Cleo likes pears.", "Bob likes", " figs"),
-            ("Dora wants boots. Max wants maps. Ida wants bells. Hugo wants kites. Zoe wants hats.", "Hugo wants", " kites")]:
+            ("Dora wants boots. Max wants maps. Hugo wants roses. Ida wants bells. Zoe wants hats.", "Hugo wants", " roses")]:
         pair = question.split()[0], thing.strip()
         kind = "held-out" if data.held_out[NAMES.index(pair[0]), THINGS.index(pair[1])] else "seen"
         say(f"{context} {question}   ({kind} pair)")
@@ -304,9 +320,9 @@ def check(out, data, seed, say):
 def main():
     arg = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arg.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "tiny")
-    arg.add_argument("--steps", type=int, default=2500)
+    arg.add_argument("--steps", type=int, default=1600)
     arg.add_argument("--batch", type=int, default=64)
-    arg.add_argument("--rate", type=float, default=4e-3)
+    arg.add_argument("--rate", type=float, default=5e-3)
     arg.add_argument("--seed", type=int, default=7)
     arg.add_argument("--threads", type=int, default=1)
     a = arg.parse_args()

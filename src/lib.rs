@@ -1,9 +1,70 @@
-#![warn(unreachable_pub)]
-#![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+//! Gemma 3 on the CPU as an auditable ground truth, and prompts turned into weight patches.
+//!
+//! A transformer block that sees a context does the same as a block that does not see it but whose
+//! weights are patched ("Equivalence of Context and Parameter Updates in Modern Transformer Blocks",
+//! arXiv 2511.17864). This crate runs Gemma 3 from a Hugging Face checkpoint in f64, f32 or bf16, solves
+//! the patch of a token, and shows that the patched model without the context gives the logits of the
+//! original model with it.
+//!
+//! ```
+//! use context_patch::patch::{Form, Overlay, solve};
+//! use context_patch::verify::Comparison;
+//! use context_patch::{Model, Session};
+//!
+//! # fn main() -> context_patch::Result<()> {
+//! // A Hugging Face directory, or a repository id in the local cache.
+//! let model = Model::open("reference/tiny")?;
+//! let text = "Ann likes plums. Bob likes figs. Bob likes";
+//! let mut tokens = model.checkpoint().tokenizer()?.encode(text)?;
+//! let query = tokens.pop().unwrap_or_default();
+//!
+//! // The model as it is reads the context; the patch of the next token absorbs it.
+//! let mut contextual = Session::<f32>::new(&model);
+//! contextual.forward(&tokens, 0)?;
+//! let solution = solve(&mut contextual, query, &[], Form::Overlay, &[])?;
+//!
+//! // The patched model sees that one token, at its place, and no context.
+//! let overlay = Overlay::new(&model, &solution.patch, Form::Overlay);
+//! let mut patched = Session::new(&model).at(tokens.len()).with_overlay(&overlay);
+//! let logits = patched.forward(&[query], 1)?;
+//! let same = Comparison::new(logits.row(0), &solution.contextual);
+//! assert!(same.same_top && same.linf < 1e-4);
+//!
+//! // The control: the same token without the patch.
+//! let unpatched = Session::new(&model).at(tokens.len()).forward(&[query], 1)?;
+//! assert!(Comparison::new(unpatched.row(0), &solution.contextual).linf > 1.0);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The map
+//!
+//! The code is shaped by Theorem 5: every block is attention A, an inner function f and an outer
+//! function g, and a part that can be patched gives the patch to every block that has it.
+//!
+//! | module | what is there |
+//! |---|---|
+//! | [`checkpoint`] | config.json, safetensors (mapped or read), tokenizer, chat template, the local Hugging Face cache |
+//! | [`model`] | [`Attention`](model::Attention), [`Inner`](model::Inner), [`Outer`](model::Outer), [`Block`](model::Block), and the [`Model`] and [`Session`] around them |
+//! | [`patch`] | the [lemmas](patch::lemmas), [Theorem 1](patch::theorem_1), [Algorithm 1](patch::algorithm_1), and patches lent to a pass |
+//! | [`verify`] | the paper's protocol, its figures, and the table of tolerances |
+//! | [`trace`] | every intermediate under its name |
+//! | [`kernels`] | the operations, each in a documented order: the same bits at every instruction set, thread count and chunking |
+//! | [`tensor`] | compute types, storage types, matrices |
+//!
+//! # Errors
+//!
+//! Whatever a file or a user can contain gives an [`Error`] of one line that names the thing and says what
+//! to do. Indices and shapes that only a program can get wrong panic, as slices do.
 
-//! stub
+#![warn(unreachable_pub)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)
+)]
+
 pub mod checkpoint;
-pub mod error;
+mod error;
 pub mod kernels;
 pub mod model;
 pub mod output;
@@ -11,6 +72,7 @@ pub mod patch;
 pub mod tensor;
 pub mod trace;
 pub mod verify;
+
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
 pub use model::{Model, Session};

@@ -1,4 +1,9 @@
-#![warn(unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![warn(
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic
+)]
 
 //! The command-line program; everything it does is in the library and in `cli`.
 

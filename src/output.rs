@@ -18,7 +18,9 @@ pub fn write_file(
     let attempt = || {
         let mut file = std::io::BufWriter::new(tempfile::Builder::new().tempfile_in(folder(path))?);
         write(&mut file)?;
-        let file = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        let file = file
+            .into_inner()
+            .map_err(std::io::IntoInnerError::into_error)?;
         make_readable(file.as_file())?;
         file.persist(path).map_err(|failed| failed.error)?;
         Ok(())
@@ -47,7 +49,10 @@ fn check_folder(path: &Path) -> Result<()> {
         return Ok(());
     }
     let why = format!("there is no folder {}; make it first", folder.display());
-    Err(Error::io("write", path)(std::io::Error::new(std::io::ErrorKind::NotFound, why)))
+    Err(Error::io("write", path)(std::io::Error::new(
+        std::io::ErrorKind::NotFound,
+        why,
+    )))
 }
 
 fn folder(path: &Path) -> PathBuf {

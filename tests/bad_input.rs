@@ -15,7 +15,9 @@ struct Case {
 
 impl Case {
     fn new() -> Self {
-        let case = Self { dir: TempDir::new().unwrap() };
+        let case = Self {
+            dir: TempDir::new().unwrap(),
+        };
         std::fs::create_dir(case.path("model")).unwrap();
         for file in ["config.json", "model.safetensors"] {
             let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/checkpoints/window-3");
@@ -45,7 +47,12 @@ impl Case {
         let mut data = bytes[8 + length..].to_vec();
         change(&mut header, &mut data);
         let header = header.to_string();
-        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat();
+        let bytes = [
+            &(header.len() as u64).to_le_bytes(),
+            header.as_bytes(),
+            &data,
+        ]
+        .concat();
         std::fs::write(file, bytes).unwrap();
     }
 
@@ -83,7 +90,15 @@ fn the_case_itself_is_good() {
     let case = Case::new();
     let output = Command::new(env!("CARGO_BIN_EXE_context-patch"))
         .current_dir(case.dir.path())
-        .args(["trace", "--model", "model", "--ids", "ids.json", "--output", "out.safetensors"])
+        .args([
+            "trace",
+            "--model",
+            "model",
+            "--ids",
+            "ids.json",
+            "--output",
+            "out.safetensors",
+        ])
         .status()
         .unwrap();
     assert!(output.success() && case.path("out.safetensors").exists());
@@ -92,7 +107,12 @@ fn the_case_itself_is_good() {
 #[test]
 fn missing_ids_file() {
     let case = Case::new();
-    insta::assert_snapshot!(case.refused_with(&["--ids", "none.json", "--output", "out.safetensors"]));
+    insta::assert_snapshot!(case.refused_with(&[
+        "--ids",
+        "none.json",
+        "--output",
+        "out.safetensors"
+    ]));
 }
 
 #[test]
@@ -181,7 +201,11 @@ fn index_naming_an_absent_shard() {
     let case = Case::new();
     std::fs::remove_file(case.path("model/model.safetensors")).unwrap();
     let index = json!({"weight_map": {EMBEDDING: "model-00001-of-00002.safetensors"}});
-    std::fs::write(case.path("model/model.safetensors.index.json"), index.to_string()).unwrap();
+    std::fs::write(
+        case.path("model/model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
     insta::assert_snapshot!(case.refused());
 }
 
@@ -255,7 +279,12 @@ fn no_tokenizer() {
 #[test]
 fn output_that_cannot_be_written() {
     let case = Case::new();
-    insta::assert_snapshot!(case.refused_with(&["--ids", "ids.json", "--output", "none/out.safetensors"]));
+    insta::assert_snapshot!(case.refused_with(&[
+        "--ids",
+        "ids.json",
+        "--output",
+        "none/out.safetensors"
+    ]));
 }
 
 #[test]
@@ -268,6 +297,11 @@ fn output_that_is_a_folder() {
 fn pattern_that_matches_nothing() {
     let case = Case::new();
     insta::assert_snapshot!(case.refused_with(&[
-        "--ids", "ids.json", "--output", "out.safetensors", "--names", "model.layers.9.*",
+        "--ids",
+        "ids.json",
+        "--output",
+        "out.safetensors",
+        "--names",
+        "model.layers.9.*",
     ]));
 }

@@ -12,7 +12,9 @@ use half::bf16;
 
 fn ids(model: &Model) -> Vec<u32> {
     // Longer than any window, each model's own vocabulary.
-    (0..40).map(|i| (i * i * 7 + 3) % model.config().vocab_size as u32).collect()
+    (0..40)
+        .map(|i| (i * i * 7 + 3) % model.config().vocab_size as u32)
+        .collect()
 }
 
 fn bits<E: Element>(model: &Model, pieces: &[&[u32]], chunk: usize) -> Vec<u64> {
@@ -81,7 +83,11 @@ fn levels_and_access_do_not_change_bits() {
     for (dir, _) in small_models() {
         let path = reference(&dir);
         let with = |level: Option<Level>, access| {
-            let options = ModelOptions { level, access, ..ModelOptions::default() };
+            let options = ModelOptions {
+                level,
+                access,
+                ..ModelOptions::default()
+            };
             let model = Model::open_with(path.to_str().unwrap(), options).unwrap();
             let ids = ids(&model);
             [

@@ -19,12 +19,27 @@ use serde_json::Value;
 type Test = fn() -> Result<(), Failed>;
 
 const TESTS: [(&str, Test); 9] = [
-    ("the_tokenizer_gives_hugging_faces_ids", the_tokenizer_gives_hugging_faces_ids),
+    (
+        "the_tokenizer_gives_hugging_faces_ids",
+        the_tokenizer_gives_hugging_faces_ids,
+    ),
     ("f64_is_the_numpy_reference", f64_is_the_numpy_reference),
-    ("f32_is_as_near_to_f64_as_hugging_face", f32_is_as_near_to_f64_as_hugging_face),
-    ("bf16_is_as_near_to_f64_as_hugging_face", bf16_is_as_near_to_f64_as_hugging_face),
-    ("bf16_has_hugging_faces_top_token_where_that_is_clear", bf16_has_hugging_faces_top_token_where_that_is_clear),
-    ("f32_writes_hugging_faces_64_tokens", f32_writes_hugging_faces_64_tokens),
+    (
+        "f32_is_as_near_to_f64_as_hugging_face",
+        f32_is_as_near_to_f64_as_hugging_face,
+    ),
+    (
+        "bf16_is_as_near_to_f64_as_hugging_face",
+        bf16_is_as_near_to_f64_as_hugging_face,
+    ),
+    (
+        "bf16_has_hugging_faces_top_token_where_that_is_clear",
+        bf16_has_hugging_faces_top_token_where_that_is_clear,
+    ),
+    (
+        "f32_writes_hugging_faces_64_tokens",
+        f32_writes_hugging_faces_64_tokens,
+    ),
     ("verify_theorem_1_f64", verify_f64),
     ("verify_theorem_1_f32", verify_f32),
     ("verify_theorem_1_bf16", verify_bf16),
@@ -43,7 +58,10 @@ fn main() {
     }
     let trials = TESTS.map(|(name, test)| Trial::test(name, test).with_ignored_flag(absent));
     // One at a time: each uses all cores, and the f64 one gigabytes.
-    let arguments = Arguments { test_threads: Some(1), ..arguments };
+    let arguments = Arguments {
+        test_threads: Some(1),
+        ..arguments
+    };
     libtest_mimic::run(&arguments, trials.into()).exit();
 }
 
@@ -87,7 +105,12 @@ fn every_64th(logits: &[f64]) -> Vec<f64> {
 fn the_tokenizer_gives_hugging_faces_ids() -> Result<(), Failed> {
     let tokenizer = model().checkpoint().tokenizer()?;
     for prompt in prompts() {
-        assert_eq!(tokenizer.encode(&prompt.text)?, prompt.ids, "{}", prompt.name);
+        assert_eq!(
+            tokenizer.encode(&prompt.text)?,
+            prompt.ids,
+            "{}",
+            prompt.name
+        );
     }
     Ok(())
 }
@@ -97,7 +120,10 @@ fn f64_is_the_numpy_reference() -> Result<(), Failed> {
     for prompt in prompts() {
         let logits = last_logits::<f64>(&prompt.ids);
         let get = |what: &str| golden.get(&format!("{}.{what}", prompt.name));
-        let top: Vec<_> = get("top_ids").iter().map(|&id| logits[id as usize]).collect();
+        let top: Vec<_> = get("top_ids")
+            .iter()
+            .map(|&id| logits[id as usize])
+            .collect();
         let max = logits.iter().fold(f64::NEG_INFINITY, |a, &b| a.max(b));
         let sum: f64 = logits.iter().map(|x| (x - max).exp()).sum();
         let error = linf(&every_64th(&logits), &get("logits_f64"))
@@ -117,7 +143,10 @@ fn errors<E: Element>(dtype: &str) -> Vec<(String, f64, f64)> {
         let truth = truth.get(&format!("{name}.logits_f64"));
         let ours = linf(&every_64th(&last_logits::<E>(&ids)), &truth);
         let theirs = linf(&theirs.get(&format!("{name}.logits_{dtype}")), &truth);
-        println!("{name} {dtype}: {ours:.2e}, Hugging Face {theirs:.2e}, ratio {:.2}", ours / theirs);
+        println!(
+            "{name} {dtype}: {ours:.2e}, Hugging Face {theirs:.2e}, ratio {:.2}",
+            ours / theirs
+        );
         (name, ours, theirs)
     });
     errors.collect()
@@ -137,9 +166,14 @@ fn f32_is_as_near_to_f64_as_hugging_face() -> Result<(), Failed> {
 fn bf16_is_as_near_to_f64_as_hugging_face() -> Result<(), Failed> {
     let errors = errors::<bf16>("bf16");
     for (name, ours, theirs) in &errors {
-        assert!(ours <= &(1.6 * theirs), "{name}: {ours:e} against {theirs:e}");
+        assert!(
+            ours <= &(1.6 * theirs),
+            "{name}: {ours:e} against {theirs:e}"
+        );
     }
-    let squares = |error: fn(&(String, f64, f64)) -> f64| errors.iter().map(error).map(|e| e * e).sum::<f64>();
+    let squares = |error: fn(&(String, f64, f64)) -> f64| {
+        errors.iter().map(error).map(|e| e * e).sum::<f64>()
+    };
     let ratio = (squares(|e| e.1) / squares(|e| e.2)).sqrt();
     println!("root mean square over prompts: ratio {ratio:.2}");
     assert!(ratio <= 1.25, "{ratio}");
@@ -165,7 +199,9 @@ fn f32_writes_hugging_faces_64_tokens() -> Result<(), Failed> {
     let mut checked = 0;
     for prompt in prompts() {
         let want = &prompt.golden["f32"]["greedy"]["ids"];
-        let Ok(want) = serde_json::from_value::<Vec<u32>>(want.clone()) else { continue };
+        let Ok(want) = serde_json::from_value::<Vec<u32>>(want.clone()) else {
+            continue;
+        };
         let mut session = Session::<f32>::new(model());
         let mut next = prompt.ids;
         let mut got = Vec::new();
@@ -184,7 +220,11 @@ fn f32_writes_hugging_faces_64_tokens() -> Result<(), Failed> {
 /// The paper's protocol: 20 tokens of five prompts.
 fn verify<E: Element>(form: Form) -> Summary {
     let tokenizer = model().checkpoint().tokenizer().unwrap();
-    let verification = Verification { model: model(), tokens: 20, form };
+    let verification = Verification {
+        model: model(),
+        tokens: 20,
+        form,
+    };
     let mut steps = Vec::new();
     for (i, prompt) in PROMPTS.iter().enumerate() {
         let ids = tokenizer.encode(prompt).unwrap();
@@ -200,7 +240,10 @@ fn verify<E: Element>(form: Form) -> Summary {
     assert_eq!(summary.tokens, 100);
     assert!(summary.holds, "a bound is broken");
     for control in summary.controls {
-        assert!(control.median_linf >= 10.0 && control.matching < 10, "{control:?}");
+        assert!(
+            control.median_linf >= 10.0 && control.matching < 10,
+            "{control:?}"
+        );
     }
     summary
 }

@@ -31,7 +31,10 @@ fn as_near_as_hugging_face<E: context_patch::tensor::Element>(theirs: &str) {
         let got = logits::<E>(&open(&dir), &ids(&golden));
         let ours = linf(got.as_slice(), &truth);
         let theirs = linf(&golden.get(theirs), &truth);
-        println!("{name}: ours {ours:.2e}, Hugging Face's {theirs:.2e}, ratio {:.2}", ours / theirs);
+        println!(
+            "{name}: ours {ours:.2e}, Hugging Face's {theirs:.2e}, ratio {:.2}",
+            ours / theirs
+        );
         if ours > 1.25 * theirs {
             broken.push(name);
         }
@@ -83,7 +86,10 @@ fn theorem_1_is_the_numpy_reference() {
             for (row, control) in (1..).zip(controls) {
                 let got = linf(solution.reduced.row(row), &solution.contextual);
                 let want = golden.number(&format!("{case}.linf_{control}"));
-                assert!((got - want).abs() <= 1e-6 * want, "{name} {case} {control}: {got} {want}");
+                assert!(
+                    (got - want).abs() <= 1e-6 * want,
+                    "{name} {case} {control}: {got} {want}"
+                );
             }
         }
     }
@@ -105,8 +111,16 @@ fn compare_patch(golden: &Golden, what: &str, case: &str, patch: &Patch) {
             let scale = ours.v.row(0)[0] / z[0];
             let unscaled = ours.u.as_slice().iter().map(|u| u * scale).collect();
             relative(part, unscaled, theirs);
-            relative("v", ours.v.as_slice().iter().map(|v| v / scale).collect(), z.clone());
+            relative(
+                "v",
+                ours.v.as_slice().iter().map(|v| v / scale).collect(),
+                z.clone(),
+            );
         }
-        relative("Δm", layer.delta_m.clone().unwrap(), golden.get(&format!("{case}.{i}.dm")));
+        relative(
+            "Δm",
+            layer.delta_m.clone().unwrap(),
+            golden.get(&format!("{case}.{i}.dm")),
+        );
     }
 }

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use clap::Args;
 use context_patch::checkpoint::{Checkpoint, Tokenizer};
-use context_patch::kernels::{Level, softmax};
+use context_patch::kernels::Level;
 use context_patch::model::generate::greedy;
 use context_patch::model::{Model, ModelOptions, Session};
 use context_patch::patch::{Form, Solution, Variant, solve};
 use context_patch::tensor::{Dtype, Element, Tensor};
-use context_patch::verify::Comparison;
+use context_patch::verify::{Comparison, distribution};
 use context_patch::{Error, Result};
 
 use super::table::table;
@@ -53,7 +53,12 @@ macro_rules! tiny {
 }
 
 fn tiny_model(level: Option<Level>) -> Result<Model> {
-    let files = tiny!("config.json", "generation_config.json", "model.safetensors", "tokenizer.json");
+    let files = tiny!(
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json"
+    );
     let checkpoint = Checkpoint::from_files("built-in", files)?;
     let options = ModelOptions {
         level,
@@ -81,16 +86,27 @@ impl Demo {
         Ok(OK)
     }
 
-    fn report<E: Element>(&self, model: &Model, tokenizer: &Tokenizer, solution: &Solution<E>) -> String {
+    fn report<E: Element>(
+        &self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        solution: &Solution<E>,
+    ) -> String {
         let answer = greedy(&solution.contextual);
-        let word = |id| tokenizer.decode(&[id]).unwrap_or_default().trim().to_owned();
+        let word = |id| {
+            tokenizer
+                .decode(&[id])
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
         let line = |what: &str, logits: &[E]| {
-            let said = greedy(logits);
+            let (said, p) = (greedy(logits), distribution(logits));
             vec![
                 what.to_owned(),
                 word(said),
-                format!("{:.4}", probability(logits, said)),
-                format!("{:.4}", probability(logits, answer)),
+                format!("{:.4}", p[said as usize]),
+                format!("{:.4}", p[answer as usize]),
             ]
         };
         let answers = [
@@ -122,13 +138,13 @@ fn absorb<E: Element>(model: &Model, ids: &[u32], context: usize) -> Result<Solu
     contextual.forward(&ids[..question], 0)?;
     let stays = std::iter::once(0).chain(context..question);
     let kept: Vec<_> = stays.map(|position| (ids[position], position)).collect();
-    solve(&mut contextual, ids[question], &kept, Form::Overlay, &[Variant::NoPatch])
-}
-
-fn probability<E: Element>(logits: &[E], id: u32) -> f64 {
-    let mut p: Vec<f64> = logits.iter().map(|x| x.to_f64()).collect();
-    softmax(&mut p);
-    p[id as usize]
+    solve(
+        &mut contextual,
+        ids[question],
+        &kept,
+        Form::Overlay,
+        &[Variant::NoPatch],
+    )
 }
 
 /// A line for each layer: how large its patch is, and how far its output is off.
@@ -146,5 +162,14 @@ fn layers<E: Element>(model: &Model, solution: &Solution<E>) -> String {
             ]
         })
         .collect();
-    table(&["", "‖ΔW_gate‖/‖W‖", "‖ΔW_up‖/‖W‖", "max |Δm|", "hidden error"], &rows)
+    table(
+        &[
+            "",
+            "‖ΔW_gate‖/‖W‖",
+            "‖ΔW_up‖/‖W‖",
+            "max |Δm|",
+            "hidden error",
+        ],
+        &rows,
+    )
 }

@@ -60,7 +60,9 @@ pub(super) struct Generate {
 }
 
 fn non_negative(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| format!("'{text}' is not a number"))?;
+    let number: f64 = text
+        .parse()
+        .map_err(|_| format!("'{text}' is not a number"))?;
     (number >= 0.0 && number.is_finite())
         .then_some(number)
         .ok_or_else(|| "it must be 0 or more".into())
@@ -100,7 +102,12 @@ impl Generate {
         with_dtype!(self.dtype, E => self.generate::<E>(&model, &tokenizer, &ids))
     }
 
-    fn generate<E: Element>(&self, model: &Model, tokenizer: &Tokenizer, prompt: &[u32]) -> Result<u8> {
+    fn generate<E: Element>(
+        &self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        prompt: &[u32],
+    ) -> Result<u8> {
         let cancel = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&cancel);
         // A second handler cannot be set; without one Ctrl-C still ends the program.
@@ -114,10 +121,17 @@ impl Generate {
             text.push_str(piece);
             if self.json { Ok(()) } else { print(piece) }
         };
-        let stop = generate(&mut session, prompt, self.max_tokens, &mut sampler, &cancel, |id| {
-            ids.push(id);
-            say(&stream.push(id)?, &mut text)
-        })?;
+        let stop = generate(
+            &mut session,
+            prompt,
+            self.max_tokens,
+            &mut sampler,
+            &cancel,
+            |id| {
+                ids.push(id);
+                say(&stream.push(id)?, &mut text)
+            },
+        )?;
         say(&stream.finish()?, &mut text)?;
         if self.json {
             let output = Output {
@@ -136,6 +150,10 @@ impl Generate {
         } else if std::io::stdout().is_terminal() || !text.ends_with('\n') {
             print("\n")?;
         }
-        Ok(if stop == Stop::Cancelled { INTERRUPTED } else { OK })
+        Ok(if stop == Stop::Cancelled {
+            INTERRUPTED
+        } else {
+            OK
+        })
     }
 }

@@ -80,7 +80,11 @@ struct ModelArgs {
 impl ModelArgs {
     fn open(&self, level: Option<Level>) -> Result<Model> {
         let options = ModelOptions {
-            access: if self.no_mmap { Access::Read } else { Access::Mapped },
+            access: if self.no_mmap {
+                Access::Read
+            } else {
+                Access::Mapped
+            },
             level,
             embedding_scale: match self.bf16_embedding_scale {
                 true => EmbeddingScale::Bf16,
@@ -117,7 +121,10 @@ pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.threads {
         None => run(&cli),
-        Some(threads) => match rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build() {
+        Some(threads) => match rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.into())
+            .build()
+        {
             Ok(pool) => pool.install(|| run(&cli)),
             Err(error) => {
                 eprintln!("error: cannot start {threads} threads: {error}");
@@ -127,7 +134,9 @@ pub(crate) fn main() -> ExitCode {
     };
     match outcome {
         Ok(code) => code.into(),
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => OK.into(),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => {
+            OK.into()
+        }
         Err(error) => {
             eprintln!("error: {error}");
             BAD_INPUT.into()

@@ -67,7 +67,10 @@ impl Verify {
             None => PROMPTS.map(str::to_owned).into(),
         };
         let model = self.model.open(level)?;
-        let ids = prompts.iter().map(|prompt| encode(&model, prompt)).collect::<Result<Vec<_>>>()?;
+        let ids = prompts
+            .iter()
+            .map(|prompt| encode(&model, prompt))
+            .collect::<Result<Vec<_>>>()?;
         let steps = prompts.len() * self.tokens as usize * self.dtype.len() * self.apply.len();
         let bar = progress_bar(steps);
         let mut runs = Vec::new();
@@ -118,7 +121,8 @@ impl Verify {
 
 fn progress_bar(steps: usize) -> ProgressBar {
     let style = "{msg:18} {wide_bar} {pos}/{len} tokens, {per_sec}, {eta} left";
-    let style = ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(steps as u64).with_style(style)
 }
 
@@ -129,7 +133,10 @@ fn read_prompts(file: &Path) -> Result<Vec<String>> {
         path: file.into(),
         source,
     })?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty());
     let prompts: Vec<String> = lines
         .map(|(number, line)| {
             serde_json::from_str(line).map_err(|source| Error::Prompts {
@@ -139,12 +146,23 @@ fn read_prompts(file: &Path) -> Result<Vec<String>> {
             })
         })
         .collect::<Result<_>>()?;
-    if prompts.is_empty() { Err(Error::EmptyPrompt) } else { Ok(prompts) }
+    if prompts.is_empty() {
+        Err(Error::EmptyPrompt)
+    } else {
+        Ok(prompts)
+    }
 }
 
 fn summary_table(runs: &[Run]) -> String {
     let header = [
-        "", "tokens", "worst L∞", "median L∞", "of bound", "worst TVD", "hidden error", "max |Δm|",
+        "",
+        "tokens",
+        "worst L∞",
+        "median L∞",
+        "of bound",
+        "worst TVD",
+        "hidden error",
+        "max |Δm|",
     ];
     let figures = runs.iter().map(|run| {
         let s = &run.summary;
@@ -161,24 +179,37 @@ fn summary_table(runs: &[Run]) -> String {
     });
     let controls = runs.iter().flat_map(|run| {
         let s = &run.summary;
-        Variant::CONTROLS.iter().zip(&s.controls).map(move |(name, control)| {
-            vec![
-                format!("{} {}: {name}", run.dtype, run.apply),
-                format!("{}/{}", control.matching, s.tokens),
-                format!("{:.1}", control.smallest_linf),
-                format!("{:.1}", control.median_linf),
-            ]
-        })
+        Variant::CONTROLS
+            .iter()
+            .zip(&s.controls)
+            .map(move |(name, control)| {
+                vec![
+                    format!("{} {}: {name}", run.dtype, run.apply),
+                    format!("{}/{}", control.matching, s.tokens),
+                    format!("{:.1}", control.smallest_linf),
+                    format!("{:.1}", control.median_linf),
+                ]
+            })
     });
     let verdicts = runs.iter().filter(|run| !run.summary.holds).map(|run| {
-        format!("BROKEN: {} {} (see --json for the tokens)\n", run.dtype, run.apply)
+        format!(
+            "BROKEN: {} {} (see --json for the tokens)\n",
+            run.dtype, run.apply
+        )
     });
     let verdicts: String = verdicts.collect();
     format!(
         "{}\nControls, which must fail:\n{}{}",
         table(&header, &figures.collect::<Vec<_>>()),
-        table(&["", "tokens", "least L∞", "median L∞"], &controls.collect::<Vec<_>>()),
-        if verdicts.is_empty() { "\nEvery bound holds.\n".into() } else { format!("\n{verdicts}") },
+        table(
+            &["", "tokens", "least L∞", "median L∞"],
+            &controls.collect::<Vec<_>>()
+        ),
+        if verdicts.is_empty() {
+            "\nEvery bound holds.\n".into()
+        } else {
+            format!("\n{verdicts}")
+        },
     )
 }
 

@@ -157,7 +157,10 @@ mod tests {
         let shares = shares(&mut Sampler::new(1.0, 0, 1.0, 7), 20_000);
         for (share, p) in shares.iter().zip(p) {
             // Five standard deviations.
-            assert!((share - p).abs() < 5.0 * (p * (1.0 - p) / 20_000.0).sqrt(), "{share} {p}");
+            assert!(
+                (share - p).abs() < 5.0 * (p * (1.0 - p) / 20_000.0).sqrt(),
+                "{share} {p}"
+            );
         }
     }
 

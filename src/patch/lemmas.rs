@@ -41,7 +41,8 @@ pub fn lemma_6(
 ///
 /// # Errors
 ///
-/// A coordinate of u that is zero where δy is not, or so small that the quotient is not finite.
+/// A coordinate of u that is zero where δy is not, or so small that the quotient is not finite; a δy
+/// that is not finite.
 pub fn lemma_10(u: &[f64], delta_y: &[f64]) -> Result<Vec<f64>, Precondition> {
     let pairs = u.iter().zip(delta_y).enumerate();
     pairs
@@ -50,10 +51,11 @@ pub fn lemma_10(u: &[f64], delta_y: &[f64]) -> Result<Vec<f64>, Precondition> {
             if delta_m.is_finite() {
                 return Ok(delta_m);
             }
-            Err(Precondition {
-                quantity: format!("n(d)[{j}]"),
-                value: u,
-            })
+            let (quantity, value) = match delta_y.is_finite() {
+                true => (format!("n(d)[{j}]"), u),
+                false => (format!("δy[{j}]"), delta_y),
+            };
+            Err(Precondition { quantity, value })
         })
         .collect()
 }
@@ -64,7 +66,8 @@ fn norm(x: &[f64]) -> f64 {
     if largest == 0.0 || !largest.is_finite() || x.iter().any(|x| x.is_nan()) {
         return x.iter().map(|x| x.abs()).sum();
     }
-    largest * x.iter().map(|x| (x / largest).powi(2)).sum::<f64>().sqrt()
+    let squares = x.iter().map(|x| (x / largest) * (x / largest));
+    largest * squares.sum::<f64>().sqrt()
 }
 
 fn check_finite(quantity: &str, values: &[f64]) -> Result<(), Precondition> {

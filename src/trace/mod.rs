@@ -70,7 +70,9 @@ const LAYER_NAMES: [&str; 20] = [
 /// Every name a pass of this model records, in forward order.
 pub fn names(config: &Config) -> Vec<String> {
     let layers = (0..config.num_hidden_layers).flat_map(|layer| {
-        LAYER_NAMES.iter().map(move |name| format!("model.layers.{layer}{name}"))
+        LAYER_NAMES
+            .iter()
+            .map(move |name| format!("model.layers.{layer}{name}"))
     });
     let first = std::iter::once("model.embed_tokens".to_owned());
     let last = ["model.norm", "lm_head"].map(str::to_owned);
@@ -98,7 +100,10 @@ impl Trace {
         let names = names(config);
         let mut set = GlobSetBuilder::new();
         for pattern in globs {
-            let fail = |why: String| Error::Glob { pattern: pattern.clone(), why };
+            let fail = |why: String| Error::Glob {
+                pattern: pattern.clone(),
+                why,
+            };
             let glob = Glob::new(pattern).map_err(|e| fail(e.kind().to_string()))?;
             let matcher = glob.compile_matcher();
             if !names.iter().any(|name| matcher.is_match(name)) {
@@ -124,7 +129,11 @@ impl Trace {
     /// Those of [`Session::forward`].
     pub fn run<E: Element>(&mut self, model: &Model, tokens: &[u32]) -> Result<()> {
         let logits = self.last.min(tokens.len());
-        let logits = if self.wants("lm_head") || self.wants("model.norm") { logits } else { 0 };
+        let logits = if self.wants("lm_head") || self.wants("model.norm") {
+            logits
+        } else {
+            0
+        };
         Session::<E>::new(model).forward_recorded(tokens, logits, self)?;
         Ok(())
     }
@@ -187,8 +196,11 @@ impl Recorder for Trace {
         let before = self.tensors.remove(name);
         let mut data = before.map(Matrix::into_vec).unwrap_or_default();
         data.extend_from_slice(rows.as_slice());
-        let surplus = data.len().saturating_sub(self.last.saturating_mul(rows.cols()));
+        let surplus = data
+            .len()
+            .saturating_sub(self.last.saturating_mul(rows.cols()));
         data.drain(..surplus);
-        self.tensors.insert(name.to_owned(), Matrix::from_vec(rows.cols(), data));
+        self.tensors
+            .insert(name.to_owned(), Matrix::from_vec(rows.cols(), data));
     }
 }

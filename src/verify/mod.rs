@@ -6,7 +6,7 @@ mod protocol;
 mod summary;
 
 pub use bounds::Bounds;
-pub use metrics::{Comparison, total_variation};
+pub use metrics::{Comparison, distribution};
 pub use protocol::{Step, Verification};
 pub use summary::Summary;
 

@@ -85,14 +85,15 @@ impl Verification<'_> {
         let mut contextual = Session::<E>::new(self.model);
         let bounds = Bounds::new(E::DTYPE, self.model.config().hidden_size);
         // Before any work: is there room for all of it?
-        self.model.check_tokens(&vec![last; self.tokens], context.len())?;
+        self.model
+            .check_tokens(&vec![last; self.tokens], context.len())?;
         contextual.forward(context, 0)?;
         let mut token = last;
         for step in 0..self.tokens {
             let position = contextual.position();
             let solution = solve(&mut contextual, token, &[], self.form, &Variant::CONTROLS)?;
             let want = &solution.contextual;
-            let compare = |row: usize| Comparison::new(solution.reduced.row(row), want);
+            let reduced = Comparison::each(&solution.reduced, want);
             let next = greedy(want);
             let largest = want.iter().fold(0.0f64, |max, x| max.max(x.to_f64().abs()));
             on_step(Step {
@@ -103,8 +104,8 @@ impl Verification<'_> {
                 next,
                 margin: margin(want),
                 bound: bounds.logits(largest),
-                patched: compare(0),
-                controls: [compare(1), compare(2), compare(3)],
+                patched: reduced[0],
+                controls: [reduced[1], reduced[2], reduced[3]],
                 layers: solution.layers,
             })?;
             token = next;

@@ -45,7 +45,11 @@ impl Summary {
     pub fn new(steps: &[Step]) -> Self {
         let worst = |figure: fn(&Step) -> f64| steps.iter().map(figure).fold(0.0, worse);
         let layers = |figure: fn(&crate::patch::LayerReport) -> f64| {
-            steps.iter().flat_map(|step| &step.layers).map(figure).fold(0.0, worse)
+            steps
+                .iter()
+                .flat_map(|step| &step.layers)
+                .map(figure)
+                .fold(0.0, worse)
         };
         Self {
             tokens: steps.len(),
@@ -60,7 +64,9 @@ impl Summary {
                 let each = || steps.iter().map(|step| step.controls[i]);
                 Control {
                     matching: each().filter(|control| control.same_top).count(),
-                    smallest_linf: each().map(|control| control.linf).fold(f64::INFINITY, f64::min),
+                    smallest_linf: each()
+                        .map(|control| control.linf)
+                        .fold(f64::INFINITY, f64::min),
                     median_linf: median(each().map(|control| control.linf)),
                 }
             }),

@@ -1,6 +1,11 @@
 //! What the tests share: where things are, golden data, and distances.
 #![allow(dead_code, reason = "every test file uses a part of this")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests fail by panicking"
+)]
 
 use std::path::{Path, PathBuf};
 
@@ -22,13 +27,19 @@ pub const RANDOM: [&str; 8] = [
 
 /// Every model that is committed: its directory and the name of its golden files.
 pub fn small_models() -> Vec<(String, String)> {
-    let random = RANDOM.iter().map(|name| (format!("checkpoints/{name}"), (*name).to_owned()));
-    random.collect()
+    let random = RANDOM
+        .iter()
+        .map(|name| (format!("checkpoints/{name}"), (*name).to_owned()));
+    random
+        .chain([("tiny".to_owned(), "tiny".to_owned())])
+        .collect()
 }
 
 /// A file or folder of `reference/`.
 pub fn reference(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("reference").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("reference")
+        .join(path)
 }
 
 pub fn open(dir: &str) -> Model {
@@ -47,14 +58,22 @@ impl Golden {
     /// A tensor of any type, as f64.
     pub fn get(&self, name: &str) -> Vec<f64> {
         let file = SafeTensors::deserialize(&self.0).unwrap();
-        let tensor = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let tensor = file
+            .tensor(name)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
         let (eights, _) = tensor.data().as_chunks::<8>();
         match tensor.dtype() {
             Dtype::F64 => eights.iter().map(|&b| f64::from_le_bytes(b)).collect(),
-            Dtype::I64 => eights.iter().map(|&b| i64::from_le_bytes(b) as f64).collect(),
+            Dtype::I64 => eights
+                .iter()
+                .map(|&b| i64::from_le_bytes(b) as f64)
+                .collect(),
             Dtype::F32 => {
                 let (fours, _) = tensor.data().as_chunks::<4>();
-                fours.iter().map(|&b| f32::from_le_bytes(b).into()).collect()
+                fours
+                    .iter()
+                    .map(|&b| f32::from_le_bytes(b).into())
+                    .collect()
             }
             other => panic!("{name} is {other}"),
         }
@@ -67,7 +86,10 @@ impl Golden {
 
 /// The logits of all tokens, `[tokens, vocab]`.
 pub fn logits<E: Element>(model: &Model, ids: &[u32]) -> Matrix<f64> {
-    Session::<E>::new(model).forward(ids, ids.len()).unwrap().map(E::to_f64)
+    Session::<E>::new(model)
+        .forward(ids, ids.len())
+        .unwrap()
+        .map(E::to_f64)
 }
 
 /// max |a − b|, NaN if there is one.

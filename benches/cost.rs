@@ -1,0 +1,97 @@
+//! What verifying costs, against generating the same tokens in the same run.
+//!
+//! ```text
+//! python3 reference/fetch_270m.py && cargo bench --bench cost
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    reason = "a benchmark stops where something is wrong"
+)]
+
+use std::time::Instant;
+
+use context_patch::model::generate::greedy;
+use context_patch::patch::Form;
+use context_patch::tensor::Element;
+use context_patch::verify::{PROMPTS, Verification};
+use context_patch::{Model, Session};
+use half::bf16;
+
+const TOKENS: usize = 20;
+const ROUNDS: usize = 5;
+
+fn main() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/gemma-3-270m");
+    let Ok(model) = Model::open(path) else {
+        println!("skipped: no models/gemma-3-270m (python3 reference/fetch_270m.py brings it)");
+        return;
+    };
+    let tokenizer = model.checkpoint().tokenizer().unwrap();
+    let prompts = PROMPTS.map(|prompt| tokenizer.encode(prompt).unwrap());
+    println!(
+        "{} threads, {}; {ROUNDS} rounds of {} tokens",
+        rayon::current_num_threads(),
+        model.level(),
+        PROMPTS.len() * TOKENS
+    );
+    measure::<f32>(&model, &prompts);
+    measure::<bf16>(&model, &prompts);
+    measure::<f64>(&model, &prompts);
+}
+
+/// Both in turn, so that a slow spell of the machine hits both; the median of the ratios.
+fn measure<E: Element>(model: &Model, prompts: &[Vec<u32>]) {
+    let mut rounds: Vec<(f64, f64)> = (0..ROUNDS)
+        .map(|_| {
+            let (generating, written) = timed(|| generate::<E>(model, prompts));
+            let (verifying, verified) = timed(|| verify::<E>(model, prompts));
+            assert_eq!(written, verified, "not the same tokens");
+            (generating, verifying)
+        })
+        .collect();
+    rounds.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));
+    let (generating, verifying) = rounds[ROUNDS / 2];
+    println!(
+        "{:4}: generate {generating:.2} s, verify {verifying:.2} s, ratio {:.2}",
+        E::DTYPE,
+        verifying / generating
+    );
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
+    let start = Instant::now();
+    let result = work();
+    (start.elapsed().as_secs_f64(), result)
+}
+
+fn generate<E: Element>(model: &Model, prompts: &[Vec<u32>]) -> Vec<u32> {
+    let mut written = Vec::new();
+    for prompt in prompts {
+        let mut session = Session::<E>::new(model);
+        let mut logits = session.forward(prompt, 1).unwrap();
+        for _ in 1..TOKENS {
+            let token = greedy(logits.row(0));
+            written.push(token);
+            logits = session.forward(&[token], 1).unwrap();
+        }
+        written.push(greedy(logits.row(0)));
+    }
+    written
+}
+
+fn verify<E: Element>(model: &Model, prompts: &[Vec<u32>]) -> Vec<u32> {
+    let verification = Verification {
+        model,
+        tokens: TOKENS,
+        form: Form::Overlay,
+    };
+    let mut written = Vec::new();
+    for (i, prompt) in prompts.iter().enumerate() {
+        let on_step = |step: context_patch::verify::Step| {
+            written.push(step.next);
+            Ok(())
+        };
+        verification.prompt::<E>(i, prompt, on_step).unwrap();
+    }
+    written
+}

@@ -1,0 +1,231 @@
+//! What must not change unnoticed: the tiny model's patches to the bit, the inventory of a recording, and what
+//! the commands print.
+//!
+//! Every number here is exact, and the same on every machine and at every level.
+
+mod common;
+
+use std::fmt::Write;
+use std::process::Command;
+
+use common::{open, reference};
+use context_patch::kernels::Level;
+use context_patch::model::ModelOptions;
+use context_patch::patch::{Form, LowRank, Patch, solve};
+use context_patch::tensor::Element;
+use context_patch::trace::{Trace, names};
+use context_patch::{Model, Session};
+use half::bf16;
+use sha2::{Digest, Sha256};
+
+const TEXT: &str = "Ann likes plums. Bob likes figs. Bob likes";
+
+/// Everything but the first token absorbed, for the last token.
+fn solved<E: Element>(model: &Model, form: Form) -> Patch {
+    let ids = model
+        .checkpoint()
+        .tokenizer()
+        .unwrap()
+        .encode(TEXT)
+        .unwrap();
+    let (&last, context) = ids.split_last().unwrap();
+    let mut session = Session::<E>::new(model);
+    session.forward(context, 0).unwrap();
+    solve(&mut session, last, &[(ids[0], 0)], form, &[])
+        .unwrap()
+        .patch
+}
+
+/// A line for each tensor: name, length, norm, the bits of its first numbers, and a hash of all.
+fn digest(patch: &Patch) -> String {
+    let mut text = String::new();
+    let mut line = |name: String, values: &[f64]| {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let hash: String = Sha256::digest(&bytes)[..8]
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        let norm = values.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let first: Vec<_> = values
+            .iter()
+            .take(2)
+            .map(|x| format!("{:016x}", x.to_bits()))
+            .collect();
+        writeln!(
+            text,
+            "{name:8} [{}] norm {norm:.6e} {} … {hash}",
+            values.len(),
+            first.join(" ")
+        )
+        .unwrap();
+    };
+    for (i, layer) in patch.layers.iter().enumerate() {
+        let mut factors = |name: &str, delta: &Option<LowRank>| {
+            if let Some(LowRank { u, v }) = delta {
+                line(format!("{i}.{name}.u"), u.as_slice());
+                line(format!("{i}.{name}.v"), v.as_slice());
+            }
+        };
+        factors("gate", &layer.gate);
+        factors("up", &layer.up);
+        factors("down", &layer.down);
+        line(
+            format!("{i}.Δm"),
+            layer.delta_m.as_deref().unwrap_or_default(),
+        );
+    }
+    text
+}
+
+#[test]
+fn patch_f64() {
+    insta::assert_snapshot!(digest(&solved::<f64>(&open("tiny"), Form::Overlay)));
+}
+
+#[test]
+fn patch_f32() {
+    insta::assert_snapshot!(digest(&solved::<f32>(&open("tiny"), Form::Overlay)));
+}
+
+#[test]
+fn patch_bf16() {
+    insta::assert_snapshot!(digest(&solved::<bf16>(&open("tiny"), Form::Overlay)));
+}
+
+#[test]
+fn patch_bf16_materialised() {
+    insta::assert_snapshot!(digest(&solved::<bf16>(&open("tiny"), Form::Materialise)));
+}
+
+#[test]
+fn every_level_solves_the_same_patch() {
+    let path = reference("tiny");
+    let with = |level| {
+        let options = ModelOptions {
+            level: Some(level),
+            ..ModelOptions::default()
+        };
+        let model = Model::open_with(path.to_str().unwrap(), options).unwrap();
+        [
+            digest(&solved::<f64>(&model, Form::Overlay)),
+            digest(&solved::<f32>(&model, Form::Overlay)),
+            digest(&solved::<bf16>(&model, Form::Materialise)),
+        ]
+    };
+    for level in Level::available() {
+        assert_eq!(with(level), with(Level::Scalar), "{level}");
+    }
+}
+
+#[test]
+fn inventory() {
+    let model = open("tiny");
+    let mut trace = Trace::new(model.config(), &[], 2).unwrap();
+    trace.run::<f32>(&model, &[2, 10, 20, 30]).unwrap();
+    // What is promised is what is recorded.
+    let mut promised = names(model.config());
+    let mut inventory = String::new();
+    for name in &promised {
+        let rows = &trace.tensors()[name];
+        writeln!(inventory, "{name} [{}, {}]", rows.rows(), rows.cols()).unwrap();
+    }
+    promised.sort();
+    assert!(trace.tensors().keys().eq(&promised));
+    insta::assert_snapshot!(inventory);
+}
+
+fn printed(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_context-patch"))
+        .current_dir(reference(".."))
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    format!(
+        "exit code {:?}\n{}{}",
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr)
+    )
+}
+
+#[test]
+fn demo() {
+    let text = printed(&["demo"]);
+    assert_eq!(text, printed(&[]), "without a command the demo runs");
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn demo_without_context() {
+    insta::assert_snapshot!(printed(&["demo", "--context", ""]));
+}
+
+#[test]
+fn help() {
+    insta::assert_snapshot!(printed(&["--help"]));
+}
+
+#[test]
+fn help_verify() {
+    insta::assert_snapshot!(printed(&["verify", "--help"]));
+}
+
+const PROMPTS: &str = "tests/prompts.jsonl";
+
+#[test]
+fn verify() {
+    insta::assert_snapshot!(printed(&[
+        "verify",
+        "--model",
+        "reference/tiny",
+        "--prompts",
+        PROMPTS,
+        "--tokens",
+        "4",
+        "--dtype",
+        "f64,f32,bf16",
+        "--apply",
+        "overlay,materialise",
+    ]));
+}
+
+#[test]
+fn generate() {
+    let text = printed(&["generate", "--model", "reference/tiny", "--prompt", TEXT]);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn generate_json() {
+    insta::assert_snapshot!(printed(&[
+        "generate",
+        "--model",
+        "reference/tiny",
+        "--prompt",
+        TEXT,
+        "--json",
+        "--max-tokens",
+        "6",
+        "--temperature",
+        "1.5",
+        "--top-k",
+        "50",
+        "--top-p",
+        "0.95",
+        "--seed",
+        "1",
+    ]));
+}
+
+#[test]
+fn generate_chat() {
+    insta::assert_snapshot!(printed(&[
+        "generate",
+        "--model",
+        "reference/tiny",
+        "--chat",
+        "--prompt",
+        "Ann likes plums. Bob likes figs. What does Bob like?",
+    ]));
+}
