@@ -76,3 +76,8 @@ pub mod verify;
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
 pub use model::{Model, Session};
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
