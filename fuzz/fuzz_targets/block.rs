@@ -2,7 +2,7 @@
 
 use context_patch::kernels::activation::gelu_tanh_f64;
 use context_patch::kernels::{Level, Rows, unscaled_rms_norm};
-use context_patch::patch::{LowRank, theorem_1};
+use context_patch::patch::{LowRank, Precondition, theorem_1};
 
 /// A block and the states of both passes, in f64. Its `Debug` output is a test case that can be pasted.
 #[derive(Clone, Debug)]
@@ -59,12 +59,6 @@ impl Block {
 
     /// Solves the block and checks the patch: finite, the inner function sees z_C, the block says T(C, x).
     pub fn check(&self) -> Outcome {
-        let refused = |failed: context_patch::patch::Precondition| {
-            let meant =
-                failed.value == 0.0 || !failed.value.is_finite() || failed.value.abs() < 1e-290;
-            assert!(meant, "{failed:?} is no reason to refuse {self:?}");
-            Outcome::Refused(failed.quantity, failed.value)
-        };
         let rows = |w| Rows::Typed(w, self.hidden);
         let level = Level::best();
         let inner = theorem_1::inner(
@@ -76,7 +70,14 @@ impl Block {
         );
         let (gate, up) = match inner {
             Ok(patch) => patch,
-            Err(failed) => return refused(failed),
+            Err(Precondition { quantity, value }) => {
+                let meant = value == 0.0 || !value.is_finite();
+                assert!(
+                    meant,
+                    "{quantity} = {value} is no reason to refuse {self:?}"
+                );
+                return Outcome::Refused(quantity, value);
+            }
         };
         let gate = self.patched(&self.gate, &gate);
         let up = self.patched(&self.up, &up);
@@ -89,7 +90,15 @@ impl Block {
         let n = unscaled_rms_norm(Level::Scalar, &self.project(&gate, &up), EPS);
         let delta_m = match theorem_1::outer(&self.m, &n, &self.v, &target) {
             Ok(delta_m) => delta_m,
-            Err(failed) => return refused(failed),
+            Err(Precondition { quantity, value }) => {
+                let quotient = |j: usize| (target[j] - self.v[j] - self.m[j] * n[j]) / n[j];
+                let meant = (0..self.hidden).any(|j| !quotient(j).is_finite());
+                assert!(
+                    meant,
+                    "{quantity} = {value} is no reason to refuse {self:?}"
+                );
+                return Outcome::Refused(quantity, value);
+            }
         };
         for j in 0..self.hidden {
             assert!(delta_m[j].is_finite(), "Δm[{j}] in {self:?}");
