@@ -270,7 +270,7 @@ pub enum Error {
         value: f64,
     },
     /// An index names a shard that is not there.
-    #[error("{} names the shard {shard}, which is not beside it; fetch the missing file", index.display())]
+    #[error("{} names the shard {}, which is not beside it; fetch the missing file", index.display(), shown(shard))]
     MissingShard {
         /// The index.
         index: PathBuf,
@@ -286,7 +286,7 @@ pub enum Error {
         shard: String,
     },
     /// A shard lacks a tensor that the index places there.
-    #[error("{} places tensor {} in {shard}, which does not hold it; index and shards do not belong together", index.display(), shown(tensor))]
+    #[error("{} places tensor {} in {}, which does not hold it; index and shards do not belong together", index.display(), shown(tensor), shown(shard))]
     NotInShard {
         /// The index.
         index: PathBuf,
@@ -318,7 +318,7 @@ pub enum Error {
         vocab_size: usize,
     },
     /// A tokenizer whose first token of a text is not the model's.
-    #[error("{} is for another vocabulary: its {} is {}, but the model's bos_token_id is {expected}; use the tokenizer.json of this checkpoint", path.display(), shown(token), id_or_missing(*found))]
+    #[error("{} is for another vocabulary: {} is {}, but the model's bos_token_id is {expected}; use the tokenizer.json and tokenizer_config.json of this checkpoint", path.display(), shown(token), id_or_missing(*found))]
     TokenizerBos {
         /// The tokenizer's file.
         path: PathBuf,
@@ -385,7 +385,7 @@ pub enum Error {
     },
     /// Finite weights that gave something else.
     #[error(
-        "the output of {module} is not finite in {dtype}: use a compute type with more range or precision"
+        "the output of {module} is not finite in {dtype}, though the weights are: they are too large for it"
     )]
     Overflow {
         /// The module, such as `model.layers.3` or `lm_head`.
@@ -394,8 +394,14 @@ pub enum Error {
         dtype: Dtype,
     },
 
+    /// The pass was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// A session that failed in the middle of a token.
+    #[error("this sequence failed before and has seen half a token: begin a new session")]
+    SpentSession,
     /// A file of token ids that is something else.
-    #[error("{} is not a JSON list of token ids such as [2, 818]: {source}", path.display())]
+    #[error("{} is not a JSON list of token ids such as [2, 818]: {}", path.display(), one_line(&source.to_string(), 200))]
     Ids {
         /// The file.
         path: PathBuf,
@@ -403,17 +409,24 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A file of prompts that is something else.
-    #[error("{} line {line} is not a JSON string such as \"Hello\": {source}", path.display())]
+    #[error("{} line {line} is not a JSON string such as \"Hello\", one a line", path.display())]
     Prompts {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// Where it goes wrong.
-        source: serde_json::Error,
+    },
+    /// A file of prompts without any.
+    #[error("{} has no prompt: give one JSON string a line", path.display())]
+    NoPrompts {
+        /// The file.
+        path: PathBuf,
     },
     /// A pattern for names of tensors that is of no use.
-    #[error("'{pattern}' names no tensor: {why}; try '*' or 'model.layers.3.*'")]
+    #[error(
+        "'{}' names no tensor: {why}; try '*' or 'model.layers.3.*'",
+        shown(pattern)
+    )]
     Glob {
         /// The pattern.
         pattern: String,
@@ -424,7 +437,7 @@ pub enum Error {
     // ---- patches ----------------------------------------------------------------------------
     /// A precondition of a construction does not hold.
     #[error(
-        "{quantity} = {value:e} at layer {layer}: the construction divides by it; absorb another context or use another token"
+        "{quantity} = {value:e} at layer {layer}: it must be finite, and not zero where something is divided by it; absorb another context or use another token"
     )]
     Precondition {
         /// The layer.
@@ -433,6 +446,22 @@ pub enum Error {
         quantity: String,
         /// Its value.
         value: f64,
+    },
+    /// Kept tokens out of order.
+    #[error("the kept tokens' positions must ascend and be below the query's, {query}")]
+    KeptTokens {
+        /// The query's position.
+        query: usize,
+    },
+    /// Tensors of layers that the config does not have.
+    #[error("{} has the tensor {}, but config.json says {layers} layers; they do not belong together", file.display(), shown(tensor))]
+    ExtraLayer {
+        /// The weights' file or folder.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// `num_hidden_layers`.
+        layers: usize,
     },
     /// A context of no tokens.
     #[error("there is no context to absorb: the prompt needs at least one token before its last")]

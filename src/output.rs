@@ -1,30 +1,39 @@
 //! Files written beside their place and renamed into it, so that a failure leaves nothing half done.
 
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
 
-/// Writes `path` through `write`; the file appears when all of it is there.
+/// Writes `path` through `write`; the file appears when all of it is there. A link is followed, and what is
+/// not a file (a pipe, a device) is written to directly.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] for `path`, and then nothing is left of it.
+/// [`Error::Io`] for `path`; a file that was there stays as it was.
 pub fn write_file(
     path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+    write: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
 ) -> Result<()> {
-    check_folder(path)?;
+    let fill = |file: &File| {
+        let mut out = BufWriter::new(file);
+        write(&mut out)?;
+        out.flush()
+    };
     let attempt = || {
-        let mut file = std::io::BufWriter::new(tempfile::Builder::new().tempfile_in(folder(path))?);
-        write(&mut file)?;
-        let file = file
-            .into_inner()
-            .map_err(std::io::IntoInnerError::into_error)?;
-        make_readable(file.as_file())?;
-        file.persist(path).map_err(|failed| failed.error)?;
+        if is_special(path) {
+            return fill(&OpenOptions::new().write(true).open(path)?);
+        }
+        let path = path.canonicalize().unwrap_or_else(|_| path.into());
+        let file = beside(&path)?;
+        fill(file.as_file())?;
+        file.persist(&path).map_err(|failed| failed.error)?;
         Ok(())
     };
+    check_folder(path)?;
     attempt().map_err(Error::io("write", path))
 }
 
@@ -38,9 +47,30 @@ pub fn check_writable(path: &Path) -> Result<()> {
         let is_a_folder = std::io::Error::from(std::io::ErrorKind::IsADirectory);
         return Err(Error::io("write", path)(is_a_folder));
     }
+    if is_special(path) {
+        return Ok(());
+    }
     check_folder(path)?;
-    let attempt = tempfile::Builder::new().tempfile_in(folder(path));
-    attempt.map(drop).map_err(Error::io("write", path))
+    beside(path).map(drop).map_err(Error::io("write", path))
+}
+
+/// Whether something is there that is neither a file nor a folder.
+fn is_special(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|there| !there.is_file() && !there.is_dir())
+}
+
+/// A new file in the folder of `path`, with the permissions of the file it is to replace, or those of any
+/// new file.
+fn beside(path: &Path) -> std::io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let file = builder.tempfile_in(folder(path))?;
+    if let Ok(there) = path.metadata() {
+        file.as_file().set_permissions(there.permissions())?;
+    }
+    Ok(file)
 }
 
 fn check_folder(path: &Path) -> Result<()> {
@@ -49,10 +79,8 @@ fn check_folder(path: &Path) -> Result<()> {
         return Ok(());
     }
     let why = format!("there is no folder {}; make it first", folder.display());
-    Err(Error::io("write", path)(std::io::Error::new(
-        std::io::ErrorKind::NotFound,
-        why,
-    )))
+    let missing = std::io::Error::new(std::io::ErrorKind::NotFound, why);
+    Err(Error::io("write", path)(missing))
 }
 
 fn folder(path: &Path) -> PathBuf {
@@ -62,14 +90,43 @@ fn folder(path: &Path) -> PathBuf {
     }
 }
 
-/// Temporary files are for their owner alone; what is kept is an ordinary file.
-#[cfg(unix)]
-fn make_readable(file: &std::fs::File) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(std::fs::Permissions::from_mode(0o644))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-#[cfg(not(unix))]
-fn make_readable(_: &std::fs::File) -> std::io::Result<()> {
-    Ok(())
+    #[test]
+    fn a_failure_leaves_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        write_file(&path, |out| out.write_all(b"old")).unwrap();
+        let failed = write_file(&path, |out| {
+            out.write_all(b"half")?;
+            Err(std::io::Error::other("no more"))
+        });
+        assert!(failed.is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_and_permissions_kept() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        std::fs::write(&file, "old").unwrap();
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write_file(&link, |out| out.write_all(b"new")).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"new");
+        assert!(link.is_symlink());
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn devices_stay_devices() {
+        write_file(Path::new("/dev/null"), |out| out.write_all(b"gone")).unwrap();
+        assert!(is_special(Path::new("/dev/null")));
+    }
 }

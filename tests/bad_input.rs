@@ -151,6 +151,20 @@ fn tensor_missing() {
 }
 
 #[test]
+fn more_layers_than_the_config_says() {
+    let case = Case::new();
+    case.config(|config| {
+        let layers = config["num_hidden_layers"].as_u64().unwrap() as usize - 1;
+        config["num_hidden_layers"] = json!(layers);
+        config["layer_types"]
+            .as_array_mut()
+            .unwrap()
+            .truncate(layers);
+    });
+    insta::assert_snapshot!(case.refused());
+}
+
+#[test]
 fn tensor_of_another_shape() {
     let case = Case::new();
     case.config(|config| config["vocab_size"] = json!(102));

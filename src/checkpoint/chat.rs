@@ -40,6 +40,10 @@ pub struct ChatTemplate {
 /// escaped.
 const NAME: &str = "chat_template";
 
+/// Steps that one rendering may take, or 64 bytes each that it may write: a thousand times what a
+/// template needs, and done in seconds.
+const FUEL: u64 = 10_000_000;
+
 impl ChatTemplate {
     /// Parses the Jinja template `source`; `path` is the file it comes from and only serves the
     /// messages. `bos_token` and `eos_token` are what the template finds under these names.
@@ -55,6 +59,7 @@ impl ChatTemplate {
             .lstrip_blocks(true)
             .build();
         env.set_syntax(syntax.map_err(wrong)?);
+        env.set_fuel(Some(FUEL));
         env.set_unknown_method_callback(unknown_method_callback);
         env.add_function("raise_exception", raise_exception);
         env.add_template_owned(NAME, source).map_err(wrong)?;
@@ -72,7 +77,7 @@ impl ChatTemplate {
     ///
     /// # Errors
     ///
-    /// [`Error::ChatTemplate`], for instance where roles do not alternate.
+    /// [`Error::ChatTemplate`], for instance where roles do not alternate or a loop goes on and on.
     pub fn render(&self, messages: &[Message]) -> Result<String> {
         let turn =
             |m: &Message| context! { role => m.role.as_str(), content => m.content.as_str() };
@@ -96,9 +101,13 @@ fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
 }
 
 fn refused(path: &Path, error: &minijinja::Error) -> Error {
+    let reason = match error.kind() {
+        ErrorKind::OutOfFuel => format!("it is not done after {FUEL} steps; use another template"),
+        _ => error.to_string(),
+    };
     Error::ChatTemplate {
         path: path.into(),
-        reason: one_line(&error.to_string(), 300),
+        reason: one_line(&reason, 300),
     }
 }
 

@@ -51,8 +51,6 @@ pub struct Config {
     /// The tokens that end a sequence according to config.json; may be empty.
     /// [`Checkpoint::eos_token_ids`](super::Checkpoint::eos_token_ids) adds generation_config.json's.
     pub eos_token_ids: Vec<u32>,
-    /// The token that fills a batch; nothing is computed with it.
-    pub pad_token_id: u32,
 }
 
 /// How far a layer's attention reaches.
@@ -74,7 +72,8 @@ pub struct Rope {
 }
 
 /// Lengths of vectors, and numbers of heads and layers: far above every Gemma, and small enough that
-/// the product of any two of them, of a vocabulary and 8 bytes fits in 64 bits.
+/// the bytes of any matrix fit in 64 bits: two lengths, a vocabulary and a length, or heads, `head_dim`
+/// and a length, multiplied and times 8.
 const LENGTH: RangeInclusive<usize> = 1..=1 << 20;
 const COUNT: RangeInclusive<usize> = 1..=1 << 12;
 const VOCAB: RangeInclusive<usize> = 1..=1 << 24;
@@ -125,10 +124,8 @@ impl Config {
             let expected = format!("below vocab_size, {vocab_size}");
             return Err(eos.value("eos_token_id", id, expected));
         }
-        let token = |name, default| -> Result<u32> {
-            let id = either(text, top, name).size(name, default, 0..=vocab_size - 1)?;
-            Ok(id as u32) // VOCAB ends far below 2³²
-        };
+        let bos = either(text, top, "bos_token_id");
+        let bos_token_id = bos.size("bos_token_id", 2, 0..=vocab_size - 1)?;
         Ok(Self {
             vocab_size,
             hidden_size: text.size("hidden_size", 2304, LENGTH)?,
@@ -145,14 +142,13 @@ impl Config {
             rope_full,
             rope_sliding,
             tie_word_embeddings: tie.flag("tie_word_embeddings", true)?,
-            bos_token_id: token("bos_token_id", 2)?,
+            bos_token_id: bos_token_id as u32, // VOCAB ends far below 2³²
             eos_token_ids,
-            pad_token_id: token("pad_token_id", 0)?,
         })
     }
 
     /// The rotary embedding of a kind of layer.
-    pub fn rope(&self, kind: LayerKind) -> Rope {
+    pub(crate) fn rope(&self, kind: LayerKind) -> Rope {
         match kind {
             LayerKind::Full => self.rope_full,
             LayerKind::Sliding => self.rope_sliding,

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -41,18 +42,20 @@ impl Tensors {
     /// # Errors
     ///
     /// [`Error::NoWeights`] where neither is there, [`Error::MissingShard`], [`Error::ShardName`] and
-    /// [`Error::NotInShard`] for an index that does not fit its shards, and those of
+    /// [`Error::NotInShard`] for an index that does not fit its shards, [`Error::Io`], and those of
     /// [`parse`](Self::parse) for each file.
     pub fn open(dir: &Path, access: Access) -> Result<Self> {
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
-        if single.is_file() {
+        // A directory of such a name is no file, but no sign of absent weights either.
+        let there = |path: &Path| path.is_file() || path.is_dir();
+        if there(&single) {
             return Self::open_file(&single, access);
         }
-        if index.is_file() {
+        if there(&index) {
             let json = fs::read(&index).map_err(Error::io("read", &index))?;
             let shard = |name: &str| match dir.join(name) {
-                path if path.is_file() => load(&path, access).map(Some),
+                path if there(&path) => load(&path, access).map(Some),
                 _ => Ok(None),
             };
             return Self::from_index(&index, &json, shard);
@@ -126,15 +129,16 @@ impl Tensors {
             }
             names.insert(name);
         }
-        if let Some(metadata) = metadata.metadata() {
-            self.extend_metadata(metadata);
-        }
         Ok(names)
     }
 }
 
 /// The content of `file`.
 fn load(file: &Path, access: Access) -> Result<Bytes> {
+    // Opening a directory succeeds on some systems, and mapping it fails with "no such device".
+    if file.is_dir() {
+        return Err(Error::io("open", file)(ErrorKind::IsADirectory.into()));
+    }
     if access == Access::Read {
         return Ok(Bytes::from(
             fs::read(file).map_err(Error::io("read", file))?,
@@ -203,16 +207,19 @@ fn split_header<'a>(file: &Path, data: &'a [u8]) -> Result<(&'a [u8], usize)> {
         return Err(not("it is a Git LFS pointer to one".into()));
     }
     let header = u64::from_le_bytes(*length);
-    if rest.first().is_some_and(|b| *b != b'{') || header > MAX_HEADER {
+    if rest.first().is_some_and(|b| *b != b'{') {
         return Err(not("it does not begin with a JSON header".into()));
     }
     match usize::try_from(header).ok().and_then(|n| rest.get(..n)) {
-        Some(bytes) => Ok((bytes, 8 + bytes.len())),
         None => Err(Error::HeaderTooLong {
             file: file.into(),
             header,
             available: rest.len() as u64,
         }),
+        Some(_) if header > MAX_HEADER => Err(not(format!(
+            "its header claims {header} bytes, above the limit of {MAX_HEADER}"
+        ))),
+        Some(bytes) => Ok((bytes, 8 + bytes.len())),
     }
 }
 

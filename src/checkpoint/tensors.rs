@@ -1,6 +1,6 @@
 //! The weights of a model under their canonical names, whatever files they came from.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +20,6 @@ use crate::tensor::{Storage, Tensor};
 pub struct Tensors {
     source: PathBuf,
     map: BTreeMap<String, Entry>,
-    metadata: BTreeMap<String, String>,
 }
 
 /// A tensor and the file it came from.
@@ -39,7 +38,6 @@ impl Tensors {
         Self {
             source: source.into(),
             map: BTreeMap::new(),
-            metadata: BTreeMap::new(),
         }
     }
 
@@ -56,22 +54,6 @@ impl Tensors {
                 Ok(())
             }
         }
-    }
-
-    /// Adds what a file's `__metadata__` says.
-    pub(super) fn extend_metadata(&mut self, metadata: &HashMap<String, String>) {
-        let pairs = metadata.iter().map(|(k, v)| (k.clone(), v.clone()));
-        self.metadata.extend(pairs);
-    }
-
-    /// The file they came from, or the index of the shards.
-    pub fn source(&self) -> &Path {
-        &self.source
-    }
-
-    /// What the files' `__metadata__` says.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
-        &self.metadata
     }
 
     /// The tensor `name`, which must have the shape `expected`. It shares the stored bytes.
@@ -97,6 +79,11 @@ impl Tensors {
         Ok(entry.tensor.clone())
     }
 
+    /// The file or index they come from.
+    pub(crate) fn source(&self) -> &Path {
+        &self.source
+    }
+
     /// Whether there is a tensor `name`.
     pub fn contains(&self, name: &str) -> bool {
         self.map.contains_key(name)
@@ -120,12 +107,6 @@ impl Tensors {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
-    }
-
-    /// How many numbers the tensors hold together.
-    pub fn parameters(&self) -> usize {
-        let count = |e: &Entry| e.tensor.bytes().len() / e.tensor.storage().size();
-        self.map.values().map(count).sum()
     }
 
     /// A hash of names, dtypes, shapes and contents, as 64 hexadecimal digits: the same for the same

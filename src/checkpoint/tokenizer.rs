@@ -30,25 +30,15 @@ impl std::fmt::Debug for Tokenizer {
             f,
             "Tokenizer({}, {} tokens)",
             self.path.display(),
-            self.vocab_size()
+            self.inner.get_vocab_size(true)
         )
     }
 }
 
 impl Tokenizer {
-    /// Reads a tokenizer.json for a model with this config. `bos_token` is the text of the token that
-    /// begins a sequence, from tokenizer_config.json; where that is not known, `<bos>` is assumed if
-    /// the tokenizer has it.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`], and those of [`from_bytes`](Self::from_bytes).
-    pub fn from_file(path: &Path, config: &Config, bos_token: Option<&str>) -> Result<Self> {
-        let json = std::fs::read(path).map_err(Error::io("read", path))?;
-        Self::from_bytes(path, &json, config, bos_token)
-    }
-
-    /// Like [`from_file`](Self::from_file) with the file's content; `path` only serves the messages.
+    /// Parses the bytes of a tokenizer.json for a model with this config. `bos_token` is the text of the token that
+    /// begins a sequence, from tokenizer_config.json; where that is not known, it is `<bos>`. `path`
+    /// only serves the messages.
     ///
     /// # Errors
     ///
@@ -100,11 +90,7 @@ impl Tokenizer {
     fn check_bos(&self, bos_token: Option<&str>) -> Result<()> {
         let token = bos_token.unwrap_or("<bos>");
         let found = self.inner.token_to_id(token);
-        let matches = match (bos_token, found) {
-            (None, None) => self.token_text(self.bos).is_some(),
-            _ => found == Some(self.bos),
-        };
-        if matches {
+        if found == Some(self.bos) {
             return Ok(());
         }
         Err(Error::TokenizerBos {
@@ -127,12 +113,7 @@ impl Tokenizer {
         Ok(std::iter::once(self.bos).chain(rest).collect())
     }
 
-    /// The ids of `text` and nothing else: for text that comes out of a chat template, which writes
-    /// the special tokens itself, and for continuations.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::TokenBeyondVocabulary`] and [`Error::Tokenizer`].
+    /// The ids of `text` and nothing else.
     fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false);
         let ids = encoding.map_err(|e| self.failed("encode the text", &e))?;
@@ -167,19 +148,9 @@ impl Tokenizer {
         }
     }
 
-    /// How many tokens the tokenizer has, added ones included. Not always the model's vocab_size.
-    pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
-    }
-
     /// Token `id` as the vocabulary writes it: `▁Paris`, `<0x0A>`, `<bos>`.
     pub fn token_text(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
-    }
-
-    /// The token that begins a sequence.
-    pub fn bos_token_id(&self) -> u32 {
-        self.bos
     }
 
     fn failed(&self, action: &str, error: &tokenizers::Error) -> Error {

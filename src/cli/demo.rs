@@ -12,7 +12,7 @@ use context_patch::verify::{Comparison, distribution};
 use context_patch::{Error, Result};
 
 use super::table::table;
-use super::{OK, print, with_dtype};
+use super::{OK, print, refuse_empty, with_dtype};
 
 /// See a context absorbed into weights, by a small model that is built in
 ///
@@ -71,12 +71,10 @@ impl Demo {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         let model = tiny_model(level)?;
         let tokenizer = model.checkpoint().tokenizer()?;
-        if self.question.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
+        refuse_empty(&self.question)?;
         let context = tokenizer.encode(&self.context)?;
         let ids = tokenizer.encode(&format!("{} {}", self.context, self.question))?;
-        if self.context.is_empty() || !ids.starts_with(&context) || ids.len() == context.len() {
+        if context.len() <= 1 || !ids.starts_with(&context) || ids.len() == context.len() {
             return Err(Error::NoContext);
         }
         with_dtype!(self.dtype, E => {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
+use context_patch::Result;
 use context_patch::checkpoint::{Message, Tokenizer};
 use context_patch::kernels::Level;
 use context_patch::model::generate::{Sampler, Stop, generate};
 use context_patch::model::{Model, Session};
 use context_patch::tensor::{Dtype, Element};
-use context_patch::{Error, Result};
 
-use super::{INTERRUPTED, ModelArgs, OK, encode, print, with_dtype};
+use super::{INTERRUPTED, ModelArgs, OK, print, refuse_empty, with_dtype};
 
 /// Continue a text: the likeliest token by default, or drawn at a temperature
 ///
@@ -39,19 +39,19 @@ pub(super) struct Generate {
     dtype: Dtype,
 
     /// Draw the next token with logits divided by this; 0 takes the likeliest
-    #[arg(long, default_value_t = 0.0, value_parser = non_negative)]
+    #[arg(long, default_value_t = 0.0, value_parser = non_negative, allow_negative_numbers = true)]
     temperature: f64,
 
     /// Draw from this many likeliest tokens; 0 is all
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, requires = "temperature")]
     top_k: usize,
 
     /// Draw from the fewest likeliest tokens whose probabilities reach this
-    #[arg(long, default_value_t = 1.0, value_parser = probability)]
+    #[arg(long, default_value_t = 1.0, value_parser = probability, requires = "temperature")]
     top_p: f64,
 
     /// Fixes what is drawn, on every machine
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, requires = "temperature")]
     seed: u64,
 
     /// Print one JSON object at the end instead of the text
@@ -88,16 +88,14 @@ struct Output<'a> {
 
 impl Generate {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
-        if self.prompt.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
+        refuse_empty(&self.prompt)?;
         let model = self.model.open(level)?;
         let tokenizer = model.checkpoint().tokenizer()?;
         let ids = if self.chat {
             let template = model.checkpoint().chat_template()?;
             tokenizer.encode(&template.render(&[Message::user(&*self.prompt)])?)?
         } else {
-            encode(&model, &self.prompt)?
+            tokenizer.encode(&self.prompt)?
         };
         with_dtype!(self.dtype, E => self.generate::<E>(&model, &tokenizer, &ids))
     }
@@ -110,28 +108,26 @@ impl Generate {
     ) -> Result<u8> {
         let cancel = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&cancel);
-        // A second handler cannot be set; without one Ctrl-C still ends the program.
-        let _ = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
+        let handler = ctrlc::set_handler(move || {
+            if flag.swap(true, Ordering::Relaxed) {
+                std::process::exit(INTERRUPTED.into());
+            }
+        });
+        // Without a handler Ctrl-C still ends the program.
+        drop(handler);
 
         let mut sampler = Sampler::new(self.temperature, self.top_k, self.top_p, self.seed);
         let mut stream = tokenizer.stream();
         let (mut ids, mut text) = (Vec::new(), String::new());
-        let mut session = Session::<E>::new(model);
+        let mut session = Session::<E>::new(model).with_cancel(cancel);
         let say = |piece: &str, text: &mut String| {
             text.push_str(piece);
             if self.json { Ok(()) } else { print(piece) }
         };
-        let stop = generate(
-            &mut session,
-            prompt,
-            self.max_tokens,
-            &mut sampler,
-            &cancel,
-            |id| {
-                ids.push(id);
-                say(&stream.push(id)?, &mut text)
-            },
-        )?;
+        let stop = generate(&mut session, prompt, self.max_tokens, &mut sampler, |id| {
+            ids.push(id);
+            say(&stream.push(id)?, &mut text)
+        })?;
         say(&stream.finish()?, &mut text)?;
         if self.json {
             let output = Output {

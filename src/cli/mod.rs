@@ -6,6 +6,7 @@ mod table;
 mod trace;
 mod verify;
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -22,6 +23,8 @@ const BROKEN: u8 = 1;
 const BAD_INPUT: u8 = 2;
 /// Ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
+
+const STANDARD_OUTPUT: &str = "standard output";
 
 /// Gemma 3 on the CPU as an auditable ground truth, and prompts turned into weight patches.
 ///
@@ -134,9 +137,7 @@ pub(crate) fn main() -> ExitCode {
     };
     match outcome {
         Ok(code) => code.into(),
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => {
-            OK.into()
-        }
+        Err(error) if is_closed_output(&error) => OK.into(),
         Err(error) => {
             eprintln!("error: {error}");
             BAD_INPUT.into()
@@ -161,15 +162,22 @@ fn print(text: &str) -> Result<()> {
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     written.map_err(|source| Error::Io {
         action: "write",
-        path: "standard output".into(),
+        path: STANDARD_OUTPUT.into(),
         source,
     })
 }
 
-/// The ids of a text that must not be empty.
-fn encode(model: &Model, text: &str) -> Result<Vec<u32>> {
+/// Refuses an empty text, before anything is read for it.
+fn refuse_empty(text: &str) -> Result<()> {
     if text.is_empty() {
-        return Err(Error::EmptyPrompt);
+        Err(Error::EmptyPrompt)
+    } else {
+        Ok(())
     }
-    model.checkpoint().tokenizer()?.encode(text)
+}
+
+/// Whether standard output has a reader no more, which ends a program without being its fault.
+fn is_closed_output(error: &Error) -> bool {
+    matches!(error, Error::Io { path, source, .. }
+        if path.as_os_str() == STANDARD_OUTPUT && source.kind() == ErrorKind::BrokenPipe)
 }

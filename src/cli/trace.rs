@@ -8,19 +8,20 @@ use context_patch::output::check_writable;
 use context_patch::tensor::Dtype;
 use context_patch::{Result, trace};
 
-use super::{ModelArgs, OK, encode, print, with_dtype};
+use super::{ModelArgs, OK, print, refuse_empty};
 
 /// Record the named intermediates of a forward pass into a safetensors file
 ///
 /// Names are those of the Hugging Face modules: model.layers.3.self_attn.q_norm,
 /// model.layers.3.residual_mid (what enters the MLP half), lm_head (the logits).
 #[derive(Args)]
+#[group(id = "input", required = true, multiple = false, args = ["prompt", "ids"])]
 pub(super) struct Trace {
     #[command(flatten)]
     model: ModelArgs,
 
     /// The text to run
-    #[arg(long, required_unless_present = "ids", conflicts_with = "ids")]
+    #[arg(long)]
     prompt: Option<String>,
 
     /// The token ids to run instead: a file with a JSON list, taken as they are
@@ -32,8 +33,8 @@ pub(super) struct Trace {
     dtype: Dtype,
 
     /// Record the last N tokens only [default: all]
-    #[arg(long, value_name = "N")]
-    last: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    last: Option<u32>,
 
     /// Record the tensors whose names match, such as 'model.layers.3.*' [default: all]
     #[arg(long, value_name = "GLOB", num_args = 1..)]
@@ -50,17 +51,22 @@ impl Trace {
         let model = self.model.open(level)?;
         let tokens = match &self.ids {
             Some(file) => trace::read_ids(file)?,
-            None => encode(&model, self.prompt.as_deref().unwrap_or_default())?,
+            None => {
+                let text = self.prompt.as_deref().unwrap_or_default();
+                refuse_empty(text)?;
+                model.checkpoint().tokenizer()?.encode(text)?
+            }
         };
-        let last = self.last.unwrap_or(usize::MAX);
-        let mut recording = trace::Trace::new(model.config(), &self.names, last)?;
-        with_dtype!(self.dtype, E => recording.run::<E>(&model, &tokens))?;
-        recording.write(&self.output, &model, self.dtype, &tokens)?;
+        let last = self.last.map_or(usize::MAX, |last| last as usize);
+        let mut recording = trace::Trace::new(model.config(), self.dtype, &self.names, last)?;
+        recording.run(&model, &tokens)?;
+        recording.write(&self.output, &model, &tokens)?;
         print(&format!(
-            "{} tensors of {} tokens in {}\n",
+            "{}: tensors: {}, tokens: {} of {}\n",
+            self.output.display(),
             recording.tensors().len(),
+            tokens.len().min(last),
             tokens.len(),
-            self.output.display()
         ))?;
         Ok(OK)
     }

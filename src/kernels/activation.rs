@@ -2,7 +2,7 @@
 //!
 //! x/2 · (1 + tanh u) with u = √(2/π) (x + 0.044715 x³) is x / (1 + e^(−2u)), which does not cancel for negative
 //! x. f64 computes that with the `libm` exponential; f32 computes it in f64, with the exponential of
-//! [`exp`](super::exp), and rounds once. No fused multiply-add.
+//! [`exp`], and rounds once. No fused multiply-add.
 
 use super::exp;
 

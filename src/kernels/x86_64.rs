@@ -137,14 +137,6 @@ lanes!(
     multiply_add: |sum: [_; 2], w: [_; 2], x: [_; 2]| from_fn(|i| _mm256_fmadd_ps(w[i], x[i], sum[i])),
     fold: |sum: [__m256; 2]| fold_eight_f32(_mm256_add_ps(sum[0], sum[1])),
 );
-lanes!(
-    Avx2, bf16, bf16, 32, f32, [__m256i; 2], [__m256; 2], (2, 2),
-    zero: [_mm256_setzero_ps(); 2],
-    load: load_avx2_bf16,
-    widen: load_avx2_bf16,
-    multiply_add: |sum: [_; 2], w: [_; 2], x: [_; 2]| from_fn(|i| dot_pairs_avx2(sum[i], w[i], x[i])),
-    fold: |sum: [__m256; 2]| fold_eight_f32(_mm256_add_ps(sum[0], sum[1])),
-);
 
 /// The AVX-512 pairs that do not depend on the bf16 instruction.
 macro_rules! avx512_lanes {
@@ -192,14 +184,22 @@ macro_rules! avx512_lanes {
 avx512_lanes!(Avx512);
 avx512_lanes!(Avx512Bf16);
 
-lanes!(
-    Avx512, bf16, bf16, 32, f32, [__m256i; 2], [__m256; 2], (2, 2),
-    zero: [_mm256_setzero_ps(); 2],
-    load: load_avx2_bf16,
-    widen: load_avx2_bf16,
-    multiply_add: |sum: [_; 2], w: [_; 2], x: [_; 2]| from_fn(|i| dot_pairs_avx2(sum[i], w[i], x[i])),
-    fold: |sum: [__m256; 2]| fold_eight_f32(_mm256_add_ps(sum[0], sum[1])),
-);
+/// bf16 products where there is no instruction for them.
+macro_rules! emulated_bf16_lanes {
+    ($name:ty) => {
+        lanes!(
+            $name, bf16, bf16, 32, f32, [__m256i; 2], [__m256; 2], (2, 2),
+            zero: [_mm256_setzero_ps(); 2],
+            load: load_avx2_bf16,
+            widen: load_avx2_bf16,
+            multiply_add: |sum: [_; 2], w: [_; 2], x: [_; 2]| from_fn(|i| dot_pairs_avx2(sum[i], w[i], x[i])),
+            fold: |sum: [__m256; 2]| fold_eight_f32(_mm256_add_ps(sum[0], sum[1])),
+        );
+    };
+}
+emulated_bf16_lanes!(Avx2);
+emulated_bf16_lanes!(Avx512);
+
 lanes!(
     Avx512Bf16, bf16, bf16, 32, f32, __m512bh, __m512, (4, 4),
     zero: _mm512_setzero_ps(),

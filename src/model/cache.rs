@@ -8,7 +8,7 @@ const SLACK: usize = 256;
 
 /// The keys and values of one sequence, layer by layer.
 #[derive(Clone, Debug)]
-pub struct Cache<E> {
+pub(crate) struct Cache<E> {
     pub(super) layers: Vec<LayerCache<E>>,
 }
 
@@ -30,13 +30,6 @@ impl<E: Element> Cache<E> {
             layers: layers.collect(),
         }
     }
-
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        for layer in &mut self.layers {
-            layer.forget(layer.positions.len());
-        }
-    }
 }
 
 /// The keys (turned) and values of one layer, oldest first.
@@ -54,7 +47,11 @@ pub(super) struct LayerCache<E> {
 impl<E: Element> LayerCache<E> {
     /// Adds the token at `position`; `key` and `value` are `[kv_heads · head_dim]`.
     pub(super) fn push(&mut self, position: usize, key: &[E], value: &[E]) {
-        debug_assert!(self.positions.last().is_none_or(|&last| last < position));
+        let ascending = self.positions.last().is_none_or(|&last| last < position);
+        assert!(
+            ascending,
+            "a token at position {position} after a later one"
+        );
         self.positions.push(position);
         let heads = key.chunks(self.head_dim).zip(value.chunks(self.head_dim));
         for (head, (key, value)) in heads.enumerate() {
@@ -85,15 +82,12 @@ impl<E: Element> LayerCache<E> {
             return;
         };
         let unseen = self.first_seen_from(last + 1);
-        if unseen >= SLACK {
-            self.forget(unseen);
+        if unseen < SLACK {
+            return;
         }
-    }
-
-    fn forget(&mut self, oldest: usize) {
-        self.positions.drain(..oldest);
+        self.positions.drain(..unseen);
         for vectors in self.keys.iter_mut().chain(&mut self.values) {
-            vectors.drain(..oldest * self.head_dim);
+            vectors.drain(..unseen * self.head_dim);
         }
     }
 }

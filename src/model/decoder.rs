@@ -14,19 +14,22 @@ impl Model {
         Cache::new(windows, config.num_key_value_heads, config.head_dim)
     }
 
+    /// Refuses sequences of more tokens than the model has positions.
+    pub(crate) fn check_length(&self, tokens: usize) -> Result<()> {
+        let positions = self.config().max_position_embeddings;
+        if tokens > positions {
+            return Err(Error::PromptTooLong { tokens, positions });
+        }
+        Ok(())
+    }
+
     /// Refuses token ids outside the vocabulary, positions outside the model's, and nothing at all.
     pub(crate) fn check_tokens(&self, tokens: &[u32], first_position: usize) -> Result<()> {
         let config = self.config();
         if tokens.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        let end = first_position + tokens.len();
-        if end > config.max_position_embeddings {
-            return Err(Error::PromptTooLong {
-                tokens: end,
-                positions: config.max_position_embeddings,
-            });
-        }
+        self.check_length(first_position.saturating_add(tokens.len()))?;
         match tokens
             .iter()
             .position(|&id| id as usize >= config.vocab_size)
@@ -62,7 +65,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// Those of [`check_finite`](Self::check_finite).
+    /// [`Error::Cancelled`], and those of [`check_finite`](Self::check_finite).
     pub(crate) fn blocks<'c, E: Element>(
         &self,
         run: &mut Run<'_>,
@@ -71,7 +74,7 @@ impl Model {
         changes: impl Fn(usize) -> Vec<Changed<'c, LayerChange<E>>>,
     ) -> Result<Matrix<E>> {
         for (layer, block) in self.layers.iter().enumerate() {
-            run.layer = layer;
+            run.enter(layer)?;
             x = block.forward(run, &x, sequences, &changes(layer));
             self.check_layer(layer, &x)?;
         }

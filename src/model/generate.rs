@@ -1,12 +1,10 @@
 //! Generation: which token comes next, and when to stop.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use rand_core::Rng;
 use rand_pcg::Pcg64;
 
 use super::Session;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::softmax;
 use crate::tensor::Element;
 
@@ -56,7 +54,7 @@ impl Sampler {
             return greedy(logits);
         }
         let mut ids: Vec<u32> = (0..logits.len() as u32).collect();
-        let logit = |id: u32| logits[id as usize].to_f64() / self.temperature;
+        let logit = |id: u32| logits[id as usize].to_f64();
         // Likeliest first; of equals the lowest id, so that the order is one.
         let likelier = |a: &u32, b: &u32| logit(*b).total_cmp(&logit(*a)).then(a.cmp(b));
         if self.top_k > 0 && self.top_k < ids.len() {
@@ -64,7 +62,12 @@ impl Sampler {
             ids.truncate(self.top_k);
         }
         ids.sort_unstable_by(likelier);
-        let mut p: Vec<f64> = ids.iter().map(|&id| logit(id)).collect();
+        // From the largest, so that no temperature makes two infinities of them.
+        let largest = logit(ids[0]);
+        let scaled = ids
+            .iter()
+            .map(|&id| (logit(id) - largest) / self.temperature);
+        let mut p: Vec<f64> = scaled.collect();
         softmax(&mut p);
         let mut reached = 0.0;
         let kept = p.iter().position(|p| {
@@ -97,35 +100,35 @@ pub enum Stop {
 }
 
 /// Takes in `prompt` and writes up to `max_tokens` tokens, each handed to `on_token`; an end token is not.
-/// `cancel` is looked at before every token.
+/// A [cancelled](Session::with_cancel) session ends it without an error.
 ///
 /// # Errors
 ///
-/// Those of [`Session::forward`] and of `on_token`.
+/// Those of [`Session::forward`] but for [`Error::Cancelled`], and those of `on_token`.
 pub fn generate<E: Element>(
     session: &mut Session<'_, E>,
     prompt: &[u32],
     max_tokens: usize,
     sampler: &mut Sampler,
-    cancel: &AtomicBool,
     mut on_token: impl FnMut(u32) -> Result<()>,
 ) -> Result<Stop> {
     let model = session.model();
     let end = model.checkpoint().eos_token_ids();
-    let mut logits = session.forward(prompt, 1)?;
-    for written in 1..=max_tokens {
-        if cancel.load(Ordering::Relaxed) {
-            return Ok(Stop::Cancelled);
-        }
+    let mut next = prompt.to_vec();
+    for _ in 0..max_tokens {
+        let logits = match session.forward(&next, 1) {
+            Err(Error::Cancelled) => return Ok(Stop::Cancelled),
+            logits => logits?,
+        };
         let token = sampler.next(logits.row(0));
         if end.contains(&token) {
             return Ok(Stop::End);
         }
         on_token(token)?;
-        if written == max_tokens || session.position() == model.config().max_position_embeddings {
+        if session.position() == model.config().max_position_embeddings {
             break;
         }
-        logits = session.forward(&[token], 1)?;
+        next = vec![token];
     }
     Ok(Stop::Length)
 }
@@ -170,6 +173,11 @@ mod tests {
         assert!(shares_k[0] + shares_k[2] + shares_k[4] == 0.0 && shares_k[3] > 0.3);
         let shares_p = shares(&mut Sampler::new(1.0, 0, 0.5, 7), 500);
         assert!(shares_p[0] + shares_p[2] + shares_p[4] == 0.0 && shares_p[1] > 0.3);
+    }
+
+    #[test]
+    fn the_smallest_temperature_takes_the_likeliest() {
+        assert_eq!(Sampler::new(1e-310, 0, 0.5, 3).next(&[1.0f32, 5.0, 2.0]), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::attention::Attention;
 use super::{Block, Inner, Model, Outer, RmsNorm};
 use crate::checkpoint::{Access, Checkpoint, Config, LayerKind, Tensors};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::{Level, Rotation};
 use crate::tensor::Tensor;
 
@@ -51,10 +51,10 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`Error::MissingTensor`](crate::Error::MissingTensor) and
-    /// [`Error::TensorShape`](crate::Error::TensorShape).
+    /// [`Error::MissingTensor`], [`Error::TensorShape`] and [`Error::ExtraLayer`].
     pub fn from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> Result<Self> {
         let (config, tensors) = (checkpoint.config(), checkpoint.tensors());
+        refuse_extra_layers(config, tensors)?;
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embed_tokens = tensors.get("model.embed_tokens.weight", &[vocab, hidden])?;
         let layers = config.layer_types.iter().enumerate();
@@ -86,6 +86,26 @@ impl Model {
             embedding_scale: options.embedding_scale,
             checkpoint,
         })
+    }
+}
+
+/// A config of fewer layers than the weights have would run a shorter model without a word.
+fn refuse_extra_layers(config: &Config, tensors: &Tensors) -> Result<()> {
+    let layers = config.num_hidden_layers;
+    let layer = |name: &str| {
+        let rest = name.strip_prefix("model.layers.")?;
+        rest.split('.').next()?.parse::<usize>().ok()
+    };
+    match tensors
+        .names()
+        .find(|name| layer(name).is_some_and(|layer| layer >= layers))
+    {
+        None => Ok(()),
+        Some(tensor) => Err(Error::ExtraLayer {
+            file: tensors.source().into(),
+            tensor: tensor.into(),
+            layers,
+        }),
     }
 }
 

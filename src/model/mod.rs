@@ -16,7 +16,7 @@ mod session;
 pub use attention::Attention;
 pub(crate) use attention::Sequence;
 pub use block::Block;
-pub use cache::Cache;
+pub(crate) use cache::Cache;
 pub(crate) use change::{Changed, LayerChange, LinearChange};
 pub use inner::Inner;
 pub use load::{EmbeddingScale, ModelOptions};

@@ -1,5 +1,9 @@
 //! What goes along with a forward pass: the instruction set, and who listens.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
 use crate::kernels::Level;
 use crate::tensor::{Element, Matrix};
 
@@ -21,14 +25,29 @@ pub(crate) struct Run<'a> {
     /// The layer the pass is in.
     pub(crate) layer: usize,
     recorder: Option<&'a mut dyn Recorder>,
+    cancel: Option<Arc<AtomicBool>>,
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(level: Level, recorder: Option<&'a mut dyn Recorder>) -> Self {
+    pub(crate) fn new(
+        level: Level,
+        recorder: Option<&'a mut dyn Recorder>,
+        cancel: Option<Arc<AtomicBool>>,
+    ) -> Self {
         Self {
             level,
             layer: 0,
             recorder,
+            cancel,
+        }
+    }
+
+    /// Goes on to a layer, unless the pass is cancelled.
+    pub(crate) fn enter(&mut self, layer: usize) -> Result<()> {
+        self.layer = layer;
+        match &self.cancel {
+            Some(cancel) if cancel.load(Ordering::Relaxed) => Err(Error::Cancelled),
+            _ => Ok(()),
         }
     }
 

@@ -1,14 +1,19 @@
 //! One sequence on its way through a model.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::{Cache, LayerChange, Model, Recorder, Run, Sequence};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::patch::Overlay;
 use crate::tensor::{Element, Matrix};
 
 /// Tokens that go through the layers together. A matter of speed: any division gives the same bits.
 const CHUNK: usize = 256;
+
+/// Tokens whose logits are computed together: a megabyte each for Gemma's vocabulary.
+const LOGITS: usize = 16;
 
 /// A sequence, its key-value cache, and the patch it runs under, if any.
 #[derive(Clone, Debug)]
@@ -18,6 +23,9 @@ pub struct Session<'m, E: Element> {
     position: usize,
     overlay: Option<&'m Overlay<E>>,
     chunk: usize,
+    cancel: Option<Arc<AtomicBool>>,
+    /// Tokens have gone through some layers and not through all.
+    spent: bool,
 }
 
 impl<'m, E: Element> Session<'m, E> {
@@ -29,6 +37,8 @@ impl<'m, E: Element> Session<'m, E> {
             position: 0,
             overlay: None,
             chunk: CHUNK,
+            cancel: None,
+            spent: false,
         }
     }
 
@@ -39,7 +49,8 @@ impl<'m, E: Element> Session<'m, E> {
         self
     }
 
-    /// The same sequence, whose next token is at `position`.
+    /// The same sequence, whose next token is at `position`, which must not be before the tokens it has
+    /// seen.
     #[must_use]
     pub fn at(mut self, position: usize) -> Self {
         self.position = position;
@@ -50,6 +61,14 @@ impl<'m, E: Element> Session<'m, E> {
     #[must_use]
     pub fn with_chunk(mut self, chunk: usize) -> Self {
         self.chunk = chunk.max(1);
+        self
+    }
+
+    /// The same sequence, which gives up when `cancel` becomes true: it is looked at before every layer
+    /// of every chunk.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: Arc<AtomicBool>) -> Self {
+        self.cancel = Some(cancel);
         self
     }
 
@@ -65,6 +84,7 @@ impl<'m, E: Element> Session<'m, E> {
         rows: Range<usize>,
         positions: &'a [usize],
     ) -> Sequence<'a, E> {
+        self.spent = true;
         Sequence {
             rows,
             positions,
@@ -72,9 +92,27 @@ impl<'m, E: Element> Session<'m, E> {
         }
     }
 
-    /// Counts tokens that were taken in as rows of a batch.
+    /// Counts tokens that were taken in as rows of a batch, through all layers.
     pub(crate) fn skip(&mut self, tokens: usize) {
         self.position += tokens;
+        self.spent = false;
+    }
+
+    /// A pass for this sequence's next tokens, which are fit for it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`forward`](Self::forward) before anything is computed.
+    pub(crate) fn start<'r>(
+        &self,
+        tokens: &[u32],
+        recorder: Option<&'r mut dyn Recorder>,
+    ) -> Result<Run<'r>> {
+        if self.spent {
+            return Err(Error::SpentSession);
+        }
+        self.model.check_tokens(tokens, self.position)?;
+        Ok(Run::new(self.model.level(), recorder, self.cancel.clone()))
     }
 
     /// The position of the next token.
@@ -82,13 +120,15 @@ impl<'m, E: Element> Session<'m, E> {
         self.position
     }
 
-    /// Takes `tokens` in, and gives the logits of the last `last` of them, `[last, vocab]`.
+    /// Takes `tokens` in, and gives the logits of the last `last` of them (of all where there are
+    /// fewer), `[last, vocab]`.
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyPrompt`](crate::Error::EmptyPrompt), [`Error::TokenId`](crate::Error::TokenId) and
-    /// [`Error::PromptTooLong`](crate::Error::PromptTooLong) before anything is computed;
-    /// [`Error::NotFinite`](crate::Error::NotFinite) or the tensor at fault after.
+    /// Before anything is computed: [`Error::EmptyPrompt`], [`Error::TokenId`],
+    /// [`Error::PromptTooLong`], and [`Error::SpentSession`] after one of the following. Then
+    /// [`Error::Cancelled`]; and [`Error::NotFinite`] or [`Error::Overflow`] where a number is not
+    /// finite. After these the session has seen half a token and is of no further use.
     pub fn forward(&mut self, tokens: &[u32], last: usize) -> Result<Matrix<E>> {
         self.advance(tokens, last, None)
     }
@@ -113,18 +153,19 @@ impl<'m, E: Element> Session<'m, E> {
         last: usize,
         recorder: Option<&mut dyn Recorder>,
     ) -> Result<Matrix<E>> {
-        self.model.check_tokens(tokens, self.position)?;
-        let mut run = Run::new(self.model.level(), recorder);
+        let mut run = self.start(tokens, recorder)?;
+        self.spent = true;
         let silent = tokens.len().saturating_sub(last);
         let mut logits = Vec::new();
         for (i, chunk) in tokens.chunks(self.chunk).enumerate() {
             let x = self.chunk_forward(&mut run, chunk)?;
             let first = silent.saturating_sub(i * self.chunk);
-            if first < chunk.len() {
-                let x = x.slice_rows(first..chunk.len());
+            for start in (first..chunk.len()).step_by(LOGITS) {
+                let x = x.slice_rows(start..chunk.len().min(start + LOGITS));
                 logits.extend(self.model.logits(&mut run, &x)?.into_vec());
             }
         }
+        self.spent = false;
         Ok(Matrix::from_vec(self.model.config().vocab_size, logits))
     }
 

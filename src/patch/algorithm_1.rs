@@ -6,9 +6,10 @@
 
 use std::ops::Range;
 
+use super::lemmas::norm;
 use super::overlay::{self, Form};
 use super::{LayerPatch, LowRank, Patch, theorem_1};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::unscaled_rms_norm;
 use crate::model::{Block, Cache, Changed, LayerChange, Run, Sequence, Session};
 use crate::tensor::{Element, Matrix};
@@ -94,8 +95,8 @@ struct Reduced<E: Element> {
 ///
 /// # Errors
 ///
-/// [`Error::Precondition`](crate::Error::Precondition) of [`theorem_1`], with the layer; those of
-/// [`Session::forward`].
+/// [`Error::KeptTokens`] where the kept tokens' positions do not ascend to the query's;
+/// [`Error::Precondition`] of [`theorem_1`], with the layer; those of [`Session::forward`].
 pub fn solve<E: Element>(
     contextual: &mut Session<'_, E>,
     query: u32,
@@ -104,44 +105,43 @@ pub fn solve<E: Element>(
     controls: &[Variant],
 ) -> Result<Solution<E>> {
     let model = contextual.model();
+    let mut run = contextual.start(&[query], None)?;
     let position = contextual.position();
-    model.check_tokens(&[query], position)?;
-    for &(token, position) in kept {
-        model.check_tokens(&[token], position)?;
-    }
     let (mut tokens, mut positions): (Vec<_>, Vec<_>) = kept.iter().copied().unzip();
     tokens.push(query);
     positions.push(position);
+    if !positions.is_sorted_by(|a, b| a < b) {
+        return Err(Error::KeptTokens { query: position });
+    }
+    model.check_tokens(&tokens, 0)?;
 
-    let mut run = Run::new(model.level(), None);
-    let mut passes: Vec<Reduced<E>> = Vec::new();
     let mut batch = vec![query];
+    let mut passes = Vec::new();
     for &variant in [Variant::Whole].iter().chain(controls) {
         let rows = batch.len()..batch.len() + tokens.len();
+        batch.extend(&tokens);
+        let cache = model.new_cache();
         passes.push(Reduced {
             variant,
             rows,
-            cache: model.new_cache(),
+            cache,
         });
-        batch.extend(&tokens);
     }
     let mut x = model.embed(&mut run, &batch);
-    let mut solution = Vec::new();
+    let mut solved = Vec::new();
     for (layer, block) in model.layers().iter().enumerate() {
-        run.layer = layer;
-        let v = {
-            let mut sequences = vec![contextual.as_rows(0..1, std::slice::from_ref(&position))];
-            sequences.extend(passes.iter_mut().map(|pass| Sequence {
-                rows: pass.rows.clone(),
-                positions: &positions,
-                cache: &mut pass.cache,
-            }));
-            block.attention.forward(&mut run, &x, &mut sequences)
-        };
-        let solved;
-        (x, solved) = solve_layer(&mut run, block, &v, &passes, form)?;
+        run.enter(layer)?;
+        let mut sequences = vec![contextual.as_rows(0..1, std::slice::from_ref(&position))];
+        sequences.extend(passes.iter_mut().map(|pass| Sequence {
+            rows: pass.rows.clone(),
+            positions: &positions,
+            cache: &mut pass.cache,
+        }));
+        let v = block.attention.forward(&mut run, &x, &mut sequences);
+        let (t, layer_solved) = solve_layer(&mut run, block, &v, &passes, form)?;
+        x = t;
         model.check_layer(layer, &x)?;
-        solution.push(solved);
+        solved.push(layer_solved);
     }
     contextual.skip(1);
 
@@ -149,7 +149,7 @@ pub fn solve<E: Element>(
     let rows = std::iter::once(0).chain(last_rows);
     let hidden = rows.flat_map(|row| x.row(row).to_vec()).collect();
     let logits = model.logits(&mut run, &Matrix::from_vec(x.cols(), hidden))?;
-    let (layers, reports) = solution.into_iter().unzip();
+    let (layers, reports) = solved.into_iter().unzip();
     Ok(Solution {
         patch: Patch { layers },
         layers: reports,
@@ -222,7 +222,7 @@ fn report(patch: &LayerPatch, z: &[f64], n: &[f64], target: &[f64], t: &[f64]) -
     LayerReport {
         delta_w: [frobenius(&patch.gate), frobenius(&patch.up)],
         largest_delta_m: patch.largest_delta_m(),
-        z_norm: z.iter().map(|z| z * z).sum::<f64>().sqrt(),
+        z_norm: norm(z),
         smallest_divisor: n.iter().fold(f64::INFINITY, |min, n| min.min(n.abs())),
         hidden_error: largest(&error) / largest(target).max(f64::MIN_POSITIVE),
     }

@@ -61,7 +61,7 @@ pub fn lemma_10(u: &[f64], delta_y: &[f64]) -> Result<Vec<f64>, Precondition> {
 }
 
 /// ‖x‖, without overflow on the way.
-fn norm(x: &[f64]) -> f64 {
+pub(super) fn norm(x: &[f64]) -> f64 {
     let largest = x.iter().fold(0.0f64, |max, x| max.max(x.abs()));
     if largest == 0.0 || !largest.is_finite() || x.iter().any(|x| x.is_nan()) {
         return x.iter().map(|x| x.abs()).sum();

@@ -107,7 +107,7 @@ impl Tensor {
         decode(self.storage, self.row_bytes(row), out);
     }
 
-    /// The Frobenius norm, in f64.
+    /// The Frobenius norm, summed in f64 from first to last: a figure for reports.
     pub fn frobenius(&self) -> f64 {
         let squares = self.to_vec::<f64>().into_iter().map(|x| x * x);
         squares.sum::<f64>().sqrt()

@@ -29,11 +29,12 @@
 
 mod ids;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
-use safetensors::tensor::{Dtype as FileDtype, TensorView};
+use half::bf16;
 
 pub use ids::{parse_ids, read_ids};
 
@@ -41,7 +42,7 @@ use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 use crate::model::{Model, Recorder, Session};
 use crate::output;
-use crate::tensor::{Dtype, Element, Matrix};
+use crate::tensor::{Dtype, Element, Matrix, Storage};
 
 /// The names of a layer's tensors, in forward order, relative to `model.layers.I`.
 const LAYER_NAMES: [&str; 20] = [
@@ -79,22 +80,56 @@ pub fn names(config: &Config) -> Vec<String> {
     first.chain(layers).chain(last).collect()
 }
 
-/// A recording: for each wanted name the last tokens' rows, in the order they were computed.
+/// A recording: for each wanted name the last tokens' rows.
 #[derive(Clone, Debug)]
 pub struct Trace {
     wanted: GlobSet,
     last: usize,
-    tensors: BTreeMap<String, Matrix<f64>>,
+    dtype: Dtype,
+    tensors: BTreeMap<String, Recorded>,
+}
+
+/// The rows recorded under one name: F64 for compute type f64 and F32 for the others, which is exact.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    cols: usize,
+    storage: Storage,
+    bytes: Vec<u8>,
+}
+
+impl Recorded {
+    /// `[tokens, width]`.
+    pub fn shape(&self) -> [usize; 2] {
+        [
+            self.bytes.len() / (self.cols * self.storage.size()),
+            self.cols,
+        ]
+    }
+
+    fn push(&mut self, rows: &Matrix<f64>, last: usize) {
+        match self.storage {
+            Storage::F64 => self
+                .bytes
+                .extend(rows.as_slice().iter().flat_map(|x| x.to_le_bytes())),
+            _ => self.bytes.extend(
+                rows.as_slice()
+                    .iter()
+                    .flat_map(|&x| (x as f32).to_le_bytes()),
+            ),
+        }
+        let keep = last.saturating_mul(self.cols * self.storage.size());
+        self.bytes.drain(..self.bytes.len().saturating_sub(keep));
+    }
 }
 
 impl Trace {
-    /// Records the tensors of `config`'s model whose names match one of `globs` (all where there is
-    /// none), the rows of the last `last` tokens.
+    /// For a pass of `config`'s model in compute type `dtype`: records the tensors whose names match
+    /// one of `globs` (all where there is none), the rows of the last `last` tokens.
     ///
     /// # Errors
     ///
     /// [`Error::Glob`] for a pattern that is malformed or matches no name.
-    pub fn new(config: &Config, globs: &[String], last: usize) -> Result<Self> {
+    pub fn new(config: &Config, dtype: Dtype, globs: &[String], last: usize) -> Result<Self> {
         let all = ["*".to_owned()];
         let globs = if globs.is_empty() { &all } else { globs };
         let names = names(config);
@@ -118,72 +153,82 @@ impl Trace {
         Ok(Self {
             wanted,
             last,
+            dtype,
             tensors: BTreeMap::new(),
         })
     }
 
-    /// Runs `tokens` through `model` in compute type `E` and records them.
+    /// Runs `tokens` through `model` and records them.
     ///
     /// # Errors
     ///
     /// Those of [`Session::forward`].
-    pub fn run<E: Element>(&mut self, model: &Model, tokens: &[u32]) -> Result<()> {
-        let logits = self.last.min(tokens.len());
-        let logits = if self.wants("lm_head") || self.wants("model.norm") {
-            logits
-        } else {
-            0
-        };
-        Session::<E>::new(model).forward_recorded(tokens, logits, self)?;
-        Ok(())
+    pub fn run(&mut self, model: &Model, tokens: &[u32]) -> Result<()> {
+        match self.dtype {
+            Dtype::F64 => self.run_in::<f64>(model, tokens),
+            Dtype::F32 => self.run_in::<f32>(model, tokens),
+            Dtype::Bf16 => self.run_in::<bf16>(model, tokens),
+        }
+    }
+
+    fn run_in<E: Element>(&mut self, model: &Model, tokens: &[u32]) -> Result<()> {
+        let mut session = Session::<E>::new(model);
+        let ends = ["lm_head", "model.norm"]
+            .iter()
+            .any(|name| self.wants(name));
+        let logits = if ends { self.last } else { 0 };
+        session.forward_recorded(tokens, logits, self).map(drop)
     }
 
     /// What was recorded, by name.
-    pub fn tensors(&self) -> &BTreeMap<String, Matrix<f64>> {
+    pub fn tensors(&self) -> &BTreeMap<String, Recorded> {
         &self.tensors
     }
 
-    /// Writes a safetensors file: F64 for `dtype` f64 and F32 for the others, which is exact. Its
-    /// metadata has `model`, `model_hash`, `dtype`, `ids` (a JSON list) and `version` (of this crate).
+    /// Writes a safetensors file. Its metadata has `model`, `model_hash`, `dtype`, `ids` (a JSON list of
+    /// all `tokens` that were run) and `version` (of this crate).
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
-    pub fn write(&self, path: &Path, model: &Model, dtype: Dtype, tokens: &[u32]) -> Result<()> {
+    pub fn write(&self, path: &Path, model: &Model, tokens: &[u32]) -> Result<()> {
         let metadata = [
             ("model", model.checkpoint().name().to_owned()),
             ("model_hash", model.checkpoint().tensors().content_hash()),
-            ("dtype", dtype.to_string()),
+            ("dtype", self.dtype.to_string()),
             ("ids", format!("{tokens:?}")),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
-        let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
-        let tensors: Vec<_> = self
-            .tensors
-            .iter()
-            .map(|(name, rows)| (name, [rows.rows(), rows.cols()], to_bytes(rows, dtype)))
-            .collect();
-        let file_dtype = match dtype {
-            Dtype::F64 => FileDtype::F64,
-            Dtype::F32 | Dtype::Bf16 => FileDtype::F32,
-        };
-        let views = tensors.iter().map(|(name, shape, bytes)| {
-            let view = TensorView::new(file_dtype, shape.to_vec(), bytes);
-            view.map(|view| (*name, view))
-        });
-        let file = views
-            .collect::<Result<Vec<_>, _>>()
-            .and_then(|views| safetensors::serialize(views, Some(metadata)))
-            .map_err(|e| Error::io("write", path)(std::io::Error::other(e)))?;
-        output::write_file(path, |out| out.write_all(&file))
+        let header = self.header(metadata.into());
+        // Not through the safetensors crate, which would copy all of it and give the metadata in
+        // another order each time.
+        output::write_file(path, |out| {
+            out.write_all(&(header.len() as u64).to_le_bytes())?;
+            out.write_all(&header)?;
+            let mut tensors = self.tensors.values();
+            tensors.try_for_each(|tensor| out.write_all(&tensor.bytes))
+        })
     }
 }
 
-fn to_bytes(rows: &Matrix<f64>, dtype: Dtype) -> Vec<u8> {
-    let numbers = rows.as_slice().iter();
-    match dtype {
-        Dtype::F64 => numbers.flat_map(|x| x.to_le_bytes()).collect(),
-        Dtype::F32 | Dtype::Bf16 => numbers.flat_map(|&x| (x as f32).to_le_bytes()).collect(),
+impl Trace {
+    /// The header of a safetensors file: where each tensor lies, filled with spaces to whole 8 bytes.
+    fn header(&self, metadata: BTreeMap<&str, String>) -> Vec<u8> {
+        let mut entries = BTreeMap::from([("__metadata__", serde_json::json!(metadata))]);
+        let mut offset = 0;
+        for (name, tensor) in &self.tensors {
+            let end = offset + tensor.bytes.len();
+            let entry = serde_json::json!({
+                "dtype": tensor.storage.to_string(),
+                "shape": tensor.shape(),
+                "data_offsets": [offset, end],
+            });
+            entries.insert(name, entry);
+            offset = end;
+        }
+        let mut header = serde_json::json!(entries).to_string().into_bytes();
+        header.resize(header.len().next_multiple_of(8), b' ');
+        header
     }
 }
 
@@ -193,14 +238,15 @@ impl Recorder for Trace {
     }
 
     fn record(&mut self, name: &str, rows: &Matrix<f64>) {
-        let before = self.tensors.remove(name);
-        let mut data = before.map(Matrix::into_vec).unwrap_or_default();
-        data.extend_from_slice(rows.as_slice());
-        let surplus = data
-            .len()
-            .saturating_sub(self.last.saturating_mul(rows.cols()));
-        data.drain(..surplus);
-        self.tensors
-            .insert(name.to_owned(), Matrix::from_vec(rows.cols(), data));
+        let recorded = self.tensors.entry(name.to_owned());
+        let recorded = recorded.or_insert_with(|| Recorded {
+            cols: rows.cols(),
+            storage: match self.dtype {
+                Dtype::F64 => Storage::F64,
+                Dtype::F32 | Dtype::Bf16 => Storage::F32,
+            },
+            bytes: Vec::new(),
+        });
+        recorded.push(rows, self.last);
     }
 }

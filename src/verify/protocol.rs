@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::bounds::{self, Bounds};
+use super::Controls;
+use super::bounds::Bounds;
 use super::metrics::{Comparison, margin};
 use crate::error::{Error, Result};
 use crate::model::generate::greedy;
@@ -29,24 +30,18 @@ pub struct Step {
     pub bound: f64,
     /// The patched reduced pass against the contextual one.
     pub patched: Comparison,
-    /// The controls in the order of [`Variant::CONTROLS`].
-    pub controls: [Comparison; 3],
+    /// The controls.
+    pub controls: Controls<Comparison>,
     /// How each layer was solved.
     pub layers: Vec<LayerReport>,
 }
 
 impl Step {
-    /// Whether the patch does what it should: the logits within the bound, the same token wherever the bound
-    /// leaves no doubt which it is, and every control off.
+    /// Whether the patch does what it should: the logits within the bound, and the same token wherever
+    /// the bound leaves no doubt which it is.
     pub fn holds(&self) -> bool {
         let token = self.patched.same_top || self.margin <= 2.0 * self.bound;
-        self.patched.linf <= self.bound && token && self.controls_fail()
-    }
-
-    /// Whether no control says what the patch says.
-    pub fn controls_fail(&self) -> bool {
-        let off = |control: &Comparison| control.linf > bounds::CONTROL || control.linf.is_nan();
-        self.controls.iter().all(off)
+        self.patched.linf <= self.bound && token
     }
 }
 
@@ -62,6 +57,20 @@ pub struct Verification<'m> {
 }
 
 impl Verification<'_> {
+    /// Whether a prompt can be verified: it has a context, and room for the tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EmptyPrompt`], [`Error::NoContext`], [`Error::TokenId`] and [`Error::PromptTooLong`].
+    pub fn check(&self, ids: &[u32]) -> Result<()> {
+        self.model.check_tokens(ids, 0)?;
+        if ids.len() == 1 {
+            return Err(Error::NoContext);
+        }
+        self.model
+            .check_length((ids.len() - 1).saturating_add(self.tokens))
+    }
+
     /// Runs the protocol on one prompt in compute type `E`; `on_step` gets each token as it is done.
     ///
     /// Both passes share one decode with a cache: the prompt goes through the model once, and each token
@@ -69,26 +78,18 @@ impl Verification<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error::NoContext`] for a prompt of one token; those of [`solve`] and of `on_step`.
+    /// Those of [`check`](Self::check), of [`solve`] and of `on_step`.
     pub fn prompt<E: Element>(
         &self,
         prompt: usize,
         ids: &[u32],
         mut on_step: impl FnMut(Step) -> Result<()>,
     ) -> Result<()> {
-        let Some((&last, context)) = ids.split_last() else {
-            return Err(Error::EmptyPrompt);
-        };
-        if context.is_empty() {
-            return Err(Error::NoContext);
-        }
-        let mut contextual = Session::<E>::new(self.model);
+        self.check(ids)?;
+        let (context, mut token) = (&ids[..ids.len() - 1], ids[ids.len() - 1]);
         let bounds = Bounds::new(E::DTYPE, self.model.config().hidden_size);
-        // Before any work: is there room for all of it?
-        self.model
-            .check_tokens(&vec![last; self.tokens], context.len())?;
+        let mut contextual = Session::<E>::new(self.model);
         contextual.forward(context, 0)?;
-        let mut token = last;
         for step in 0..self.tokens {
             let position = contextual.position();
             let solution = solve(&mut contextual, token, &[], self.form, &Variant::CONTROLS)?;
@@ -105,7 +106,7 @@ impl Verification<'_> {
                 margin: margin(want),
                 bound: bounds.logits(largest),
                 patched: reduced[0],
-                controls: [reduced[1], reduced[2], reduced[3]],
+                controls: Controls::from([reduced[1], reduced[2], reduced[3]]),
                 layers: solution.layers,
             })?;
             token = next;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Step;
+use super::{Comparison, Controls, Step};
 
 /// The figures of all steps of one compute type and form.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -13,7 +13,7 @@ pub struct Summary {
     pub matching: usize,
     /// The worst L∞ of the logits.
     pub worst_linf: f64,
-    /// The median L∞ of the logits.
+    /// The median L∞ of the logits (of two in the middle the larger).
     pub median_linf: f64,
     /// The worst share of the allowed difference that was used up; above 1 the bound is broken.
     pub worst_share_of_bound: f64,
@@ -23,10 +23,13 @@ pub struct Summary {
     pub worst_hidden_error: f64,
     /// The largest |Δm|.
     pub largest_delta_m: f64,
-    /// The controls in the order of [`Variant::CONTROLS`](crate::patch::Variant::CONTROLS).
-    pub controls: [Control; 3],
+    /// The controls.
+    pub controls: Controls<Control>,
     /// Whether every step [`holds`](Step::holds).
     pub holds: bool,
+    /// Whether every control is off by far: its median L∞ above ten times the largest bound. Where it is
+    /// not, the context hardly matters to the model, and that the patch holds says little.
+    pub controls_fail: bool,
 }
 
 /// The figures of a negative control.
@@ -40,6 +43,20 @@ pub struct Control {
     pub median_linf: f64,
 }
 
+impl Control {
+    fn new(steps: &[Step], of: impl Fn(&Step) -> Comparison) -> Self {
+        let each = || steps.iter().map(&of);
+        Self {
+            matching: each().filter(|control| control.same_top).count(),
+            smallest_linf: each()
+                .map(|control| control.linf)
+                .reduce(f64::min)
+                .unwrap_or(0.0),
+            median_linf: median(each().map(|control| control.linf)),
+        }
+    }
+}
+
 impl Summary {
     /// The figures of `steps`; all zero for none.
     pub fn new(steps: &[Step]) -> Self {
@@ -51,6 +68,11 @@ impl Summary {
                 .map(figure)
                 .fold(0.0, worse)
         };
+        let controls = Controls::from([
+            Control::new(steps, |step| step.controls.no_patch),
+            Control::new(steps, |step| step.controls.without_delta_m),
+            Control::new(steps, |step| step.controls.without_gate_up),
+        ]);
         Self {
             tokens: steps.len(),
             matching: steps.iter().filter(|step| step.patched.same_top).count(),
@@ -60,16 +82,10 @@ impl Summary {
             worst_tvd: worst(|step| step.patched.tvd),
             worst_hidden_error: layers(|layer| layer.hidden_error),
             largest_delta_m: layers(|layer| layer.largest_delta_m),
-            controls: std::array::from_fn(|i| {
-                let each = || steps.iter().map(|step| step.controls[i]);
-                Control {
-                    matching: each().filter(|control| control.same_top).count(),
-                    smallest_linf: each()
-                        .map(|control| control.linf)
-                        .fold(f64::INFINITY, f64::min),
-                    median_linf: median(each().map(|control| control.linf)),
-                }
-            }),
+            controls_fail: controls
+                .iter()
+                .all(|(_, control)| control.median_linf > 10.0 * worst(|step| step.bound)),
+            controls,
             holds: steps.iter().all(Step::holds),
         }
     }

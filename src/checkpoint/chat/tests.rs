@@ -103,3 +103,18 @@ fn a_broken_template_is_refused() {
         "the chat template of m/chat_template.jinja: unknown function: strftime_now is unknown (in chat_template:1)"
     );
 }
+
+#[test]
+fn a_template_that_goes_on_and_on_is_stopped() {
+    let loops = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}";
+    let written = "{% set x = 'x' * 1000000000 %}{{ x }}";
+    for source in [loops, written] {
+        assert_eq!(
+            message(source, &[]),
+            "the chat template of m/chat_template.jinja: it is not done after 10000000 steps; use another template"
+        );
+    }
+    let long = "x".repeat(10_000_000);
+    let text = template(TEMPLATE).unwrap().render(&[Message::user(long)]);
+    assert!(text.unwrap().len() > 10_000_000);
+}

@@ -71,10 +71,9 @@ fn all_storage_types_are_kept() {
 }
 
 #[test]
-fn metadata_is_kept() {
+fn metadata_is_no_tensor() {
     let data = file(r#"{"__metadata__":{"format":"pt"}}"#, 0);
     let tensors = Tensors::parse(Path::new("m"), data).unwrap();
-    assert_eq!(tensors.metadata()["format"], "pt");
     assert!(tensors.is_empty());
 }
 
@@ -111,7 +110,7 @@ fn what_is_not_safetensors_is_refused() {
         not("it is a Git LFS pointer to one")
     );
     assert_eq!(
-        message(Bytes::from_static(b"\xff\xff\xff\xff\xff\xff\xff\xff{")),
+        message(Bytes::from_static(b"\xff\xff\xff\xff\xff\xff\xff\xff[")),
         no_header
     );
     assert_eq!(
@@ -140,6 +139,22 @@ fn a_header_longer_than_the_file_is_refused() {
     assert_eq!(
         message(data.into()),
         "m.safetensors: its header claims 54 bytes and only 12 follow; the file is cut short, fetch it again"
+    );
+    assert_eq!(
+        message(Bytes::from_static(b"\xff\xff\xff\xff\xff\xff\xff\xff{")),
+        "m.safetensors: its header claims 18446744073709551615 bytes and only 1 follow; the file is cut short, fetch it again"
+    );
+}
+
+#[test]
+fn a_header_above_the_limit_is_refused() {
+    let claimed = MAX_HEADER + 1;
+    let mut data = vec![0; 8 + claimed as usize];
+    data[..8].copy_from_slice(&claimed.to_le_bytes());
+    data[8] = b'{';
+    assert_eq!(
+        message(data.into()),
+        "m.safetensors is not a safetensors file: its header claims 100000001 bytes, above the limit of 100000000; fetch the file again"
     );
 }
 
@@ -263,7 +278,6 @@ fn mapped_and_read_say_the_same() {
     let mapped = Tensors::open(dir.path(), Access::Mapped).unwrap();
     let read = Tensors::open(dir.path(), Access::Read).unwrap();
     assert_eq!(mapped.content_hash(), read.content_hash());
-    assert_eq!(mapped.source(), dir.path().join("model.safetensors"));
     fs::write(dir.path().join("model.safetensors"), b"").unwrap();
     assert!(Tensors::open(dir.path(), Access::Mapped).is_err());
 }
@@ -307,6 +321,14 @@ fn an_index_that_does_not_fit_its_shards_is_refused() {
         message(r#"{"weight_map":{"a":"1.safetensors","b":"1.safetensors"}}"#),
         format!(
             "{index} places tensor b in 1.safetensors, which does not hold it; index and shards do not belong together"
+        )
+    );
+    let long = "x".repeat(300);
+    assert_eq!(
+        message(&format!(r#"{{"weight_map":{{"a":"\n{long}"}}}}"#)),
+        format!(
+            "{index} names the shard \\n{}…, which is not beside it; fetch the missing file",
+            &long[..79]
         )
     );
     for name in [
@@ -365,6 +387,48 @@ fn a_directory_without_weights_is_refused() {
             "{} has neither model.safetensors nor model.safetensors.index.json; fetch the weights in safetensors form",
             dir.path().display()
         )
+    );
+}
+
+#[test]
+fn a_directory_in_the_place_of_weights_is_named() {
+    for (name, index) in [
+        ("model.safetensors", ""),
+        ("1.safetensors", r#"{"weight_map":{"a":"1.safetensors"}}"#),
+    ] {
+        let dir = shards(&[], index);
+        let path = dir.path().join(name);
+        fs::create_dir(&path).unwrap();
+        for access in [Access::Mapped, Access::Read] {
+            let error = Tensors::open(dir.path(), access).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("cannot open {}: is a directory", path.display())
+            );
+        }
+    }
+}
+
+#[test]
+fn a_shards_name_is_shown_on_one_line() {
+    let name = "1\u{1b}[2J.safetensors";
+    let index = Path::new("index.json");
+    let json = br#"{"weight_map":{"b":"1\u001b[2J.safetensors"}}"#;
+    let message = |shard: Option<Bytes>| {
+        let shard = |asked: &str| {
+            assert_eq!(asked, name);
+            Ok(shard.clone())
+        };
+        let error = Tensors::from_index(index, json, shard);
+        error.unwrap_err().to_string()
+    };
+    assert_eq!(
+        message(None),
+        "index.json names the shard 1\\u{1b}[2J.safetensors, which is not beside it; fetch the missing file"
+    );
+    assert_eq!(
+        message(Some(vectors(&[("a", 1)]))),
+        "index.json places tensor b in 1\\u{1b}[2J.safetensors, which does not hold it; index and shards do not belong together"
     );
 }
 

@@ -121,7 +121,6 @@ fn decoding_leaves_special_tokens_out() {
     assert_eq!(tokenizer.token_text(2).as_deref(), Some("<bos>"));
     assert_eq!(tokenizer.token_text(SPACE).as_deref(), Some("▁"));
     assert_eq!(tokenizer.token_text(9999), None);
-    assert_eq!(tokenizer.vocab_size(), 265);
 }
 
 /// The pieces that a stream gives for `ids`, the last one from `finish`.
@@ -189,14 +188,35 @@ fn another_bos_is_refused() {
     let message = |json: &str, bos| load(json, 264, bos).unwrap_err().to_string();
     assert_eq!(
         message(&json(&WORDS, &[]), Some("<eos>")),
-        "m/tokenizer.json is for another vocabulary: its <eos> is token 1, but the model's bos_token_id is 2; use the tokenizer.json of this checkpoint"
+        "m/tokenizer.json is for another vocabulary: <eos> is token 1, but the model's bos_token_id is 2; use the tokenizer.json and tokenizer_config.json of this checkpoint"
     );
     assert_eq!(
         message(&json(&WORDS, &[]), Some("<s>")),
-        "m/tokenizer.json is for another vocabulary: its <s> is not in it, but the model's bos_token_id is 2; use the tokenizer.json of this checkpoint"
+        "m/tokenizer.json is for another vocabulary: <s> is not in it, but the model's bos_token_id is 2; use the tokenizer.json and tokenizer_config.json of this checkpoint"
     );
     let renamed = json(&WORDS, &[]).replace("<bos>", "<s>");
-    assert!(load(&renamed, 264, None).is_ok());
+    assert!(load(&renamed, 264, Some("<s>")).is_ok());
+    assert_eq!(
+        message(&renamed, None),
+        "m/tokenizer.json is for another vocabulary: <bos> is not in it, but the model's bos_token_id is 2; use the tokenizer.json and tokenizer_config.json of this checkpoint"
+    );
+}
+
+#[test]
+fn letters_are_no_vocabulary_of_a_model() {
+    let letters: Vec<_> = ('a'..='z')
+        .enumerate()
+        .map(|(i, c)| format!(r#""{c}": {i}"#))
+        .collect();
+    let json = format!(
+        r#"{{"model": {{"type": "WordLevel", "vocab": {{{}, "?": 26}}, "unk_token": "?"}}}}"#,
+        letters.join(",")
+    );
+    assert!(matches!(
+        load(&json, 264, None),
+        Err(Error::TokenizerBos { found: None, .. })
+    ));
+    assert!(load(&json, 264, Some("c")).is_ok());
 }
 
 #[test]
@@ -213,9 +233,4 @@ fn what_is_not_a_tokenizer_is_refused() {
             format!("m/tokenizer.json: not a tokenizer this crate can read: {reason}")
         );
     }
-    let missing = Tokenizer::from_file(Path::new("no/tokenizer.json"), &config(264), None);
-    assert_eq!(
-        missing.unwrap_err().to_string(),
-        "cannot read no/tokenizer.json: No such file or directory (os error 2)"
-    );
 }

@@ -1,0 +1,128 @@
+//! Sessions and the protocol where things do not go well, and many prompts where they do.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use common::open;
+use context_patch::model::generate::{Sampler, Stop, generate};
+use context_patch::patch::{Form, solve};
+use context_patch::tensor::Element;
+use context_patch::verify::{Summary, Verification};
+use context_patch::{Error, Model, Session};
+use half::bf16;
+
+#[test]
+fn a_cancelled_session_stops_and_is_spent() {
+    let model = open("tiny");
+    let cancel = Arc::new(AtomicBool::new(true));
+    let mut session = Session::<f32>::new(&model).with_cancel(cancel);
+    let stop = generate(&mut session, &[2, 20], 5, &mut Sampler::default(), |_| {
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(stop, Stop::Cancelled);
+    assert!(matches!(
+        session.forward(&[20], 1),
+        Err(Error::SpentSession)
+    ));
+    let refused = solve(&mut session, 20, &[], Form::Overlay, &[]);
+    assert!(matches!(refused, Err(Error::SpentSession)));
+}
+
+#[test]
+fn refused_tokens_leave_a_session_as_it_was() {
+    let model = open("tiny");
+    let mut session = Session::<f32>::new(&model);
+    let want = Session::<f32>::new(&model).forward(&[2, 20], 1).unwrap();
+    assert!(matches!(
+        session.forward(&[2, 99_999], 1),
+        Err(Error::TokenId { position: 1, .. })
+    ));
+    assert!(matches!(session.forward(&[], 1), Err(Error::EmptyPrompt)));
+    assert_eq!(session.forward(&[2, 20], 1).unwrap(), want);
+}
+
+#[test]
+fn kept_tokens_must_ascend_to_the_query() {
+    let model = open("tiny");
+    for kept in [vec![(2, 1), (2, 0)], vec![(2, 0), (2, 0)], vec![(2, 3)]] {
+        let mut session = Session::<f32>::new(&model);
+        session.forward(&[2, 20, 21], 0).unwrap();
+        let refused = solve(&mut session, 22, &kept, Form::Overlay, &[]).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "the kept tokens' positions must ascend and be below the query's, 3"
+        );
+    }
+}
+
+#[test]
+fn a_prompt_of_one_token_has_no_context() {
+    let model = open("tiny");
+    let verification = Verification {
+        model: &model,
+        tokens: 1,
+        form: Form::Overlay,
+    };
+    assert!(matches!(verification.check(&[2]), Err(Error::NoContext)));
+    let endless = Verification {
+        tokens: usize::MAX,
+        ..verification
+    };
+    assert!(matches!(
+        endless.check(&[2, 20]),
+        Err(Error::PromptTooLong { .. })
+    ));
+}
+
+/// Recall sentences of two to four facts.
+fn sentences() -> Vec<String> {
+    let names = ["Ann", "Bob", "Cleo", "Dan", "Eve", "Finn", "Gus", "Hal"];
+    let things = [
+        "plums", "figs", "pears", "apples", "grapes", "dates", "limes",
+    ];
+    let sentence = |i: usize| {
+        let fact = |k: usize| format!("{} likes {}.", names[(i + k) % 8], things[(3 * i + k) % 7]);
+        let facts: Vec<_> = (0..2 + i % 3).map(fact).collect();
+        format!("{} {} likes", facts.join(" "), names[(i + i % 2) % 8])
+    };
+    (0..40).map(sentence).collect()
+}
+
+fn sweep<E: Element>(model: &Model) -> Summary {
+    let tokenizer = model.checkpoint().tokenizer().unwrap();
+    let mut steps = Vec::new();
+    for form in [Form::Overlay, Form::Materialise] {
+        let verification = Verification {
+            model,
+            tokens: 3,
+            form,
+        };
+        for (i, sentence) in sentences().iter().enumerate() {
+            let ids = tokenizer.encode(sentence).unwrap();
+            let on_step = |step| {
+                steps.push(step);
+                Ok(())
+            };
+            verification.prompt::<E>(i, &ids, on_step).unwrap();
+        }
+    }
+    let summary = Summary::new(&steps);
+    println!("{}: {summary:?}", E::DTYPE);
+    summary
+}
+
+/// The bounds hold on many prompts, and are not idle: at least a third of them is used.
+#[test]
+fn the_protocol_holds_on_many_prompts() {
+    let model = open("tiny");
+    let f32_summary = sweep::<f32>(&model);
+    for summary in [&sweep::<f64>(&model), &f32_summary, &sweep::<bf16>(&model)] {
+        assert_eq!(summary.tokens, 240);
+        assert!(summary.holds && summary.controls_fail);
+    }
+    assert!(f32_summary.worst_share_of_bound > 0.33);
+}
