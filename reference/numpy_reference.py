@@ -357,7 +357,8 @@ def attention(model, i, weights, x, positions, record):
     for head in range(c.num_attention_heads):
         keys, values = k_rotated[:, head // group], v[:, head // group]
         heads.append(softmax(q_rotated[:, head] @ keys.T * scale + mask) @ values)
-    o = linear(np.concatenate(heads, axis=-1), weights, "self_attn.o_proj")
+    mixed = np.concatenate(heads, axis=-1)
+    o = linear(mixed, weights, "self_attn.o_proj")
     o_normed = norm(o, "post_attention_layernorm")
 
     flat = (len(positions), -1)
@@ -365,6 +366,8 @@ def attention(model, i, weights, x, positions, record):
     record["self_attn.q_proj"], record["self_attn.q_norm"] = q.reshape(flat), q_normed.reshape(flat)
     record["self_attn.k_proj"], record["self_attn.k_norm"] = k.reshape(flat), k_normed.reshape(flat)
     record["self_attn.v_proj"] = v.reshape(flat)
+    record["self_attn.q_rope"], record["self_attn.k_rope"] = q_rotated.reshape(flat), k_rotated.reshape(flat)
+    record["self_attn.mixed"] = mixed
     record["self_attn.o_proj"] = o
     record["post_attention_layernorm"] = o_normed
     record["residual_mid"] = x + o_normed
@@ -388,8 +391,8 @@ def inner(weights, z, patch, record):
         up = up + np.outer(along, patch.up_u)
     act = gelu_tanh(gate)
     record["mlp.gate_proj"], record["mlp.up_proj"], record["mlp.act_fn"] = gate, up, act
-    record["mlp.hidden"] = act * up
-    return record["mlp.hidden"]
+    record["mlp.product"] = act * up
+    return record["mlp.product"]
 
 
 def outer(model, weights, v, h, patch, record):
@@ -406,7 +409,7 @@ def outer(model, weights, v, h, patch, record):
 
 def block(model, i, weights, x, positions, patch=None):
     """One layer; all its intermediates, by name. `residual_mid` is v, `pre_feedforward_layernorm`
-    z, `mlp.hidden` h, `mlp.down_proj` d, `output` T(C, x)."""
+    z, `mlp.product` h, `mlp.down_proj` d, `output` T(C, x)."""
     record = {}
     v = attention(model, i, weights, x, positions, record)
     z = inner_norm(model, weights, v, record)

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::lanes::Simd;
+use super::lanes::Task;
 use super::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::{Avx2, Avx512, Avx512Bf16};
@@ -96,13 +96,4 @@ impl FromStr for Level {
             )
         })
     }
-}
-
-/// Work that is compiled once for every level.
-pub(super) trait Task {
-    /// What the work results in.
-    type Output;
-
-    /// The work. Must be `#[inline(always)]`, so that it is compiled with the caller's instructions.
-    fn run<S: Simd>(self, simd: S) -> Self::Output;
 }

@@ -2,9 +2,7 @@
 
 use half::bf16;
 
-use super::matmul::{self, Panel};
-use super::{Level, dispatch::Task};
-use crate::tensor::{Element, Float};
+use crate::tensor::Float;
 
 /// Sixteen-lane multiply-add of activations `X` and weights `W`, in blocks of `B` elements.
 ///
@@ -52,49 +50,11 @@ pub(super) fn fold<A: Float>(mut lanes: [A; 16]) -> A {
     lanes[0]
 }
 
-/// The products a compute type takes part in. Implemented for f64, f32 and bf16 and for no other.
-pub trait Products: Sized + bytemuck::Pod {
-    /// Every product of the rows of `panel` with its activations, weights of this type.
-    #[doc(hidden)]
-    fn panel(level: Level, panel: Panel<'_, Self, Self>)
-    where
-        Self: Element;
+/// Work that is compiled once for every level.
+pub(super) trait Task {
+    /// What the work results in.
+    type Output;
 
-    /// The same over bf16 weights, widened in registers.
-    #[doc(hidden)]
-    fn bf16_panel(level: Level, panel: Panel<'_, Self, bf16>)
-    where
-        Self: Element;
+    /// The work. Must be `#[inline(always)]`, so that it is compiled with the caller's instructions.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
-
-macro_rules! task {
-    ($x:ty, $w:ty, $b:literal) => {
-        impl Task for Panel<'_, $x, $w> {
-            type Output = ();
-
-            #[inline(always)]
-            fn run<S: Simd>(self, simd: S) {
-                matmul::panel::<S, $x, $w, $b>(simd, self);
-            }
-        }
-    };
-}
-task!(f64, f64, 16);
-task!(f64, bf16, 16);
-task!(f32, f32, 16);
-task!(f32, bf16, 16);
-task!(bf16, bf16, 32);
-
-macro_rules! products {
-    ($($x:ty),*) => {$(
-        impl Products for $x {
-            fn panel(level: Level, panel: Panel<'_, $x, $x>) {
-                level.run(panel);
-            }
-            fn bf16_panel(level: Level, panel: Panel<'_, $x, bf16>) {
-                level.run(panel);
-            }
-        }
-    )*};
-}
-products!(f64, f32, bf16);

@@ -1,8 +1,7 @@
 //! The attention's average of values: Σ pⱼ vⱼ.
 
 use super::Level;
-use super::dispatch::Task;
-use super::lanes::Simd;
+use super::lanes::{Simd, Task};
 use crate::tensor::{Element, Float};
 
 /// Adds pⱼ vⱼ to `out` for each key j in order, a fused multiply-add per element, so that the pieces the keys

@@ -9,8 +9,7 @@ use std::array::from_fn;
 
 use half::bf16;
 
-use super::dispatch::Task;
-use super::lanes::{Lanes, Simd};
+use super::lanes::{Lanes, Simd, Task};
 use super::scalar::flushing_fma;
 
 macro_rules! instruction_set {

@@ -49,10 +49,9 @@ impl Outer {
         let norm = &self.post_feedforward_layernorm;
         let mut g = norm.forward(run.level, d);
         for (rows, change) in changes {
-            for (row, scale) in rows.clone().zip(std::iter::repeat(&change.scale)) {
-                if let Some(scale) = scale {
-                    rms_norm(run.level, d.row(row), scale, norm.eps, g.row_mut(row));
-                }
+            let Some(scale) = &change.scale else { continue };
+            for row in rows.clone() {
+                rms_norm(run.level, d.row(row), scale, norm.eps, g.row_mut(row));
             }
         }
         run.record("post_feedforward_layernorm", &g);
