@@ -130,10 +130,12 @@ impl<'m, E: Element> Session<'m, E> {
     /// [`Error::Cancelled`]; and [`Error::NotFinite`] or [`Error::Overflow`] where a number is not
     /// finite. After these the session has seen half a token and is of no further use.
     pub fn forward(&mut self, tokens: &[u32], last: usize) -> Result<Matrix<E>> {
-        self.advance(tokens, last, None)
+        let mut logits = Vec::new();
+        self.advance(tokens, last, None, |rows| logits.extend(rows.into_vec()))?;
+        Ok(Matrix::from_vec(self.model.config().vocab_size, logits))
     }
 
-    /// The same with someone listening.
+    /// The same with someone listening, who gets the logits like everything else.
     ///
     /// # Errors
     ///
@@ -143,30 +145,31 @@ impl<'m, E: Element> Session<'m, E> {
         tokens: &[u32],
         last: usize,
         recorder: &mut dyn Recorder,
-    ) -> Result<Matrix<E>> {
-        self.advance(tokens, last, Some(recorder))
+    ) -> Result<()> {
+        self.advance(tokens, last, Some(recorder), drop)
     }
 
+    /// Takes `tokens` in; `on_logits` gets those of the last `last` of them, some rows at a time.
     fn advance(
         &mut self,
         tokens: &[u32],
         last: usize,
         recorder: Option<&mut dyn Recorder>,
-    ) -> Result<Matrix<E>> {
+        mut on_logits: impl FnMut(Matrix<E>),
+    ) -> Result<()> {
         let mut run = self.start(tokens, recorder)?;
         self.spent = true;
         let silent = tokens.len().saturating_sub(last);
-        let mut logits = Vec::new();
         for (i, chunk) in tokens.chunks(self.chunk).enumerate() {
             let x = self.chunk_forward(&mut run, chunk)?;
             let first = silent.saturating_sub(i * self.chunk);
             for start in (first..chunk.len()).step_by(LOGITS) {
                 let x = x.slice_rows(start..chunk.len().min(start + LOGITS));
-                logits.extend(self.model.logits(&mut run, &x)?.into_vec());
+                on_logits(self.model.logits(&mut run, &x)?);
             }
         }
         self.spent = false;
-        Ok(Matrix::from_vec(self.model.config().vocab_size, logits))
+        Ok(())
     }
 
     /// The last block's output for a chunk.

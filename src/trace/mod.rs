@@ -177,7 +177,7 @@ impl Trace {
             .iter()
             .any(|name| self.wants(name));
         let logits = if ends { self.last } else { 0 };
-        session.forward_recorded(tokens, logits, self).map(drop)
+        session.forward_recorded(tokens, logits, self)
     }
 
     /// What was recorded, by name.
@@ -209,9 +209,7 @@ impl Trace {
             tensors.try_for_each(|tensor| out.write_all(&tensor.bytes))
         })
     }
-}
 
-impl Trace {
     /// The header of a safetensors file: where each tensor lies, filled with spaces to whole 8 bytes.
     fn header(&self, metadata: BTreeMap<&str, String>) -> Vec<u8> {
         let mut entries = BTreeMap::from([("__metadata__", serde_json::json!(metadata))]);
