@@ -37,6 +37,26 @@ pub fn lemma_6(
     Ok(LowRank::rank_1(u, v))
 }
 
+/// Lemma 9: ΔW = δy hᵀ/‖h‖², so that (W + ΔW) h = W h + δy.
+///
+/// The factors are u = δy/‖h‖ and v = h/‖h‖.
+///
+/// # Errors
+///
+/// h = 0, or numbers so large or small that a factor is not finite.
+pub fn lemma_9(h: &[f64], delta_y: &[f64]) -> Result<LowRank, Precondition> {
+    let norm = norm(h);
+    if norm == 0.0 || !norm.is_finite() {
+        return Err(Precondition {
+            quantity: "‖h‖".into(),
+            value: norm,
+        });
+    }
+    let u: Vec<_> = delta_y.iter().map(|delta_y| delta_y / norm).collect();
+    check_finite("δy/‖h‖", &u)?;
+    Ok(LowRank::rank_1(u, h.iter().map(|h| h / norm).collect()))
+}
+
 /// Lemma 10: Δm = δy ⊘ u, so that (m + Δm) ⊙ u = m ⊙ u + δy. Where δy is zero, so is Δm.
 ///
 /// # Errors
