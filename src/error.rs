@@ -466,6 +466,25 @@ pub enum Error {
     /// A context of no tokens.
     #[error("there is no context to absorb: the prompt needs at least one token before its last")]
     NoContext,
+    /// A patch for no token.
+    #[error("there is no token to solve the patch for: a split needs a span of at least one")]
+    NoQuery,
+    /// A token that is to stay, and is not of the context.
+    #[error(
+        "token {index} cannot stay: kept tokens are named by ascending numbers below {context}, the length of the context"
+    )]
+    KeptIndex {
+        /// Its index.
+        index: usize,
+        /// Tokens of the context.
+        context: usize,
+    },
+    /// The whole context stays.
+    #[error("nothing is left to absorb: all {context} tokens of the context stay")]
+    NothingToAbsorb {
+        /// Tokens of the context.
+        context: usize,
+    },
 }
 
 impl Error {

@@ -7,7 +7,7 @@ use context_patch::kernels::Level;
 use context_patch::model::generate::greedy;
 use context_patch::model::{Model, ModelOptions, Session};
 use context_patch::patch::{Form, Solution, Variant, solve};
-use context_patch::tensor::{Dtype, Element, Tensor};
+use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::{Comparison, distribution};
 use context_patch::{Error, Result};
 
@@ -79,17 +79,12 @@ impl Demo {
         }
         with_dtype!(self.dtype, E => {
             let solution = absorb::<E>(&model, &ids, context.len())?;
-            print(&self.report(&model, &tokenizer, &solution))?;
+            print(&self.report(&tokenizer, &solution))?;
         });
         Ok(OK)
     }
 
-    fn report<E: Element>(
-        &self,
-        model: &Model,
-        tokenizer: &Tokenizer,
-        solution: &Solution<E>,
-    ) -> String {
+    fn report<E: Element>(&self, tokenizer: &Tokenizer, solution: &Solution<E>) -> String {
         let answer = greedy(&solution.contextual);
         let word = |id| {
             tokenizer
@@ -122,7 +117,7 @@ impl Demo {
             self.context,
             self.question,
             table(&header, &answers),
-            layers(model, solution),
+            layers(solution),
             patched.linf,
             unpatched.linf,
         )
@@ -146,15 +141,17 @@ fn absorb<E: Element>(model: &Model, ids: &[u32], context: usize) -> Result<Solu
 }
 
 /// A line for each layer: how large its patch is, and how far its output is off.
-fn layers<E: Element>(model: &Model, solution: &Solution<E>) -> String {
-    let relative = |delta: f64, w: &Tensor| format!("{:.2} %", 100.0 * delta / w.frobenius());
-    let rows = model.layers().iter().zip(&solution.layers).enumerate();
-    let rows: Vec<_> = rows
-        .map(|(i, (block, layer))| {
+fn layers<E: Element>(solution: &Solution<E>) -> String {
+    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+    let rows: Vec<_> = solution
+        .layers
+        .iter()
+        .enumerate()
+        .map(|(i, layer)| {
             vec![
                 format!("layer {i}"),
-                relative(layer.delta_w[0], block.inner.gate_proj()),
-                relative(layer.delta_w[1], block.inner.up_proj()),
+                percent(layer.delta_gate),
+                percent(layer.delta_up),
                 format!("{:.1}", layer.largest_delta_m),
                 format!("{:.1e}", layer.hidden_error),
             ]

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::lemmas::norm;
 use super::overlay::{self, Form};
-use super::{LayerPatch, LowRank, Patch, theorem_1};
+use super::{LayerPatch, LayerReport, LowRank, Patch, theorem_1};
 use crate::error::{Error, Result};
 use crate::kernels::unscaled_rms_norm;
 use crate::model::{Block, Cache, Changed, LayerChange, Run, Sequence, Session};
@@ -49,21 +49,6 @@ impl std::fmt::Display for Variant {
             Self::WithoutGateUp => "gate/up left out",
         })
     }
-}
-
-/// How one layer was solved.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct LayerReport {
-    /// ‖ΔW_gate‖ and ‖ΔW_up‖, Frobenius.
-    pub delta_w: [f64; 2],
-    /// The largest |Δm|.
-    pub largest_delta_m: f64,
-    /// ‖z‖, which the inner half divides by.
-    pub z_norm: f64,
-    /// The smallest |n(d)_j|, which the outer half divides by.
-    pub smallest_divisor: f64,
-    /// max |T − T_C| / max |T_C| of the patched layer's output.
-    pub hidden_error: f64,
 }
 
 /// A solved patch, and what both passes said.
@@ -215,15 +200,13 @@ fn applied<'a, E: Element>(
 }
 
 /// The figures of a solved layer: z of the reduced pass, n its divisors, T_C and T.
-fn report(patch: &LayerPatch, z: &[f64], n: &[f64], target: &[f64], t: &[f64]) -> LayerReport {
+fn report(patch: &LayerPatch, _z: &[f64], n: &[f64], target: &[f64], t: &[f64]) -> LayerReport {
     let largest = |x: &[f64]| x.iter().fold(0.0f64, |max, x| max.max(x.abs()));
     let error: Vec<_> = t.iter().zip(target).map(|(t, target)| t - target).collect();
-    let frobenius = |delta: &Option<LowRank>| delta.as_ref().map_or(0.0, LowRank::frobenius);
     LayerReport {
-        delta_w: [frobenius(&patch.gate), frobenius(&patch.up)],
         largest_delta_m: patch.largest_delta_m(),
-        z_norm: norm(z),
         smallest_divisor: n.iter().fold(f64::INFINITY, |min, n| min.min(n.abs())),
         hidden_error: largest(&error) / largest(target).max(f64::MIN_POSITIVE),
+        ..LayerReport::default()
     }
 }

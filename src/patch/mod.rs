@@ -7,10 +7,16 @@
 pub mod algorithm_1;
 pub mod lemmas;
 mod overlay;
+mod solver;
+mod split;
 pub mod theorem_1;
 
-pub use algorithm_1::{LayerReport, Solution, Variant, solve};
+pub use algorithm_1::{Solution, Variant, solve};
 pub use overlay::{Form, Overlay};
+pub use solver::{Case, LayerReport, Method, Report, Solver};
+pub use split::{Positions, Split};
+
+use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::tensor::Matrix;
@@ -53,6 +59,18 @@ impl LowRank {
         }
         sum.max(0.0).sqrt()
     }
+}
+
+/// A part of a layer that a patch changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// W_gate and W_up: the inner function.
+    GateUp,
+    /// W_down: the linear map of the outer function.
+    Down,
+    /// m, the scale of the outer function's norm.
+    Scale,
 }
 
 /// The patch of one layer, under the names of its parts.

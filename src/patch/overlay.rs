@@ -1,13 +1,15 @@
 //! A patch in the compute type, lent to a forward pass.
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::{LayerPatch, LowRank, Patch};
 use crate::model::{Block, LayerChange, LinearChange, Model};
 use crate::tensor::{Element, Float, Matrix, Tensor};
 
 /// How the change of a linear map is applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Form {
     /// W x + U (V x): nothing is copied.
     Overlay,

@@ -1,6 +1,7 @@
 //! Tensors as a checkpoint stores them: never widened, never copied.
 
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use half::f16;
@@ -49,6 +50,7 @@ pub struct Tensor {
     storage: Storage,
     shape: Vec<usize>,
     data: Bytes,
+    frobenius: Arc<OnceLock<f64>>,
 }
 
 impl fmt::Debug for Tensor {
@@ -67,6 +69,7 @@ impl Tensor {
             storage,
             shape,
             data,
+            frobenius: Arc::default(),
         })
     }
 
@@ -107,10 +110,13 @@ impl Tensor {
         decode(self.storage, self.row_bytes(row), out);
     }
 
-    /// The Frobenius norm, summed in f64 from first to last: a figure for reports.
+    /// The Frobenius norm, summed in f64 from first to last when it is first asked for: a figure for
+    /// reports.
     pub fn frobenius(&self) -> f64 {
-        let squares = self.to_vec::<f64>().into_iter().map(|x| x * x);
-        squares.sum::<f64>().sqrt()
+        *self.frobenius.get_or_init(|| {
+            let squares = self.to_vec::<f64>().into_iter().map(|x| x * x);
+            squares.sum::<f64>().sqrt()
+        })
     }
 
     /// All numbers in a compute type, each rounded once.
