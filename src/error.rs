@@ -453,6 +453,9 @@ pub enum Error {
         /// The query's position.
         query: usize,
     },
+    /// A solver for spans where a single token is solved for.
+    #[error("the solver span is not for a single token: use theorem-1, appendix-b or closed-form")]
+    SpanSolver,
     /// Tensors of layers that the config does not have.
     #[error("{} has the tensor {}, but config.json says {layers} layers; they do not belong together", file.display(), shown(tensor))]
     ExtraLayer {

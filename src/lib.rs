@@ -7,7 +7,7 @@
 //! original model with it.
 //!
 //! ```
-//! use context_patch::patch::{Form, Overlay, solve};
+//! use context_patch::patch::{Form, Method, Overlay, Query, Solver, solve};
 //! use context_patch::verify::Comparison;
 //! use context_patch::{Model, Session};
 //!
@@ -21,7 +21,7 @@
 //! // The model as it is reads the context; the patch of the next token absorbs it.
 //! let mut contextual = Session::<f32>::new(&model);
 //! contextual.forward(&tokens, 0)?;
-//! let solution = solve(&mut contextual, query, &[], Form::Overlay, &[])?;
+//! let solution = solve(&mut contextual, Query::alone(query), &Method::new(Solver::ClosedForm), &[])?;
 //!
 //! // The patched model sees that one token, at its place, and no context.
 //! let overlay = Overlay::new(&model, &solution.patch, Form::Overlay);

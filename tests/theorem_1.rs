@@ -41,8 +41,7 @@ fn the_check_can_fail() {
     let mut other = block.clone();
     other.v_ctx[0] += 1.0;
     let n = [1.0; 7];
-    let solve =
-        |b: &Block| context_patch::patch::theorem_1::outer(&b.m, &n, &b.v, &b.v_ctx).unwrap();
+    let solve = |b: &Block| context_patch::patch::theorem_1::outer(&b.m, &n, &b.v_ctx).unwrap();
     let difference = solve(&other)[0] - solve(&block)[0];
     assert!((difference - 1.0).abs() < 1e-12);
 }

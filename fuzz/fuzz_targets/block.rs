@@ -88,10 +88,15 @@ impl Block {
             .map(|j| self.v_ctx[j] + self.m[j] * n_ctx[j])
             .collect();
         let n = unscaled_rms_norm(Level::Scalar, &self.project(&gate, &up), EPS);
-        let delta_m = match theorem_1::outer(&self.m, &n, &self.v, &target) {
+        let t: Vec<f64> = target
+            .iter()
+            .zip(&self.v)
+            .map(|(target, v)| target - v)
+            .collect();
+        let delta_m = match theorem_1::outer(&self.m, &n, &t) {
             Ok(delta_m) => delta_m,
             Err(Precondition { quantity, value }) => {
-                let quotient = |j: usize| (target[j] - self.v[j] - self.m[j] * n[j]) / n[j];
+                let quotient = |j: usize| (t[j] - self.m[j] * n[j]) / n[j];
                 let meant = (0..self.hidden).any(|j| !quotient(j).is_finite());
                 assert!(
                     meant,

@@ -6,7 +6,7 @@ use context_patch::checkpoint::{Checkpoint, Tokenizer};
 use context_patch::kernels::Level;
 use context_patch::model::generate::greedy;
 use context_patch::model::{Model, ModelOptions, Session};
-use context_patch::patch::{Form, Solution, Variant, solve};
+use context_patch::patch::{Method, Query, Solution, Solver, Variant, solve};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::{Comparison, distribution};
 use context_patch::{Error, Result};
@@ -133,9 +133,11 @@ fn absorb<E: Element>(model: &Model, ids: &[u32], context: usize) -> Result<Solu
     let kept: Vec<_> = stays.map(|position| (ids[position], position)).collect();
     solve(
         &mut contextual,
-        ids[question],
-        &kept,
-        Form::Overlay,
+        Query {
+            kept: &kept,
+            ..Query::alone(ids[question])
+        },
+        &Method::new(Solver::Theorem1),
         &[Variant::NoPatch],
     )
 }
@@ -144,6 +146,7 @@ fn absorb<E: Element>(model: &Model, ids: &[u32], context: usize) -> Result<Solu
 fn layers<E: Element>(solution: &Solution<E>) -> String {
     let percent = |share: f64| format!("{:.2} %", 100.0 * share);
     let rows: Vec<_> = solution
+        .report
         .layers
         .iter()
         .enumerate()

@@ -7,7 +7,7 @@ use clap::Args;
 use context_patch::kernels::Level;
 use context_patch::model::Model;
 use context_patch::output::{check_writable, write_file};
-use context_patch::patch::Form;
+use context_patch::patch::{Form, Method, Solver};
 use context_patch::tensor::Dtype;
 use context_patch::verify::{PROMPTS, Step, Summary, Verification};
 use context_patch::{Error, Result};
@@ -35,6 +35,10 @@ pub(super) struct Verify {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     tokens: u32,
 
+    /// Solvers: theorem-1, appendix-b, closed-form
+    #[arg(long, value_delimiter = ',', default_values_t = [Solver::ClosedForm])]
+    solver: Vec<Solver>,
+
     /// Compute types: f64, f32, bf16
     #[arg(long, value_delimiter = ',', default_values_t = [Dtype::F32])]
     dtype: Vec<Dtype>,
@@ -52,6 +56,7 @@ pub(super) struct Verify {
 /// One compute type and form, in `--json`.
 #[derive(serde::Serialize)]
 struct Run {
+    solver: Solver,
     dtype: String,
     apply: String,
     summary: Summary,
@@ -60,7 +65,7 @@ struct Run {
 
 impl Run {
     fn name(&self) -> String {
-        format!("{} {}", self.dtype, self.apply)
+        format!("{} {} {}", self.solver, self.dtype, self.apply)
     }
 }
 
@@ -80,13 +85,23 @@ impl Verify {
             .iter()
             .map(|prompt| tokenizer.encode(prompt))
             .collect::<Result<_>>()?;
-        let steps = prompts.len() * self.tokens as usize * self.dtype.len() * self.apply.len();
+        let steps = prompts.len()
+            * self.tokens as usize
+            * self.solver.len()
+            * self.dtype.len()
+            * self.apply.len();
         let bar = progress_bar(steps);
         let mut runs = Vec::new();
-        for &dtype in &self.dtype {
-            for &form in &self.apply {
-                bar.set_message(format!("{dtype} {form}"));
-                runs.push(self.verify(&model, &ids, dtype, form, &bar)?);
+        for &solver in &self.solver {
+            for &dtype in &self.dtype {
+                for &form in &self.apply {
+                    let method = Method {
+                        form,
+                        ..Method::new(solver)
+                    };
+                    bar.set_message(format!("{solver} {dtype} {form}"));
+                    runs.push(self.verify(&model, &ids, dtype, method, &bar)?);
+                }
             }
         }
         bar.finish_and_clear();
@@ -107,13 +122,13 @@ impl Verify {
         model: &Model,
         prompts: &[Vec<u32>],
         dtype: Dtype,
-        form: Form,
+        method: Method,
         bar: &ProgressBar,
     ) -> Result<Run> {
         let verification = Verification {
             model,
             tokens: self.tokens as usize,
-            form,
+            method,
         };
         // All of them before any work.
         prompts.iter().try_for_each(|ids| verification.check(ids))?;
@@ -127,7 +142,8 @@ impl Verify {
         }
         Ok(Run {
             dtype: dtype.to_string(),
-            apply: form.to_string(),
+            solver: method.solver,
+            apply: method.form.to_string(),
             summary: Summary::new(&steps),
             steps,
         })
@@ -135,7 +151,7 @@ impl Verify {
 }
 
 fn progress_bar(steps: usize) -> ProgressBar {
-    let style = "{msg:18} {wide_bar} {pos}/{len} tokens, {per_sec}, {eta} left";
+    let style = "{msg:28} {wide_bar} {pos}/{len} tokens, {per_sec}, {eta} left";
     let style =
         ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(steps as u64).with_style(style)
@@ -191,9 +207,9 @@ fn tables(runs: &[Run]) -> String {
         ]
     });
     let controls = runs.iter().flat_map(|run| {
-        run.summary.controls.iter().map(|(variant, control)| {
+        run.summary.controls.iter().map(|control| {
             vec![
-                format!("{}: {variant}", run.name()),
+                format!("{}: {}", run.name(), control.variant),
                 format!("{}/{}", control.matching, run.summary.tokens),
                 format!("{:.1}", control.smallest_linf),
                 format!("{:.1}", control.median_linf),

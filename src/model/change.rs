@@ -49,7 +49,16 @@ pub(super) fn linear<'a, E: Element>(
     w: &Tensor,
     changes: impl IntoIterator<Item = Changed<'a, LinearChange<E>>>,
 ) -> Matrix<E> {
-    let mut y = matmul(level, x, w);
+    changed(level, x, matmul(level, x, w), changes)
+}
+
+/// `y`, which is W x, with the changes of some rows, rounded to the compute type.
+pub(super) fn changed<'a, E: Element>(
+    level: Level,
+    x: &Matrix<E>,
+    mut y: Matrix<E::Acc>,
+    changes: impl IntoIterator<Item = Changed<'a, LinearChange<E>>>,
+) -> Matrix<E> {
     for (rows, change) in changes {
         let x = x.slice_rows(rows.clone());
         let cols = y.cols();

@@ -1,9 +1,9 @@
 //! g of Theorem 5: the outer function, last linear map and post-norm.
 
-use super::change::{Changed, LayerChange, linear};
+use super::change::{Changed, LayerChange, changed};
 use super::norm::RmsNorm;
 use super::run::Run;
-use crate::kernels::rms_norm;
+use crate::kernels::{matmul, rms_norm};
 use crate::tensor::{Element, Matrix, Tensor};
 
 /// g = m ⊙ n(d) with d = W_down h and m = 1 + post_feedforward_layernorm.weight.
@@ -31,10 +31,27 @@ impl Outer {
         h: &Matrix<E>,
         changes: &[Changed<'_, LayerChange<E>>],
     ) -> Matrix<E> {
+        let d = self.products(run, h);
+        self.with_changes(run, h, d, changes)
+    }
+
+    /// W_down h for every row of h, not yet rounded.
+    pub(crate) fn products<E: Element>(&self, run: &Run<'_>, h: &Matrix<E>) -> Matrix<E::Acc> {
+        matmul(run.level, h, &self.down_proj)
+    }
+
+    /// d, where `d` is W_down h.
+    pub(crate) fn with_changes<E: Element>(
+        &self,
+        run: &mut Run<'_>,
+        h: &Matrix<E>,
+        d: Matrix<E::Acc>,
+        changes: &[Changed<'_, LayerChange<E>>],
+    ) -> Matrix<E> {
         let down = changes
             .iter()
             .filter_map(|(rows, c)| c.down.as_ref().map(|down| (rows.clone(), down)));
-        let d = linear(run.level, h, &self.down_proj, down);
+        let d = changed(run.level, h, d, down);
         run.record("mlp.down_proj", &d);
         d
     }

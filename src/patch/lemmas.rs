@@ -90,7 +90,8 @@ pub(super) fn norm(x: &[f64]) -> f64 {
     largest * squares.sum::<f64>().sqrt()
 }
 
-fn check_finite(quantity: &str, values: &[f64]) -> Result<(), Precondition> {
+/// Refuses infinities and NaN.
+pub(super) fn check_finite(quantity: &str, values: &[f64]) -> Result<(), Precondition> {
     match values.iter().position(|x| !x.is_finite()) {
         None => Ok(()),
         Some(j) => Err(Precondition {

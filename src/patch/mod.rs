@@ -5,15 +5,20 @@
 //! result to a forward pass. Solvers are pure: f64 states in, a patch out, no model changed.
 
 pub mod algorithm_1;
+pub mod appendix_b;
+pub mod closed_form;
 pub mod lemmas;
 mod overlay;
+mod report;
 mod solver;
+pub mod sphere;
 mod split;
 pub mod theorem_1;
 
-pub use algorithm_1::{Solution, Variant, solve};
+pub use algorithm_1::{Query, Solution, Variant, solve};
 pub use overlay::{Form, Overlay};
-pub use solver::{Case, LayerReport, Method, Report, Solver};
+pub use report::{Case, LayerReport, Report};
+pub use solver::{Method, Solver};
 pub use split::{Positions, Split};
 
 use serde::{Deserialize, Serialize};
@@ -71,6 +76,16 @@ pub enum Part {
     Down,
     /// m, the scale of the outer function's norm.
     Scale,
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::GateUp => "gate/up",
+            Self::Down => "ΔW_down",
+            Self::Scale => "Δm",
+        })
+    }
 }
 
 /// The patch of one layer, under the names of its parts.

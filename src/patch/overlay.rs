@@ -63,7 +63,7 @@ impl<E: Element> Overlay<E> {
 }
 
 /// One layer's patch in a compute type.
-pub(super) fn change<E: Element>(block: &Block, patch: &LayerPatch, form: Form) -> LayerChange<E> {
+fn change<E: Element>(block: &Block, patch: &LayerPatch, form: Form) -> LayerChange<E> {
     let of = |delta: &Option<LowRank>, w| delta.as_ref().map(|delta| linear(w, delta, form));
     LayerChange {
         gate: of(&patch.gate, block.inner.gate_proj()),
@@ -76,19 +76,8 @@ pub(super) fn change<E: Element>(block: &Block, patch: &LayerPatch, form: Form) 
     }
 }
 
-/// The change of the scale alone.
-pub(super) fn scale_change<E: Element>(
-    block: &Block,
-    delta_m: &[f64],
-    form: Form,
-) -> LayerChange<E> {
-    LayerChange {
-        scale: Some(scale::<E>(block, delta_m, form)),
-        ..LayerChange::default()
-    }
-}
-
-fn linear<E: Element>(w: &Tensor, delta: &LowRank, form: Form) -> LinearChange<E> {
+/// The change of one linear map in a compute type.
+pub(super) fn linear<E: Element>(w: &Tensor, delta: &LowRank, form: Form) -> LinearChange<E> {
     match form {
         Form::Overlay => LinearChange::LowRank {
             u: delta.u.map(E::Acc::from_f64),
@@ -118,7 +107,7 @@ fn materialise<E: Element>(w: &Tensor, delta: &LowRank) -> Matrix<E> {
 }
 
 /// m + Δm. A checkpoint stores w = m − 1, so that is what is rounded when it is materialised.
-fn scale<E: Element>(block: &Block, delta_m: &[f64], form: Form) -> Vec<E::Acc> {
+pub(super) fn scale<E: Element>(block: &Block, delta_m: &[f64], form: Form) -> Vec<E::Acc> {
     let m = block.outer.post_feedforward_layernorm().scale::<f64>();
     let patched = m.iter().zip(delta_m).map(|(m, delta_m)| m + delta_m);
     patched

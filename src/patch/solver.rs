@@ -1,4 +1,4 @@
-//! The solvers, and what they report.
+//! The solvers and how they are used.
 
 use std::fmt;
 use std::str::FromStr;
@@ -88,64 +88,4 @@ impl Method {
             gain: Self::GAIN,
         }
     }
-}
-
-/// How a patch was solved.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Report {
-    /// One for each layer.
-    pub layers: Vec<LayerReport>,
-    /// For a span: the largest error of a logit after each pass.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub passes: Vec<f64>,
-}
-
-/// Which way a layer was solved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Case {
-    /// The layer is left as it is.
-    #[default]
-    Untouched,
-    /// The formula as it stands.
-    Regular,
-    /// The trust-region problem of section 6 has no root below the smallest m²: the hard case.
-    Hard,
-    /// The branch has nothing to say: t = 0.
-    Silent,
-    /// The last layer of a span, whose length is free.
-    Last,
-}
-
-/// How one layer was solved.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct LayerReport {
-    /// Which case ran.
-    pub case: Case,
-    /// The largest rank of a ΔW.
-    pub rank: usize,
-    /// ‖ΔW_gate‖/‖W_gate‖, Frobenius; 0 where it is not changed.
-    pub delta_gate: f64,
-    /// The same of W_up.
-    pub delta_up: f64,
-    /// The same of W_down.
-    pub delta_down: f64,
-    /// The largest |Δm|, 0 where the scale is not changed.
-    pub largest_delta_m: f64,
-    /// How many entries of the scale are changed.
-    pub scale_entries_changed: usize,
-    /// How many coordinates no change of the scale can serve.
-    pub unserved: usize,
-    /// The smallest number that the solver divided by.
-    pub smallest_divisor: f64,
-    /// The condition of what was inverted: for a span H's, else the largest divisor over the smallest.
-    pub condition: f64,
-    /// What the solved branch leaves, ‖t − m' ⊙ n(d')‖/‖t‖, before it is rounded.
-    pub residual: f64,
-    /// max |T − T_C| / max |T_C| of the patched layer's output.
-    pub hidden_error: f64,
-    /// max |T − T_C| in units of the last place of each entry.
-    pub hidden_ulps: f64,
-    /// How many entries of T are not T_C's, bit for bit.
-    pub hidden_off: usize,
 }

@@ -32,17 +32,15 @@ pub fn inner(
     ))
 }
 
-/// The outer half: Δm, from what the branch must add, T(C, x) − v, beyond m ⊙ n(d).
+/// The outer half: Δm, from what the branch must say, t = T(C, x) − v, beyond m ⊙ n(d).
 ///
-/// In exact arithmetic that is v_C − v and n(d) is n(d_C). Here `target` is T(C, x), `v` the reduced
-/// pass's, and `n` the unscaled norm of the d that the patched inner function *really* gave.
+/// In exact arithmetic that is v_C − v and n(d) is n(d_C). Here v is the reduced pass's, and `n` the unscaled
+/// norm of the d that the patched inner function *really* gave.
 ///
 /// # Errors
 ///
 /// A coordinate of `n` is zero where the branch must change.
-pub fn outer(m: &[f64], n: &[f64], v: &[f64], target: &[f64]) -> Result<Vec<f64>, Precondition> {
-    let delta_y: Vec<_> = (0..n.len())
-        .map(|j| target[j] - v[j] - m[j] * n[j])
-        .collect();
+pub fn outer(m: &[f64], n: &[f64], t: &[f64]) -> Result<Vec<f64>, Precondition> {
+    let delta_y: Vec<_> = (0..n.len()).map(|j| t[j] - m[j] * n[j]).collect();
     lemma_10(n, &delta_y)
 }

@@ -27,6 +27,17 @@ impl Dtype {
             Self::Bf16 => 1.0 / 256.0,
         }
     }
+
+    /// The distance from |x|, a finite number of this type, to the next larger one: a unit in the last place.
+    pub fn ulp(self, x: f64) -> f64 {
+        let (digits, lowest) = match self {
+            Self::F64 => (52, -1022),
+            Self::F32 => (23, -126),
+            Self::Bf16 => (7, -126),
+        };
+        let exponent = libm::ilogb(x).max(lowest);
+        libm::scalbn(1.0, exponent - digits)
+    }
 }
 
 impl fmt::Display for Dtype {
@@ -249,6 +260,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn units_in_the_last_place() {
+        for x in [1.0f32, 1.5, 0.1, 3e38, 1e-37, 1e-40, 0.0] {
+            let next = f64::from(x.next_up()) - f64::from(x);
+            assert_eq!(Dtype::F32.ulp(x.into()), next, "{x}");
+            let next = f64::from(x).next_up() - f64::from(x);
+            assert_eq!(Dtype::F64.ulp(x.into()), next, "{x}");
+        }
+        assert_eq!(Dtype::Bf16.ulp(-17.0), 0.125);
+        assert_eq!(Dtype::Bf16.ulp(0.0), 2f64.powi(-133));
     }
 
     #[test]

@@ -1,16 +1,14 @@
 //! The paper's protocol: token by token, the patched model without the prompt against the model with it.
 
 mod bounds;
-mod controls;
 mod metrics;
 mod protocol;
 mod summary;
 
 pub use bounds::Bounds;
-pub use controls::Controls;
 pub use metrics::{Comparison, distribution};
-pub use protocol::{Step, Verification};
-pub use summary::{Control, Summary};
+pub use protocol::{Control, Step, Verification};
+pub use summary::{ControlSummary, Summary};
 
 /// The five prompts of the paper's experiments.
 pub const PROMPTS: [&str; 5] = [

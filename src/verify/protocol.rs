@@ -2,13 +2,12 @@
 
 use serde::Serialize;
 
-use super::Controls;
 use super::bounds::Bounds;
 use super::metrics::{Comparison, margin};
 use crate::error::{Error, Result};
 use crate::model::generate::greedy;
 use crate::model::{Model, Session};
-use crate::patch::{Form, LayerReport, Variant, solve};
+use crate::patch::{LayerReport, Method, Query, Variant, solve};
 use crate::tensor::Element;
 
 /// One token of a verification.
@@ -31,9 +30,18 @@ pub struct Step {
     /// The patched reduced pass against the contextual one.
     pub patched: Comparison,
     /// The controls.
-    pub controls: Controls<Comparison>,
+    pub controls: Vec<Control>,
     /// How each layer was solved.
     pub layers: Vec<LayerReport>,
+}
+
+/// A negative control of a step.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Control {
+    /// What was left out of the patch.
+    pub variant: Variant,
+    /// The reduced pass under what was left, against the contextual one.
+    pub reduced: Comparison,
 }
 
 impl Step {
@@ -45,15 +53,15 @@ impl Step {
     }
 }
 
-/// The protocol on one model: how many tokens of each prompt, and how patches are applied.
+/// The protocol on one model: how many tokens of each prompt, and how patches are solved.
 #[derive(Clone, Copy, Debug)]
 pub struct Verification<'m> {
     /// The model.
     pub model: &'m Model,
     /// Tokens to verify of each prompt.
     pub tokens: usize,
-    /// How patches are applied.
-    pub form: Form,
+    /// How patches are solved and applied.
+    pub method: Method,
 }
 
 impl Verification<'_> {
@@ -90,11 +98,19 @@ impl Verification<'_> {
         let bounds = Bounds::new(E::DTYPE, self.model.config().hidden_size);
         let mut contextual = Session::<E>::new(self.model);
         contextual.forward(context, 0)?;
+        let variants = Variant::controls(self.method.solver);
         for step in 0..self.tokens {
             let position = contextual.position();
-            let solution = solve(&mut contextual, token, &[], self.form, &Variant::CONTROLS)?;
+            let solution = solve(
+                &mut contextual,
+                Query::alone(token),
+                &self.method,
+                &variants,
+            )?;
             let want = &solution.contextual;
             let reduced = Comparison::each(&solution.reduced, want);
+            let controls = variants.iter().zip(&reduced[1..]);
+            let controls = controls.map(|(&variant, &reduced)| Control { variant, reduced });
             let next = greedy(want);
             let largest = want.iter().fold(0.0f64, |max, x| max.max(x.to_f64().abs()));
             on_step(Step {
@@ -106,8 +122,8 @@ impl Verification<'_> {
                 margin: margin(want),
                 bound: bounds.logits(largest),
                 patched: reduced[0],
-                controls: Controls::from([reduced[1], reduced[2], reduced[3]]),
-                layers: solution.layers,
+                controls: controls.collect(),
+                layers: solution.report.layers,
             })?;
             token = next;
         }

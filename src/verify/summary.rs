@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{Comparison, Controls, Step};
+use super::Step;
+use crate::patch::{LayerReport, Variant};
 
 /// The figures of all steps of one compute type and form.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -24,7 +25,7 @@ pub struct Summary {
     /// The largest |Δm|.
     pub largest_delta_m: f64,
     /// The controls.
-    pub controls: Controls<Control>,
+    pub controls: Vec<ControlSummary>,
     /// Whether every step [`holds`](Step::holds).
     pub holds: bool,
     /// Whether every control is off by far: its median L∞ above ten times the largest bound. Where it is
@@ -33,8 +34,10 @@ pub struct Summary {
 }
 
 /// The figures of a negative control.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Control {
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ControlSummary {
+    /// What was left out of the patch.
+    pub variant: Variant,
     /// How many tokens had the same likeliest token all the same.
     pub matching: usize,
     /// The smallest L∞ of the logits.
@@ -43,10 +46,16 @@ pub struct Control {
     pub median_linf: f64,
 }
 
-impl Control {
-    fn new(steps: &[Step], of: impl Fn(&Step) -> Comparison) -> Self {
-        let each = || steps.iter().map(&of);
+impl ControlSummary {
+    fn new(steps: &[Step], variant: Variant) -> Self {
+        let controls = || steps.iter().flat_map(|step| &step.controls);
+        let each = || {
+            controls()
+                .filter(|control| control.variant == variant)
+                .map(|control| control.reduced)
+        };
         Self {
+            variant,
             matching: each().filter(|control| control.same_top).count(),
             smallest_linf: each()
                 .map(|control| control.linf)
@@ -61,18 +70,17 @@ impl Summary {
     /// The figures of `steps`; all zero for none.
     pub fn new(steps: &[Step]) -> Self {
         let worst = |figure: fn(&Step) -> f64| steps.iter().map(figure).fold(0.0, worse);
-        let layers = |figure: fn(&crate::patch::LayerReport) -> f64| {
+        let layers = |figure: fn(&LayerReport) -> f64| {
             steps
                 .iter()
                 .flat_map(|step| &step.layers)
                 .map(figure)
                 .fold(0.0, worse)
         };
-        let controls = Controls::from([
-            Control::new(steps, |step| step.controls.no_patch),
-            Control::new(steps, |step| step.controls.without_delta_m),
-            Control::new(steps, |step| step.controls.without_gate_up),
-        ]);
+        let variants = steps.iter().take(1).flat_map(|step| &step.controls);
+        let controls: Vec<_> = variants
+            .map(|control| ControlSummary::new(steps, control.variant))
+            .collect();
         Self {
             tokens: steps.len(),
             matching: steps.iter().filter(|step| step.patched.same_top).count(),
@@ -84,7 +92,7 @@ impl Summary {
             largest_delta_m: layers(|layer| layer.largest_delta_m),
             controls_fail: controls
                 .iter()
-                .all(|(_, control)| control.median_linf > 10.0 * worst(|step| step.bound)),
+                .all(|control| control.median_linf > 10.0 * worst(|step| step.bound)),
             controls,
             holds: steps.iter().all(Step::holds),
         }

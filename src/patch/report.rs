@@ -1,0 +1,124 @@
+//! What a solver says about its work.
+
+use serde::{Deserialize, Serialize};
+
+use super::{LayerPatch, LowRank};
+use crate::model::Block;
+use crate::tensor::{Dtype, Tensor};
+
+/// How a patch was solved.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// One for each layer.
+    pub layers: Vec<LayerReport>,
+    /// For a span: the largest error of a logit after each pass.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passes: Vec<f64>,
+}
+
+/// Which way a layer was solved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Case {
+    /// The layer is left as it is.
+    #[default]
+    Untouched,
+    /// The formula as it stands.
+    Regular,
+    /// The trust-region problem of section 6 has no root below the smallest m²: the hard case.
+    Hard,
+    /// The branch has nothing to say: t = 0.
+    Silent,
+    /// The last layer of a span, whose length is free.
+    Last,
+}
+
+/// How one layer was solved.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LayerReport {
+    /// Which case ran.
+    pub case: Case,
+    /// The largest rank of a ΔW.
+    pub rank: usize,
+    /// ‖ΔW_gate‖/‖W_gate‖, Frobenius; 0 where it is not changed.
+    pub delta_gate: f64,
+    /// The same of W_up.
+    pub delta_up: f64,
+    /// The same of W_down.
+    pub delta_down: f64,
+    /// The largest |Δm|, 0 where the scale is not changed.
+    pub largest_delta_m: f64,
+    /// How many entries of the scale are changed.
+    pub scale_entries_changed: usize,
+    /// How many coordinates got a share of the norm because there was nothing to scale.
+    pub zeros: usize,
+    /// How many coordinates no change of the scale can serve.
+    pub unserved: usize,
+    /// The smallest number that the solver divided by.
+    pub smallest_divisor: f64,
+    /// The condition of what was inverted: for a span H's, else the largest coordinate that the scale was
+    /// divided by over the smallest.
+    pub condition: f64,
+    /// What the solved branch leaves, ‖t − m' ⊙ n(d')‖/‖t‖, before it is rounded.
+    pub residual: f64,
+    /// max |T − T_C| / max |T_C| of the patched layer's output.
+    pub hidden_error: f64,
+    /// max |T − T_C| in units of the last place of each entry.
+    pub hidden_ulps: f64,
+    /// How many entries of T are not T_C's, bit for bit.
+    pub hidden_off: usize,
+}
+
+impl LayerReport {
+    /// Takes down a number that the solver divided by.
+    pub(super) fn divided_by(&mut self, divisor: f64) {
+        let none_yet = self.smallest_divisor == 0.0;
+        if none_yet || divisor < self.smallest_divisor {
+            self.smallest_divisor = divisor;
+        }
+    }
+
+    /// Takes down the coordinates that the scale was divided by.
+    pub(super) fn divided_by_each(&mut self, divisors: impl Iterator<Item = f64>) {
+        let (mut least, mut most) = (f64::INFINITY, 0.0f64);
+        for divisor in divisors.map(f64::abs) {
+            (least, most) = (least.min(divisor), most.max(divisor));
+        }
+        if most > 0.0 {
+            self.divided_by(least);
+            self.condition = most / least;
+        }
+    }
+
+    /// Takes down how large the patch is.
+    pub(super) fn measure(&mut self, patch: &LayerPatch, block: &Block) {
+        let relative = |delta: &Option<LowRank>, w: &Tensor| match delta {
+            None => 0.0,
+            Some(delta) => delta.frobenius() / w.frobenius().max(f64::MIN_POSITIVE),
+        };
+        self.delta_gate = relative(&patch.gate, block.inner.gate_proj());
+        self.delta_up = relative(&patch.up, block.inner.up_proj());
+        self.delta_down = relative(&patch.down, block.outer.down_proj());
+        let all = [&patch.gate, &patch.up, &patch.down];
+        let ranks = all.into_iter().flatten().map(|delta| delta.v.rows());
+        self.rank = ranks.max().unwrap_or(0);
+        self.largest_delta_m = patch.largest_delta_m();
+        let changed = patch.delta_m.iter().flatten().filter(|dm| **dm != 0.0);
+        self.scale_entries_changed = changed.count();
+    }
+
+    /// Takes down how far the layer's output is from what it should be; for several tokens the worst.
+    pub(super) fn compare(&mut self, dtype: Dtype, out: &[f64], target: &[f64]) {
+        let largest = target.iter().fold(0.0f64, |max, x| max.max(x.abs()));
+        let mut worst = 0.0f64;
+        for (out, target) in out.iter().zip(target) {
+            let error = (out - target).abs();
+            worst = worst.max(error);
+            self.hidden_ulps = self.hidden_ulps.max(error / dtype.ulp(*target));
+            self.hidden_off += usize::from(error != 0.0);
+        }
+        self.hidden_error = self
+            .hidden_error
+            .max(worst / largest.max(f64::MIN_POSITIVE));
+    }
+}
