@@ -7,6 +7,7 @@
 pub mod algorithm_1;
 pub mod appendix_b;
 pub mod closed_form;
+mod layer;
 pub mod lemmas;
 mod overlay;
 mod report;
@@ -14,12 +15,14 @@ mod solver;
 pub mod sphere;
 mod split;
 pub mod theorem_1;
+mod variant;
 
-pub use algorithm_1::{Query, Solution, Variant, solve};
+pub use algorithm_1::{Query, Solution, solve};
 pub use overlay::{Form, Overlay};
 pub use report::{Case, LayerReport, Report};
 pub use solver::{Method, Solver};
 pub use split::{Positions, Split};
+pub use variant::Variant;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,0 +1,207 @@
+//! One layer of Algorithm 1.
+
+use super::algorithm_1::Reduced;
+use super::lemmas::{check_finite, lemma_9, norm};
+use super::{
+    Case, LayerPatch, LayerReport, Method, Part, Precondition, Solver, appendix_b, closed_form,
+    overlay, theorem_1,
+};
+use crate::kernels::{Level, unscaled_rms_norm};
+use crate::model::{Block, Changed, LayerChange, RmsNorm, Run};
+use crate::tensor::{Element, Matrix};
+
+/// What the contextual pass says at a layer.
+#[derive(Clone, Debug)]
+pub(super) struct Contextual {
+    /// z_C.
+    z: Vec<f64>,
+    /// d_C.
+    d: Vec<f64>,
+    /// T(C, x).
+    pub(super) target: Vec<f64>,
+}
+
+/// One layer while it is solved. The rows of its matrices are those of the reduced passes (the last row of the first
+/// pass is the one that is solved for), then the contextual one.
+pub(super) struct Layer<'a, E: Element> {
+    block: &'a Block,
+    passes: &'a [Reduced<E>],
+    method: &'a Method,
+    pub(super) patch: LayerPatch,
+    /// The patch in the compute type.
+    change: LayerChange<E>,
+    pub(super) report: LayerReport,
+    /// v of the token solved for.
+    pub(super) v: Vec<f64>,
+}
+
+impl<'a, E: Element> Layer<'a, E> {
+    pub(super) fn new(block: &'a Block, passes: &'a [Reduced<E>], method: &'a Method) -> Self {
+        Self {
+            block,
+            passes,
+            method,
+            patch: LayerPatch::default(),
+            change: LayerChange::default(),
+            report: LayerReport::default(),
+            v: Vec::new(),
+        }
+    }
+
+    /// Solves the layer for the output that `said` names, or else the one of the contextual row; returns its output for all rows of v.
+    pub(super) fn solve(
+        &mut self,
+        run: &mut Run<'_>,
+        v: &Matrix<E>,
+        said: Option<&Contextual>,
+    ) -> Result<(Matrix<E>, Contextual), Precondition> {
+        let (block, query, ctx) = (self.block, self.passes[0].rows.end - 1, v.rows() - 1);
+        let z = block.inner.input(run, v);
+        let z_ctx = said.map_or_else(|| wide(&z, ctx), |said| said.z.clone());
+        self.solve_inner(run.level, &wide(&z, query), &z_ctx)?;
+        let h = block.inner.output(run, &z, &self.applied(Part::GateUp));
+        let d = block.outer.products(run, &h);
+
+        // The contextual row runs under no change, so its output is known before the outer patch is.
+        let said = match said {
+            Some(said) => said.clone(),
+            None => {
+                let d = d.slice_rows(ctx..ctx + 1).map(E::round);
+                let g = block.outer.output(run, &d, &[]);
+                let target = block.add(run, &v.slice_rows(ctx..ctx + 1), &g);
+                Contextual {
+                    z: z_ctx,
+                    d: wide(&d, 0),
+                    target: wide(&target, 0),
+                }
+            }
+        };
+        self.v = wide(v, query);
+        let t: Vec<f64> = (said.target.iter().zip(&self.v))
+            .map(|(target, v)| target - v)
+            .collect();
+
+        let m = self.solve_down(&wide(&h, query), &wide(&d, query), &said.d, &t)?;
+        let d = block
+            .outer
+            .with_changes(run, &h, d, &self.applied(Part::Down));
+        let n = unscaled_rms_norm(run.level, d.row(query), self.norm().eps());
+        let n: Vec<f64> = n.into_iter().map(Element::to_f64).collect();
+        self.solve_scale(&m, &n, &t)?;
+        let g = block.outer.output(run, &d, &self.applied(Part::Scale));
+        let out = block.add(run, v, &g);
+
+        self.report.measure(&self.patch, block);
+        self.report
+            .compare(E::DTYPE, &wide(&out, query), &said.target);
+        Ok((out, said))
+    }
+
+    /// ΔW_gate and ΔW_up, from z of the reduced and the contextual pass.
+    fn solve_inner(&mut self, level: Level, z: &[f64], z_ctx: &[f64]) -> Result<(), Precondition> {
+        if !self.changes(Part::GateUp) {
+            return Ok(());
+        }
+        let (w_gate, w_up) = (self.block.inner.gate_proj(), self.block.inner.up_proj());
+        let (gate, up) = theorem_1::inner(level, w_gate.into(), w_up.into(), z, z_ctx)?;
+        self.report.divided_by(norm(z));
+        self.change.gate = Some(overlay::linear(w_gate, &gate, self.method.form));
+        self.change.up = Some(overlay::linear(w_up, &up, self.method.form));
+        (self.patch.gate, self.patch.up) = (Some(gate), Some(up));
+        Ok(())
+    }
+
+    /// ΔW_down, where h goes to `d` as it is and the branch must say t. Returns the scale that goes with it.
+    fn solve_down(
+        &mut self,
+        h: &[f64],
+        d: &[f64],
+        d_ctx: &[f64],
+        t: &[f64],
+    ) -> Result<Vec<f64>, Precondition> {
+        let (m, eps) = (self.norm().scale::<f64>(), self.norm().eps());
+        let (wanted, m, case) = match self.method.solver {
+            Solver::Theorem1 | Solver::Span => return Ok(m),
+            Solver::AppendixB => {
+                let solved = appendix_b::down(&m, t, rms(d_ctx, eps), eps);
+                self.report.zeros = solved.zeros;
+                (solved.d, m, solved.case)
+            }
+            Solver::ClosedForm => {
+                let length = self.method.gain * rms(d_ctx, eps).max(rms(d, eps));
+                let (wanted, m) = closed_form::down_and_scale(&m, t, length, eps);
+                (wanted, m, Case::Regular)
+            }
+        };
+        let delta_y: Vec<f64> = wanted.iter().zip(d).map(|(wanted, d)| wanted - d).collect();
+        let down = lemma_9(h, &delta_y)?;
+        self.report.case = case;
+        self.report.divided_by(norm(h));
+        self.change.down = Some(overlay::linear(
+            self.block.outer.down_proj(),
+            &down,
+            self.method.form,
+        ));
+        self.patch.down = Some(down);
+        Ok(m)
+    }
+
+    /// Δm, for the n(d) that there really is: `m` is the scale that the solver had in mind.
+    fn solve_scale(&mut self, m: &[f64], n: &[f64], t: &[f64]) -> Result<(), Precondition> {
+        let stored = self.norm().scale::<f64>();
+        let delta_m = match self.method.solver {
+            Solver::Theorem1 => theorem_1::outer(m, n, t)?,
+            Solver::AppendixB | Solver::Span => {
+                let (delta_m, unserved) = appendix_b::scale(m, n, t);
+                self.report.unserved = unserved;
+                delta_m
+            }
+            Solver::ClosedForm => {
+                let (fitted, unserved) = closed_form::refit(m, n, t);
+                self.report.unserved = unserved;
+                fitted
+                    .iter()
+                    .zip(&stored)
+                    .map(|(fitted, m)| fitted - m)
+                    .collect()
+            }
+        };
+        check_finite("Δm", &delta_m)?;
+        let divided = n
+            .iter()
+            .zip(&delta_m)
+            .filter(|(_, delta_m)| **delta_m != 0.0);
+        self.report.divided_by_each(divided.map(|(n, _)| *n));
+        let said = (0..n.len()).map(|j| (stored[j] + delta_m[j]) * n[j] - t[j]);
+        self.report.residual = norm(&said.collect::<Vec<_>>()) / norm(t).max(f64::MIN_POSITIVE);
+        self.change.scale = Some(overlay::scale::<E>(self.block, &delta_m, self.method.form));
+        self.patch.delta_m = Some(delta_m);
+        Ok(())
+    }
+
+    fn norm(&self) -> &RmsNorm {
+        self.block.outer.post_feedforward_layernorm()
+    }
+
+    fn changes(&self, part: Part) -> bool {
+        self.method.solver.parts().contains(&part)
+    }
+
+    /// The change so far for the rows of the passes whose variant has a part.
+    fn applied(&self, part: Part) -> Vec<Changed<'_, LayerChange<E>>> {
+        let taking = self.passes.iter().filter(|pass| pass.variant.has(part));
+        taking
+            .map(|pass| (pass.rows.clone(), &self.change))
+            .collect()
+    }
+}
+
+/// A row in f64.
+fn wide<E: Element>(matrix: &Matrix<E>, row: usize) -> Vec<f64> {
+    matrix.row(row).iter().map(|x| x.to_f64()).collect()
+}
+
+/// The length that d is compared with: the root mean square of its coordinates where that is worth the name.
+fn rms(d: &[f64], eps: f64) -> f64 {
+    (norm(d) / (d.len() as f64).sqrt()).max(eps.sqrt())
+}

@@ -1,0 +1,51 @@
+//! A patch and its negative controls.
+
+use serde::{Serialize, Serializer};
+
+use super::{Part, Solver};
+
+/// What of a solved patch a reduced pass runs under: the whole of it, or a negative control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// All of it.
+    Whole,
+    /// Nothing.
+    NoPatch,
+    /// All of it but one part.
+    Without(Part),
+}
+
+impl Variant {
+    /// The negative controls of a solver: no patch, and each part of it left out.
+    pub fn controls(solver: Solver) -> Vec<Self> {
+        let parts = solver.parts();
+        let each = parts.iter().map(|&part| Self::Without(part));
+        // Without the only part there is no patch.
+        let each = each.filter(|_| parts.len() > 1);
+        std::iter::once(Self::NoPatch).chain(each).collect()
+    }
+
+    pub(super) fn has(self, part: Part) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::NoPatch => false,
+            Self::Without(other) => part != other,
+        }
+    }
+}
+
+impl std::fmt::Display for Variant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Whole => f.pad("patched"),
+            Self::NoPatch => f.pad("no patch"),
+            Self::Without(part) => f.pad(&format!("{part} left out")),
+        }
+    }
+}
+
+impl Serialize for Variant {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
