@@ -70,8 +70,8 @@ fn digest(patch: &Patch) -> String {
         factors("up", &layer.up);
         factors("down", &layer.down);
         line(
-            format!("{i}.Δm"),
-            layer.delta_m.as_deref().unwrap_or_default(),
+            format!("{i}.m+Δm"),
+            layer.scale.as_deref().unwrap_or_default(),
         );
     }
     text

@@ -3,6 +3,9 @@
 //! The contextual and the reduced pass go through a layer together. Layer i of the reduced pass gets
 //! the actual, rounded output of the already patched layer i − 1, and its target is T_i(C, x_i) of the
 //! contextual pass.
+//!
+//! The closed form then looks ahead: the last two layers are solved again, the earlier one so that the last
+//! can say T(C, x) bit for bit.
 
 use std::ops::Range;
 
@@ -11,6 +14,9 @@ use super::{Method, Patch, Report, Solver, Variant};
 use crate::error::{Error, Result};
 use crate::model::{Cache, Model, Run, Sequence, Session};
 use crate::tensor::{Element, Matrix};
+
+/// How often the last two layers are solved again at most.
+const LOOKS_AHEAD: usize = 24;
 
 /// The token a patch is solved for, and what else the reduced pass sees.
 #[derive(Clone, Copy, Debug)]
@@ -79,16 +85,18 @@ pub fn solve<E: Element>(
     let mut reduced = Reduction::new(contextual, query, method, controls)?;
     let mut x = reduced.model.embed(&mut run, &reduced.batch(query.token));
     let layers = reduced.model.layers().len();
-    let mut before = x.clone();
+    let mut before_the_last_two = Matrix::zeros(0, x.cols());
     for layer in 0..layers {
         if layer + 2 == layers {
-            before = x.slice_rows(0..reduced.rows());
+            before_the_last_two = x.slice_rows(0..reduced.rows());
         }
         x = reduced.layer(&mut run, layer, &x, Some(contextual))?;
     }
     let contextual_row = x.slice_rows(reduced.rows()..x.rows());
     contextual.skip(1);
-    reduced.refine(&mut run, &before, &mut x)?;
+    if method.solver == Solver::ClosedForm {
+        reduced.look_ahead(&mut run, &before_the_last_two, &mut x)?;
+    }
 
     let rows = reduced.passes.iter().map(|pass| pass.rows.end - 1);
     let hidden = rows
@@ -115,8 +123,9 @@ struct Reduction<'a, E: Element> {
     passes: Vec<Reduced<E>>,
     patch: Patch,
     report: Report,
-    /// What the contextual pass said, for each layer.
+    /// What the contextual pass says at each layer.
     said: Vec<Contextual>,
+    /// v of the query at the layer solved last.
     v: Vec<f64>,
 }
 
@@ -196,45 +205,54 @@ impl<'a, E: Element> Reduction<'a, E> {
         let said = solving.solve(run, &v, self.said.get(layer));
         let (x, said) = said.map_err(|failed| failed.at_layer(layer))?;
         self.model.check_layer(layer, &x)?;
-        self.patch.layers.truncate(layer);
-        self.patch.layers.push(solving.patch);
-        self.report.layers.truncate(layer);
-        self.report.layers.push(solving.report);
-        self.said.truncate(layer);
-        self.said.push(said);
         self.v = solving.v;
+        set(&mut self.patch.layers, layer, solving.patch);
+        set(&mut self.report.layers, layer, solving.report);
+        set(&mut self.said, layer, said);
         Ok(x)
     }
 
-    /// Look-ahead.
-    fn refine(&mut self, run: &mut Run<'_>, before: &Matrix<E>, x: &mut Matrix<E>) -> Result<()> {
-        let last = self.model.layers().len() - 1;
-        let rounds: usize = std::env::var("ROUNDS").map_or(0, |r| r.parse().unwrap());
-        let all: bool = std::env::var("ALL").is_ok();
-        let query = self.passes[0].rows.end - 1;
-        for _ in 0..rounds {
+    /// Goes through the last two layers again until every entry of the last one's output is T(C, x), bit for
+    /// bit.
+    ///
+    /// Where v is much larger than T, its last place is too coarse for v + g to hit T. So the layer before is
+    /// asked to bring v to T itself. The last attention answers to what it sees, which moves v again: going half
+    /// the way each time settles it.
+    fn look_ahead(
+        &mut self,
+        run: &mut Run<'_>,
+        before: &Matrix<E>,
+        x: &mut Matrix<E>,
+    ) -> Result<()> {
+        let Some(previous) = self.model.layers().len().checked_sub(2) else {
+            return Ok(());
+        };
+        let last = previous + 1;
+        for _ in 0..LOOKS_AHEAD {
             if self.report.layers[last].hidden_off == 0 {
                 break;
             }
             for pass in &mut self.passes {
                 pass.cache = self.model.new_cache();
             }
-            let target = self.said[last].target.clone();
-            for j in 0..target.len() {
-                if all || x.row(query)[j].to_f64() != target[j] {
-                    self.said[last - 1].target[j] += target[j] - self.v[j];
-                }
+            let t: Vec<f64> = self.said[last].t(&self.v);
+            for (target, t) in self.said[previous].target.iter_mut().zip(t) {
+                *target += 0.5 * t;
             }
-            let y = self.layer_again(run, last - 1, before)?;
-            *x = self.layer_again(run, last, &y)?;
+            let y = self.layer(run, previous, before, None)?;
+            *x = self.layer(run, last, &y, None)?;
+            self.report
+                .passes
+                .push(self.report.layers[last].hidden_error);
         }
         Ok(())
     }
+}
 
-    fn layer_again(&mut self, run: &mut Run<'_>, layer: usize, x: &Matrix<E>) -> Result<Matrix<E>> {
-        let said = self.said.clone();
-        let x = self.layer(run, layer, x, None)?;
-        self.said = said;
-        Ok(x)
+/// Sets the entry of a layer, which may be the next one.
+fn set<T>(entries: &mut Vec<T>, layer: usize, entry: T) {
+    match entries.get_mut(layer) {
+        Some(old) => *old = entry,
+        None => entries.push(entry),
     }
 }

@@ -21,6 +21,17 @@ pub(super) struct Contextual {
     pub(super) target: Vec<f64>,
 }
 
+impl Contextual {
+    /// t = T(C, x) − v, what the branch must say.
+    pub(super) fn t(&self, v: &[f64]) -> Vec<f64> {
+        self.target
+            .iter()
+            .zip(v)
+            .map(|(target, v)| target - v)
+            .collect()
+    }
+}
+
 /// One layer while it is solved. The rows of its matrices are those of the reduced passes (the last row of the first
 /// pass is the one that is solved for), then the contextual one.
 pub(super) struct Layer<'a, E: Element> {
@@ -77,9 +88,7 @@ impl<'a, E: Element> Layer<'a, E> {
             }
         };
         self.v = wide(v, query);
-        let t: Vec<f64> = (said.target.iter().zip(&self.v))
-            .map(|(target, v)| target - v)
-            .collect();
+        let t = said.t(&self.v);
 
         let m = self.solve_down(&wide(&h, query), &wide(&d, query), &said.d, &t)?;
         let d = block
@@ -121,7 +130,10 @@ impl<'a, E: Element> Layer<'a, E> {
     ) -> Result<Vec<f64>, Precondition> {
         let (m, eps) = (self.norm().scale::<f64>(), self.norm().eps());
         let (wanted, m, case) = match self.method.solver {
-            Solver::Theorem1 | Solver::Span => return Ok(m),
+            Solver::Theorem1 | Solver::Span => {
+                self.report.case = Case::Regular;
+                return Ok(m);
+            }
             Solver::AppendixB => {
                 let solved = appendix_b::down(&m, t, rms(d_ctx, eps), eps);
                 self.report.zeros = solved.zeros;
@@ -149,33 +161,29 @@ impl<'a, E: Element> Layer<'a, E> {
     /// Δm, for the n(d) that there really is: `m` is the scale that the solver had in mind.
     fn solve_scale(&mut self, m: &[f64], n: &[f64], t: &[f64]) -> Result<(), Precondition> {
         let stored = self.norm().scale::<f64>();
-        let delta_m = match self.method.solver {
-            Solver::Theorem1 => theorem_1::outer(m, n, t)?,
+        let plus = |delta_m: Vec<f64>| {
+            stored
+                .iter()
+                .zip(delta_m)
+                .map(|(m, delta_m)| m + delta_m)
+                .collect()
+        };
+        let (scale, unserved): (Vec<f64>, usize) = match self.method.solver {
+            Solver::Theorem1 => (plus(theorem_1::outer(m, n, t)?), 0),
             Solver::AppendixB | Solver::Span => {
                 let (delta_m, unserved) = appendix_b::scale(m, n, t);
-                self.report.unserved = unserved;
-                delta_m
+                (plus(delta_m), unserved)
             }
-            Solver::ClosedForm => {
-                let (fitted, unserved) = closed_form::refit(m, n, t);
-                self.report.unserved = unserved;
-                fitted
-                    .iter()
-                    .zip(&stored)
-                    .map(|(fitted, m)| fitted - m)
-                    .collect()
-            }
+            Solver::ClosedForm => closed_form::refit(m, n, t),
         };
-        check_finite("Δm", &delta_m)?;
-        let divided = n
-            .iter()
-            .zip(&delta_m)
-            .filter(|(_, delta_m)| **delta_m != 0.0);
-        self.report.divided_by_each(divided.map(|(n, _)| *n));
-        let said = (0..n.len()).map(|j| (stored[j] + delta_m[j]) * n[j] - t[j]);
-        self.report.residual = norm(&said.collect::<Vec<_>>()) / norm(t).max(f64::MIN_POSITIVE);
-        self.change.scale = Some(overlay::scale::<E>(self.block, &delta_m, self.method.form));
-        self.patch.delta_m = Some(delta_m);
+        check_finite("m + Δm", &scale)?;
+        self.report.unserved = unserved;
+        let changed = (0..n.len()).filter(|&j| scale[j] != stored[j]);
+        self.report.divided_by_each(changed.map(|j| n[j]));
+        let left: Vec<f64> = (0..n.len()).map(|j| scale[j] * n[j] - t[j]).collect();
+        self.report.residual = norm(&left) / norm(t).max(f64::MIN_POSITIVE);
+        self.change.scale = Some(overlay::scale::<E>(&scale, self.method.form));
+        self.patch.scale = Some(scale);
         Ok(())
     }
 

@@ -100,21 +100,12 @@ pub struct LayerPatch {
     pub up: Option<LowRank>,
     /// ΔW_down.
     pub down: Option<LowRank>,
-    /// Δm, added to m = 1 + `post_feedforward_layernorm.weight`.
-    pub delta_m: Option<Vec<f64>>,
+    /// m + Δm, in place of m = 1 + `post_feedforward_layernorm.weight`. The sum and not Δm, which could not
+    /// say it exactly where it is small.
+    pub scale: Option<Vec<f64>>,
 }
 
-impl LayerPatch {
-    /// The largest |Δm|, 0 where the scale is not changed.
-    pub fn largest_delta_m(&self) -> f64 {
-        self.delta_m
-            .iter()
-            .flatten()
-            .fold(0.0, |max, dm| max.max(dm.abs()))
-    }
-}
-
-/// A patch: for every layer what is added to its weights.
+/// A patch: for every layer what is changed of its weights.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Patch {
     /// One for each layer of the model.

@@ -69,10 +69,7 @@ fn change<E: Element>(block: &Block, patch: &LayerPatch, form: Form) -> LayerCha
         gate: of(&patch.gate, block.inner.gate_proj()),
         up: of(&patch.up, block.inner.up_proj()),
         down: of(&patch.down, block.outer.down_proj()),
-        scale: patch
-            .delta_m
-            .as_ref()
-            .map(|delta_m| scale::<E>(block, delta_m, form)),
+        scale: patch.scale.as_ref().map(|m| scale::<E>(m, form)),
     }
 }
 
@@ -107,11 +104,10 @@ fn materialise<E: Element>(w: &Tensor, delta: &LowRank) -> Matrix<E> {
 }
 
 /// m + Δm. A checkpoint stores w = m − 1, so that is what is rounded when it is materialised.
-pub(super) fn scale<E: Element>(block: &Block, delta_m: &[f64], form: Form) -> Vec<E::Acc> {
-    let m = block.outer.post_feedforward_layernorm().scale::<f64>();
-    let patched = m.iter().zip(delta_m).map(|(m, delta_m)| m + delta_m);
-    patched
-        .map(|m| match form {
+pub(super) fn scale<E: Element>(scale: &[f64], form: Form) -> Vec<E::Acc> {
+    let entries = scale.iter();
+    entries
+        .map(|&m| match form {
             Form::Overlay => E::Acc::from_f64(m),
             Form::Materialise => E::Acc::ONE + E::from_f64(m - 1.0).acc(),
         })

@@ -11,7 +11,8 @@ use crate::tensor::{Dtype, Tensor};
 pub struct Report {
     /// One for each layer.
     pub layers: Vec<LayerReport>,
-    /// For a span: the largest error of a logit after each pass.
+    /// The last layer's [`hidden_error`](LayerReport::hidden_error) after each time that the last layers
+    /// were solved again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passes: Vec<f64>,
 }
@@ -102,9 +103,11 @@ impl LayerReport {
         let all = [&patch.gate, &patch.up, &patch.down];
         let ranks = all.into_iter().flatten().map(|delta| delta.v.rows());
         self.rank = ranks.max().unwrap_or(0);
-        self.largest_delta_m = patch.largest_delta_m();
-        let changed = patch.delta_m.iter().flatten().filter(|dm| **dm != 0.0);
-        self.scale_entries_changed = changed.count();
+        let stored = block.outer.post_feedforward_layernorm().scale::<f64>();
+        let entries = patch.scale.iter().flatten().zip(&stored);
+        let delta_m = entries.map(|(scale, m)| (scale - m).abs());
+        self.largest_delta_m = delta_m.clone().fold(0.0, f64::max);
+        self.scale_entries_changed = delta_m.filter(|delta_m| *delta_m != 0.0).count();
     }
 
     /// Takes down how far the layer's output is from what it should be; for several tokens the worst.
