@@ -256,3 +256,8 @@ fn set<T>(entries: &mut Vec<T>, layer: usize, entry: T) {
         None => entries.push(entry),
     }
 }
+
+/// A row in f64.
+pub(super) fn wide<E: Element>(matrix: &Matrix<E>, row: usize) -> Vec<f64> {
+    matrix.row(row).iter().map(|x| x.to_f64()).collect()
+}

@@ -1,7 +1,7 @@
 //! One layer of Algorithm 1.
 
-use super::algorithm_1::Reduced;
-use super::lemmas::{check_finite, lemma_9, norm};
+use super::algorithm_1::{Reduced, wide};
+use super::lemmas::{check_finite, lemma_9, norm, rms};
 use super::{
     Case, LayerPatch, LayerReport, Method, Part, Precondition, Solver, appendix_b, closed_form,
     overlay, theorem_1,
@@ -135,12 +135,12 @@ impl<'a, E: Element> Layer<'a, E> {
                 return Ok(m);
             }
             Solver::AppendixB => {
-                let solved = appendix_b::down(&m, t, rms(d_ctx, eps), eps);
+                let solved = appendix_b::down(&m, t, rms(d_ctx).max(eps.sqrt()), eps);
                 self.report.zeros = solved.zeros;
                 (solved.d, m, solved.case)
             }
             Solver::ClosedForm => {
-                let length = self.method.gain * rms(d_ctx, eps).max(rms(d, eps));
+                let length = self.method.length(d, d_ctx, eps);
                 let (wanted, m) = closed_form::down_and_scale(&m, t, length, eps);
                 (wanted, m, Case::Regular)
             }
@@ -202,14 +202,4 @@ impl<'a, E: Element> Layer<'a, E> {
             .map(|pass| (pass.rows.clone(), &self.change))
             .collect()
     }
-}
-
-/// A row in f64.
-fn wide<E: Element>(matrix: &Matrix<E>, row: usize) -> Vec<f64> {
-    matrix.row(row).iter().map(|x| x.to_f64()).collect()
-}
-
-/// The length that d is compared with: the root mean square of its coordinates where that is worth the name.
-fn rms(d: &[f64], eps: f64) -> f64 {
-    (norm(d) / (d.len() as f64).sqrt()).max(eps.sqrt())
 }

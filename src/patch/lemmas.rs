@@ -90,6 +90,11 @@ pub(super) fn norm(x: &[f64]) -> f64 {
     largest * squares.sum::<f64>().sqrt()
 }
 
+/// The root mean square of x.
+pub(super) fn rms(x: &[f64]) -> f64 {
+    norm(x) / (x.len() as f64).sqrt()
+}
+
 /// Refuses infinities and NaN.
 pub(super) fn check_finite(quantity: &str, values: &[f64]) -> Result<(), Precondition> {
     match values.iter().position(|x| !x.is_finite()) {

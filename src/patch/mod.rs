@@ -12,6 +12,7 @@ pub mod lemmas;
 mod overlay;
 mod report;
 mod solver;
+pub mod span;
 pub mod sphere;
 mod split;
 pub mod theorem_1;

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::lemmas::rms;
 use super::{Form, Part};
 
 /// A way to solve a patch.
@@ -74,18 +75,36 @@ pub struct Method {
     /// By how much d' exceeds W_down h, where the solver chooses it: more makes the patch larger and
     /// safer to run elsewhere.
     pub gain: f64,
+    /// How many of the last layers a span changes.
+    pub layers: usize,
+    /// How many passes a span is solved in at most.
+    pub passes: usize,
 }
 
 impl Method {
     /// The gain at which a patch runs elsewhere as exactly as at home.
     pub const GAIN: f64 = 10.0;
 
-    /// A solver with the default gain, applied as an overlay.
+    /// The number of layers that a span changes unless told otherwise.
+    pub const LAYERS: usize = 4;
+
+    /// The passes after which a span is left as it is.
+    pub const PASSES: usize = 40;
+
+    /// A solver with the default figures, applied as an overlay.
     pub fn new(solver: Solver) -> Self {
         Self {
             solver,
             form: Form::Overlay,
             gain: Self::GAIN,
+            layers: Self::LAYERS,
+            passes: Self::PASSES,
         }
+    }
+
+    /// R, the length of the d' that replaces `d` = W_down h, in the root mean square; at least √ε, below which the
+    /// norm's ε would eat it.
+    pub(super) fn length(&self, d: &[f64], d_ctx: &[f64], eps: f64) -> f64 {
+        self.gain * rms(d).max(rms(d_ctx)).max(eps.sqrt())
     }
 }

@@ -1,0 +1,342 @@
+//! A span of tokens at once: one change of W_down that serves all of them, a plain LoRA.
+//!
+//! No norm is changed, so what a branch can say is m ⊙ y with mean(y²) = k, k = R²/(R² + ε). At the last
+//! layer that is enough, because the final norm ignores length: for token i it is enough to reach
+//! c·T(C, x_i) for some c > 0. Where |m_j| is small, y_j = 0, and what is missing there is added to the
+//! target of the layer before. Earlier layers come as near as they can. With d'_i = y_i √(R_i² + ε),
+//!
+//! ```text
+//! ΔW_down = (D' − W_down H) H⁺,  H = [h_1 … h_N] of full column rank
+//! ```
+//!
+//! The solution is found in passes over the layers that are changed, each correcting what the one before
+//! it left.
+
+mod least_squares;
+pub mod reach;
+
+use self::reach::{Said, down, last, near, weak};
+use super::algorithm_1::wide;
+use super::{LayerPatch, LayerReport, Method, Patch, Precondition, Report, Split, overlay};
+use crate::error::Result;
+use crate::kernels::unscaled_rms_norm;
+use crate::model::{Cache, LayerChange, Model, Recorder, Run, Sequence, Session};
+use crate::tensor::{Element, Matrix};
+
+/// Passes without a smaller error after which a solve ends.
+const PATIENCE: usize = 3;
+
+/// Solves the patch of the tokens at the end of `split` in compute type `E`; `on_pass` gets the error after
+/// each pass, that of the last hidden state after its norm, relative to its largest number.
+///
+/// The patch is that of the pass with the smallest error.
+///
+/// # Errors
+///
+/// [`Error::Precondition`](crate::Error::Precondition) where H has not full column rank, with the layer; those of
+/// [`Session::forward`].
+pub fn solve<E: Element>(
+    model: &Model,
+    split: &Split,
+    method: &Method,
+    mut on_pass: impl FnMut(f64),
+) -> Result<(Patch, Report)> {
+    let mut solving = Solving::<E>::new(model, split, method)?;
+    let mut best = solving.pass()?;
+    let mut errors = vec![best.0];
+    on_pass(best.0);
+    let mut since = 0;
+    while errors.len() < method.passes && since < PATIENCE && best.0 > 0.0 {
+        let pass = solving.pass()?;
+        errors.push(pass.0);
+        on_pass(pass.0);
+        since += 1;
+        if pass.0 < best.0 {
+            (best, since) = (pass, 0);
+        }
+    }
+    let (_, patch, layers) = best;
+    Ok((
+        patch,
+        Report {
+            layers,
+            passes: errors,
+        },
+    ))
+}
+
+/// What is the same in every pass, and what one tells the next.
+struct Solving<'a, E> {
+    model: &'a Model,
+    method: &'a Method,
+    positions: Vec<usize>,
+    /// Kept tokens.
+    stay: usize,
+    /// The first layer that is changed.
+    first: usize,
+    /// What the reduced pass brings there.
+    x: Matrix<E>,
+    contextual: Contextual,
+    /// What the last layer could not say, to be said by the one before it.
+    ahead: Matrix<f64>,
+}
+
+/// What the contextual pass says of the span at the layers that are changed, `[N, hidden]` each.
+struct Contextual {
+    first: usize,
+    span: usize,
+    /// d_C.
+    d: Vec<Matrix<f64>>,
+    /// T(C, x).
+    targets: Vec<Matrix<f64>>,
+}
+
+impl Recorder for Contextual {
+    fn wants(&self, name: &str) -> bool {
+        self.place(name).is_some()
+    }
+
+    fn record(&mut self, name: &str, rows: &Matrix<f64>) {
+        let span = self.span;
+        if let Some((layer, is_d)) = self.place(name) {
+            let all = if is_d { &mut self.d } else { &mut self.targets };
+            let seen = std::mem::replace(&mut all[layer], Matrix::zeros(0, 1));
+            // The last rows of all there have been.
+            let mut numbers = seen.into_vec();
+            numbers.extend(rows.as_slice());
+            let extra = numbers.len().saturating_sub(span * rows.cols());
+            numbers.drain(..extra);
+            all[layer] = Matrix::from_vec(rows.cols(), numbers);
+        }
+    }
+}
+
+impl Contextual {
+    fn new<E: Element>(model: &Model, split: &Split, first: usize) -> Result<Self> {
+        let layers = model.layers().len() - first;
+        let none = vec![Matrix::zeros(0, 1); layers];
+        let mut contextual = Self {
+            first,
+            span: split.queries().len(),
+            d: none.clone(),
+            targets: none,
+        };
+        let mut session = Session::<E>::new(model);
+        session.forward_recorded(split.tokens(), 0, &mut contextual)?;
+        Ok(contextual)
+    }
+
+    /// Which of the changed layers a recorded name belongs to, and whether it is its d or its output.
+    fn place(&self, name: &str) -> Option<(usize, bool)> {
+        let name = name.strip_prefix("model.layers.")?;
+        let (layer, is_d) = match name.strip_suffix(".mlp.down_proj") {
+            Some(layer) => (layer, true),
+            None => (name, false),
+        };
+        let layer: usize = layer.parse().ok()?;
+        Some((layer.checked_sub(self.first)?, is_d))
+    }
+}
+
+/// The error of a pass, its patch, and how each layer was solved.
+type Pass = (f64, Patch, Vec<LayerReport>);
+
+impl<'a, E: Element> Solving<'a, E> {
+    fn new(model: &'a Model, split: &Split, method: &'a Method) -> Result<Self> {
+        let layers = model.layers().len();
+        let first = layers - method.layers.clamp(1, layers);
+        let tokens = split.reduced_tokens();
+        let positions = split.reduced_positions();
+        model.check_tokens(split.tokens(), 0)?;
+        let contextual = Contextual::new::<E>(model, split, first)?;
+        let span = split.queries().len();
+        let mut solving = Self {
+            model,
+            method,
+            positions,
+            stay: tokens.len() - span,
+            first,
+            x: Matrix::zeros(0, 1),
+            contextual,
+            ahead: Matrix::zeros(span, model.config().hidden_size),
+        };
+        let mut run = solving.run();
+        let mut x = model.embed(&mut run, &tokens);
+        let mut cache = model.new_cache();
+        for (layer, block) in model.layers()[..first].iter().enumerate() {
+            run.enter(layer)?;
+            let mut sequences = [solving.sequence(&mut cache)];
+            x = block.forward(&mut run, &x, &mut sequences, &[]);
+            model.check_layer(layer, &x)?;
+        }
+        solving.x = x;
+        Ok(solving)
+    }
+
+    fn run(&self) -> Run<'static> {
+        Run::new(self.model.level(), None, None)
+    }
+
+    fn sequence<'s>(&'s self, cache: &'s mut Cache<E>) -> Sequence<'s, E> {
+        Sequence {
+            rows: 0..self.positions.len(),
+            positions: &self.positions,
+            cache,
+        }
+    }
+
+    /// Solves the layers one after the other, each for the output that the ones before it really gave.
+    fn pass(&mut self) -> Result<Pass> {
+        let mut run = self.run();
+        let mut cache = self.model.new_cache();
+        let mut patch = Patch {
+            layers: vec![LayerPatch::default(); self.first],
+        };
+        let mut reports = vec![LayerReport::default(); self.first];
+        let mut x = self.x.clone();
+        for layer in self.first..self.model.layers().len() {
+            run.enter(layer)?;
+            let block = &self.model.layers()[layer];
+            let mut sequences = [self.sequence(&mut cache)];
+            let v = block.attention.forward(&mut run, &x, &mut sequences);
+            let solved = self.layer(&mut run, layer, &v);
+            let (t, layer_patch, report) = solved.map_err(|failed| failed.at_layer(layer))?;
+            x = t;
+            self.model.check_layer(layer, &x)?;
+            patch.layers.push(layer_patch);
+            reports.push(report);
+        }
+        Ok((self.error(&x), patch, reports))
+    }
+
+    /// Solves a layer for all tokens of the span, and takes v through it.
+    fn layer(
+        &mut self,
+        run: &mut Run<'_>,
+        layer: usize,
+        v: &Matrix<E>,
+    ) -> Result<(Matrix<E>, LayerPatch, LayerReport), Precondition> {
+        let block = &self.model.layers()[layer];
+        let norm = block.outer.post_feedforward_layernorm();
+        let z = block.inner.input(run, v);
+        let h = block.inner.output(run, &z, &[]);
+        let d = block.outer.products(run, &h);
+
+        let mut report = LayerReport::default();
+        let mut said = Vec::new();
+        let mut delta_d = Matrix::zeros(v.rows() - self.stay, v.cols());
+        for i in 0..delta_d.rows() {
+            let row = self.stay + i;
+            let d = wide(&d, row);
+            let d_ctx = self.contextual.d[layer - self.first].row(i);
+            let length = self.method.length(&d, d_ctx, norm.eps());
+            let k = length * length / (length * length + norm.eps());
+            let one = self.say(layer, i, &wide(v, row), k * v.cols() as f64);
+            let stretch = (length * length + norm.eps()).sqrt();
+            for (delta, (y, d)) in delta_d.row_mut(i).iter_mut().zip(one.y.iter().zip(&d)) {
+                *delta = y * stretch - d;
+            }
+            said.push(one);
+        }
+        let (down, condition) = down(&h.map(E::to_f64), &delta_d, E::Acc::DTYPE)?;
+        let change = LayerChange {
+            down: Some(overlay::linear(
+                block.outer.down_proj(),
+                &down,
+                self.method.form,
+            )),
+            ..LayerChange::default()
+        };
+        let d = block
+            .outer
+            .with_changes(run, &h, d, &[(0..v.rows(), &change)]);
+        let g = block.outer.output(run, &d, &[]);
+        let out = block.add(run, v, &g);
+
+        let patch = LayerPatch {
+            down: Some(down),
+            ..LayerPatch::default()
+        };
+        report.measure(&patch, block);
+        report.condition = condition;
+        self.compare(&mut report, layer, &said, v, &out);
+        Ok((out, patch, report))
+    }
+
+    /// What the branch of token i of the span is to say at a layer.
+    fn say(&mut self, layer: usize, i: usize, v: &[f64], square: f64) -> Said {
+        let last_layer = self.model.layers().len() - 1;
+        let m = self.scale(layer);
+        let mut target = self.contextual.targets[layer - self.first].row(i).to_vec();
+        let weak_last = weak(&self.scale(last_layer));
+        if layer == last_layer {
+            let said = last(&m, &weak_last, &target, v, square);
+            let ahead = self.ahead.row_mut(i);
+            for j in 0..m.len() {
+                ahead[j] += said.c * target[j] - v[j] - m[j] * said.y[j];
+            }
+            return said;
+        }
+        let next_to_last = layer + 1 == last_layer;
+        if next_to_last {
+            let ahead = self.ahead.row(i);
+            target
+                .iter_mut()
+                .zip(ahead)
+                .for_each(|(t, ahead)| *t += ahead);
+        }
+        let exact: Vec<bool> = weak_last.iter().map(|weak| *weak && next_to_last).collect();
+        let t: Vec<f64> = target.iter().zip(v).map(|(target, v)| target - v).collect();
+        near(&m, &exact, &t, square)
+    }
+
+    fn scale(&self, layer: usize) -> Vec<f64> {
+        let outer = &self.model.layers()[layer].outer;
+        outer.post_feedforward_layernorm().scale()
+    }
+
+    /// Takes down how near the layer came.
+    fn compare(
+        &self,
+        report: &mut LayerReport,
+        layer: usize,
+        said: &[Said],
+        v: &Matrix<E>,
+        out: &Matrix<E>,
+    ) {
+        let m = self.scale(layer);
+        let (mut left, mut whole) = (0.0f64, 0.0f64);
+        for (i, said) in said.iter().enumerate() {
+            let target = self.contextual.targets[layer - self.first].row(i);
+            let target: Vec<f64> = target.iter().map(|target| said.c * target).collect();
+            let v = wide(v, self.stay + i);
+            for j in 0..m.len() {
+                left += (v[j] + m[j] * said.y[j] - target[j]).powi(2);
+                whole += (target[j] - v[j]).powi(2);
+            }
+            report.compare(E::DTYPE, &wide(out, self.stay + i), &target);
+            report.case = said.case;
+        }
+        report.residual = (left / whole.max(f64::MIN_POSITIVE)).sqrt();
+    }
+
+    /// How far the last hidden states are off behind a norm, relative to the largest number.
+    fn error(&self, x: &Matrix<E>) -> f64 {
+        let eps = self.model.layers()[0]
+            .outer
+            .post_feedforward_layernorm()
+            .eps();
+        let targets = self.contextual.targets.last();
+        let targets = targets.into_iter().flat_map(|targets| targets.iter_rows());
+        let mut worst = 0.0f64;
+        for (i, target) in targets.enumerate() {
+            let got = unscaled_rms_norm(self.model.level(), &wide(x, self.stay + i), eps);
+            let want = unscaled_rms_norm(self.model.level(), target, eps);
+            let largest = want.iter().fold(0.0f64, |max, x| max.max(x.abs()));
+            for (got, want) in got.iter().zip(&want) {
+                worst = worst.max((got - want).abs() / largest);
+            }
+        }
+        worst
+    }
+}
