@@ -3,11 +3,13 @@
 mod bounds;
 mod metrics;
 mod protocol;
+mod span;
 mod summary;
 
 pub use bounds::Bounds;
 pub use metrics::{Comparison, distribution};
 pub use protocol::{Control, Step, Verification};
+pub use span::reduced as span_reduced;
 pub use summary::{ControlSummary, Summary};
 
 /// The five prompts of the paper's experiments.

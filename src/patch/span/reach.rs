@@ -73,7 +73,7 @@ pub fn near(m: &[f64], exact: &[bool], t: &[f64], square: f64) -> Said {
         .collect();
     let taken: f64 = y.iter().map(|y| y * y).sum();
     // What should be exact may take half the sphere.
-    let shrink = (0.5 * square / taken).sqrt().min(1.0);
+    let shrink = (0.99 * square / taken).sqrt().min(1.0);
     y.iter_mut().for_each(|y| *y *= shrink);
     let others: Vec<usize> = (0..m.len()).filter(|&j| !is_exact(j)).collect();
     let of = |x: &[f64]| -> Vec<f64> { others.iter().map(|&j| x[j]).collect() };
