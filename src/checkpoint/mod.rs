@@ -13,6 +13,7 @@ mod safetensors;
 mod tensors;
 mod tokenizer;
 mod tokenizer_config;
+mod writer;
 
 use std::path::Path;
 
@@ -23,6 +24,7 @@ pub use config::{Config, LayerKind, Rope};
 pub use safetensors::Access;
 pub use tensors::Tensors;
 pub use tokenizer::{TextStream, Tokenizer};
+pub use writer::{TensorData, write_safetensors};
 
 use crate::error::{Error, Result};
 use fields::{Fields, parse_object};

@@ -29,8 +29,8 @@
 
 mod ids;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
@@ -38,10 +38,9 @@ use half::bf16;
 
 pub use ids::{parse_ids, read_ids};
 
-use crate::checkpoint::Config;
+use crate::checkpoint::{Config, TensorData, write_safetensors};
 use crate::error::{Error, Result};
 use crate::model::{Model, Recorder, Session};
-use crate::output;
 use crate::tensor::{Dtype, Element, Matrix, Storage};
 
 /// The names of a layer's tensors, in forward order, relative to `model.layers.I`.
@@ -199,34 +198,16 @@ impl Trace {
             ("ids", format!("{tokens:?}")),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
-        let header = self.header(metadata.into());
-        // Not through the safetensors crate, which would copy all of it and give the metadata in
-        // another order each time.
-        output::write_file(path, |out| {
-            out.write_all(&(header.len() as u64).to_le_bytes())?;
-            out.write_all(&header)?;
-            let mut tensors = self.tensors.values();
-            tensors.try_for_each(|tensor| out.write_all(&tensor.bytes))
-        })
-    }
-
-    /// The header of a safetensors file: where each tensor lies, filled with spaces to whole 8 bytes.
-    fn header(&self, metadata: BTreeMap<&str, String>) -> Vec<u8> {
-        let mut entries = BTreeMap::from([("__metadata__", serde_json::json!(metadata))]);
-        let mut offset = 0;
-        for (name, tensor) in &self.tensors {
-            let end = offset + tensor.bytes.len();
-            let entry = serde_json::json!({
-                "dtype": tensor.storage.to_string(),
-                "shape": tensor.shape(),
-                "data_offsets": [offset, end],
-            });
-            entries.insert(name, entry);
-            offset = end;
-        }
-        let mut header = serde_json::json!(entries).to_string().into_bytes();
-        header.resize(header.len().next_multiple_of(8), b' ');
-        header
+        let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
+        let tensors = self.tensors.iter().map(|(name, tensor)| {
+            let data = TensorData {
+                storage: tensor.storage,
+                shape: tensor.shape().into(),
+                bytes: Cow::Borrowed(&tensor.bytes),
+            };
+            (name.clone(), data)
+        });
+        write_safetensors(path, &metadata.into(), &tensors.collect())
     }
 }
 

@@ -1,8 +1,5 @@
 //! A span held against the contextual pass, token by token.
 
-
-
-
 use crate::error::Result;
 
 use crate::model::{Model, Session};
