@@ -482,6 +482,34 @@ pub enum Error {
         /// Tokens of the context.
         context: usize,
     },
+    /// A file that is no patch, or not the one that was saved.
+    #[error("{}: {reason}; solve the patch again", path.display())]
+    PatchFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A patch of other weights.
+    #[error("the patch is for the model {name} with the hash {patch}, and this one has the hash {model}; give the model it was solved for", name = shown(name), patch = shown(patch))]
+    PatchOfAnotherModel {
+        /// The hash of the patch's model.
+        patch: String,
+        /// Its name.
+        name: String,
+        /// The hash of the model at hand.
+        model: String,
+    },
+    /// A part of a patch that does not fit the model.
+    #[error("the patch does not fit the model: {part} is {found:?} and should be {expected:?}")]
+    PatchShape {
+        /// The part.
+        part: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// The model's.
+        expected: Vec<usize>,
+    },
     /// The whole context stays.
     #[error("nothing is left to absorb: all {context} tokens of the context stay")]
     NothingToAbsorb {

@@ -72,6 +72,22 @@ impl Tensors {
         Self::parse(file, load(file, access)?)
     }
 
+    /// The same with the file's metadata.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open_file`](Self::open_file).
+    pub(crate) fn open_with_metadata(
+        file: &Path,
+        access: Access,
+    ) -> Result<(Self, BTreeMap<String, String>)> {
+        let data = load(file, access)?;
+        let (header, _) = split_header(file, &data)?;
+        let metadata = parse_header(file, header)?.metadata().clone();
+        let metadata = metadata.into_iter().flatten().collect();
+        Ok((Self::parse(file, data)?, metadata))
+    }
+
     /// The tensors of one safetensors file with the content `data`; `file` only serves the messages.
     /// Nothing is copied: the tensors share `data`.
     ///

@@ -2,6 +2,7 @@
 
 mod demo;
 mod generate;
+mod solving;
 mod table;
 mod trace;
 mod verify;

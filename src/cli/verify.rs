@@ -7,12 +7,13 @@ use clap::Args;
 use context_patch::kernels::Level;
 use context_patch::model::Model;
 use context_patch::output::{check_writable, write_file};
-use context_patch::patch::{Form, Method, Solver};
+use context_patch::patch::{Form, Method, Positions, Solver};
 use context_patch::tensor::Dtype;
-use context_patch::verify::{PROMPTS, Step, Summary, Verification};
+use context_patch::verify::{Keep, PROMPTS, Step, Summary, Verification};
 use context_patch::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::solving::SolvingArgs;
 use super::table::table;
 use super::{BROKEN, ModelArgs, OK, is_closed_output, print, refuse_empty, with_dtype};
 
@@ -35,7 +36,8 @@ pub(super) struct Verify {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     tokens: u32,
 
-    /// Solvers: theorem-1, appendix-b, closed-form
+    /// Solvers: theorem-1, appendix-b and closed-form patch every token anew; span solves one LoRA for all
+    /// tokens of a prompt's answer
     #[arg(long, value_delimiter = ',', default_values_t = [Solver::ClosedForm])]
     solver: Vec<Solver>,
 
@@ -47,6 +49,17 @@ pub(super) struct Verify {
     /// rounded)
     #[arg(long, value_delimiter = ',', default_values_t = [Form::Overlay])]
     apply: Vec<Form>,
+
+    /// What of the prompt stays: nothing, bos (its first token) or half (the first half of it)
+    #[arg(long, default_value_t = Keep::Nothing)]
+    keep: Keep,
+
+    /// Where the patched model sees its tokens: absolute (where they were) or natural (0, 1, 2, …)
+    #[arg(long, default_value_t = Positions::Absolute)]
+    positions: Positions,
+
+    #[command(flatten)]
+    solving: SolvingArgs,
 
     /// Write every figure of every token here
     #[arg(long, value_name = "FILE")]
@@ -95,10 +108,7 @@ impl Verify {
         for &solver in &self.solver {
             for &dtype in &self.dtype {
                 for &form in &self.apply {
-                    let method = Method {
-                        form,
-                        ..Method::new(solver)
-                    };
+                    let method = self.solving.method(solver, form);
                     bar.set_message(format!("{solver} {dtype} {form}"));
                     runs.push(self.verify(&model, &ids, dtype, method, &bar)?);
                 }
@@ -129,6 +139,8 @@ impl Verify {
             model,
             tokens: self.tokens as usize,
             method,
+            keep: self.keep,
+            positions: self.positions,
         };
         // All of them before any work.
         prompts.iter().try_for_each(|ids| verification.check(ids))?;

@@ -135,7 +135,30 @@ impl<'m, E: Element> Session<'m, E> {
         Ok(Matrix::from_vec(self.model.config().vocab_size, logits))
     }
 
-    /// The same with someone listening, who gets the logits like everything else.
+    /// [`forward`](Self::forward) for tokens at `positions`, which ascend and may have gaps.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`forward`](Self::forward).
+    pub fn forward_at(
+        &mut self,
+        tokens: &[u32],
+        positions: &[usize],
+        last: usize,
+    ) -> Result<Matrix<E>> {
+        assert_eq!(tokens.len(), positions.len(), "a position for each token");
+        let mut logits = Vec::new();
+        let mut left = tokens.len();
+        for (run, positions) in consecutive(tokens, positions) {
+            left -= run.len();
+            self.position = positions[0];
+            let rows = last.saturating_sub(left).min(run.len());
+            self.advance(run, rows, None, |rows| logits.extend(rows.into_vec()))?;
+        }
+        Ok(Matrix::from_vec(self.model.config().vocab_size, logits))
+    }
+
+    /// [`forward`](Self::forward) with someone listening, who gets the logits like everything else.
     ///
     /// # Errors
     ///
@@ -193,4 +216,18 @@ impl<'m, E: Element> Session<'m, E> {
         };
         self.model.blocks(run, x, &mut [sequence], changes)
     }
+}
+
+/// Tokens and their positions, in runs without a gap.
+fn consecutive<'a>(
+    tokens: &'a [u32],
+    positions: &'a [usize],
+) -> impl Iterator<Item = (&'a [u32], &'a [usize])> {
+    let runs = positions.chunk_by(|a, b| a + 1 == *b);
+    let mut start = 0;
+    runs.map(move |positions| {
+        let run = &tokens[start..start + positions.len()];
+        start += positions.len();
+        (run, positions)
+    })
 }

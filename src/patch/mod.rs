@@ -11,6 +11,7 @@ mod layer;
 pub mod lemmas;
 mod overlay;
 mod report;
+mod saved;
 mod solver;
 pub mod span;
 pub mod sphere;
@@ -21,13 +22,15 @@ mod variant;
 pub use algorithm_1::{Query, Solution, solve};
 pub use overlay::{Form, Overlay};
 pub use report::{Case, LayerReport, Report};
+pub use saved::SavedPatch;
 pub use solver::{Method, Solver};
 pub use split::{Positions, Split};
 pub use variant::Variant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::tensor::Matrix;
 
 /// A change of a linear map, ΔW = U V.
@@ -111,6 +114,49 @@ pub struct LayerPatch {
 pub struct Patch {
     /// One for each layer of the model.
     pub layers: Vec<LayerPatch>,
+}
+
+impl Patch {
+    /// Whether every part has the shape that `model` gives it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PatchShape`].
+    pub fn check(&self, model: &Model) -> Result<()> {
+        let expect = |part: String, found: &[usize], expected: &[usize]| match found == expected {
+            true => Ok(()),
+            false => Err(Error::PatchShape {
+                part,
+                found: found.into(),
+                expected: expected.into(),
+            }),
+        };
+        expect(
+            "the number of layers".into(),
+            &[self.layers.len()],
+            &[model.layers().len()],
+        )?;
+        for (i, (layer, block)) in self.layers.iter().zip(model.layers()).enumerate() {
+            let parts = [
+                ("gate_proj", &layer.gate, block.inner.gate_proj()),
+                ("up_proj", &layer.up, block.inner.up_proj()),
+                ("down_proj", &layer.down, block.outer.down_proj()),
+            ];
+            for (name, delta, w) in parts {
+                let Some(LowRank { u, v }) = delta else {
+                    continue;
+                };
+                let found = [u.rows(), u.cols(), v.rows(), v.cols()];
+                let name = format!("layer {i}: {name} [out, rank, rank, in]");
+                expect(name, &found, &[w.rows(), v.rows(), v.rows(), w.cols()])?;
+            }
+            if let Some(scale) = &layer.scale {
+                let name = format!("layer {i}: post_feedforward_layernorm");
+                expect(name, &[scale.len()], &[model.config().hidden_size])?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A precondition that does not hold: what is zero or not finite, and its value.

@@ -64,7 +64,7 @@ pub struct LayerReport {
     pub residual: f64,
     /// max |T − T_C| / max |T_C| of the patched layer's output.
     pub hidden_error: f64,
-    /// max |T − T_C| in units of the last place of each entry.
+    /// max |T − T_C| in units of the last place of the larger of the two, entry by entry.
     pub hidden_ulps: f64,
     /// How many entries of T are not T_C's, bit for bit.
     pub hidden_off: usize,
@@ -82,12 +82,12 @@ impl LayerReport {
     /// Takes down the coordinates that the scale was divided by.
     pub(super) fn divided_by_each(&mut self, divisors: impl Iterator<Item = f64>) {
         let (mut least, mut most) = (f64::INFINITY, 0.0f64);
-        for divisor in divisors.map(f64::abs) {
+        for divisor in divisors.map(f64::abs).filter(|divisor| *divisor > 0.0) {
             (least, most) = (least.min(divisor), most.max(divisor));
         }
         if most > 0.0 {
             self.divided_by(least);
-            self.condition = most / least;
+            self.condition = (most / least).min(f64::MAX);
         }
     }
 
@@ -117,7 +117,8 @@ impl LayerReport {
         for (out, target) in out.iter().zip(target) {
             let error = (out - target).abs();
             worst = worst.max(error);
-            self.hidden_ulps = self.hidden_ulps.max(error / dtype.ulp(*target));
+            let ulp = dtype.ulp(out.abs().max(target.abs()));
+            self.hidden_ulps = self.hidden_ulps.max(error / ulp);
             self.hidden_off += usize::from(error != 0.0);
         }
         self.hidden_error = self

@@ -29,4 +29,10 @@ impl Bounds {
         };
         2.0 * (1.0 + walk) * self.dtype.unit_roundoff() * largest
     }
+
+    /// The same for a token of a span, which reaches c·T(C, x) where only T(C, x) would be exact: the final norm
+    /// ignores length but for its ε, in a share of ε/(2·mean(T²)) of the logits (for whatever c above 1).
+    pub fn span(&self, largest: f64, eps: f64, mean_square: f64) -> f64 {
+        self.logits(largest) + largest * eps / (2.0 * mean_square)
+    }
 }

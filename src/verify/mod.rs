@@ -1,15 +1,16 @@
 //! The paper's protocol: token by token, the patched model without the prompt against the model with it.
 
 mod bounds;
+mod keep;
 mod metrics;
 mod protocol;
-mod span;
+pub mod span;
 mod summary;
 
 pub use bounds::Bounds;
+pub use keep::Keep;
 pub use metrics::{Comparison, distribution};
 pub use protocol::{Control, Step, Verification};
-pub use span::reduced as span_reduced;
 pub use summary::{ControlSummary, Summary};
 
 /// The five prompts of the paper's experiments.

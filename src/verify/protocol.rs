@@ -4,10 +4,13 @@ use serde::Serialize;
 
 use super::bounds::Bounds;
 use super::metrics::{Comparison, margin};
+use super::{Keep, span};
 use crate::error::{Error, Result};
 use crate::model::generate::greedy;
 use crate::model::{Model, Session};
-use crate::patch::{LayerReport, Method, Query, Variant, solve};
+use crate::patch::{
+    Method, Overlay, Positions, Query, Report, Solver, Split, Variant, solve, span as span_solver,
+};
 use crate::tensor::Element;
 
 /// One token of a verification.
@@ -31,8 +34,9 @@ pub struct Step {
     pub patched: Comparison,
     /// The controls.
     pub controls: Vec<Control>,
-    /// How each layer was solved.
-    pub layers: Vec<LayerReport>,
+    /// How the patch was solved. A span has one patch, whose report goes with its first token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
 }
 
 /// A negative control of a step.
@@ -62,6 +66,10 @@ pub struct Verification<'m> {
     pub tokens: usize,
     /// How patches are solved and applied.
     pub method: Method,
+    /// What of the context stays.
+    pub keep: Keep,
+    /// The positions of the reduced pass.
+    pub positions: Positions,
 }
 
 impl Verification<'_> {
@@ -94,6 +102,12 @@ impl Verification<'_> {
         mut on_step: impl FnMut(Step) -> Result<()>,
     ) -> Result<()> {
         self.check(ids)?;
+        if self.method.solver == Solver::Span {
+            return self
+                .span::<E>(prompt, ids)?
+                .into_iter()
+                .try_for_each(on_step);
+        }
         let (context, mut token) = (&ids[..ids.len() - 1], ids[ids.len() - 1]);
         let bounds = Bounds::new(E::DTYPE, self.model.config().hidden_size);
         let mut contextual = Session::<E>::new(self.model);
@@ -123,10 +137,27 @@ impl Verification<'_> {
                 bound: bounds.logits(largest),
                 patched: reduced[0],
                 controls: controls.collect(),
-                layers: solution.report.layers,
+                report: Some(solution.report),
             })?;
             token = next;
         }
         Ok(())
+    }
+
+    /// The prompt's last token and the tokens that the model writes after it, all served by one patch.
+    fn span<E: Element>(&self, prompt: usize, ids: &[u32]) -> Result<Vec<Step>> {
+        let mut tokens = ids.to_vec();
+        let mut session = Session::<E>::new(self.model);
+        let mut logits = session.forward(ids, 1)?;
+        for _ in 0..self.tokens {
+            let next = greedy(logits.row(0));
+            tokens.push(next);
+            logits = session.forward(&[next], 1)?;
+        }
+        let kept = self.keep.indices(ids.len() - 1);
+        let split = Split::new(tokens, kept, self.tokens + 1, self.positions)?;
+        let (patch, report) = span_solver::solve::<E>(self.model, &split, &self.method, |_| {})?;
+        let overlay = Overlay::<E>::new(self.model, &patch, self.method.form);
+        span::check(self.model, &split, &overlay, prompt, Some(report))
     }
 }

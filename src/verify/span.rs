@@ -1,13 +1,16 @@
-//! A span held against the contextual pass, token by token.
+//! A split held against the contextual pass, token by token, under a patch that is there already.
 
+use super::Bounds;
+use super::metrics::{Comparison, margin};
+use super::protocol::{Control, Step};
 use crate::error::Result;
-
-use crate::model::{Model, Session};
-use crate::patch::{Overlay, Split};
+use crate::model::generate::greedy;
+use crate::model::{Model, Recorder, Session};
+use crate::patch::{Overlay, Report, Split, Variant};
 use crate::tensor::{Element, Matrix};
 
-/// The logits of the tokens that a patch is for, `[N, vocab]`, in the reduced pass: under a patch or as the
-/// model is.
+/// The logits of the tokens that the patch of a split is for, `[N, vocab]`, in the reduced pass: under a
+/// patch or as the model is.
 ///
 /// # Errors
 ///
@@ -22,11 +25,93 @@ pub fn reduced<E: Element>(
         session = session.with_overlay(overlay);
     }
     let (tokens, positions) = (split.reduced_tokens(), split.reduced_positions());
-    let last = split.queries().len();
-    let (kept, queries) = tokens.split_at(tokens.len() - last);
-    for (&token, &position) in kept.iter().zip(&positions) {
-        session = session.at(position);
-        session.forward(&[token], 0)?;
+    session.forward_at(&tokens, &positions, split.queries().len())
+}
+
+/// One step for each token of a split's span: the reduced pass under `overlay` against the contextual pass;
+/// the control is the reduced pass without it. The report goes with the first step.
+///
+/// # Errors
+///
+/// Those of [`Session::forward`].
+pub fn check<E: Element>(
+    model: &Model,
+    split: &Split,
+    overlay: &Overlay<E>,
+    prompt: usize,
+    mut report: Option<Report>,
+) -> Result<Vec<Step>> {
+    let contextual = Contextual::new::<E>(model, split)?;
+    let patched = reduced(model, split, Some(overlay))?;
+    let unpatched = reduced::<E>(model, split, None)?;
+    let bounds = Bounds::new(E::DTYPE, model.config().hidden_size);
+    let positions = split.reduced_positions();
+    let first = positions.len() - split.queries().len();
+    let mut steps = Vec::new();
+    for (i, &token) in split.queries().iter().enumerate() {
+        let want: Vec<E> = contextual.logits[i]
+            .iter()
+            .map(|&x| E::from_f64(x))
+            .collect();
+        let largest = want.iter().fold(0.0f64, |max, x| max.max(x.to_f64().abs()));
+        let eps = model.config().rms_norm_eps;
+        let control = Control {
+            variant: Variant::NoPatch,
+            reduced: Comparison::new(unpatched.row(i), &want),
+        };
+        steps.push(Step {
+            prompt,
+            step: i,
+            token,
+            position: positions[first + i],
+            next: greedy(&want),
+            margin: margin(&want),
+            bound: bounds.span(largest, eps, contextual.mean_squares[i]),
+            patched: Comparison::new(patched.row(i), &want),
+            controls: vec![control],
+            report: report.take(),
+        });
     }
-    session.at(positions[kept.len()]).forward(queries, last)
+    Ok(steps)
+}
+
+/// What the contextual pass says of the span.
+struct Contextual {
+    last_layer: String,
+    /// `[N][vocab]`
+    logits: Vec<Vec<f64>>,
+    /// Of the last block's outputs; those of the whole sequence until it is through.
+    mean_squares: Vec<f64>,
+}
+
+impl Contextual {
+    fn new<E: Element>(model: &Model, split: &Split) -> Result<Self> {
+        let mut contextual = Self {
+            last_layer: format!("model.layers.{}", model.layers().len() - 1),
+            logits: Vec::new(),
+            mean_squares: Vec::new(),
+        };
+        let last = split.queries().len();
+        Session::<E>::new(model).forward_recorded(split.tokens(), last, &mut contextual)?;
+        let before = contextual.mean_squares.len() - last;
+        contextual.mean_squares.drain(..before);
+        Ok(contextual)
+    }
+}
+
+impl Recorder for Contextual {
+    fn wants(&self, name: &str) -> bool {
+        name == self.last_layer || name == "lm_head"
+    }
+
+    fn record(&mut self, name: &str, rows: &Matrix<f64>) {
+        for row in rows.iter_rows() {
+            if name == "lm_head" {
+                self.logits.push(row.to_vec());
+            } else {
+                let squares: f64 = row.iter().map(|x| x * x).sum();
+                self.mean_squares.push(squares / row.len() as f64);
+            }
+        }
+    }
 }

@@ -73,7 +73,8 @@ impl Summary {
         let layers = |figure: fn(&LayerReport) -> f64| {
             steps
                 .iter()
-                .flat_map(|step| &step.layers)
+                .flat_map(|step| &step.report)
+                .flat_map(|report| &report.layers)
                 .map(figure)
                 .fold(0.0, worse)
         };
