@@ -2,6 +2,7 @@
 
 mod demo;
 mod generate;
+mod lemmas;
 mod table;
 mod trace;
 mod verify;
@@ -60,6 +61,7 @@ Exit codes: 0 done, 1 a check does not hold, 2 bad input, 130 interrupted.";
 enum Command {
     Demo(demo::Demo),
     Generate(generate::Generate),
+    Lemmas(lemmas::Lemmas),
     Trace(trace::Trace),
     Verify(verify::Verify),
 }
@@ -150,6 +152,7 @@ fn run(cli: &Cli) -> Result<u8> {
         None => demo::Demo::default().run(cli.level),
         Some(Command::Demo(demo)) => demo.run(cli.level),
         Some(Command::Generate(generate)) => generate.run(cli.level),
+        Some(Command::Lemmas(lemmas)) => lemmas.run(cli.level),
         Some(Command::Trace(trace)) => trace.run(cli.level),
         Some(Command::Verify(verify)) => verify.run(cli.level),
     }
