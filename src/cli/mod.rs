@@ -39,12 +39,12 @@ struct Cli {
     command: Option<Command>,
 
     /// Threads to use [default: one a core]; the results do not depend on it
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, global = true, display_order = 100, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
     /// Instructions to use, such as scalar or avx2 [default: the best there are]; the results do not
     /// depend on it
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 101)]
     level: Option<Level>,
 }
 

@@ -80,7 +80,7 @@ fn largest<A: Float>(x: &[A], count: usize) -> Vec<usize> {
     places
 }
 
-/// g = Σ s_j W_j h_j over the active experts.
+/// g = Σ s_j W_j h_j over the active experts; there is at least one expert.
 #[derive(Clone, Debug)]
 pub struct ExpertsOuter<A> {
     pub(super) down: Vec<Linear<A>>,
@@ -95,7 +95,7 @@ impl<A: Float> OutputControllable<A> for ExpertsOuter<A> {
             .iter()
             .flat_map(|active| self.down[active.expert].forward(level, &active.h))
             .collect();
-        let mut sum = vec![A::ZERO; said.len() / active.len()];
+        let mut sum = vec![A::ZERO; self.down[0].outputs()];
         weighted_sum(level, &gates, &said, &mut sum);
         sum
     }

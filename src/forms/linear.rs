@@ -29,15 +29,18 @@ impl<A: Float> Linear<A> {
         Cow::Owned(Matrix::from_vec(stored.rows(), columns.collect()))
     }
 
-    /// W x without the bias.
-    pub(super) fn product(&self, level: Level, x: &[A]) -> Vec<A> {
-        let x = Matrix::from_vec(x.len(), x.to_vec());
-        matmul(level, &x, self.weight().as_ref()).into_vec()
+    /// The length of y.
+    pub(super) fn outputs(&self) -> usize {
+        match self.transposed {
+            true => self.stored.cols(),
+            false => self.stored.rows(),
+        }
     }
 
     /// W x + b.
     pub fn forward(&self, level: Level, x: &[A]) -> Vec<A> {
-        let y = self.product(level, x);
+        let x = Matrix::from_vec(x.len(), x.to_vec());
+        let y = matmul(level, &x, self.weight().as_ref()).into_vec();
         match &self.bias {
             None => y,
             Some(bias) => y.iter().zip(bias).map(|(&y, &bias)| y + bias).collect(),

@@ -22,11 +22,12 @@ type Spoil<A> = fn(&mut Block<A>);
 
 /// Every precondition of the lemmas, made to fail.
 pub fn refusals<A: Float>(level: Level) -> Vec<Refusal> {
-    let cases: [(_, _, Spoil<A>); 5] = [
+    let cases: [(_, _, Spoil<A>); 6] = [
         ("zero input z", "Llama", zero_input),
         ("zero activation h", "Llama", zero_activation),
         ("zero coordinate of u", "Gemma", zero_coordinate),
-        ("no active expert", "Mixtral", silent_experts),
+        ("no active expert", "Mixtral", no_experts),
+        ("active experts say nothing", "Mixtral", silent_experts),
         ("gates that add up to zero", "Mixtral", zero_gates),
     ];
     let refusal = |(what, name, spoil): (_, _, Spoil<A>)| {
@@ -65,6 +66,12 @@ fn zero_activation<A: Float>(block: &mut Block<A>) {
 fn zero_coordinate<A: Float>(block: &mut Block<A>) {
     if let Branch::Dense(_, Outer::Scale { down, .. }) = &mut block.branch {
         down.stored.row_mut(0).fill(A::ZERO);
+    }
+}
+
+fn no_experts<A: Float>(block: &mut Block<A>) {
+    if let Branch::Experts(f, _) = &mut block.branch {
+        f.active = 0;
     }
 }
 
