@@ -286,6 +286,26 @@ fn lemmas_hold_on_random_numbers() {
     }
 }
 
+#[test]
+fn found_by_fuzzing() {
+    // The product of δy and the gates is below the smallest number.
+    let case = Case {
+        lemma: 11,
+        w: vec![],
+        x: vec![
+            -0.0001220703125,
+            0.0738525390625,
+            7.0,
+            1.1877,
+            0.0,
+            -0.00012,
+        ],
+        delta: vec![4.440069865223531e-236, -0.5],
+        gates: vec![4.440069865223531e-236, 0.0],
+    };
+    assert_eq!(case.check(), Outcome::Equal);
+}
+
 fn refusal(lemma: u8, change: impl Fn(&mut Case)) -> String {
     let mut case = Case::new(lemma, 3, 4, numbers(1, 0));
     change(&mut case);

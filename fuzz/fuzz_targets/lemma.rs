@@ -126,7 +126,7 @@ impl Case {
                 sum += gate * said;
                 factors += factor.abs();
             }
-            let size = wanted.abs() * gates / s.abs();
+            let size = wanted.abs() * (gates / s.abs());
             self.compare(i, (sum, factors), wanted, size, 1.0 + gates);
         }
         Ok(())

@@ -23,7 +23,7 @@ use super::{BROKEN, OK, is_closed_output, print};
 /// bound is broken, a control is not off, or a block that has no patch gets one.
 #[derive(Args)]
 pub(super) struct Lemmas {
-    /// Random blocks of each form
+    /// Random blocks of each form; among thousands one may be hardly off without its patch
     #[arg(long, value_name = "N", default_value = "5")]
     seeds: NonZeroU64,
 
@@ -38,7 +38,7 @@ pub(super) struct Lemmas {
 
 fn float(text: &str) -> Result<Dtype, String> {
     match text.parse()? {
-        Dtype::Bf16 => Err("a patched block is rounded where sums are: use f64 or f32".into()),
+        Dtype::Bf16 => Err("the bounds are derived for f64 and f32 alone".into()),
         dtype => Ok(dtype),
     }
 }

@@ -51,6 +51,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   context-patch demo
+  context-patch lemmas
   context-patch verify --model models/gemma-3-270m --dtype f64,f32,bf16
   context-patch generate --model models/gemma-3-270m --prompt 'The capital of France is'
   context-patch trace --model models/gemma-3-270m --prompt 'Hello' --names '*.residual_mid' --output hello.safetensors
