@@ -328,7 +328,7 @@ fn lemmas_name_what_they_refuse() {
         case.gates.fill(0.5);
         case.delta[2] = f64::INFINITY;
     };
-    assert_eq!(refusal(8, delta), "δy[2] = inf");
+    assert_eq!(refusal(8, delta), "(δy)[2] = inf");
     assert_eq!(refusal(9, delta), "(δy/‖h‖)[2] = inf");
     assert_eq!(refusal(10, delta), "δy[2] = inf");
     assert_eq!(refusal(11, delta), "(δy/‖h‖)[2] = inf");

@@ -26,17 +26,18 @@
 //! | 10 | u \|m n\| + (2 u + u₆₄) \|(m + Δm) n\| + u₆₄ \|δy\| |
 //! | 11 | Σ s_j (that of Lemma 9 for W_j, with one more rounding for each active expert) + (n + a + 10) u₆₄ \|δy\|, of a experts |
 //!
-//! **Inside**, (W + ΔW) z may differ from W z_C by the linear map's bound for both, + (n + 9) u₆₄ |W δz| +
-//! γ_k (of u₆₄) Σ_j |W_ij δz_j|, the rounding of W δz.
+//! **Inside**, (W + ΔW) z may differ from W z_C by the linear map's bound for both, + (n + 9) u₆₄ |W δz| for solving and
+//! γ_k (of u₆₄, k = ⌈n/16⌉ + 5) Σ_j |W_ij δz_j| for the rounding of δz and of W δz; the former is taken as (n + 9) u₆₄
+//! Σ_j |W_ij δz_j|, which is more.
 //!
 //! To each comes what underflow can take: the smallest positive number for each operation.
 
 use super::experts::{Active, ExpertsOuter};
-use super::inner::{FirstMaps, wide};
+use super::inner::FirstMaps;
 use super::linear::Linear;
 use super::outer::Outer;
 use crate::kernels::Level;
-use crate::patch::theorem_5::OutputControllable;
+use crate::patch::theorem_5::{OutputControllable, wide};
 use crate::tensor::{Dtype, Float};
 
 /// u₆₄.

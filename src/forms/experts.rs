@@ -1,12 +1,12 @@
 //! A mixture of experts: f with a router that lets a few experts fire, g the sum of what those say.
 
-use super::inner::{FirstMap, FirstMaps, Mlp, wide};
+use super::inner::{FirstMap, FirstMaps, Mlp};
 use super::linear::Linear;
 use super::norm::Norm;
 use crate::kernels::{Level, softmax, weighted_sum};
 use crate::patch::Precondition;
 use crate::patch::lemmas::lemma_11;
-use crate::patch::theorem_5::{Change, OutputControllable};
+use crate::patch::theorem_5::{Change, OutputControllable, wide};
 use crate::tensor::Float;
 
 /// An expert that fires for a token.

@@ -6,7 +6,7 @@ use super::norm::Norm;
 use crate::kernels::Level;
 use crate::patch::Precondition;
 use crate::patch::lemmas::lemma_6;
-use crate::patch::theorem_5::{Change, InputControllable};
+use crate::patch::theorem_5::{Change, InputControllable, wide};
 use crate::tensor::Float;
 
 /// One of the first linear maps of an inner function.
@@ -141,8 +141,4 @@ impl<A: Float> FirstMaps<A> for Inner<A> {
     fn finish(&self, outputs: &[Vec<A>]) -> Vec<A> {
         self.mlp.finish(outputs)
     }
-}
-
-pub(super) fn wide<A: Float>(x: &[A]) -> Vec<f64> {
-    x.iter().map(|x| x.to_f64()).collect()
 }

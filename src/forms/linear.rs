@@ -21,12 +21,10 @@ pub struct Linear<A> {
 impl<A: Float> Linear<A> {
     /// W `[out, in]`.
     pub fn weight(&self) -> Cow<'_, Matrix<A>> {
-        if !self.transposed {
-            return Cow::Borrowed(&self.stored);
+        match self.transposed {
+            true => Cow::Owned(self.stored.transposed()),
+            false => Cow::Borrowed(&self.stored),
         }
-        let stored = &self.stored;
-        let columns = (0..stored.cols()).flat_map(|j| stored.iter_rows().map(move |row| row[j]));
-        Cow::Owned(Matrix::from_vec(stored.rows(), columns.collect()))
     }
 
     /// The length of y.

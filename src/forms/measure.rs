@@ -1,11 +1,11 @@
 //! Theorem 5 tried on a block: how far the patched one is from its target, and that the patch matters.
 
 use super::bounds::{Bounded, U64, first_maps};
-use super::inner::{FirstMaps, wide};
+use super::inner::FirstMaps;
 use crate::kernels::Level;
 use crate::patch::Precondition;
 use crate::patch::lemmas::check_finite;
-use crate::patch::theorem_5::{Change, InputControllable, Pass, Patched, theorem_5};
+use crate::patch::theorem_5::{Change, InputControllable, Pass, Patched, theorem_5, wide};
 use crate::tensor::Float;
 
 /// What a patched block did.
@@ -168,8 +168,8 @@ fn inner_difference<A: Float, F: FirstMaps<A>>(
     let got = flat(patched, &reduced.input);
     let wanted = flat(f, &contextual.input);
     let bound = first_maps(level, f, patched, &reduced.input, &contextual.input);
-    check_finite("(W z_C)", &wanted)?;
-    check_finite("((W + ΔW) z)", &got)?;
+    check_finite("W z_C", &wanted)?;
+    check_finite("(W + ΔW) z", &got)?;
     Ok(Difference::new(&got, &wanted, &bound.concat()))
 }
 

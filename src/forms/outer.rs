@@ -1,12 +1,11 @@
 //! g: outer functions, each with the lemma that controls it.
 
-use super::inner::wide;
 use super::linear::Linear;
 use super::norm::EPS;
 use crate::kernels::{Level, unscaled_rms_norm};
 use crate::patch::Precondition;
 use crate::patch::lemmas::{lemma_8, lemma_9, lemma_10};
-use crate::patch::theorem_5::{Change, Delta, OutputControllable, rounded_sum};
+use crate::patch::theorem_5::{Change, Delta, OutputControllable, rounded_sum, wide};
 use crate::tensor::Float;
 
 /// What follows the activation.

@@ -44,7 +44,7 @@ pub fn lemma_6(
     for u in &mut u {
         *u /= norm;
     }
-    check_finite("(W δz/‖z‖)", &u)?;
+    check_finite("W δz/‖z‖", &u)?;
     let v = z.iter().map(|z| z / norm).collect();
     Ok(LowRank::rank_1(u, v))
 }
@@ -75,7 +75,7 @@ pub fn lemma_9(h: &[f64], delta_y: &[f64]) -> Result<LowRank, Precondition> {
         });
     }
     let u: Vec<_> = delta_y.iter().map(|delta_y| delta_y / norm).collect();
-    check_finite("(δy/‖h‖)", &u)?;
+    check_finite("δy/‖h‖", &u)?;
     Ok(LowRank::rank_1(u, h.iter().map(|h| h / norm).collect()))
 }
 
@@ -152,7 +152,7 @@ pub(crate) fn check_finite(quantity: &str, values: &[f64]) -> Result<(), Precond
     match values.iter().position(|x| !x.is_finite()) {
         None => Ok(()),
         Some(j) => Err(Precondition {
-            quantity: format!("{quantity}[{j}]"),
+            quantity: format!("({quantity})[{j}]"),
             value: values[j],
         }),
     }

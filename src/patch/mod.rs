@@ -1,8 +1,9 @@
 //! Patches: a context turned into a change of weights.
 //!
 //! [`lemmas`] says how each part of a block is controlled, [`theorem_5`] what that means (Definitions 3 and 4)
-//! and why any two such parts give a perfect patch, [`theorem_1`] puts them together for one Gemma block, [`algorithm_1`] goes through all layers, and [`Overlay`] lends the
-//! result to a forward pass. Solvers are pure: f64 states in, a patch out, no model changed.
+//! and why any two such parts give a perfect patch, [`theorem_1`] puts them together for one Gemma block,
+//! [`algorithm_1`] goes through all layers, and [`Overlay`] lends the result to a forward pass. Solvers are pure: f64
+//! states in, a patch out, no model changed.
 
 pub mod algorithm_1;
 pub mod lemmas;
@@ -36,13 +37,9 @@ impl LowRank {
 
     /// ΔWᵀ = Vᵀ Uᵀ.
     pub fn transposed(&self) -> Self {
-        let turned = |m: &Matrix<f64>| {
-            let columns = (0..m.cols()).flat_map(|j| m.iter_rows().map(move |row| row[j]));
-            Matrix::from_vec(m.rows(), columns.collect())
-        };
         Self {
-            u: turned(&self.v),
-            v: turned(&self.u),
+            u: self.v.transposed(),
+            v: self.u.transposed(),
         }
     }
 

@@ -205,10 +205,11 @@ pub fn rounded_sum<A: Float>(
     let sum: Vec<A> = pairs
         .map(|(theta, delta)| A::from_f64(theta.to_f64() + delta))
         .collect();
-    check_finite(&format!("({parameter} + Δ{parameter})"), &wide(&sum))?;
+    check_finite(&format!("{parameter} + Δ{parameter}"), &wide(&sum))?;
     Ok(sum)
 }
 
-fn wide<A: Float>(x: &[A]) -> Vec<f64> {
+/// The same numbers in f64.
+pub(crate) fn wide<A: Float>(x: &[A]) -> Vec<f64> {
     x.iter().map(|x| x.to_f64()).collect()
 }
