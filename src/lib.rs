@@ -46,7 +46,8 @@
 //! |---|---|
 //! | [`checkpoint`] | config.json, safetensors (mapped or read), tokenizer, chat template, the local Hugging Face cache |
 //! | [`model`] | [`Attention`](model::Attention), [`Inner`](model::Inner), [`Outer`](model::Outer), [`Block`](model::Block), and the [`Model`] and [`Session`] around them |
-//! | [`patch`] | the [lemmas](patch::lemmas), [Theorem 1](patch::theorem_1), [Algorithm 1](patch::algorithm_1), and patches lent to a pass |
+//! | [`patch`] | the [lemmas](patch::lemmas), [Theorem 5](patch::theorem_5), [Theorem 1](patch::theorem_1), [Algorithm 1](patch::algorithm_1), and patches lent to a pass |
+//! | [`forms`] | the blocks of other families as parts, small and random, and Theorem 5 tried on each |
 //! | [`verify`] | the paper's protocol, its figures, and the table of tolerances |
 //! | [`trace`] | every intermediate under its name |
 //! | [`kernels`] | the operations, each in a documented order: the same bits at every instruction set, thread count and chunking |
@@ -65,6 +66,7 @@
 
 pub mod checkpoint;
 mod error;
+pub mod forms;
 pub mod kernels;
 pub mod model;
 pub mod output;

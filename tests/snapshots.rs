@@ -170,6 +170,16 @@ fn help_verify() {
     insta::assert_snapshot!(printed(&["verify", "--help"]));
 }
 
+#[test]
+fn help_lemmas() {
+    insta::assert_snapshot!(printed(&["lemmas", "--help"]));
+}
+
+#[test]
+fn lemmas() {
+    insta::assert_snapshot!(printed(&["lemmas"]));
+}
+
 const PROMPTS: &str = "tests/prompts.jsonl";
 
 #[test]

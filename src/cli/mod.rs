@@ -2,6 +2,7 @@
 
 mod demo;
 mod generate;
+mod lemmas;
 mod solving;
 mod table;
 mod trace;
@@ -39,18 +40,19 @@ struct Cli {
     command: Option<Command>,
 
     /// Threads to use [default: one a core]; the results do not depend on it
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, global = true, display_order = 100, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
     /// Instructions to use, such as scalar or avx2 [default: the best there are]; the results do not
     /// depend on it
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 101)]
     level: Option<Level>,
 }
 
 const EXAMPLES: &str = "\
 Examples:
   context-patch demo
+  context-patch lemmas
   context-patch verify --model models/gemma-3-270m --dtype f64,f32,bf16
   context-patch generate --model models/gemma-3-270m --prompt 'The capital of France is'
   context-patch trace --model models/gemma-3-270m --prompt 'Hello' --names '*.residual_mid' --output hello.safetensors
@@ -61,6 +63,7 @@ Exit codes: 0 done, 1 a check does not hold, 2 bad input, 130 interrupted.";
 enum Command {
     Demo(demo::Demo),
     Generate(generate::Generate),
+    Lemmas(lemmas::Lemmas),
     Trace(trace::Trace),
     Verify(verify::Verify),
 }
@@ -151,6 +154,7 @@ fn run(cli: &Cli) -> Result<u8> {
         None => demo::Demo::default().run(cli.level),
         Some(Command::Demo(demo)) => demo.run(cli.level),
         Some(Command::Generate(generate)) => generate.run(cli.level),
+        Some(Command::Lemmas(lemmas)) => lemmas.run(cli.level),
         Some(Command::Trace(trace)) => trace.run(cli.level),
         Some(Command::Verify(verify)) => verify.run(cli.level),
     }

@@ -1,7 +1,19 @@
 //! The lemmas: how each part of a block is made to say something else.
 //!
-//! Lemmas 6 and 7 control what an inner function sees (Definition 3), Lemma 10 what an outer function
-//! says (Definition 4).
+//! | lemma | of | patch |
+//! |---|---|---|
+//! | [6](lemma_6) | the first linear maps of an inner function | ΔW = W δz zᵀ/‖z‖² |
+//! | 7 | the same behind a norm: Lemma 6 with z = N(v) | |
+//! | [8](lemma_8) | an outer bias | Δb = δy |
+//! | [9](lemma_9) | an outer weight | ΔW = δy hᵀ/‖h‖² |
+//! | [10](lemma_10) | an outer element-wise scale of u | Δm = δy ⊘ u |
+//! | [11](lemma_11) | the outer weights of experts with gates s_j | Lemma 9 with δy/S in each, S = Σ s_j |
+//! | 12 | a parallel block, whose inner function sees x alone | nothing inside; outside A(C, x) − A(C∖Y, x) |
+//!
+//! 6 and 7 control what an inner function sees ([Definition 3](super::theorem_5::InputControllable)), 8 to 11
+//! what an outer function says ([Definition 4](super::theorem_5::OutputControllable)), and
+//! [Theorem 5](super::theorem_5) puts one of each together. A weight stored transposed, `[in, out]`, takes
+//! the [transposed](LowRank::transposed) patch.
 
 use super::{LowRank, Precondition};
 use crate::kernels::{Level, Rows, matmul};
@@ -35,6 +47,16 @@ pub fn lemma_6(
     check_finite("W δz/‖z‖", &u)?;
     let v = z.iter().map(|z| z / norm).collect();
     Ok(LowRank::rank_1(u, v))
+}
+
+/// Lemma 8: Δb = δy, so that W h + b + Δb = W h + b + δy. Nothing is divided by.
+///
+/// # Errors
+///
+/// A δy that is not finite.
+pub fn lemma_8(delta_y: &[f64]) -> Result<Vec<f64>, Precondition> {
+    check_finite("δy", delta_y)?;
+    Ok(delta_y.to_vec())
 }
 
 /// Lemma 9: ΔW = δy hᵀ/‖h‖², so that (W + ΔW) h = W h + δy.
@@ -80,6 +102,41 @@ pub fn lemma_10(u: &[f64], delta_y: &[f64]) -> Result<Vec<f64>, Precondition> {
         .collect()
 }
 
+/// Lemma 11: ΔW_j = (δy/S) h_jᵀ/‖h_j‖² for every active expert, so that Σ s_j (W_j + ΔW_j) h_j is
+/// Σ s_j W_j h_j + δy. `active` has s_j and h_j of each.
+///
+/// S is the sum of the gates *as they are*: rounded, they do not add up to 1. An expert whose h_j is zero can
+/// say nothing; it gets no patch, and its gate is left out of S.
+///
+/// # Errors
+///
+/// No active expert with an h_j that is not zero; S = 0 or not finite; those of [`lemma_9`].
+pub fn lemma_11(
+    active: &[(f64, &[f64])],
+    delta_y: &[f64],
+) -> Result<Vec<Option<LowRank>>, Precondition> {
+    let speaks = |h: &[f64]| norm(h) != 0.0;
+    let speaking: Vec<_> = active.iter().filter(|(_, h)| speaks(h)).collect();
+    if speaking.is_empty() {
+        return Err(Precondition {
+            quantity: "number of active experts with h ≠ 0".into(),
+            value: 0.0,
+        });
+    }
+    let s: f64 = speaking.iter().map(|(gate, _)| gate).sum();
+    if s == 0.0 || !s.is_finite() {
+        return Err(Precondition {
+            quantity: "Σ s_j".into(),
+            value: s,
+        });
+    }
+    let share: Vec<_> = delta_y.iter().map(|delta_y| delta_y / s).collect();
+    let patches = active
+        .iter()
+        .map(|(_, h)| speaks(h).then(|| lemma_9(h, &share)).transpose());
+    patches.collect()
+}
+
 /// ‖x‖, without overflow on the way.
 pub(super) fn norm(x: &[f64]) -> f64 {
     let largest = x.iter().fold(0.0f64, |max, x| max.max(x.abs()));
@@ -95,8 +152,8 @@ pub(super) fn rms(x: &[f64]) -> f64 {
     norm(x) / (x.len() as f64).sqrt()
 }
 
-/// Refuses infinities and NaN.
-pub(super) fn check_finite(quantity: &str, values: &[f64]) -> Result<(), Precondition> {
+/// Refuses values that are not finite; `quantity` names them all.
+pub(crate) fn check_finite(quantity: &str, values: &[f64]) -> Result<(), Precondition> {
     match values.iter().position(|x| !x.is_finite()) {
         None => Ok(()),
         Some(j) => Err(Precondition {

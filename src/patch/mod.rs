@@ -1,8 +1,9 @@
 //! Patches: a context turned into a change of weights.
 //!
-//! [`lemmas`] says how each part of a block is controlled (Definitions 3 and 4), [`theorem_1`] puts them
-//! together for one Gemma block, [`algorithm_1`] goes through all layers, and [`Overlay`] lends the
-//! result to a forward pass. Solvers are pure: f64 states in, a patch out, no model changed.
+//! [`lemmas`] says how each part of a block is controlled, [`theorem_5`] what that means (Definitions 3 and 4)
+//! and why any two such parts give a perfect patch, [`theorem_1`] puts them together for one Gemma block,
+//! [`algorithm_1`] goes through all layers, and [`Overlay`] lends the result to a forward pass. Solvers are pure: f64
+//! states in, a patch out, no model changed.
 
 pub mod algorithm_1;
 pub mod appendix_b;
@@ -17,6 +18,7 @@ pub mod span;
 pub mod sphere;
 mod split;
 pub mod theorem_1;
+pub mod theorem_5;
 mod variant;
 
 pub use algorithm_1::{Query, Solution, solve};
@@ -48,6 +50,14 @@ impl LowRank {
         Self {
             u: Matrix::from_vec(1, u),
             v: Matrix::from_vec(v.len(), v),
+        }
+    }
+
+    /// ΔWᵀ = Vᵀ Uᵀ.
+    pub fn transposed(&self) -> Self {
+        Self {
+            u: self.v.transposed(),
+            v: self.u.transposed(),
         }
     }
 

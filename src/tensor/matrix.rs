@@ -79,6 +79,12 @@ impl<E: Element> Matrix<E> {
         self.data
     }
 
+    /// Rows as columns.
+    pub fn transposed(&self) -> Self {
+        let columns = (0..self.cols).flat_map(|j| self.iter_rows().map(move |row| row[j]));
+        Self::from_vec(self.rows(), columns.collect())
+    }
+
     /// The same shape with `f` applied to every number.
     pub fn map<F: Element>(&self, f: impl FnMut(E) -> F) -> Matrix<F> {
         Matrix {
