@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::patch::Solver;
 use crate::tensor::Dtype;
 
 /// A result of this crate.
@@ -453,6 +454,16 @@ pub enum Error {
         /// The query's position.
         query: usize,
     },
+    /// Several tokens for a solver of one.
+    #[error(
+        "{solver} patches a single token, and the query and its answer have {tokens}; use the solver span"
+    )]
+    OneToken {
+        /// The solver.
+        solver: Solver,
+        /// Tokens of the span.
+        tokens: usize,
+    },
     /// A solver for spans where a single token is solved for.
     #[error("the solver span is not for a single token: use theorem-1, appendix-b or closed-form")]
     SpanSolver,
@@ -509,6 +520,15 @@ pub enum Error {
         found: Vec<usize>,
         /// The model's.
         expected: Vec<usize>,
+    },
+    /// A list of tokens that is none.
+    #[error(
+        "'{}' is no token's number: give numbers from 0 and ranges, such as 0,4..9",
+        shown(part)
+    )]
+    KeepList {
+        /// The part that is wrong.
+        part: String,
     },
     /// The whole context stays.
     #[error("nothing is left to absorb: all {context} tokens of the context stay")]

@@ -128,6 +128,17 @@ impl Tokenizer {
         }
     }
 
+    /// The ids of a `text` that continues another: the same without `bos_token_id`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`encode`](Self::encode).
+    pub fn encode_more(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text)?;
+        ids.remove(0);
+        Ok(ids)
+    }
+
     /// The text of `ids`, special tokens left out. Ids that the tokenizer does not know are skipped;
     /// bytes that are not UTF-8 become U+FFFD.
     ///

@@ -1,8 +1,13 @@
 //! The commands: parse, call the library, print.
 
+mod apply;
 mod demo;
 mod generate;
+mod inspect;
+mod keep;
+mod layers;
 mod lemmas;
+mod patch;
 mod solving;
 mod table;
 mod trace;
@@ -54,6 +59,8 @@ Examples:
   context-patch demo
   context-patch lemmas
   context-patch verify --model models/gemma-3-270m --dtype f64,f32,bf16
+  context-patch patch --model models/gemma-3-270m --context 'Paris is in Italy. Paris is in' --answer-tokens 8 --keep 0 --positions natural --output italy.patch
+  context-patch apply --model models/gemma-3-270m --patch italy.patch
   context-patch generate --model models/gemma-3-270m --prompt 'The capital of France is'
   context-patch trace --model models/gemma-3-270m --prompt 'Hello' --names '*.residual_mid' --output hello.safetensors
 
@@ -61,9 +68,12 @@ Exit codes: 0 done, 1 a check does not hold, 2 bad input, 130 interrupted.";
 
 #[derive(Subcommand)]
 enum Command {
+    Apply(apply::Apply),
     Demo(demo::Demo),
     Generate(generate::Generate),
+    Inspect(inspect::Inspect),
     Lemmas(lemmas::Lemmas),
+    Patch(Box<patch::Patch>),
     Trace(trace::Trace),
     Verify(verify::Verify),
 }
@@ -153,6 +163,9 @@ fn run(cli: &Cli) -> Result<u8> {
     match &cli.command {
         None => demo::Demo::default().run(cli.level),
         Some(Command::Demo(demo)) => demo.run(cli.level),
+        Some(Command::Apply(apply)) => apply.run(cli.level),
+        Some(Command::Inspect(inspect)) => inspect.run(),
+        Some(Command::Patch(patch)) => patch.run(cli.level),
         Some(Command::Generate(generate)) => generate.run(cli.level),
         Some(Command::Lemmas(lemmas)) => lemmas.run(cli.level),
         Some(Command::Trace(trace)) => trace.run(cli.level),

@@ -34,6 +34,18 @@ pub enum Case {
     Last,
 }
 
+impl std::fmt::Display for Case {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Untouched => "untouched",
+            Self::Regular => "regular",
+            Self::Hard => "hard",
+            Self::Silent => "silent",
+            Self::Last => "last",
+        })
+    }
+}
+
 /// How one layer was solved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LayerReport {

@@ -54,6 +54,8 @@ struct Fields {
     tokens: Vec<u32>,
     kept: Vec<usize>,
     span: usize,
+    #[serde(default)]
+    answer: usize,
     positions: Positions,
 }
 
@@ -61,13 +63,8 @@ impl TryFrom<Fields> for Split {
     type Error = Error;
 
     fn try_from(fields: Fields) -> Result<Self> {
-        let Fields {
-            tokens,
-            kept,
-            span,
-            positions,
-        } = fields;
-        Self::new(tokens, kept, span, positions)
+        let split = Self::new(fields.tokens, fields.kept, fields.span, fields.positions)?;
+        split.with_answer(fields.answer)
     }
 }
 
@@ -115,9 +112,23 @@ impl Split {
                 tokens,
                 kept,
                 span,
+                answer: 0,
                 positions,
             },
         })
+    }
+
+    /// The same, where the last `answer` tokens are what the model is to write.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoQuery`] where that leaves no token to answer.
+    pub fn with_answer(mut self, answer: usize) -> Result<Self> {
+        if answer >= self.fields.span {
+            return Err(Error::NoQuery);
+        }
+        self.fields.answer = answer;
+        Ok(self)
     }
 
     /// The whole sequence of the contextual pass.
@@ -163,6 +174,20 @@ impl Split {
             Positions::Absolute => absolute.collect(),
             Positions::Natural => (0..absolute.count()).collect(),
         }
+    }
+
+    /// The reduced pass without the answer: what to give the patched model for it to write the answer.
+    pub fn reduced_prompt(&self) -> (Vec<u32>, Vec<usize>) {
+        let (mut tokens, mut positions) = (self.reduced_tokens(), self.reduced_positions());
+        let prompt = tokens.len() - self.fields.answer;
+        tokens.truncate(prompt);
+        positions.truncate(prompt);
+        (tokens, positions)
+    }
+
+    /// The tokens at the end of the span that the model is to write.
+    pub fn answer(&self) -> &[u32] {
+        &self.fields.tokens[self.fields.tokens.len() - self.fields.answer..]
     }
 
     fn context_len(&self) -> usize {

@@ -156,6 +156,7 @@ impl Verification<'_> {
         }
         let kept = self.keep.indices(ids.len() - 1);
         let split = Split::new(tokens, kept, self.tokens + 1, self.positions)?;
+        let split = split.with_answer(self.tokens)?;
         let (patch, report) = span_solver::solve::<E>(self.model, &split, &self.method, |_| {})?;
         let overlay = Overlay::<E>::new(self.model, &patch, self.method.form);
         span::check(self.model, &split, &overlay, prompt, Some(report))

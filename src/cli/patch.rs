@@ -1,0 +1,226 @@
+//! `context-patch patch`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use context_patch::checkpoint::Tokenizer;
+use context_patch::kernels::Level;
+use context_patch::model::generate::{Sampler, generate};
+use context_patch::model::{Model, Session};
+use context_patch::output::check_writable;
+use context_patch::patch::{
+    self, Form, Method, Overlay, Positions, Query, Report, SavedPatch, Solver, Split, solve, span,
+};
+use context_patch::tensor::{Dtype, Element, Storage};
+use context_patch::verify::{Step, Summary, span::check};
+use context_patch::{Error, Result};
+use indicatif::ProgressBar;
+
+use super::inspect::describe;
+use super::keep::parse_keep;
+use super::layers::layers;
+use super::solving::SolvingArgs;
+use super::{BROKEN, ModelArgs, OK, print, refuse_empty, with_dtype};
+
+/// Turn a context into a patch, and save it
+///
+/// The patched model without the context says of the query what the model says with it, and so of every
+/// token of the answer. A single token is solved in closed form, several at once as a span: a plain LoRA.
+/// The patch is tried before it is saved; exit code 1 when the logits are off by more than the bound, or as
+/// good without the patch.
+#[derive(Args)]
+pub(super) struct Patch {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// The text to absorb
+    #[arg(long, value_name = "TEXT")]
+    context: String,
+
+    /// The text after it that the patch is for [default: the last token of the context]
+    #[arg(long, value_name = "TEXT")]
+    query: Option<String>,
+
+    /// Let the model write an answer of up to N tokens, and patch for these too
+    #[arg(long, value_name = "N")]
+    answer_tokens: Option<usize>,
+
+    /// The answer to patch for
+    #[arg(long, value_name = "TEXT", conflicts_with = "answer_tokens")]
+    answer: Option<String>,
+
+    /// Tokens of the context that stay: their numbers from 0, such as 0 (the token that begins it) or
+    /// 0,4..9
+    #[arg(long, value_name = "LIST", default_value = "")]
+    keep: String,
+
+    /// Where the patched model sees its tokens: absolute (where they were) or natural (0, 1, 2, …)
+    #[arg(long, default_value_t = Positions::Absolute)]
+    positions: Positions,
+
+    /// theorem-1, appendix-b, closed-form or span [default: closed-form for one token, else span]
+    #[arg(long)]
+    solver: Option<Solver>,
+
+    /// Compute in f64, f32 or bf16
+    #[arg(long, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+
+    /// How the patch is applied while it is solved and tried: overlay or materialise
+    #[arg(long, default_value_t = Form::Overlay)]
+    apply: Form,
+
+    #[command(flatten)]
+    solving: SolvingArgs,
+
+    /// The patch file to write
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Round the patch file's numbers to f32, in half the space
+    #[arg(long)]
+    single: bool,
+}
+
+impl Patch {
+    pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
+        for text in [Some(&self.context), self.query.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            refuse_empty(text)?;
+        }
+        if let Some(file) = &self.output {
+            check_writable(file)?;
+        }
+        let model = self.model.open(level)?;
+        let tokenizer = model.checkpoint().tokenizer()?;
+        with_dtype!(self.dtype, E => self.run_in::<E>(&model, &tokenizer))
+    }
+
+    fn run_in<E: Element>(&self, model: &Model, tokenizer: &Tokenizer) -> Result<u8> {
+        let split = self.split::<E>(model, tokenizer)?;
+        let tokens = split.queries().len();
+        let solver = self.solver.unwrap_or(match tokens {
+            1 => Solver::ClosedForm,
+            _ => Solver::Span,
+        });
+        if tokens > 1 && solver != Solver::Span {
+            return Err(Error::OneToken { solver, tokens });
+        }
+        let method = self.solving.method(solver, self.apply);
+        let (patch, report) = solve_split::<E>(model, &split, &method)?;
+        let overlay = Overlay::<E>::new(model, &patch, method.form);
+        let steps = check(model, &split, &overlay, 0, None)?;
+        let saved = SavedPatch {
+            patch,
+            split,
+            method,
+            dtype: self.dtype,
+            model: model.checkpoint().name().to_owned(),
+            model_hash: model.checkpoint().tensors().content_hash(),
+            report,
+        };
+        if let Some(file) = &self.output {
+            let storage = if self.single {
+                Storage::F32
+            } else {
+                Storage::F64
+            };
+            saved.save(file, storage)?;
+        }
+        let (verdict, code) = verdict(&steps);
+        let answer = match saved.split.answer() {
+            [] => String::new(),
+            answer => format!("answer     {:?}\n", tokenizer.decode(answer)?),
+        };
+        let layers = layers(&saved.report);
+        print(&format!(
+            "{}{answer}\n{layers}\n{verdict}",
+            describe(&saved)
+        ))?;
+        Ok(code)
+    }
+
+    /// What is absorbed, what stays, and for which tokens the patch is to be.
+    fn split<E: Element>(&self, model: &Model, tokenizer: &Tokenizer) -> Result<Split> {
+        let mut tokens = tokenizer.encode(&self.context)?;
+        let mut span = 1;
+        if let Some(query) = &self.query {
+            let query = tokenizer.encode_more(query)?;
+            span = query.len();
+            tokens.extend(query);
+        }
+        let keep = parse_keep(&self.keep, tokens.len() - span)?;
+        // Before the model writes for nothing.
+        Split::new(tokens.clone(), keep.clone(), span, self.positions)?;
+        let answer = match (&self.answer, self.answer_tokens) {
+            (Some(text), _) => tokenizer.encode_more(text)?,
+            (None, Some(most)) => {
+                let (mut answer, mut session) = (Vec::new(), Session::<E>::new(model));
+                generate(&mut session, &tokens, most, &mut Sampler::default(), |id| {
+                    answer.push(id);
+                    Ok(())
+                })?;
+                answer
+            }
+            (None, None) => Vec::new(),
+        };
+        let span = span + answer.len();
+        tokens.extend(&answer);
+        Split::new(tokens, keep, span, self.positions)?.with_answer(answer.len())
+    }
+}
+
+/// Solves a split by the solver of `method`.
+fn solve_split<E: Element>(
+    model: &Model,
+    split: &Split,
+    method: &Method,
+) -> Result<(patch::Patch, Report)> {
+    if method.solver == Solver::Span {
+        let bar = ProgressBar::new_spinner();
+        let solved = span::solve::<E>(model, split, method, |error| {
+            bar.inc(1);
+            bar.set_message(format!("pass {}: error {error:.1e}", bar.position()));
+        });
+        bar.finish_and_clear();
+        return solved;
+    }
+    let (tokens, positions) = (split.reduced_tokens(), split.reduced_positions());
+    let placed: Vec<_> = tokens.into_iter().zip(positions).collect();
+    let (&(token, position), kept) = placed.split_last().ok_or(Error::NoQuery)?;
+    let query = Query {
+        token,
+        position: Some(position),
+        kept,
+    };
+    let mut contextual = Session::<E>::new(model);
+    contextual.forward(split.context(), 0)?;
+    let solution = solve(&mut contextual, query, method, &[])?;
+    Ok((solution.patch, solution.report))
+}
+
+/// How the patch does, and the exit code that says so.
+fn verdict(steps: &[Step]) -> (String, u8) {
+    let summary = Summary::new(steps);
+    let bound = steps.iter().map(|step| step.bound).fold(0.0, f64::max);
+    let unpatched = summary.controls.first();
+    let mut text = format!(
+        "Tried on {} tokens: {} with the same likeliest next token, largest difference of a logit {:.1e} \
+         (bound {bound:.1e}); without the patch {} and {:.1}.\n",
+        summary.tokens,
+        summary.matching,
+        summary.worst_linf,
+        unpatched.map_or(0, |control| control.matching),
+        unpatched.map_or(0.0, |control| control.median_linf),
+    );
+    let good = summary.holds && summary.controls_fail;
+    if !summary.holds {
+        text += "BROKEN: the logits are off by more than the bound.\n";
+    }
+    if !summary.controls_fail {
+        text += "NO POWER: the context hardly matters here; without the patch the logits are as good.\n";
+    }
+    (text, if good { OK } else { BROKEN })
+}
