@@ -11,9 +11,9 @@
 use std::time::Instant;
 
 use context_patch::model::generate::greedy;
-use context_patch::patch::Form;
+use context_patch::patch::{Method, Positions, Solver};
 use context_patch::tensor::Element;
-use context_patch::verify::{PROMPTS, Verification};
+use context_patch::verify::{Keep, PROMPTS, Verification};
 use context_patch::{Model, Session};
 use half::bf16;
 
@@ -34,17 +34,19 @@ fn main() {
         model.level(),
         PROMPTS.len() * TOKENS
     );
-    measure::<f32>(&model, &prompts);
-    measure::<bf16>(&model, &prompts);
-    measure::<f64>(&model, &prompts);
+    for solver in [Solver::Theorem1, Solver::ClosedForm] {
+        measure::<f32>(&model, &prompts, solver);
+        measure::<bf16>(&model, &prompts, solver);
+        measure::<f64>(&model, &prompts, solver);
+    }
 }
 
 /// Both in turn, so that a slow spell of the machine hits both; the median of the ratios.
-fn measure<E: Element>(model: &Model, prompts: &[Vec<u32>]) {
+fn measure<E: Element>(model: &Model, prompts: &[Vec<u32>], solver: Solver) {
     let mut rounds: Vec<(f64, f64)> = (0..ROUNDS)
         .map(|_| {
             let (generating, written) = timed(|| generate::<E>(model, prompts));
-            let (verifying, verified) = timed(|| verify::<E>(model, prompts));
+            let (verifying, verified) = timed(|| verify::<E>(model, prompts, solver));
             assert_eq!(written, verified, "not the same tokens");
             (generating, verifying)
         })
@@ -52,7 +54,7 @@ fn measure<E: Element>(model: &Model, prompts: &[Vec<u32>]) {
     rounds.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));
     let (generating, verifying) = rounds[ROUNDS / 2];
     println!(
-        "{:4}: generate {generating:.2} s, verify {verifying:.2} s, ratio {:.2}",
+        "{solver} {:4}: generate {generating:.2} s, verify {verifying:.2} s, ratio {:.2}",
         E::DTYPE,
         verifying / generating
     );
@@ -79,11 +81,13 @@ fn generate<E: Element>(model: &Model, prompts: &[Vec<u32>]) -> Vec<u32> {
     written
 }
 
-fn verify<E: Element>(model: &Model, prompts: &[Vec<u32>]) -> Vec<u32> {
+fn verify<E: Element>(model: &Model, prompts: &[Vec<u32>], solver: Solver) -> Vec<u32> {
     let verification = Verification {
         model,
         tokens: TOKENS,
-        form: Form::Overlay,
+        method: Method::new(solver),
+        keep: Keep::Nothing,
+        positions: Positions::Absolute,
     };
     let mut written = Vec::new();
     for (i, prompt) in prompts.iter().enumerate() {

@@ -115,15 +115,26 @@ fn another_token_changes_the_bits() {
 
 #[test]
 fn a_patch_leaves_the_model_alone() {
-    use context_patch::patch::{Form, Overlay, solve};
+    use context_patch::patch::{Form, Method, Overlay, Query, Solver, solve};
     let model = &open("checkpoints/window-3");
     let ids = ids(model);
     let before = bits::<f32>(model, &[&ids], 1000);
     let (&last, context) = ids.split_last().unwrap();
-    for form in [Form::Overlay, Form::Materialise] {
+    for (form, solver) in [
+        (Form::Overlay, Solver::Theorem1),
+        (Form::Materialise, Solver::Theorem1),
+        (Form::Overlay, Solver::AppendixB),
+        (Form::Materialise, Solver::AppendixB),
+        (Form::Overlay, Solver::ClosedForm),
+        (Form::Materialise, Solver::ClosedForm),
+    ] {
         let mut session = Session::<f32>::new(model);
         session.forward(context, 0).unwrap();
-        let solution = solve(&mut session, last, &[], form, &[]).unwrap();
+        let method = Method {
+            form,
+            ..Method::new(solver)
+        };
+        let solution = solve(&mut session, Query::alone(last), &method, &[]).unwrap();
         // The overlay of the patch, lent to a fresh session, says what the solver saw.
         let overlay = Overlay::<f32>::new(model, &solution.patch, form);
         let mut patched = Session::new(model).at(context.len()).with_overlay(&overlay);

@@ -8,9 +8,9 @@ mod common;
 use std::sync::OnceLock;
 
 use common::{Golden, linf, reference, top_and_margin};
-use context_patch::patch::Form;
+use context_patch::patch::{Form, Method, Positions, Solver};
 use context_patch::tensor::{Element, Matrix};
-use context_patch::verify::{PROMPTS, Summary, Verification};
+use context_patch::verify::{Keep, PROMPTS, Step, Summary, Verification};
 use context_patch::{Model, Session};
 use half::bf16;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -18,7 +18,7 @@ use serde_json::Value;
 
 type Test = fn() -> Result<(), Failed>;
 
-const TESTS: [(&str, Test); 9] = [
+const TESTS: [(&str, Test); 13] = [
     (
         "the_tokenizer_gives_hugging_faces_ids",
         the_tokenizer_gives_hugging_faces_ids,
@@ -40,9 +40,16 @@ const TESTS: [(&str, Test); 9] = [
         "f32_writes_hugging_faces_64_tokens",
         f32_writes_hugging_faces_64_tokens,
     ),
-    ("verify_theorem_1_f64", verify_f64),
-    ("verify_theorem_1_f32", verify_f32),
-    ("verify_theorem_1_bf16", verify_bf16),
+    ("verify_f64", verify_f64),
+    ("verify_f32", verify_f32),
+    ("verify_bf16", verify_bf16),
+    ("verify_closed_form", verify_closed_form),
+    (
+        "verify_closed_form_with_half_the_context",
+        verify_closed_form_with_half_the_context,
+    ),
+    ("span_absolute", span_absolute),
+    ("span_natural", span_natural),
 ];
 
 fn directory() -> std::path::PathBuf {
@@ -217,13 +224,20 @@ fn f32_writes_hugging_faces_64_tokens() -> Result<(), Failed> {
     Ok(())
 }
 
-/// The paper's protocol: 20 tokens of five prompts.
-fn verify<E: Element>(form: Form) -> Summary {
+/// The protocol with some tokens of each of the paper's prompts.
+fn verify<E: Element>(
+    method: Method,
+    keep: Keep,
+    positions: Positions,
+    tokens: usize,
+) -> Vec<Step> {
     let tokenizer = model().checkpoint().tokenizer().unwrap();
     let verification = Verification {
         model: model(),
-        tokens: 20,
-        form,
+        tokens,
+        method,
+        keep,
+        positions,
     };
     let mut steps = Vec::new();
     for (i, prompt) in PROMPTS.iter().enumerate() {
@@ -235,39 +249,129 @@ fn verify<E: Element>(form: Form) -> Summary {
             })
             .unwrap();
     }
+    steps
+}
+
+/// 20 tokens of five prompts, each patched anew: the patch within its bound, the controls far off.
+fn protocol<E: Element>(solver: Solver, form: Form) -> Summary {
+    let method = Method {
+        form,
+        ..Method::new(solver)
+    };
+    let steps = verify::<E>(method, Keep::Nothing, Positions::Absolute, 20);
     let summary = Summary::new(&steps);
-    println!("{} {form}: {summary:?}", E::DTYPE);
+    println!("{solver} {} {form}: {summary:?}", E::DTYPE);
     assert_eq!(summary.tokens, 100);
     assert!(summary.holds, "a bound is broken");
-    for (_, control) in summary.controls.iter() {
-        assert!(
-            control.median_linf >= 10.0 && control.matching < 10,
-            "{control:?}"
-        );
-    }
+    assert!(summary.controls_fail, "a control is hardly off");
+    assert!(summary.controls[0].median_linf >= 10.0 && summary.controls[0].matching < 10);
     summary
 }
 
+const FORMS: [Form; 2] = [Form::Overlay, Form::Materialise];
+
 fn verify_f64() -> Result<(), Failed> {
-    for form in [Form::Overlay, Form::Materialise] {
-        let summary = verify::<f64>(form);
-        assert!(summary.matching == 100 && summary.worst_linf <= 1e-12);
+    for form in FORMS {
+        for solver in [Solver::Theorem1, Solver::AppendixB] {
+            assert_eq!(protocol::<f64>(solver, form).matching, 100);
+        }
     }
     Ok(())
 }
 
 fn verify_f32() -> Result<(), Failed> {
-    for form in [Form::Overlay, Form::Materialise] {
-        let summary = verify::<f32>(form);
-        assert!(summary.matching == 100 && summary.worst_linf <= 2.7e-5);
+    for form in FORMS {
+        for solver in [Solver::Theorem1, Solver::AppendixB] {
+            assert_eq!(protocol::<f32>(solver, form).matching, 100);
+        }
     }
     Ok(())
 }
 
 fn verify_bf16() -> Result<(), Failed> {
-    for form in [Form::Overlay, Form::Materialise] {
-        // One ulp of a logit between 16 and 32.
-        assert!(verify::<bf16>(form).worst_linf <= 0.125);
+    for form in FORMS {
+        for solver in [Solver::Theorem1, Solver::AppendixB] {
+            // One ulp of a logit between 16 and 32.
+            assert!(protocol::<bf16>(solver, form).worst_linf <= 0.125);
+        }
     }
+    Ok(())
+}
+
+/// The closed form leaves no bit of a logit different.
+fn verify_closed_form() -> Result<(), Failed> {
+    fn exact<E: Element>(form: Form) -> f64 {
+        let summary = protocol::<E>(Solver::ClosedForm, form);
+        assert_eq!((summary.matching, summary.worst_linf), (100, 0.0));
+        summary.largest_delta_m
+    }
+    for form in FORMS {
+        let largest = exact::<f64>(form).max(exact::<bf16>(form));
+        let theirs = protocol::<f32>(Solver::Theorem1, form).largest_delta_m;
+        assert!(largest.max(exact::<f32>(form)) < theirs / 1000.0);
+    }
+    Ok(())
+}
+
+/// Half of the context stays and runs through the patched weights.
+fn verify_closed_form_with_half_the_context() -> Result<(), Failed> {
+    fn exact<E: Element>(positions: Positions) {
+        let method = Method::new(Solver::ClosedForm);
+        let summary = Summary::new(&verify::<E>(method, Keep::Half, positions, 4));
+        assert!(summary.controls_fail);
+        assert_eq!(
+            (summary.matching, summary.worst_linf),
+            (20, 0.0),
+            "{positions}"
+        );
+    }
+    exact::<f64>(Positions::Absolute);
+    exact::<f32>(Positions::Absolute);
+    exact::<bf16>(Positions::Absolute);
+    exact::<f32>(Positions::Natural);
+    Ok(())
+}
+
+/// One plain LoRA for the query and an answer of N tokens, the context gone.
+fn span<E: Element>(keep: Keep, positions: Positions, tokens: usize) -> Summary {
+    let method = Method {
+        form: Form::Materialise,
+        ..Method::new(Solver::Span)
+    };
+    let steps = verify::<E>(method, keep, positions, tokens);
+    for report in steps.iter().filter_map(|step| step.report.as_ref()) {
+        let changed = report.layers.iter().filter(|layer| layer.rank > 0);
+        assert_eq!(changed.clone().count(), 4);
+        assert!(
+            changed
+                .clone()
+                .all(|layer| layer.scale_entries_changed == 0)
+        );
+    }
+    let summary = Summary::new(&steps);
+    println!("span {} {positions} {tokens}: {summary:?}", E::DTYPE);
+    assert_eq!(summary.tokens, PROMPTS.len() * (tokens + 1));
+    assert!(summary.controls_fail);
+    summary
+}
+
+fn span_absolute() -> Result<(), Failed> {
+    for tokens in [24, 64, 140] {
+        let summary = span::<f32>(Keep::Nothing, Positions::Absolute, tokens);
+        assert!(summary.holds && summary.matching == summary.tokens);
+        assert!(summary.worst_linf <= 1e-4);
+    }
+    let summary = span::<f64>(Keep::Nothing, Positions::Absolute, 24);
+    assert!(summary.holds && summary.matching == summary.tokens);
+    assert!(summary.worst_linf <= 1e-8);
+    Ok(())
+}
+
+/// Token for token the same: the decode that generates gives the bits of the pass that checks.
+fn span_natural() -> Result<(), Failed> {
+    let summary = span::<f64>(Keep::Bos, Positions::Natural, 24);
+    assert!(summary.holds && summary.matching == summary.tokens);
+    let summary = span::<f32>(Keep::Bos, Positions::Natural, 24);
+    assert!(summary.holds && summary.matching == summary.tokens);
     Ok(())
 }

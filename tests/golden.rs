@@ -3,8 +3,8 @@
 mod common;
 
 use common::{Golden, linf, logits, open, small_models, top_and_margin};
-use context_patch::Session;
-use context_patch::patch::{Form, Patch, Variant, solve};
+use context_patch::patch::{Method, Part, Patch, Query, Solver, Variant, solve};
+use context_patch::{Model, Session};
 use half::bf16;
 
 fn ids(golden: &Golden) -> Vec<u32> {
@@ -76,9 +76,24 @@ fn theorem_1_is_the_numpy_reference() {
         for (case, kept) in [("patch", vec![]), ("keep_first", vec![(ids[0], 0)])] {
             let mut session = Session::<f64>::new(&model);
             session.forward(context, 0).unwrap();
-            let solution =
-                solve(&mut session, last, &kept, Form::Overlay, &Variant::CONTROLS).unwrap();
-            compare_patch(&golden, &format!("{name} {case}"), case, &solution.patch);
+            let query = Query {
+                kept: &kept,
+                ..Query::alone(last)
+            };
+            let variants = [
+                Variant::NoPatch,
+                Variant::Without(Part::Scale),
+                Variant::Without(Part::GateUp),
+            ];
+            let method = Method::new(Solver::Theorem1);
+            let solution = solve(&mut session, query, &method, &variants).unwrap();
+            compare_patch(
+                &model,
+                &golden,
+                &format!("{name} {case}"),
+                case,
+                &solution.patch,
+            );
             let want = golden.get(&format!("{case}.logits"));
             let error = linf(solution.reduced.row(0), &want);
             assert!(error <= 1e-9, "{name} {case}: patched logits {error:e}");
@@ -95,7 +110,7 @@ fn theorem_1_is_the_numpy_reference() {
     }
 }
 
-fn compare_patch(golden: &Golden, what: &str, case: &str, patch: &Patch) {
+fn compare_patch(model: &Model, golden: &Golden, what: &str, case: &str, patch: &Patch) {
     for (i, layer) in patch.layers.iter().enumerate() {
         let relative = |part: &str, got: Vec<f64>, want: Vec<f64>| {
             let size = want.iter().fold(0.0f64, |max, x| max.max(x.abs()));
@@ -117,9 +132,17 @@ fn compare_patch(golden: &Golden, what: &str, case: &str, patch: &Patch) {
                 z.clone(),
             );
         }
+        let norm = model.layers()[i].outer.post_feedforward_layernorm();
+        let m = norm.scale::<f64>().into_iter();
+        let delta_m = layer
+            .scale
+            .iter()
+            .flatten()
+            .zip(m)
+            .map(|(scale, m)| scale - m);
         relative(
             "Δm",
-            layer.delta_m.clone().unwrap(),
+            delta_m.collect(),
             golden.get(&format!("{case}.{i}.dm")),
         );
     }

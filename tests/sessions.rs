@@ -8,9 +8,9 @@ use std::sync::atomic::AtomicBool;
 
 use common::open;
 use context_patch::model::generate::{Sampler, Stop, generate};
-use context_patch::patch::{Form, solve};
+use context_patch::patch::{Form, Method, Positions, Query, Solver, solve};
 use context_patch::tensor::Element;
-use context_patch::verify::{Summary, Verification};
+use context_patch::verify::{Keep, Summary, Verification};
 use context_patch::{Error, Model, Session};
 use half::bf16;
 
@@ -28,7 +28,8 @@ fn a_cancelled_session_stops_and_is_spent() {
         session.forward(&[20], 1),
         Err(Error::SpentSession)
     ));
-    let refused = solve(&mut session, 20, &[], Form::Overlay, &[]);
+    let method = Method::new(Solver::ClosedForm);
+    let refused = solve(&mut session, Query::alone(20), &method, &[]);
     assert!(matches!(refused, Err(Error::SpentSession)));
 }
 
@@ -51,7 +52,12 @@ fn kept_tokens_must_ascend_to_the_query() {
     for kept in [vec![(2, 1), (2, 0)], vec![(2, 0), (2, 0)], vec![(2, 3)]] {
         let mut session = Session::<f32>::new(&model);
         session.forward(&[2, 20, 21], 0).unwrap();
-        let refused = solve(&mut session, 22, &kept, Form::Overlay, &[]).unwrap_err();
+        let query = Query {
+            kept: &kept,
+            ..Query::alone(22)
+        };
+        let method = Method::new(Solver::ClosedForm);
+        let refused = solve(&mut session, query, &method, &[]).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "the kept tokens' positions must ascend and be below the query's, 3"
@@ -65,7 +71,9 @@ fn a_prompt_of_one_token_has_no_context() {
     let verification = Verification {
         model: &model,
         tokens: 1,
-        form: Form::Overlay,
+        method: Method::new(Solver::ClosedForm),
+        keep: Keep::Nothing,
+        positions: Positions::Absolute,
     };
     assert!(matches!(verification.check(&[2]), Err(Error::NoContext)));
     let endless = Verification {
@@ -99,7 +107,12 @@ fn sweep<E: Element>(model: &Model) -> Summary {
         let verification = Verification {
             model,
             tokens: 3,
-            form,
+            method: Method {
+                form,
+                ..Method::new(Solver::Theorem1)
+            },
+            keep: Keep::Nothing,
+            positions: Positions::Absolute,
         };
         for (i, sentence) in sentences().iter().enumerate() {
             let ids = tokenizer.encode(sentence).unwrap();

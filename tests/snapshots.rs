@@ -11,7 +11,9 @@ use std::process::Command;
 use common::{open, reference};
 use context_patch::kernels::Level;
 use context_patch::model::ModelOptions;
-use context_patch::patch::{Form, LowRank, Patch, solve};
+use context_patch::patch::{
+    Form, LowRank, Method, Patch, Positions, Query, Solver, Split, solve, span,
+};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::trace::{Trace, names};
 use context_patch::{Model, Session};
@@ -20,20 +22,30 @@ use sha2::{Digest, Sha256};
 
 const TEXT: &str = "Ann likes plums. Bob likes figs. Bob likes";
 
-/// Everything but the first token absorbed, for the last token.
-fn solved<E: Element>(model: &Model, form: Form) -> Patch {
+/// Everything but the first token absorbed: for the last token, or as a span for the last three.
+fn solved<E: Element>(model: &Model, solver: Solver, form: Form) -> Patch {
     let ids = model
         .checkpoint()
         .tokenizer()
         .unwrap()
         .encode(TEXT)
         .unwrap();
+    let method = Method {
+        form,
+        ..Method::new(solver)
+    };
+    if solver == Solver::Span {
+        let split = Split::new(ids, vec![0], 3, Positions::Natural).unwrap();
+        return span::solve::<E>(model, &split, &method, |_| {}).unwrap().0;
+    }
     let (&last, context) = ids.split_last().unwrap();
     let mut session = Session::<E>::new(model);
     session.forward(context, 0).unwrap();
-    solve(&mut session, last, &[(ids[0], 0)], form, &[])
-        .unwrap()
-        .patch
+    let query = Query {
+        kept: &[(ids[0], 0)],
+        ..Query::alone(last)
+    };
+    solve(&mut session, query, &method, &[]).unwrap().patch
 }
 
 /// A line for each tensor: name, length, norm, the bits of its first numbers, and a hash of all.
@@ -77,24 +89,30 @@ fn digest(patch: &Patch) -> String {
     text
 }
 
-#[test]
-fn patch_f64() {
-    insta::assert_snapshot!(digest(&solved::<f64>(&open("tiny"), Form::Overlay)));
+macro_rules! patches {
+    ($($name:ident: $solver:ident, $element:ty, $form:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            let patch = solved::<$element>(&open("tiny"), Solver::$solver, Form::$form);
+            insta::assert_snapshot!(digest(&patch));
+        }
+    )*};
 }
 
-#[test]
-fn patch_f32() {
-    insta::assert_snapshot!(digest(&solved::<f32>(&open("tiny"), Form::Overlay)));
-}
-
-#[test]
-fn patch_bf16() {
-    insta::assert_snapshot!(digest(&solved::<bf16>(&open("tiny"), Form::Overlay)));
-}
-
-#[test]
-fn patch_bf16_materialised() {
-    insta::assert_snapshot!(digest(&solved::<bf16>(&open("tiny"), Form::Materialise)));
+patches! {
+    theorem_1_f64: Theorem1, f64, Overlay;
+    theorem_1_f32: Theorem1, f32, Overlay;
+    theorem_1_bf16: Theorem1, bf16, Overlay;
+    theorem_1_bf16_materialised: Theorem1, bf16, Materialise;
+    appendix_b_f64: AppendixB, f64, Overlay;
+    appendix_b_f32: AppendixB, f32, Overlay;
+    appendix_b_bf16_materialised: AppendixB, bf16, Materialise;
+    closed_form_f64: ClosedForm, f64, Overlay;
+    closed_form_f32: ClosedForm, f32, Overlay;
+    closed_form_bf16_materialised: ClosedForm, bf16, Materialise;
+    span_f64: Span, f64, Overlay;
+    span_f32: Span, f32, Overlay;
+    span_bf16_materialised: Span, bf16, Materialise;
 }
 
 #[test]
@@ -106,11 +124,13 @@ fn every_level_solves_the_same_patch() {
             ..ModelOptions::default()
         };
         let model = Model::open_with(path.to_str().unwrap(), options).unwrap();
-        [
-            digest(&solved::<f64>(&model, Form::Overlay)),
-            digest(&solved::<f32>(&model, Form::Overlay)),
-            digest(&solved::<bf16>(&model, Form::Materialise)),
-        ]
+        Solver::ALL.map(|solver| {
+            [
+                digest(&solved::<f64>(&model, solver, Form::Overlay)),
+                digest(&solved::<f32>(&model, solver, Form::Overlay)),
+                digest(&solved::<bf16>(&model, solver, Form::Materialise)),
+            ]
+        })
     };
     for level in Level::available() {
         assert_eq!(with(level), with(Level::Scalar), "{level}");
@@ -171,6 +191,53 @@ fn help_verify() {
 }
 
 #[test]
+fn help_patch() {
+    insta::assert_snapshot!(printed(&["patch", "--help"]));
+}
+
+#[test]
+fn help_apply() {
+    insta::assert_snapshot!(printed(&["apply", "--help"]));
+}
+
+/// Solved, saved, inspected, and applied.
+#[test]
+fn patch_inspect_apply() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("figs.patch");
+    let file = file.to_str().unwrap();
+    let model = ["--model", "reference/tiny"];
+    let context = [
+        "--context",
+        "Ann likes plums. Bob likes figs.",
+        "--keep",
+        "0",
+    ];
+    let query = ["--query", " Bob likes", "--answer-tokens", "2"];
+    let solved = [
+        &["patch"],
+        &model[..],
+        &context,
+        &query,
+        &["--output", file],
+    ]
+    .concat();
+    insta::assert_snapshot!("patch", printed(&solved));
+    insta::assert_snapshot!("inspect", printed(&["inspect", file]));
+    insta::assert_snapshot!("inspect_json", printed(&["inspect", "--json", file]));
+    let applied = [&["apply"], &model[..], &["--patch", file]].concat();
+    insta::assert_snapshot!("apply", printed(&applied));
+    let logits = [&applied[..], &["--logits", "3", "--apply", "materialise"]].concat();
+    insta::assert_snapshot!("apply_logits", printed(&logits));
+    let elsewhere = [
+        &applied[..],
+        &["--prompt", "Ann likes", "--max-tokens", "2"],
+    ]
+    .concat();
+    insta::assert_snapshot!("apply_elsewhere", printed(&elsewhere));
+}
+
+#[test]
 fn help_lemmas() {
     insta::assert_snapshot!(printed(&["lemmas", "--help"]));
 }
@@ -192,6 +259,8 @@ fn verify() {
         PROMPTS,
         "--tokens",
         "4",
+        "--solver",
+        "theorem-1,appendix-b,closed-form,span",
         "--dtype",
         "f64,f32,bf16",
         "--apply",

@@ -180,9 +180,13 @@ fn solve_split<E: Element>(
 ) -> Result<(patch::Patch, Report)> {
     if method.solver == Solver::Span {
         let bar = ProgressBar::new_spinner();
-        let solved = span::solve::<E>(model, split, method, |error| {
+        let solved = span::solve::<E>(model, split, method, |quality| {
             bar.inc(1);
-            bar.set_message(format!("pass {}: error {error:.1e}", bar.position()));
+            let (pass, differing) = (bar.position(), quality.differing);
+            bar.set_message(format!(
+                "pass {pass}: L∞ {:.1e}, {differing} tokens differ",
+                quality.linf
+            ));
         });
         bar.finish_and_clear();
         return solved;

@@ -178,8 +178,8 @@ impl<'a, E: Element> Layer<'a, E> {
         };
         check_finite("m + Δm", &scale)?;
         self.report.unserved = unserved;
-        let changed = (0..n.len()).filter(|&j| scale[j] != stored[j]);
-        self.report.divided_by_each(changed.map(|j| n[j]));
+        let divided = (0..n.len()).filter(|&j| scale[j] != stored[j] && scale[j] != 0.0);
+        self.report.divided_by_each(divided.map(|j| n[j]));
         let left: Vec<f64> = (0..n.len()).map(|j| scale[j] * n[j] - t[j]).collect();
         self.report.residual = norm(&left) / norm(t).max(f64::MIN_POSITIVE);
         self.change.scale = Some(overlay::scale::<E>(&scale, self.method.form));

@@ -11,8 +11,8 @@ use crate::tensor::{Dtype, Tensor};
 pub struct Report {
     /// One for each layer.
     pub layers: Vec<LayerReport>,
-    /// The last layer's [`hidden_error`](LayerReport::hidden_error) after each time that the last layers
-    /// were solved again.
+    /// The error after each pass over the last layers: of a logit for a span, of the last layer's output
+    /// ([`hidden_error`](LayerReport::hidden_error)) for the closed form.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passes: Vec<f64>,
 }

@@ -19,17 +19,27 @@ use self::reach::{Said, down, last, near, weak};
 use super::algorithm_1::wide;
 use super::{LayerPatch, LayerReport, Method, Patch, Precondition, Report, Split, overlay};
 use crate::error::Result;
-use crate::kernels::unscaled_rms_norm;
+use crate::model::generate::greedy;
 use crate::model::{Cache, LayerChange, Model, Recorder, Run, Sequence, Session};
 use crate::tensor::{Element, Matrix};
 
-/// Passes without a smaller error after which a solve ends.
+/// Passes that are no better than the best one after which a solve ends.
 const PATIENCE: usize = 3;
 
-/// Solves the patch of the tokens at the end of `split` in compute type `E`; `on_pass` gets the error after
-/// each pass, that of the last hidden state after its norm, relative to its largest number.
+/// How good a pass is; less is better.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Quality {
+    /// Tokens of the span after which another token is the likeliest than in the contextual pass.
+    pub differing: usize,
+    /// The largest difference of a logit.
+    pub linf: f64,
+}
+
+/// Solves the patch of the tokens at the end of `split` in compute type `E`; `on_pass` gets each pass's
+/// quality. The patch is that of the best pass.
 ///
-/// The patch is that of the pass with the smallest error.
+/// As long as a token differs the solve goes on, up to the method's number of passes: rounding falls
+/// differently each time.
 ///
 /// # Errors
 ///
@@ -39,16 +49,16 @@ pub fn solve<E: Element>(
     model: &Model,
     split: &Split,
     method: &Method,
-    mut on_pass: impl FnMut(f64),
+    mut on_pass: impl FnMut(Quality),
 ) -> Result<(Patch, Report)> {
     let mut solving = Solving::<E>::new(model, split, method)?;
     let mut best = solving.pass()?;
-    let mut errors = vec![best.0];
+    let mut passes = vec![best.0.linf];
     on_pass(best.0);
     let mut since = 0;
-    while errors.len() < method.passes && since < PATIENCE && best.0 > 0.0 {
+    while passes.len() < method.passes && (since < PATIENCE || best.0.differing > 0) {
         let pass = solving.pass()?;
-        errors.push(pass.0);
+        passes.push(pass.0.linf);
         on_pass(pass.0);
         since += 1;
         if pass.0 < best.0 {
@@ -56,13 +66,7 @@ pub fn solve<E: Element>(
         }
     }
     let (_, patch, layers) = best;
-    Ok((
-        patch,
-        Report {
-            layers,
-            passes: errors,
-        },
-    ))
+    Ok((patch, Report { layers, passes }))
 }
 
 /// What is the same in every pass, and what one tells the next.
@@ -77,6 +81,8 @@ struct Solving<'a, E> {
     /// What the reduced pass brings there.
     x: Matrix<E>,
     contextual: Contextual,
+    /// The contextual pass's logits of the span, `[N, vocab]`.
+    logits: Matrix<E>,
     /// What the last layer could not say, to be said by the one before it.
     ahead: Matrix<f64>,
 }
@@ -89,14 +95,19 @@ struct Contextual {
     d: Vec<Matrix<f64>>,
     /// T(C, x).
     targets: Vec<Matrix<f64>>,
+    /// `[N, vocab]`, until it is through.
+    logits: Vec<f64>,
 }
 
 impl Recorder for Contextual {
     fn wants(&self, name: &str) -> bool {
-        self.place(name).is_some()
+        self.place(name).is_some() || name == "lm_head"
     }
 
     fn record(&mut self, name: &str, rows: &Matrix<f64>) {
+        if name == "lm_head" {
+            self.logits.extend(rows.as_slice());
+        }
         let span = self.span;
         if let Some((layer, is_d)) = self.place(name) {
             let all = if is_d { &mut self.d } else { &mut self.targets };
@@ -112,7 +123,8 @@ impl Recorder for Contextual {
 }
 
 impl Contextual {
-    fn new<E: Element>(model: &Model, split: &Split, first: usize) -> Result<Self> {
+    /// What is said of the span, and its logits.
+    fn new<E: Element>(model: &Model, split: &Split, first: usize) -> Result<(Self, Matrix<E>)> {
         let layers = model.layers().len() - first;
         let none = vec![Matrix::zeros(0, 1); layers];
         let mut contextual = Self {
@@ -120,10 +132,13 @@ impl Contextual {
             span: split.queries().len(),
             d: none.clone(),
             targets: none,
+            logits: Vec::new(),
         };
         let mut session = Session::<E>::new(model);
-        session.forward_recorded(split.tokens(), 0, &mut contextual)?;
-        Ok(contextual)
+        session.forward_recorded(split.tokens(), contextual.span, &mut contextual)?;
+        let logits = contextual.logits.drain(..).map(E::from_f64).collect();
+        let logits = Matrix::from_vec(model.config().vocab_size, logits);
+        Ok((contextual, logits))
     }
 
     /// Which of the changed layers a recorded name belongs to, and whether it is its d or its output.
@@ -138,8 +153,8 @@ impl Contextual {
     }
 }
 
-/// The error of a pass, its patch, and how each layer was solved.
-type Pass = (f64, Patch, Vec<LayerReport>);
+/// How good a pass is, its patch, and how each layer was solved.
+type Pass = (Quality, Patch, Vec<LayerReport>);
 
 impl<'a, E: Element> Solving<'a, E> {
     fn new(model: &'a Model, split: &Split, method: &'a Method) -> Result<Self> {
@@ -148,7 +163,7 @@ impl<'a, E: Element> Solving<'a, E> {
         let tokens = split.reduced_tokens();
         let positions = split.reduced_positions();
         model.check_tokens(split.tokens(), 0)?;
-        let contextual = Contextual::new::<E>(model, split, first)?;
+        let (contextual, logits) = Contextual::new::<E>(model, split, first)?;
         let span = split.queries().len();
         let mut solving = Self {
             model,
@@ -158,6 +173,7 @@ impl<'a, E: Element> Solving<'a, E> {
             first,
             x: Matrix::zeros(0, 1),
             contextual,
+            logits,
             ahead: Matrix::zeros(span, model.config().hidden_size),
         };
         let mut run = solving.run();
@@ -206,7 +222,7 @@ impl<'a, E: Element> Solving<'a, E> {
             patch.layers.push(layer_patch);
             reports.push(report);
         }
-        Ok((self.error(&x), patch, reports))
+        Ok((self.quality(&mut run, &x)?, patch, reports))
     }
 
     /// Solves a layer for all tokens of the span, and takes v through it.
@@ -320,23 +336,21 @@ impl<'a, E: Element> Solving<'a, E> {
         report.residual = (left / whole.max(f64::MIN_POSITIVE)).sqrt();
     }
 
-    /// How far the last hidden states are off behind a norm, relative to the largest number.
-    fn error(&self, x: &Matrix<E>) -> f64 {
-        let eps = self.model.layers()[0]
-            .outer
-            .post_feedforward_layernorm()
-            .eps();
-        let targets = self.contextual.targets.last();
-        let targets = targets.into_iter().flat_map(|targets| targets.iter_rows());
-        let mut worst = 0.0f64;
-        for (i, target) in targets.enumerate() {
-            let got = unscaled_rms_norm(self.model.level(), &wide(x, self.stay + i), eps);
-            let want = unscaled_rms_norm(self.model.level(), target, eps);
-            let largest = want.iter().fold(0.0f64, |max, x| max.max(x.abs()));
-            for (got, want) in got.iter().zip(&want) {
-                worst = worst.max((got - want).abs() / largest);
+    /// The logits of the span against the contextual ones.
+    fn quality(&self, run: &mut Run<'_>, x: &Matrix<E>) -> Result<Quality> {
+        let mut quality = Quality {
+            differing: 0,
+            linf: 0.0,
+        };
+        for i in 0..self.logits.rows() {
+            let row = self.stay + i;
+            let got = self.model.logits(run, &x.slice_rows(row..row + 1))?;
+            let want = self.logits.row(i);
+            quality.differing += usize::from(greedy(got.row(0)) != greedy(want));
+            for (got, want) in got.as_slice().iter().zip(want) {
+                quality.linf = quality.linf.max((got.to_f64() - want.to_f64()).abs());
             }
         }
-        worst
+        Ok(quality)
     }
 }
