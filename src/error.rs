@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::tensor::Dtype;
+use crate::tensor::{Dtype, Storage};
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -456,6 +456,33 @@ pub enum Error {
     /// A solver for spans where a single token is solved for.
     #[error("the solver span is not for a single token: use theorem-1, appendix-b or closed-form")]
     SpanSolver,
+    /// A patch of another model.
+    #[error("the patch does not fit the model: {what}; use the model that it was solved for")]
+    PatchMismatch {
+        /// Where they differ.
+        what: String,
+    },
+    /// A patch that changes nothing.
+    #[error("the patch changes nothing: there is nothing to export")]
+    EmptyPatch,
+    /// A number that is too large for the type it is stored in.
+    #[error(
+        "{tensor} has a number that is not finite in {storage} when it is patched: store it as f32 or f64"
+    )]
+    StorageOverflow {
+        /// The tensor.
+        tensor: String,
+        /// The type.
+        storage: Storage,
+    },
+    /// A changed norm, for a program that applies none.
+    #[error(
+        "the patch changes a norm (layer {layer}), and llama.cpp applies no change of a norm: solve with --solver span, or export merged or peft"
+    )]
+    NormInGguf {
+        /// The first such layer.
+        layer: usize,
+    },
     /// Tensors of layers that the config does not have.
     #[error("{} has the tensor {}, but config.json says {layers} layers; they do not belong together", file.display(), shown(tensor))]
     ExtraLayer {
