@@ -217,10 +217,11 @@ fn scale_name(layer: usize) -> String {
     format!("model.layers.{layer}.post_feedforward_layernorm.scale")
 }
 
-fn bad(path: &Path, reason: impl Into<String>) -> Error {
+/// A reason may quote what a file says.
+fn bad(path: &Path, reason: impl AsRef<str>) -> Error {
     Error::PatchFile {
         path: path.into(),
-        reason: reason.into(),
+        reason: one_line(reason.as_ref(), 300),
     }
 }
 
@@ -235,10 +236,7 @@ fn json<T: Serialize + DeserializeOwned + PartialEq>(name: &str, value: &T) -> R
 
 fn parse<T: DeserializeOwned>(path: &Path, name: &str, json: &str) -> Result<T> {
     let parsed = serde_json::from_str(json);
-    parsed.map_err(|error| {
-        let reason = format!("its '{name}' is wrong: {error}");
-        bad(path, one_line(&reason, 300))
-    })
+    parsed.map_err(|error| bad(path, format!("its '{name}' is wrong: {error}")))
 }
 
 /// Numbers as they are stored, or `None` where one is not finite.
