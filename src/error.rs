@@ -522,6 +522,20 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A number of a patch that the type it is to be stored in does not hold.
+    #[error(
+        "{tensor} of the patch has a number that is not finite as it is to be saved; save it in F64, or solve it again"
+    )]
+    PatchValue {
+        /// The tensor.
+        tensor: String,
+    },
+    /// A description of a patch with a number that is not finite.
+    #[error("the patch's {field} has a number that is not finite; solve it again")]
+    PatchField {
+        /// The field of its file.
+        field: String,
+    },
     /// A patch of other weights.
     #[error("the patch is for the model {name} with the hash {patch}, and this one has the hash {model}; give the model it was solved for", name = shown(name), patch = shown(patch))]
     PatchOfAnotherModel {

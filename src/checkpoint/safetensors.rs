@@ -72,22 +72,6 @@ impl Tensors {
         Self::parse(file, load(file, access)?)
     }
 
-    /// The same with the file's metadata.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`open_file`](Self::open_file).
-    pub(crate) fn open_with_metadata(
-        file: &Path,
-        access: Access,
-    ) -> Result<(Self, BTreeMap<String, String>)> {
-        let data = load(file, access)?;
-        let (header, _) = split_header(file, &data)?;
-        let metadata = parse_header(file, header)?.metadata().clone();
-        let metadata = metadata.into_iter().flatten().collect();
-        Ok((Self::parse(file, data)?, metadata))
-    }
-
     /// The tensors of one safetensors file with the content `data`; `file` only serves the messages.
     /// Nothing is copied: the tensors share `data`.
     ///
@@ -100,6 +84,22 @@ impl Tensors {
         let mut tensors = Self::new(file);
         tensors.add(file, &data)?;
         Ok(tensors)
+    }
+
+    /// The same with the names that the file gives its tensors, and its metadata.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`parse`](Self::parse).
+    pub(crate) fn parse_whole(
+        file: &Path,
+        data: &Bytes,
+    ) -> Result<(Self, BTreeSet<String>, BTreeMap<String, String>)> {
+        let mut tensors = Self::new(file);
+        let names = tensors.add(file, data)?;
+        let (header, _) = split_header(file, data)?;
+        let metadata = parse_header(file, header)?.metadata().clone();
+        Ok((tensors, names, metadata.into_iter().flatten().collect()))
     }
 
     /// The tensors of the shards that an index names. `shard` brings a shard's content, or `None`

@@ -8,23 +8,30 @@
 //!
 //! The metadata has `format`, `model`, `model_hash`, `num_hidden_layers`, `dtype`, `split` (token ids, which of them
 //! stay, for how many the patch is, and the positions), `method`, `report` (these three as JSON), `version`
-//! (of this crate) and `hash` over all of it.
+//! (of this crate) and `hash` over all of it: SHA-256 of, in the order of names, each other field's name and
+//! value, then each tensor's name, dtype, dimensions and bytes; before each piece its length in bytes (u64,
+//! little-endian), dimensions are u64 too.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bytes::Bytes;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::{LowRank, Method, Patch, Report, Split};
-use crate::checkpoint::{Access, TensorData, Tensors, write_safetensors};
-use crate::error::{Error, Result, one_line};
+use super::{LayerPatch, LowRank, Method, Patch, Report, Split};
+use crate::checkpoint::{TensorData, Tensors, write_safetensors};
+use crate::error::{Error, Result, one_line, shown};
 use crate::model::Model;
-use crate::tensor::{Dtype, Matrix, Storage};
+use crate::tensor::{Dtype, Matrix, Storage, Tensor};
 
 /// What the metadata's `format` says.
 const FORMAT: &str = "context-patch 1";
+
+/// Layers that a file may claim: more than any model has.
+const MOST_LAYERS: usize = 10_000;
 
 /// A patch with what it is a patch of.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,138 +53,135 @@ pub struct SavedPatch {
 }
 
 impl SavedPatch {
-    /// Writes the file, with the numbers as they are (F64), or rounded to F32 in half the space.
+    /// Writes the file: F64 keeps the numbers as they are, any other type stands for F32, which rounds them and
+    /// takes half the space.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`].
+    /// [`Error::Io`]; [`Error::PatchValue`] and [`Error::PatchField`] for a number that is not finite.
     pub fn save(&self, path: &Path, storage: Storage) -> Result<()> {
-        let tensors = self.tensors(storage);
-        let json = |value: serde_json::Result<String>| {
-            value.map_err(|error| bad(path, format!("it cannot be written: {error}")))
-        };
-        let mut metadata: BTreeMap<String, String> = [
-            ("format", FORMAT.to_owned()),
-            ("model", self.model.clone()),
-            ("model_hash", self.model_hash.clone()),
-            ("num_hidden_layers", self.patch.layers.len().to_string()),
-            ("dtype", self.dtype.to_string()),
-            ("split", json(serde_json::to_string(&self.split))?),
-            ("method", json(serde_json::to_string(&self.method))?),
-            ("report", json(serde_json::to_string(&self.report))?),
-            ("version", env!("CARGO_PKG_VERSION").to_owned()),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into();
-        let contents = tensors
-            .iter()
-            .map(|(name, data)| (name.as_str(), &*data.bytes));
+        let tensors = self.tensors(storage)?;
+        let mut metadata = self.metadata()?;
+        let contents = tensors.iter().map(|(name, data)| Content {
+            name,
+            storage: data.storage,
+            shape: &data.shape,
+            bytes: &data.bytes,
+        });
         let hash = hash(&metadata, contents);
         metadata.insert("hash".into(), hash);
         write_safetensors(path, &metadata, &tensors)
     }
 
+    /// All fields but the hash.
+    fn metadata(&self) -> Result<BTreeMap<String, String>> {
+        let fields = [
+            ("format", FORMAT.to_owned()),
+            ("model", self.model.clone()),
+            ("model_hash", self.model_hash.clone()),
+            ("num_hidden_layers", self.patch.layers.len().to_string()),
+            ("dtype", self.dtype.to_string()),
+            ("split", json("split", &self.split)?),
+            ("method", json("method", &self.method)?),
+            ("report", json("report", &self.report)?),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ];
+        let named = fields.map(|(key, value)| (key.to_owned(), value));
+        Ok(named.into())
+    }
+
     /// Every tensor of the patch under its name.
-    fn tensors(&self, storage: Storage) -> BTreeMap<String, TensorData<'static>> {
+    fn tensors(&self, storage: Storage) -> Result<BTreeMap<String, TensorData<'static>>> {
         let mut tensors = BTreeMap::new();
         let mut add = |name: String, shape: Vec<usize>, numbers: &[f64]| {
-            let bytes: Vec<u8> = match storage {
-                Storage::F64 => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
-                _ => numbers
-                    .iter()
-                    .flat_map(|x| (*x as f32).to_le_bytes())
-                    .collect(),
+            let Some(data) = rounded(storage, shape, numbers) else {
+                return Err(Error::PatchValue { tensor: name });
             };
-            let storage = match storage {
-                Storage::F64 => Storage::F64,
-                _ => Storage::F32,
-            };
-            let bytes = Cow::Owned(bytes);
-            tensors.insert(
-                name,
-                TensorData {
-                    storage,
-                    shape,
-                    bytes,
-                },
-            );
+            tensors.insert(name, data);
+            Ok(())
         };
         for (i, layer) in self.patch.layers.iter().enumerate() {
-            for (part, delta) in [
-                ("gate", &layer.gate),
-                ("up", &layer.up),
-                ("down", &layer.down),
-            ] {
+            let factors = PARTS.iter().zip([&layer.gate, &layer.up, &layer.down]);
+            for (part, delta) in factors {
                 let Some(LowRank { u, v }) = delta else {
                     continue;
                 };
-                let name = format!("model.layers.{i}.mlp.{part}_proj");
-                add(
-                    format!("{name}.lora_A"),
-                    vec![v.rows(), v.cols()],
-                    v.as_slice(),
-                );
-                add(
-                    format!("{name}.lora_B"),
-                    vec![u.rows(), u.cols()],
-                    u.as_slice(),
-                );
+                for (factor, matrix) in [("lora_A", v), ("lora_B", u)] {
+                    let name = format!("{}.{factor}", module(i, part));
+                    add(name, vec![matrix.rows(), matrix.cols()], matrix.as_slice())?;
+                }
             }
             if let Some(scale) = &layer.scale {
-                let name = format!("model.layers.{i}.post_feedforward_layernorm.scale");
-                add(name, vec![scale.len()], scale);
+                add(scale_name(i), vec![scale.len()], scale)?;
             }
         }
-        tensors
+        Ok(tensors)
     }
 
     /// Reads a file that [`save`](Self::save) wrote.
     ///
     /// # Errors
     ///
-    /// Those of [`Tensors::open_file`]; [`Error::PatchFile`] for a safetensors file that is no patch, or one that
-    /// was changed since; [`Error::NotFinite`].
+    /// [`Error::Io`] and those of [`parse`](Self::parse).
     pub fn load(path: &Path) -> Result<Self> {
-        let (tensors, metadata) = Tensors::open_with_metadata(path, Access::Read)?;
+        let data = std::fs::read(path).map_err(Error::io("read", path))?;
+        Self::parse(path, &data.into())
+    }
+
+    /// The patch in the bytes of such a file; `path` only serves the messages.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Tensors::parse`](crate::checkpoint::Tensors::parse) about the file;
+    /// [`Error::PatchFile`] for a safetensors file that is no patch, or one that was changed since;
+    /// [`Error::NotFinite`].
+    pub fn parse(path: &Path, data: &Bytes) -> Result<Self> {
+        let (tensors, names, mut metadata) = Tensors::parse_whole(path, data)?;
+        match metadata.get("format") {
+            Some(format) if format == FORMAT => {}
+            Some(other) => {
+                let reason = format!("its format is '{}', not '{FORMAT}'", shown(other));
+                return Err(bad(path, reason));
+            }
+            None => return Err(bad(path, "it is no patch: its metadata names no format")),
+        }
+        // Such as the vision tensors of a model, which are left out.
+        if let Some(name) = names.iter().find(|name| !tensors.contains(name)) {
+            return Err(no_part(path, name));
+        }
+        let stored = metadata.remove("hash");
+        let contents = tensors.iter().map(|(name, tensor)| Content {
+            name,
+            storage: tensor.storage(),
+            shape: tensor.shape(),
+            bytes: tensor.bytes(),
+        });
+        if stored != Some(hash(&metadata, contents)) {
+            return Err(bad(path, "its contents are not those that were saved"));
+        }
+        tensors.check_finite()?;
         let field = |name: &str| {
             let value = metadata.get(name);
             value.ok_or_else(|| bad(path, format!("its metadata has no '{name}'")))
         };
-        match metadata.get("format") {
-            Some(format) if format == FORMAT => {}
-            Some(other) => {
-                return Err(bad(
-                    path,
-                    format!("its format is '{}', not '{FORMAT}'", one_line(other, 40)),
-                ));
-            }
-            None => {
-                return Err(bad(
-                    path,
-                    "it is no patch: its metadata names no format".into(),
-                ));
-            }
-        }
-        let contents = tensors.iter().map(|(name, tensor)| (name, tensor.bytes()));
-        let mut hashed = metadata.clone();
-        hashed.remove("hash");
-        if hash(&hashed, contents) != *field("hash")? {
-            return Err(bad(
-                path,
-                "its contents are not those that were saved".into(),
-            ));
-        }
-        tensors.check_finite()?;
         let layers: usize = parse(path, "num_hidden_layers", field("num_hidden_layers")?)?;
-        let dtype = field("dtype")?.parse();
+        let report: Report = parse(path, "report", field("report")?)?;
+        // What reports on no layer is a patch that no solver made.
+        if !report.layers.is_empty() && report.layers.len() != layers {
+            let reported = report.layers.len();
+            let reason = format!("its report is about {reported} of {layers} layers");
+            return Err(bad(path, reason));
+        }
         Ok(Self {
             patch: read_patch(path, &tensors, layers)?,
             split: parse(path, "split", field("split")?)?,
             method: parse(path, "method", field("method")?)?,
-            dtype: dtype.map_err(|reason| bad(path, reason))?,
+            dtype: field("dtype")?
+                .parse()
+                .map_err(|reason: String| bad(path, reason))?,
             model: field("model")?.clone(),
             model_hash: field("model_hash")?.clone(),
-            report: parse(path, "report", field("report")?)?,
+            report,
         })
     }
 
@@ -185,7 +189,8 @@ impl SavedPatch {
     ///
     /// # Errors
     ///
-    /// [`Error::PatchOfAnotherModel`] with both hashes; [`Error::PatchShape`].
+    /// [`Error::PatchOfAnotherModel`] with both hashes; [`Error::PatchShape`]; [`Error::TokenId`] and
+    /// [`Error::PromptTooLong`] for tokens that it does not have.
     pub fn check(&self, model: &Model) -> Result<()> {
         let hash = model.checkpoint().tensors().content_hash();
         if hash != self.model_hash {
@@ -195,96 +200,179 @@ impl SavedPatch {
                 model: hash,
             });
         }
-        self.patch.check(model)
+        self.patch.check(model)?;
+        model.check_tokens(self.split.tokens(), 0)
     }
 }
 
-fn bad(path: &Path, reason: String) -> Error {
+/// The linear maps of a layer.
+const PARTS: [&str; 3] = ["gate", "up", "down"];
+
+/// The module of a linear map.
+fn module(layer: usize, part: &str) -> String {
+    format!("model.layers.{layer}.mlp.{part}_proj")
+}
+
+fn scale_name(layer: usize) -> String {
+    format!("model.layers.{layer}.post_feedforward_layernorm.scale")
+}
+
+/// A reason may quote what a file says.
+fn bad(path: &Path, reason: impl AsRef<str>) -> Error {
     Error::PatchFile {
         path: path.into(),
-        reason,
+        reason: one_line(reason.as_ref(), 300),
     }
 }
 
-/// SHA-256 over the metadata and the tensors, in the order of names.
-fn hash<'a>(
-    metadata: &'a BTreeMap<String, String>,
-    contents: impl Iterator<Item = (&'a str, &'a [u8])>,
-) -> String {
-    let mut hash = Sha256::new();
-    let fields = metadata
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_bytes()));
-    for (name, value) in fields.chain(contents) {
-        for bytes in [name.as_bytes(), value] {
-            hash.update((bytes.len() as u64).to_le_bytes());
-            hash.update(bytes);
-        }
+/// A field as JSON, which does not hold every number.
+fn json<T: Serialize + DeserializeOwned + PartialEq>(name: &str, value: &T) -> Result<String> {
+    let text = serde_json::to_string(value).unwrap_or_default();
+    match serde_json::from_str::<T>(&text) {
+        Ok(again) if again == *value => Ok(text),
+        _ => Err(Error::PatchField { field: name.into() }),
     }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn parse<T: DeserializeOwned>(path: &Path, name: &str, json: &str) -> Result<T> {
     let parsed = serde_json::from_str(json);
-    parsed.map_err(|error| {
-        bad(
-            path,
-            one_line(&format!("its '{name}' is wrong: {error}"), 300),
-        )
+    parsed.map_err(|error| bad(path, format!("its '{name}' is wrong: {error}")))
+}
+
+/// Numbers as they are stored, or `None` where one is not finite.
+fn rounded(storage: Storage, shape: Vec<usize>, numbers: &[f64]) -> Option<TensorData<'static>> {
+    let finite = |x: &f64| match storage {
+        Storage::F64 => x.is_finite(),
+        _ => (*x as f32).is_finite(),
+    };
+    let bytes: Vec<u8> = match storage {
+        Storage::F64 => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        _ => {
+            let rounded = numbers.iter().map(|&x| x as f32);
+            rounded.flat_map(|x| x.to_le_bytes()).collect()
+        }
+    };
+    numbers.iter().all(finite).then_some(TensorData {
+        storage: match storage {
+            Storage::F64 => Storage::F64,
+            _ => Storage::F32,
+        },
+        shape,
+        bytes: Cow::Owned(bytes),
     })
+}
+
+/// A tensor as the hash sees it.
+struct Content<'a> {
+    name: &'a str,
+    storage: Storage,
+    shape: &'a [usize],
+    bytes: &'a [u8],
+}
+
+/// The hash of a file, as the module says.
+fn hash<'a>(
+    metadata: &BTreeMap<String, String>,
+    contents: impl Iterator<Item = Content<'a>>,
+) -> String {
+    let mut hash = Sha256::new();
+    let mut piece = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    for (name, value) in metadata {
+        piece(name.as_bytes());
+        piece(value.as_bytes());
+    }
+    for content in contents {
+        piece(content.name.as_bytes());
+        piece(content.storage.to_string().as_bytes());
+        let dimensions = content.shape.iter().map(|&d| (d as u64).to_le_bytes());
+        piece(&dimensions.collect::<Vec<_>>().concat());
+        piece(content.bytes);
+    }
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The patch in a file's tensors: each must belong to a layer, each factor have its pair.
 fn read_patch(path: &Path, tensors: &Tensors, layers: usize) -> Result<Patch> {
-    // No model has as many, and a file can say anything.
-    if layers > 10_000 {
+    if layers > MOST_LAYERS {
         return Err(bad(path, format!("it claims {layers} layers")));
     }
+    let mut left: BTreeMap<&str, &Tensor> = tensors.iter().collect();
     let mut patch = Patch::default();
-    let mut found = 0;
-    let mut matrix = |name: &str| {
-        let (_, tensor) = tensors.iter().find(|(other, _)| *other == name)?;
-        found += 1;
-        let cols = tensor.cols().max(1);
-        (tensor.shape().len() == 2).then(|| Matrix::from_vec(cols, tensor.to_vec::<f64>()))
-    };
     for i in 0..layers {
         let mut factors = |part: &str| {
-            let name = format!("model.layers.{i}.mlp.{part}_proj");
-            match (
-                matrix(&format!("{name}.lora_A")),
-                matrix(&format!("{name}.lora_B")),
-            ) {
-                (None, None) => Ok(None),
-                (Some(v), Some(u)) if u.cols() == v.rows() => Ok(Some(LowRank { u, v })),
-                _ => Err(bad(
-                    path,
-                    format!("the factors {name}.lora_A and .lora_B do not fit each other"),
-                )),
-            }
+            let name = module(i, part);
+            let [v, u] = ["lora_A", "lora_B"].map(|factor| {
+                let name = format!("{name}.{factor}");
+                left.remove(&*name).map(|tensor| (name, tensor))
+            });
+            low_rank(path, &name, u, v)
         };
-        patch.layers.push(super::LayerPatch {
+        let mut layer = LayerPatch {
             gate: factors("gate")?,
             up: factors("up")?,
             down: factors("down")?,
             scale: None,
-        });
-    }
-    for (i, layer) in patch.layers.iter_mut().enumerate() {
-        let name = format!("model.layers.{i}.post_feedforward_layernorm.scale");
-        if let Some((_, tensor)) = tensors.iter().find(|(other, _)| *other == name) {
-            found += 1;
-            layer.scale = Some(tensor.to_vec());
+        };
+        let name = scale_name(i);
+        if let Some(scale) = left.remove(&*name) {
+            layer.scale = Some(numbers::<1>(path, &name, scale)?);
         }
+        patch.layers.push(layer);
     }
-    match found == tensors.len() {
-        true => Ok(patch),
-        false => Err(bad(
-            path,
-            format!(
-                "{} of its tensors are no part of a patch",
-                tensors.len() - found
-            ),
-        )),
+    match left.keys().next() {
+        None => Ok(patch),
+        Some(name) => Err(no_part(path, name)),
     }
+}
+
+/// ΔW from its two factors, each with its name.
+fn low_rank(
+    path: &Path,
+    name: &str,
+    u: Option<(String, &Tensor)>,
+    v: Option<(String, &Tensor)>,
+) -> Result<Option<LowRank>> {
+    let ((u_name, u), (v_name, v)) = match (u, v) {
+        (None, None) => return Ok(None),
+        (Some(u), Some(v)) => (u, v),
+        (u, v) => {
+            let there = u.or(v).map_or_else(String::new, |(there, _)| there);
+            return Err(bad(path, format!("it has only one factor, {there}")));
+        }
+    };
+    let matrix = |name: &str, tensor: &Tensor| {
+        let numbers = numbers::<2>(path, name, tensor)?;
+        Ok(Matrix::from_vec(tensor.cols(), numbers))
+    };
+    let (u, v) = (matrix(&u_name, u)?, matrix(&v_name, v)?);
+    if u.cols() != v.rows() {
+        let (u, v) = (u.cols(), v.rows());
+        let reason = format!("the factors of {name} have the ranks {u} and {v}");
+        return Err(bad(path, reason));
+    }
+    Ok(Some(LowRank { u, v }))
+}
+
+/// The numbers of a tensor that must have `N` dimensions, none of them empty, and a type that is ever saved.
+fn numbers<const N: usize>(path: &Path, name: &str, tensor: &Tensor) -> Result<Vec<f64>> {
+    let (storage, shape) = (tensor.storage(), tensor.shape());
+    if shape.len() != N || shape.contains(&0) {
+        let reason = format!("its tensor {name} has the shape {shape:?}");
+        return Err(bad(path, reason));
+    }
+    if !matches!(storage, Storage::F64 | Storage::F32) {
+        let reason = format!("its tensor {name} is {storage}, not F64 or F32");
+        return Err(bad(path, reason));
+    }
+    Ok(tensor.to_vec())
+}
+
+fn no_part(path: &Path, name: &str) -> Error {
+    bad(
+        path,
+        format!("its tensor {} is no part of a patch", shown(name)),
+    )
 }
