@@ -104,7 +104,8 @@ impl Layer {
         for j in 0..self.t.len() {
             let said = (self.m[j] + delta_m[j]) * n[j];
             let bound = 4.0 * U * ((self.m[j] * n[j]).abs() + self.t[j].abs());
-            off += usize::from(!((said - self.t[j]).abs() <= bound + f64::MIN_POSITIVE));
+            let error = (said - self.t[j]).abs();
+            off += usize::from(error.is_nan() || error > bound + f64::MIN_POSITIVE);
         }
         assert!(off <= unserved, "{off} off, {unserved} unserved: {self:?}");
         match unserved {

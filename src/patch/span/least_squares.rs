@@ -45,8 +45,7 @@ impl Pseudoinverse {
         let qr = unit.qr();
         let r = qr.r();
         let condition = condition(&r);
-        // Written so that NaN fails too.
-        if !(condition * dtype.unit_roundoff() < 0.1) {
+        if condition.is_nan() || condition * dtype.unit_roundoff() >= 0.1 {
             return Err(fail(
                 "the span repeats a state: the condition of H".into(),
                 condition,
