@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::patch::Solver;
-use crate::tensor::Dtype;
+use crate::tensor::{Dtype, Storage};
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -467,6 +467,27 @@ pub enum Error {
     /// A solver for spans where a single token is solved for.
     #[error("the solver span is not for a single token: use theorem-1, appendix-b or closed-form")]
     SpanSolver,
+    /// A patch that changes nothing.
+    #[error("the patch changes nothing: there is nothing to export")]
+    EmptyPatch,
+    /// A number that is too large for the type it is stored in.
+    #[error(
+        "{tensor} has a number that is not finite in {storage} when it is patched: store it as f32 or f64"
+    )]
+    StorageOverflow {
+        /// The tensor.
+        tensor: String,
+        /// The type.
+        storage: Storage,
+    },
+    /// A changed norm, for a program that applies none.
+    #[error(
+        "the patch changes a norm (layer {layer}), and llama.cpp applies no change of a norm: solve with --solver span, or export merged or peft"
+    )]
+    NormInGguf {
+        /// The first such layer.
+        layer: usize,
+    },
     /// Tensors of layers that the config does not have.
     #[error("{} has the tensor {}, but config.json says {layers} layers; they do not belong together", file.display(), shown(tensor))]
     ExtraLayer {
@@ -526,7 +547,9 @@ pub enum Error {
         model: String,
     },
     /// A part of a patch that does not fit the model.
-    #[error("the patch does not fit the model: {part} is {found:?} and should be {expected:?}")]
+    #[error(
+        "the patch does not fit the model: {part} is {found:?} and should be {expected:?}; use the model that it was solved for"
+    )]
     PatchShape {
         /// The part.
         part: String,
@@ -534,6 +557,15 @@ pub enum Error {
         found: Vec<usize>,
         /// The model's.
         expected: Vec<usize>,
+    },
+    /// An unknown kind of export.
+    #[error(
+        "'{}' is no kind of export: use peft DIR, gguf FILE or merged DIR",
+        shown(kind)
+    )]
+    ExportKind {
+        /// What was asked for.
+        kind: String,
     },
     /// A list of tokens that is none.
     #[error(

@@ -54,6 +54,64 @@ pub fn check_writable(path: &Path) -> Result<()> {
     beside(path).map(drop).map_err(Error::io("write", path))
 }
 
+/// Makes the folder `path` and fills it through `write`, which is given a folder beside it: it appears when
+/// all of it is there.
+///
+/// # Errors
+///
+/// Those of [`check_new_dir`] and of `write`; nothing is left behind.
+pub fn write_dir(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    check_new_dir(path)?;
+    let failed = Error::io("write", path);
+    let path = path.canonicalize().unwrap_or_else(|_| path.into());
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    let beside = match builder.tempdir_in(folder(&path)) {
+        Ok(beside) => beside,
+        Err(error) => return Err(failed(error)),
+    };
+    write(beside.path()).map_err(|error| in_place(error, beside.path(), &path))?;
+    let place = || {
+        if path.is_dir() {
+            std::fs::remove_dir(&path)?;
+        }
+        std::fs::rename(beside.path(), &path)
+    };
+    place().map_err(failed)?;
+    let _ = beside.keep(); // It is there no more under that name.
+    Ok(())
+}
+
+/// Looks whether `path` can become a new folder, before work is done that would be lost.
+///
+/// # Errors
+///
+/// [`Error::Io`] where its folder is missing, or there is something at `path` other than an empty folder.
+pub fn check_new_dir(path: &Path) -> Result<()> {
+    check_folder(path)?;
+    let there = match std::fs::read_dir(path) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(_) => path.symlink_metadata().is_ok(),
+    };
+    if !there {
+        return Ok(());
+    }
+    let why = "there is something there already; give a new folder, or empty that one";
+    let there = std::io::Error::new(std::io::ErrorKind::AlreadyExists, why);
+    Err(Error::io("write", path)(there))
+}
+
+/// An error in the folder `beside` as one in `path`, for which it stands.
+fn in_place(mut error: Error, beside: &Path, path: &Path) -> Error {
+    if let Error::Io { path: at, .. } = &mut error
+        && let Ok(inside) = at.strip_prefix(beside)
+    {
+        *at = path.join(inside);
+    }
+    error
+}
+
 /// Whether something is there that is neither a file nor a folder.
 fn is_special(path: &Path) -> bool {
     path.metadata()
@@ -105,6 +163,34 @@ mod tests {
         });
         assert!(failed.is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn folders_appear_whole_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let failed = write_dir(&path, |beside| {
+            std::fs::write(beside.join("half"), "").unwrap();
+            Err(Error::io("write", beside.join("rest"))(
+                std::io::Error::other("no more"),
+            ))
+        });
+        let message = failed.unwrap_err().to_string();
+        let rest = path.join("rest");
+        assert_eq!(message, format!("cannot write {}: no more", rest.display()));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        std::fs::create_dir(&path).unwrap();
+        let fill = |beside: &Path| {
+            std::fs::write(beside.join("file"), "new").map_err(Error::io("write", beside))
+        };
+        write_dir(&path, fill).unwrap();
+        assert_eq!(std::fs::read(path.join("file")).unwrap(), b"new");
+        let refused = write_dir(&path, fill).unwrap_err().to_string();
+        assert!(refused.contains("already; give a new folder"), "{refused}");
+        assert!(write_dir(&path.join("file"), fill).is_err());
+        assert!(write_dir(&dir.path().join("none/out"), fill).is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

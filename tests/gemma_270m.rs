@@ -341,7 +341,7 @@ fn span<E: Element>(keep: Keep, positions: Positions, tokens: usize) -> Summary 
     let steps = verify::<E>(method, keep, positions, tokens);
     for report in steps.iter().filter_map(|step| step.report.as_ref()) {
         let changed = report.layers.iter().filter(|layer| layer.rank > 0);
-        assert_eq!(changed.clone().count(), 4);
+        assert_eq!(changed.clone().count(), Method::LAYERS);
         assert!(
             changed
                 .clone()
@@ -372,6 +372,8 @@ fn span_natural() -> Result<(), Failed> {
     let summary = span::<f64>(Keep::Bos, Positions::Natural, 24);
     assert!(summary.holds && summary.matching == summary.tokens);
     let summary = span::<f32>(Keep::Bos, Positions::Natural, 24);
+    assert!(summary.holds && summary.matching == summary.tokens);
+    let summary = span::<bf16>(Keep::Bos, Positions::Natural, 24);
     assert!(summary.holds && summary.matching == summary.tokens);
     Ok(())
 }

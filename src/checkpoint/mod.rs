@@ -24,9 +24,11 @@ pub use config::{Config, LayerKind, Rope};
 pub use safetensors::Access;
 pub use tensors::Tensors;
 pub use tokenizer::{TextStream, Tokenizer};
+pub(crate) use writer::{Layout, write_tensors};
 pub use writer::{TensorData, write_safetensors};
 
 use crate::error::{Error, Result};
+use crate::tensor::Tensor;
 use fields::{Fields, parse_object};
 use files::Files;
 use tokenizer_config::TokenizerConfig;
@@ -130,6 +132,14 @@ impl Checkpoint {
     /// [`Error::Io`].
     pub fn file(&self, name: &str) -> Result<Option<Bytes>> {
         self.files.read(name)
+    }
+
+    /// The same checkpoint with some tensors replaced; the others are shared.
+    pub(crate) fn replaced(&self, with: impl IntoIterator<Item = (String, Tensor)>) -> Self {
+        Self {
+            tensors: self.tensors.replaced(with),
+            ..self.clone()
+        }
     }
 
     /// The model's config.

@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use super::fields::{Fields, brief, parse_object};
 use super::names::canonical;
-use super::tensors::{Entry, Tensors};
+use super::tensors::{Entry, Tensors, Vision};
 use crate::error::{Error, Result, one_line, shown};
 use crate::tensor::{Storage, Tensor};
 
@@ -138,10 +138,22 @@ impl Tensors {
         let file: Arc<Path> = file.into();
         let mut names = BTreeSet::new();
         for (name, info) in metadata.tensors() {
-            if let Some(canonical) = canonical(&name) {
-                let tensor = tensor(&file, &name, info, data, start)?;
-                let file = file.clone();
-                self.insert(canonical, Entry { tensor, file })?;
+            let tensor = tensor(&file, &name, info, data, start);
+            let file = file.clone();
+            match canonical(&name) {
+                Some(canonical) => {
+                    let (tensor, stored) = (tensor?, name.clone());
+                    let entry = Entry {
+                        tensor,
+                        file,
+                        stored,
+                    };
+                    self.insert(canonical, entry)?;
+                }
+                None => {
+                    let tensor = tensor.map_err(|_| info.dtype.to_string());
+                    self.insert_vision(name.clone(), Vision { tensor, file });
+                }
             }
             names.insert(name);
         }

@@ -20,12 +20,24 @@ use crate::tensor::{Storage, Tensor};
 pub struct Tensors {
     source: PathBuf,
     map: BTreeMap<String, Entry>,
+    /// The vision tensors under the files' names.
+    vision: BTreeMap<String, Vision>,
 }
 
 /// A tensor and the file it came from.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) tensor: Tensor,
+    pub(super) file: Arc<Path>,
+    /// Its name in that file.
+    pub(super) stored: String,
+}
+
+/// A tensor that only an export needs.
+#[derive(Clone, Debug)]
+pub(super) struct Vision {
+    /// The tensor, or its type where that is none of [`Storage`].
+    pub(super) tensor: Result<Tensor, String>,
     pub(super) file: Arc<Path>,
 }
 
@@ -38,7 +50,55 @@ impl Tensors {
         Self {
             source: source.into(),
             map: BTreeMap::new(),
+            vision: BTreeMap::new(),
         }
+    }
+
+    /// Adds a vision tensor under its file's name.
+    pub(super) fn insert_vision(&mut self, name: String, vision: Vision) {
+        self.vision.insert(name, vision);
+    }
+
+    /// The same tensors with some of them replaced, which must be there.
+    pub(crate) fn replaced(&self, with: impl IntoIterator<Item = (String, Tensor)>) -> Self {
+        let mut tensors = self.clone();
+        for (name, tensor) in with {
+            let entry = tensors.map.get_mut(&name);
+            debug_assert!(entry.is_some(), "no tensor {name}");
+            if let Some(entry) = entry {
+                entry.tensor = tensor;
+            }
+        }
+        tensors
+    }
+
+    /// Every tensor of the files, those of the vision part too, under the files' names; with it its
+    /// canonical name if it is of the text model.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnsupportedDtype`] for a vision tensor, which has been of no concern so far.
+    pub(crate) fn stored(&self) -> Result<BTreeMap<&str, (Option<&str>, &Tensor)>> {
+        let text = self.map.iter();
+        let mut stored: BTreeMap<_, _> = text
+            .map(|(name, e)| (e.stored.as_str(), (Some(name.as_str()), &e.tensor)))
+            .collect();
+        for (name, vision) in &self.vision {
+            let tensor = vision.tensor.as_ref();
+            let tensor = tensor.map_err(|dtype| Error::UnsupportedDtype {
+                file: vision.file.to_path_buf(),
+                tensor: name.clone(),
+                dtype: dtype.clone(),
+            })?;
+            stored.insert(name, (None, tensor));
+        }
+        Ok(stored)
+    }
+
+    /// Whether the text model lies in a multimodal one.
+    pub(crate) fn multimodal(&self) -> bool {
+        let inner = |e: &Entry| e.stored.contains("language_model.");
+        !self.vision.is_empty() || self.map.values().any(inner)
     }
 
     /// Adds a tensor under its canonical name.

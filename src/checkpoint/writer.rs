@@ -33,31 +33,67 @@ pub fn write_safetensors(
     metadata: &BTreeMap<String, String>,
     tensors: &BTreeMap<String, TensorData<'_>>,
 ) -> Result<()> {
-    let header = header(metadata, tensors);
-    output::write_file(path, |out| {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        tensors
-            .values()
-            .try_for_each(|tensor| out.write_all(&tensor.bytes))
+    let layout = tensors.iter().map(|(name, tensor)| Layout {
+        name,
+        storage: tensor.storage,
+        shape: &tensor.shape,
+        length: tensor.bytes.len(),
+    });
+    let layout: Vec<_> = layout.collect();
+    write_tensors(path, metadata, &layout, |name| {
+        Ok(Cow::Borrowed(&*tensors[name].bytes))
     })
 }
 
-/// Where each tensor lies, filled with spaces to whole 8 bytes.
-fn header(
+/// What the header says of a tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) storage: Storage,
+    pub(crate) shape: &'a [usize],
+    /// Bytes.
+    pub(crate) length: usize,
+}
+
+/// [`write_safetensors`] with one tensor in memory at a time: `bytes` is asked for each in the order of
+/// `layout`, which is that of names.
+pub(crate) fn write_tensors<'a>(
+    path: &Path,
     metadata: &BTreeMap<String, String>,
-    tensors: &BTreeMap<String, TensorData<'_>>,
-) -> Vec<u8> {
+    layout: &[Layout<'a>],
+    mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>>,
+) -> Result<()> {
+    let header = header(metadata, layout);
+    let mut failed = None;
+    let written = output::write_file(path, |out| {
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        for tensor in layout {
+            match bytes(tensor.name) {
+                Ok(bytes) => out.write_all(&bytes)?,
+                Err(error) => {
+                    failed = Some(error);
+                    return Err(std::io::ErrorKind::Other.into());
+                }
+            }
+        }
+        Ok(())
+    });
+    failed.map_or(written, Err)
+}
+
+/// Where each tensor lies, filled with spaces to whole 8 bytes.
+fn header(metadata: &BTreeMap<String, String>, layout: &[Layout<'_>]) -> Vec<u8> {
     let mut entries = BTreeMap::from([("__metadata__", serde_json::json!(metadata))]);
     let mut offset = 0;
-    for (name, tensor) in tensors {
-        let end = offset + tensor.bytes.len();
+    for tensor in layout {
+        let end = offset + tensor.length;
         let entry = serde_json::json!({
             "dtype": tensor.storage.to_string(),
             "shape": tensor.shape,
             "data_offsets": [offset, end],
         });
-        entries.insert(name, entry);
+        entries.insert(tensor.name, entry);
         offset = end;
     }
     let mut header = serde_json::json!(entries).to_string().into_bytes();

@@ -12,6 +12,7 @@ use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::distribution;
 use context_patch::{Result, trace};
 
+use super::solving::ExportArgs;
 use super::table::table;
 use super::{ModelArgs, OK, print, refuse_empty, with_dtype};
 
@@ -55,6 +56,9 @@ pub(super) struct Apply {
     /// overlay or materialise [default: as the patch was solved]
     #[arg(long)]
     apply: Option<Form>,
+
+    #[command(flatten)]
+    export: ExportArgs,
 }
 
 impl Apply {
@@ -62,10 +66,12 @@ impl Apply {
         if let Some(text) = &self.prompt {
             refuse_empty(text)?;
         }
+        self.export.check()?;
         let saved = SavedPatch::load(&self.patch)?;
         let model = self.model.open(level)?;
         saved.check(&model)?;
         let tokenizer = model.checkpoint().tokenizer()?;
+        self.export.write(&model, &saved)?;
         let input = self.input(&saved, &tokenizer)?;
         let dtype = self.dtype.unwrap_or(saved.dtype);
         with_dtype!(dtype, E => self.apply::<E>(&model, &tokenizer, &saved, &input))

@@ -19,7 +19,7 @@ use indicatif::ProgressBar;
 use super::inspect::describe;
 use super::keep::parse_keep;
 use super::layers::layers;
-use super::solving::SolvingArgs;
+use super::solving::{ExportArgs, SolvingArgs};
 use super::{BROKEN, ModelArgs, OK, print, refuse_empty, with_dtype};
 
 /// Turn a context into a patch, and save it
@@ -80,6 +80,9 @@ pub(super) struct Patch {
     /// Round the patch file's numbers to f32, in half the space
     #[arg(long)]
     single: bool,
+
+    #[command(flatten)]
+    export: ExportArgs,
 }
 
 impl Patch {
@@ -93,6 +96,7 @@ impl Patch {
         if let Some(file) = &self.output {
             check_writable(file)?;
         }
+        self.export.check()?;
         let model = self.model.open(level)?;
         let tokenizer = model.checkpoint().tokenizer()?;
         with_dtype!(self.dtype, E => self.run_in::<E>(&model, &tokenizer))
@@ -129,6 +133,7 @@ impl Patch {
             };
             saved.save(file, storage)?;
         }
+        self.export.write(model, &saved)?;
         let (verdict, code) = verdict(&steps);
         let answer = match saved.split.answer() {
             [] => String::new(),

@@ -1,14 +1,20 @@
-//! Options of the solvers, for the commands that solve.
+//! Options that commands share: of the solvers, and of what becomes of a patch.
+
+use std::path::Path;
 
 use clap::Args;
-use context_patch::patch::{Form, Method, Solver};
+use context_patch::model::Model;
+use context_patch::output::{check_new_dir, check_writable};
+use context_patch::patch::{Form, Method, SavedPatch, Solver, export};
+use context_patch::tensor::{Dtype, Storage};
+use context_patch::{Error, Result};
 
 #[derive(Args)]
 pub(super) struct SolvingArgs {
     /// How far the changed W_down overrules the stored one (closed-form, span): more makes the patch larger
-    /// and safer to run in another engine
-    #[arg(long, default_value_t = Method::GAIN, value_parser = positive)]
-    gain: f64,
+    /// and safer to run in another engine [default: 10 for closed-form, 1 for span]
+    #[arg(long, value_parser = positive)]
+    gain: Option<f64>,
 
     /// How many of the last layers a span changes
     #[arg(long, default_value_t = Method::LAYERS, value_parser = at_least_one)]
@@ -24,23 +30,66 @@ impl SolvingArgs {
         Method {
             solver,
             form,
-            gain: self.gain,
+            gain: self.gain.unwrap_or(Method::gain(solver)),
             layers: self.layers,
             passes: self.passes,
         }
     }
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+fn positive(text: &str) -> std::result::Result<f64, String> {
     match text.parse() {
         Ok(number) if number > 0.0 && f64::is_finite(number) => Ok(number),
         _ => Err(format!("'{text}' is not a number above 0")),
     }
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+fn at_least_one(text: &str) -> std::result::Result<usize, String> {
     match text.parse() {
         Ok(number) if number > 0 => Ok(number),
         _ => Err(format!("'{text}' is not a whole number of at least 1")),
+    }
+}
+
+/// Where else a patch goes.
+#[derive(Args)]
+pub(super) struct ExportArgs {
+    /// Write the patch in another program's form: peft DIR (an adapter; a plain LoRA where no norm is changed),
+    /// gguf FILE (for llama.cpp; no norm may be changed) or merged DIR (a whole checkpoint). Repeatable
+    #[arg(long, num_args = 2, value_names = ["KIND", "PATH"])]
+    export: Vec<String>,
+
+    /// What a merged checkpoint stores patched tensors as: f64, f32 or bf16 [default: what the patch was solved in]
+    #[arg(long, value_name = "TYPE")]
+    merged_dtype: Option<Dtype>,
+}
+
+impl ExportArgs {
+    /// Refuses what could not be written, before anything is solved.
+    pub(super) fn check(&self) -> Result<()> {
+        self.each().try_for_each(|(kind, path)| match kind {
+            "peft" | "merged" => check_new_dir(path),
+            "gguf" => check_writable(path),
+            _ => Err(Error::ExportKind { kind: kind.into() }),
+        })
+    }
+
+    pub(super) fn write(&self, model: &Model, saved: &SavedPatch) -> Result<()> {
+        let storage = match self.merged_dtype.unwrap_or(saved.dtype) {
+            Dtype::F64 => Storage::F64,
+            Dtype::F32 => Storage::F32,
+            Dtype::Bf16 => Storage::Bf16,
+        };
+        self.each().try_for_each(|(kind, path)| match kind {
+            "peft" => export::peft(model, &saved.patch, path),
+            "gguf" => export::gguf(model, &saved.patch, path),
+            "merged" => export::merged(model, &saved.patch, Some(storage), path),
+            _ => Err(Error::ExportKind { kind: kind.into() }),
+        })
+    }
+
+    fn each(&self) -> impl Iterator<Item = (&str, &Path)> {
+        let pairs = self.export.chunks_exact(2);
+        pairs.map(|pair| (pair[0].as_str(), Path::new(&pair[1])))
     }
 }

@@ -89,6 +89,21 @@ impl Model {
     }
 }
 
+impl Model {
+    /// The same model with some tensors replaced, by their canonical names; the others are shared.
+    pub(crate) fn replaced(
+        &self,
+        with: impl IntoIterator<Item = (String, Tensor)>,
+    ) -> Result<Self> {
+        let options = ModelOptions {
+            access: Access::default(),
+            level: Some(self.level),
+            embedding_scale: self.embedding_scale,
+        };
+        Self::from_checkpoint(self.checkpoint.replaced(with), options)
+    }
+}
+
 /// A config of fewer layers than the weights have would run a shorter model without a word.
 fn refuse_extra_layers(config: &Config, tensors: &Tensors) -> Result<()> {
     let layers = config.num_hidden_layers;

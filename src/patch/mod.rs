@@ -8,8 +8,10 @@
 pub mod algorithm_1;
 pub mod appendix_b;
 pub mod closed_form;
+pub mod export;
 mod layer;
 pub mod lemmas;
+mod merged;
 mod overlay;
 mod report;
 mod saved;
@@ -22,6 +24,7 @@ pub mod theorem_5;
 mod variant;
 
 pub use algorithm_1::{Query, Solution, solve};
+pub use merged::{Materialised, materialise};
 pub use overlay::{Form, Overlay};
 pub use report::{Case, LayerReport, Report};
 pub use saved::SavedPatch;
@@ -33,7 +36,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::tensor::Matrix;
+use crate::tensor::{Matrix, Tensor};
 
 /// A change of a linear map, ΔW = U V.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +61,16 @@ impl LowRank {
         Self {
             u: self.v.transposed(),
             v: self.u.transposed(),
+        }
+    }
+
+    /// Row `row` of W + U V, summed in f64.
+    fn sum_row(&self, w: &Tensor, row: usize, sum: &mut [f64]) {
+        w.read_row(row, sum);
+        for (&u, v) in self.u.row(row).iter().zip(self.v.iter_rows()) {
+            for (sum, v) in sum.iter_mut().zip(v) {
+                *sum += u * v;
+            }
         }
     }
 

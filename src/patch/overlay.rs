@@ -90,12 +90,7 @@ fn materialise<E: Element>(w: &Tensor, delta: &LowRank) -> Matrix<E> {
     let rows = out.as_mut_slice().par_chunks_mut(w.cols()).enumerate();
     rows.for_each(|(row, out)| {
         let mut sum = vec![0.0; out.len()];
-        w.read_row(row, &mut sum);
-        for (&u, v) in delta.u.row(row).iter().zip(delta.v.iter_rows()) {
-            for (sum, v) in sum.iter_mut().zip(v) {
-                *sum += u * v;
-            }
-        }
+        delta.sum_row(w, row, &mut sum);
         for (out, &sum) in out.iter_mut().zip(&sum) {
             *out = E::from_f64(sum);
         }

@@ -28,10 +28,11 @@ pub enum Case {
     Regular,
     /// The trust-region problem of section 6 has no root below the smallest m²: the hard case.
     Hard,
-    /// The branch has nothing to say: t = 0.
-    Silent,
     /// The last layer of a span, whose length is free.
     Last,
+    /// The last layer of a span where some token is out of reach: attention alone takes it further from the
+    /// target than the branch can take it back.
+    OutOfReach,
 }
 
 impl std::fmt::Display for Case {
@@ -40,8 +41,8 @@ impl std::fmt::Display for Case {
             Self::Untouched => "untouched",
             Self::Regular => "regular",
             Self::Hard => "hard",
-            Self::Silent => "silent",
             Self::Last => "last",
+            Self::OutOfReach => "out of reach",
         })
     }
 }

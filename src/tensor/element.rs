@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::kernels::Products;
 
@@ -212,18 +212,27 @@ impl Element for bf16 {
 /// f32 *to odd* first keeps the information that something was cut off, and makes the second
 /// rounding correct (f32 has more than two bits more than bf16).
 pub fn round_to_bf16(x: f64) -> bf16 {
+    bf16::from_f32(round_to_odd(x))
+}
+
+/// The f16 nearest to `x`, ties to even, in one rounding, for the reason that [`round_to_bf16`] gives.
+pub fn round_to_f16(x: f64) -> f16 {
+    f16::from_f32(round_to_odd(x))
+}
+
+/// `x` cut to f32, with the last bit set where something was cut off.
+fn round_to_odd(x: f64) -> f32 {
     let nearest = x as f32;
     let exact = f64::from(nearest) == x || !nearest.is_finite() && !x.is_finite();
     if exact {
-        return bf16::from_f32(nearest);
+        return nearest;
     }
-    // Towards zero, then the last bit set.
     let toward_zero = if f64::from(nearest).abs() > x.abs() {
         nearest.to_bits() - 1
     } else {
         nearest.to_bits()
     };
-    bf16::from_f32(f32::from_bits(toward_zero | 1))
+    f32::from_bits(toward_zero | 1)
 }
 
 #[cfg(test)]
@@ -260,6 +269,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn f16_rounds_once() {
+        let hair = 2f64.powi(-50);
+        // Halfway between neighbours: at 1, at the largest number, and among the subnormal ones.
+        for (tie, below, above) in [
+            (1.0 + 2f64.powi(-11), 1.0, 1.0 + 2f64.powi(-10)),
+            (65520.0, 65504.0, f64::INFINITY),
+            (2f64.powi(-25), 0.0, 2f64.powi(-24)),
+            (3.0 * 2f64.powi(-25), 2f64.powi(-24), 2f64.powi(-23)),
+        ] {
+            for sign in [1.0, -1.0] {
+                let rounded = |x: f64| round_to_f16(sign * x).to_f64();
+                assert_eq!(rounded(tie * (1.0 - hair)), sign * below, "{tie:e}");
+                assert_eq!(rounded(tie * (1.0 + hair)), sign * above, "{tie:e}");
+                let even = f16::from_f64(tie);
+                assert_eq!(even.to_bits() & 1, 0);
+                assert_eq!(rounded(tie), sign * even.to_f64(), "{tie:e}");
+            }
+        }
+        // The control: through f32 the hair is lost.
+        let past = (1.0 + 2f64.powi(-11)) * (1.0 + hair);
+        assert_eq!(f16::from_f32(past as f32).to_f64(), 1.0);
+        assert!(round_to_f16(f64::NAN).is_nan());
+        assert_eq!(round_to_f16(-0.0).to_bits(), 0x8000);
     }
 
     #[test]

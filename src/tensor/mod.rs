@@ -5,6 +5,7 @@ mod element;
 mod matrix;
 mod stored;
 
-pub use element::{Dtype, Element, Float, round_to_bf16};
+pub use element::{Dtype, Element, Float, round_to_bf16, round_to_f16};
 pub use matrix::Matrix;
+pub(crate) use stored::encode;
 pub use stored::{Storage, Tensor};

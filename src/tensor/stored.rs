@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use half::f16;
 
-use super::Element;
+use super::{Element, round_to_bf16, round_to_f16};
 
 /// The type of the numbers in a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,6 +71,14 @@ impl Tensor {
             data,
             frobenius: Arc::default(),
         })
+    }
+
+    /// A tensor of `values`, each rounded once to `storage`, or `None` where they are not as many as the
+    /// shape says.
+    pub fn from_f64(storage: Storage, shape: Vec<usize>, values: &[f64]) -> Option<Self> {
+        let mut bytes = vec![0; values.len() * storage.size()];
+        encode(storage, values, &mut bytes);
+        Self::new(storage, shape, bytes.into())
     }
 
     /// The type of the stored numbers.
@@ -143,5 +151,39 @@ fn decode<E: Element>(storage: Storage, bytes: &[u8], out: &mut [E]) {
         Storage::Bf16 => each(bytes, out, |b| {
             E::from_f32(f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
         }),
+    }
+}
+
+/// Writes `values` as little-endian bytes of type `storage`, each number rounded at most once, ties to even.
+pub(crate) fn encode(storage: Storage, values: &[f64], bytes: &mut [u8]) {
+    fn each<const N: usize>(values: &[f64], bytes: &mut [u8], f: impl Fn(f64) -> [u8; N]) {
+        let (chunks, rest) = bytes.as_chunks_mut::<N>();
+        debug_assert!(rest.is_empty() && chunks.len() == values.len());
+        for (chunk, &value) in chunks.iter_mut().zip(values) {
+            *chunk = f(value);
+        }
+    }
+    match storage {
+        Storage::F64 => each(values, bytes, f64::to_le_bytes),
+        Storage::F32 => each(values, bytes, |x| (x as f32).to_le_bytes()),
+        Storage::F16 => each(values, bytes, |x| round_to_f16(x).to_le_bytes()),
+        Storage::Bf16 => each(values, bytes, |x| round_to_bf16(x).to_le_bytes()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        let values = [1.0, -2.5, 0.0, 65504.0, -0.09375];
+        for storage in [Storage::F64, Storage::F32, Storage::F16] {
+            let tensor = Tensor::from_f64(storage, vec![5], &values).unwrap();
+            assert_eq!(tensor.to_vec::<f64>(), values, "{storage}");
+        }
+        let bf16 = Tensor::from_f64(Storage::Bf16, vec![5], &values).unwrap();
+        assert_eq!(bf16.to_vec::<f64>(), [1.0, -2.5, 0.0, 65536.0, -0.09375]);
+        assert!(Tensor::from_f64(Storage::F32, vec![4], &values).is_none());
     }
 }

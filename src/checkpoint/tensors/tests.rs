@@ -9,7 +9,14 @@ fn tensors(list: &[(&str, Storage, &[usize], &[u8])]) -> Tensors {
         let tensor = Tensor::new(*storage, shape.to_vec(), data).unwrap();
         let file = Path::new("m.safetensors").into();
         tensors
-            .insert((*name).into(), Entry { tensor, file })
+            .insert(
+                (*name).into(),
+                Entry {
+                    tensor,
+                    file,
+                    stored: (*name).into(),
+                },
+            )
             .unwrap();
     }
     tensors

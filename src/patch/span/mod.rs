@@ -17,7 +17,7 @@ pub mod reach;
 
 use self::reach::{Said, down, last, near, weak};
 use super::algorithm_1::wide;
-use super::{LayerPatch, LayerReport, Method, Patch, Precondition, Report, Split, overlay};
+use super::{Case, LayerPatch, LayerReport, Method, Patch, Precondition, Report, Split, overlay};
 use crate::error::Result;
 use crate::model::generate::greedy;
 use crate::model::{Cache, LayerChange, Model, Recorder, Run, Sequence, Session};
@@ -331,7 +331,9 @@ impl<'a, E: Element> Solving<'a, E> {
                 whole += (target[j] - v[j]).powi(2);
             }
             report.compare(E::DTYPE, &wide(out, self.stay + i), &target);
-            report.case = said.case;
+            if report.case != Case::OutOfReach {
+                report.case = said.case;
+            }
         }
         report.residual = (left / whole.max(f64::MIN_POSITIVE)).sqrt();
     }

@@ -1,0 +1,95 @@
+//! An adapter for llama.cpp: a GGUF file, version 3.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::Path;
+
+use super::{Change, factors, layer_and_module, rank, some_changes};
+use crate::checkpoint::TensorData;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::output;
+use crate::patch::Patch;
+
+/// Every tensor begins at a multiple of it, counted from where the first one begins.
+const ALIGNMENT: usize = 32;
+
+/// Writes `patch`, which must change linear maps only, as a LoRA in f32 for llama.cpp.
+///
+/// # Errors
+///
+/// [`Error::NormInGguf`], [`Error::EmptyPatch`], [`Error::PatchShape`], [`Error::StorageOverflow`] and
+/// [`Error::Io`].
+pub fn gguf(model: &Model, patch: &Patch, file: &Path) -> Result<()> {
+    if let Some(layer) = patch.layers.iter().position(|l| l.scale.is_some()) {
+        return Err(Error::NormInGguf { layer });
+    }
+    let changes = some_changes(model, patch)?;
+    let rank = rank(&changes);
+    let mut tensors = BTreeMap::new();
+    for (name, change) in &changes {
+        if let (Change::Linear(delta), Some(place)) = (change, gguf_name(name)) {
+            let [a, b] = factors(name, delta, rank)?;
+            tensors.insert(format!("{place}.lora_a"), a);
+            tensors.insert(format!("{place}.lora_b"), b);
+        }
+    }
+    let header = header(&tensors, rank);
+    output::write_file(file, |out| {
+        out.write_all(&header)?;
+        tensors.values().try_for_each(|t| padded(out, &t.bytes))
+    })
+}
+
+/// llama.cpp's name for a tensor of a block's inner or outer function.
+fn gguf_name(name: &str) -> Option<String> {
+    let (layer, module) = layer_and_module(name)?;
+    let module = module.strip_prefix("mlp.")?.strip_suffix("_proj")?;
+    Some(format!("blk.{layer}.ffn_{module}.weight"))
+}
+
+/// Everything before the first tensor's bytes.
+fn header(tensors: &BTreeMap<String, TensorData<'_>>, rank: usize) -> Vec<u8> {
+    let mut out = Vec::from(b"GGUF");
+    out.extend(3u32.to_le_bytes());
+    out.extend((tensors.len() as u64).to_le_bytes());
+    out.extend(4u64.to_le_bytes());
+    for (key, value) in [
+        ("general.type", "adapter"),
+        ("general.architecture", "gemma3"),
+        ("adapter.type", "lora"),
+    ] {
+        string(&mut out, key);
+        out.extend(8u32.to_le_bytes()); // A string.
+        string(&mut out, value);
+    }
+    string(&mut out, "adapter.lora.alpha");
+    out.extend(6u32.to_le_bytes()); // An f32.
+    out.extend((rank as f32).to_le_bytes());
+    let mut offset = 0usize;
+    for (name, tensor) in tensors {
+        string(&mut out, name);
+        out.extend((tensor.shape.len() as u32).to_le_bytes());
+        for &extent in tensor.shape.iter().rev() {
+            out.extend((extent as u64).to_le_bytes());
+        }
+        out.extend(0u32.to_le_bytes()); // Of f32.
+        out.extend((offset as u64).to_le_bytes());
+        offset += tensor.bytes.len().next_multiple_of(ALIGNMENT);
+    }
+    out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
+    out
+}
+
+/// A length and the bytes.
+fn string(out: &mut Vec<u8>, text: &str) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
+}
+
+/// `bytes` and as many zeros as the alignment asks for.
+fn padded(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    let padding = bytes.len().next_multiple_of(ALIGNMENT) - bytes.len();
+    out.write_all(bytes)?;
+    out.write_all(&[0; ALIGNMENT][..padding])
+}

@@ -1,0 +1,87 @@
+//! Patches as files of other programs: a PEFT adapter, a llama.cpp adapter, a merged checkpoint.
+//!
+//! | form | what it can hold | who reads it |
+//! |---|---|---|
+//! | [`merged`] | every patch | whatever reads the original checkpoint |
+//! | [`peft`] | every patch | Hugging Face PEFT; vLLM where no norm is changed |
+//! | [`gguf`] | patches that change no norm | llama.cpp |
+//!
+//! Folders and files appear whole or not at all.
+
+mod gguf;
+mod merged;
+mod peft;
+
+pub use gguf::gguf;
+pub use merged::merged;
+pub use peft::peft;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use super::merged::{Change, changes};
+use super::{LowRank, Patch};
+use crate::checkpoint::TensorData;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::tensor::{Matrix, Storage, encode};
+
+/// The largest rank in a patch: that of every pair of factors in a file.
+fn rank(changes: &BTreeMap<String, Change<'_>>) -> usize {
+    let ranks = changes.values().map(|change| match change {
+        Change::Linear(delta) => delta.v.rows(),
+        Change::Scale(_) => 1,
+    });
+    ranks.max().unwrap_or(1)
+}
+
+/// Both factors of ΔW at rank `rank`, V `[rank, in]` and U `[out, rank]`, filled with zeros and rounded to
+/// f32.
+fn factors(name: &str, delta: &LowRank, rank: usize) -> Result<[TensorData<'static>; 2]> {
+    let (mut v, mut u) = (
+        Matrix::zeros(rank, delta.v.cols()),
+        Matrix::zeros(delta.u.rows(), rank),
+    );
+    for (padded, row) in v.iter_rows_mut().zip(delta.v.iter_rows()) {
+        padded.copy_from_slice(row);
+    }
+    for (padded, row) in u.iter_rows_mut().zip(delta.u.iter_rows()) {
+        padded[..row.len()].copy_from_slice(row);
+    }
+    let data = |m: &Matrix<f64>| f32_data(name, vec![m.rows(), m.cols()], m.as_slice());
+    Ok([data(&v)?, data(&u)?])
+}
+
+/// Numbers rounded to f32.
+fn f32_data(name: &str, shape: Vec<usize>, values: &[f64]) -> Result<TensorData<'static>> {
+    let storage = Storage::F32;
+    if values.iter().any(|&x| !(x as f32).is_finite()) {
+        return Err(Error::StorageOverflow {
+            tensor: name.into(),
+            storage,
+        });
+    }
+    let mut bytes = vec![0; values.len() * storage.size()];
+    encode(storage, values, &mut bytes);
+    Ok(TensorData {
+        storage,
+        shape,
+        bytes: Cow::Owned(bytes),
+    })
+}
+
+/// The layer and the module of a canonical name: `model.layers.3.mlp.up_proj.weight` gives
+/// `("3", "mlp.up_proj")`.
+fn layer_and_module(name: &str) -> Option<(&str, &str)> {
+    let rest = name.strip_prefix("model.layers.")?;
+    rest.strip_suffix(".weight")?.split_once('.')
+}
+
+/// What `patch` changes of `model`, which must be something.
+fn some_changes<'a>(model: &Model, patch: &'a Patch) -> Result<BTreeMap<String, Change<'a>>> {
+    let changes = changes(model, patch)?;
+    match changes.is_empty() {
+        true => Err(Error::EmptyPatch),
+        false => Ok(changes),
+    }
+}

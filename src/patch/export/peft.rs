@@ -1,0 +1,152 @@
+//! An adapter for Hugging Face PEFT.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{Change, f32_data, factors, layer_and_module, rank, some_changes};
+use crate::checkpoint::{TensorData, write_safetensors};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::output;
+use crate::patch::{LowRank, Patch};
+
+/// Writes `patch` as a PEFT adapter of rank r = α in f32 to the new folder `dir`; what has a smaller rank
+/// is filled with zeros. A changed norm is listed in `modules_to_save`, with all of its weight.
+///
+/// On a base of bf16 PEFT rounds a saved norm to bf16: load in f32 for an exact check. vLLM refuses saved
+/// modules.
+///
+/// # Errors
+///
+/// [`Error::EmptyPatch`], [`Error::PatchShape`], [`Error::StorageOverflow`], and [`Error::Io`] where `dir`
+/// is there and not empty or cannot be written.
+pub fn peft(model: &Model, patch: &Patch, dir: &Path) -> Result<()> {
+    let mut changes = some_changes(model, patch)?;
+    let nothing = no_change(model);
+    add_a_linear_map(&mut changes, &nothing);
+    let rank = rank(&changes);
+    let prefix = match model.checkpoint().tensors().multimodal() {
+        false => "base_model.model.model.layers",
+        true => "base_model.model.model.language_model.layers",
+    };
+    let mut tensors = BTreeMap::new();
+    for (name, change) in &changes {
+        let Some((layer, module)) = layer_and_module(name) else {
+            continue;
+        };
+        let place = format!("{prefix}.{layer}.{module}");
+        add(&mut tensors, &place, name, *change, rank)?;
+    }
+    let config = config(model, &changes, rank);
+    output::write_dir(dir, |dir| {
+        let path = dir.join("adapter_config.json");
+        std::fs::write(&path, config).map_err(Error::io("write", path))?;
+        let metadata = BTreeMap::from([("format".into(), "pt".into())]);
+        write_safetensors(&dir.join("adapter_model.safetensors"), &metadata, &tensors)
+    })
+}
+
+/// The tensors of one change, of the module `place`.
+fn add(
+    tensors: &mut BTreeMap<String, TensorData<'static>>,
+    place: &str,
+    name: &str,
+    change: Change<'_>,
+    rank: usize,
+) -> Result<()> {
+    match change {
+        Change::Linear(delta) => {
+            let [a, b] = factors(name, delta, rank)?;
+            tensors.insert(format!("{place}.lora_A.weight"), a);
+            tensors.insert(format!("{place}.lora_B.weight"), b);
+        }
+        Change::Scale(m) => {
+            let w: Vec<_> = m.iter().map(|m| m - 1.0).collect();
+            let w = f32_data(name, vec![w.len()], &w)?;
+            tensors.insert(format!("{place}.weight"), w);
+        }
+    }
+    Ok(())
+}
+
+/// ΔW_down = 0 at rank 1.
+fn no_change(model: &Model) -> LowRank {
+    let config = model.config();
+    LowRank::rank_1(
+        vec![0.0; config.hidden_size],
+        vec![0.0; config.intermediate_size],
+    )
+}
+
+/// PEFT refuses a LoRA without a linear map: norms alone get `nothing` beside the first of them.
+fn add_a_linear_map<'a>(changes: &mut BTreeMap<String, Change<'a>>, nothing: &'a LowRank) {
+    let linear = |change: &Change<'_>| matches!(change, Change::Linear(_));
+    if changes.values().any(linear) {
+        return;
+    }
+    let first = changes
+        .keys()
+        .next()
+        .and_then(|name| layer_and_module(name));
+    if let Some((layer, _)) = first {
+        let name = format!("model.layers.{layer}.mlp.down_proj.weight");
+        changes.insert(name, Change::Linear(nothing));
+    }
+}
+
+/// The content of adapter_config.json.
+fn config(model: &Model, changes: &BTreeMap<String, Change<'_>>, rank: usize) -> String {
+    let (mut linear, mut saved) = (BTreeMap::<usize, BTreeSet<&str>>::new(), BTreeSet::new());
+    for (name, change) in changes {
+        let Some((layer, module)) = layer_and_module(name) else {
+            continue;
+        };
+        let number = layer.parse::<usize>().unwrap_or_default();
+        match change {
+            Change::Linear(_) => _ = linear.entry(number).or_default().insert(module),
+            Change::Scale(_) => _ = saved.insert((number, format!("layers.{layer}.{module}"))),
+        }
+    }
+    let saved: Vec<_> = saved.into_iter().map(|(_, name)| name).collect();
+    let (target, layers) = targets(&linear, model.layers().len());
+    let config = json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": model.checkpoint().name(),
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "target_modules": target,
+        "layers_to_transform": layers,
+        "modules_to_save": (!saved.is_empty()).then_some(saved),
+    });
+    format!("{config:#}\n")
+}
+
+/// `target_modules` and `layers_to_transform`: the modules' names where they are the same in every layer
+/// changed, else one name for each layer and module.
+fn targets(
+    linear: &BTreeMap<usize, BTreeSet<&str>>,
+    layers: usize,
+) -> (Vec<String>, Option<Vec<usize>>) {
+    let mut sets = linear.values();
+    let first = sets.next();
+    if let Some(modules) = first
+        && sets.all(|other| other == modules)
+    {
+        let short = modules.iter().map(|m| m.trim_start_matches("mlp.").into());
+        let some = linear.len() < layers;
+        let changed = some.then(|| linear.keys().copied().collect());
+        return (short.collect(), changed);
+    }
+    let each = linear.iter().flat_map(|(layer, modules)| {
+        let full = move |module: &&str| format!("layers.{layer}.{module}");
+        modules.iter().map(full)
+    });
+    (each.collect(), None)
+}
