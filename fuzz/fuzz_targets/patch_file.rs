@@ -32,7 +32,7 @@ fuzz_target!(|bytes: &[u8]| {
         there_and_back(&patch);
     }
     let mut u = Unstructured::new(bytes);
-    if let Ok(layers) = layers(&mut u, 32, 80, 2) {
+    if let Ok(layers) = layers(&mut u, 24, 40, 5) {
         in_and_out(&Patch { layers });
     }
 });
@@ -41,8 +41,14 @@ fuzz_target!(|bytes: &[u8]| {
 fn in_and_out(patch: &Patch) {
     static MODEL: LazyLock<Model> = LazyLock::new(|| {
         let files: [(&str, &[u8]); 2] = [
-            ("config.json", include_bytes!("../../reference/checkpoints/window-3/config.json")),
-            ("model.safetensors", include_bytes!("../../reference/checkpoints/window-3/model.safetensors")),
+            (
+                "config.json",
+                include_bytes!("../../reference/checkpoints/window-3/config.json"),
+            ),
+            (
+                "model.safetensors",
+                include_bytes!("../../reference/checkpoints/window-3/model.safetensors"),
+            ),
         ];
         let files = files.map(|(name, data)| (name, Bytes::from_static(data)));
         let checkpoint = Checkpoint::from_files("window-3", files).unwrap();
@@ -51,7 +57,14 @@ fn in_and_out(patch: &Patch) {
     let hash = |model: &Model| model.checkpoint().tensors().content_hash();
     match materialise(&MODEL, patch, None) {
         Ok(patched) => {
-            assert!(patched.model().checkpoint().tensors().check_finite().is_ok());
+            assert!(
+                patched
+                    .model()
+                    .checkpoint()
+                    .tensors()
+                    .check_finite()
+                    .is_ok()
+            );
             assert_eq!(hash(&patched.revert().unwrap()), hash(&MODEL));
         }
         Err(error) => assert!(matches!(error, Error::StorageOverflow { .. }), "{error}"),
@@ -60,7 +73,10 @@ fn in_and_out(patch: &Patch) {
 
 /// A file of any bytes.
 fn read(bytes: &[u8]) {
-    match SavedPatch::parse(Path::new("patch.safetensors"), &Bytes::copy_from_slice(bytes)) {
+    match SavedPatch::parse(
+        Path::new("patch.safetensors"),
+        &Bytes::copy_from_slice(bytes),
+    ) {
         Ok(saved) => there_and_back(&saved),
         Err(error) => assert_eq!(error.to_string().lines().count(), 1, "{error}"),
     }
@@ -91,8 +107,14 @@ fn forged(u: &mut Unstructured<'_>) -> Result<Parts> {
         ("model_hash", "h"),
         ("num_hidden_layers", "2"),
         ("dtype", "f32"),
-        ("split", r#"{"tokens":[2,5,7],"kept":[0],"span":1,"positions":"absolute"}"#),
-        ("method", r#"{"solver":"span","form":"overlay","gain":10.0,"layers":4,"passes":40}"#),
+        (
+            "split",
+            r#"{"tokens":[2,5,7],"kept":[0],"span":1,"positions":"absolute"}"#,
+        ),
+        (
+            "method",
+            r#"{"solver":"span","form":"overlay","gain":10.0,"layers":4,"passes":40}"#,
+        ),
         ("report", r#"{"layers":[]}"#),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -118,7 +140,9 @@ fn forged(u: &mut Unstructured<'_>) -> Result<Parts> {
         };
         let (dtype, size) = *u.choose(&[("F64", 8), ("F64", 8), ("F32", 4), ("I16", 2)])?;
         let rank = u.int_in_range(0..=3)?;
-        let shape: Vec<usize> = (0..rank).map(|_| u.int_in_range(0..=3)).collect::<Result<_>>()?;
+        let shape: Vec<usize> = (0..rank)
+            .map(|_| u.int_in_range(0..=3))
+            .collect::<Result<_>>()?;
         let length = size * shape.iter().product::<usize>();
         let data = (0..length).map(|_| u.arbitrary()).collect::<Result<_>>()?;
         tensors.insert(name, (dtype.to_owned(), shape, data));
