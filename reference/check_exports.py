@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""Load what `context-patch patch --export` writes into Hugging Face transformers and PEFT, and compare.
+
+    pip install -r reference/requirements.txt
+    cargo build --release && python3 reference/check_exports.py > reference/check_exports.txt
+
+For each case the patch is solved by the program. Hugging Face then runs the original model on everything, and the
+patched one on what is left, at its positions; printed is the largest difference of a logit over the tokens that
+the patch is for, and how many have the same likeliest next token. Run by hand: it needs the 270M and 10 minutes.
+"""
+
+import argparse
+import datetime
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+import peft
+import torch
+import transformers
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+ROOT = Path(__file__).resolve().parent.parent
+PROMPTS = [
+    "Write a single-sentence weather forecast for Mars, from the perspective of a slightly annoyed robot:",
+    "Constraint: No 'e's. Topic: The meaning of life. Length: Exactly 20 words. Write:",
+    "Explain what a 'bug' is in computer programming, but explain it to a 16th-century medieval peasant. "
+    "Use 20 words or less:",
+    "Topic: Three siblings named Jack, Fred, and Alice. Task: Write one 5-7-5 haiku about them:",
+    "We can absorb the impact of a prompt for a modern language model such as Gemma into the MLP weights. "
+    "Write a two-line rhyming couplet about this fact:",
+]
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f64": torch.float32}
+
+
+def program(*arguments, check=True):
+    binary = ROOT / "target/release/context-patch"
+    done = subprocess.run([binary, *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode not in ([0] if check else [0, 1]):
+        raise SystemExit(f"{arguments}: {done.stderr}")
+    return done.stdout
+
+
+class Case:
+    """A patch that the program solves, in every form it is exported in."""
+
+    def __init__(self, folder, model, text, dtype, *options):
+        self.folder, self.dtype = Path(folder), dtype
+        patch = self.folder / "native.safetensors"
+        exports = [part for kind in ("peft", "merged") for part in ("--export", kind, self.folder / kind)]
+        # A bf16 span is not held to its bound here (exit code 1): the figures below say how it does.
+        program("patch", "--model", model, "--context", text, "--dtype", dtype, "--output", patch, *exports, *options,
+                check=False)
+        self.saved = json.loads(program("inspect", "--json", patch))
+        self.tokens = self.saved["split"]["tokens"]
+        self.span = self.saved["split"]["span"]
+        self.answer = self.saved["split"]["answer"]
+
+    def load(self, path):
+        return AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[self.dtype], attn_implementation="eager").eval()
+
+    def logits(self, model, tokens, positions):
+        with torch.no_grad():
+            out = model(input_ids=torch.tensor([tokens]), position_ids=torch.tensor([positions]))
+        return out.logits[0, -self.span :].double()
+
+    def reduced(self, model):
+        return self.logits(model, self.saved["reduced_tokens"], self.saved["reduced_positions"])
+
+    def writes_the_answer(self, model):
+        """Plain generate from the reduced prompt, without explicit positions."""
+        prompt = self.saved["reduced_tokens"][: -self.answer]
+        ids = torch.tensor([prompt])
+        with torch.no_grad():
+            out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=self.answer,
+                                 min_new_tokens=self.answer, do_sample=False)
+        written = out[0, len(prompt) :].tolist()
+        same = [a == b for a, b in zip(written, self.tokens[-self.answer :])]
+        return (same + [False]).index(False)
+
+    def check(self, base, generate=False):
+        """Differences and matching tokens: adapter, merged checkpoint, and neither."""
+        model = self.load(base)
+        want = self.logits(model, self.tokens, range(len(self.tokens)))
+        without = self.reduced(model)
+        adapted = PeftModel.from_pretrained(model, self.folder / "peft").eval()
+        merged = self.load(self.folder / "merged")
+        figures = []
+        for name, got in [("adapter", self.reduced(adapted)), ("merged", self.reduced(merged)), ("neither", without)]:
+            same = (got.argmax(-1) == want.argmax(-1)).sum().item()
+            figures.append((name, (got - want).abs().max().item(), same, len(want)))
+        written = None
+        if generate:
+            written = self.writes_the_answer(adapted), self.writes_the_answer(merged), self.answer
+        return figures, written
+
+
+def report(what, model, cases):
+    """One line: the worst of some cases."""
+    worst, written = {}, []
+    for text, dtype, options, generate in cases:
+        with tempfile.TemporaryDirectory() as folder:
+            figures, wrote = Case(folder, model, text, dtype, *options).check(model, generate)
+        for name, linf, same, tokens in figures:
+            old = worst.get(name, (0.0, 0, 0))
+            # Of the model without any patch the least difference, of the others the largest.
+            linf = min(linf, old[0] or linf) if name == "neither" else max(linf, old[0])
+            worst[name] = (linf, old[1] + same, old[2] + tokens)
+        if wrote:
+            written.append(wrote)
+    cells = [f"{name} {linf:.1e} {same}/{tokens}" for name, (linf, same, tokens) in worst.items()]
+    if written:
+        cells.append("generate writes " + ", ".join(f"{a}/{b} of {n}" for a, b, n in written))
+    print(f"{what:42} {'; '.join(cells)}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=ROOT / "models/gemma-3-270m", type=Path)
+    model = parser.parse_args().model
+    print(f"{datetime.date.today()}, transformers {transformers.__version__}, peft {peft.__version__}, "
+          f"torch {torch.__version__}, {program('--version').strip()}")
+    print("largest difference of a logit from Hugging Face's own contextual run, and tokens with the same top-1;")
+    print("'neither' is the least difference without adapter and merge\n")
+
+    # Ten tokens: the last of each prompt, and one a few words into its answer.
+    further = [prompt + program("generate", "--model", model, "--prompt", prompt, "--max-tokens", 3).rstrip("\n")
+               for prompt in PROMPTS]
+    ten = PROMPTS + further
+    report("closed-form f32, 10 tokens", model, [(text, "f32", (), False) for text in ten])
+    for gain in (1, 100):
+        report(f"closed-form f32 gain {gain}", model,
+               [(text, "f32", ("--gain", gain), False) for text in PROMPTS[:3]])
+    for solver in ("theorem-1", "appendix-b"):
+        report(f"{solver} f32", model, [(text, "f32", ("--solver", solver), False) for text in PROMPTS[:3]])
+    for solver in ("theorem-1", "appendix-b", "closed-form"):
+        report(f"{solver} bf16", model,
+               [(text, "bf16", ("--solver", solver, "--apply", "materialise"), False) for text in PROMPTS[:3]])
+    modes = {"absolute": (), "natural": ("--keep", "0", "--positions", "natural")}
+    for dtype in ("f32", "bf16"):
+        for mode, options in modes.items():
+            for layers, gain in ((6, 1), (6, 10), (4, 10), (18, 1)):
+                if (layers, gain) != (6, 1) and mode == "absolute":
+                    continue
+                options_all = ("--answer-tokens", 24, "--apply", "materialise", "--layers", layers, "--gain", gain)
+                cases = [(text, dtype, options_all + options, mode == "natural") for text in PROMPTS]
+                report(f"span {dtype} {mode}, {layers} layers, gain {gain}", model, cases)
+
+
+if __name__ == "__main__":
+    main()
