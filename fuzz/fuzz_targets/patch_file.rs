@@ -1,4 +1,5 @@
-//! Patch files: whatever the bytes, a patch or an error of one line; and what is saved comes back.
+//! Patch files: whatever the bytes, a patch or an error of one line; what is saved comes back; and a patch that is
+//! taken out of the weights again leaves the bits that were there.
 #![no_main]
 
 mod number;
@@ -6,13 +7,16 @@ mod parts;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
+use context_patch::model::ModelOptions;
 use context_patch::patch::{
-    LayerPatch, LowRank, Method, Patch, Positions, Report, SavedPatch, Solver, Split,
+    LayerPatch, LowRank, Method, Patch, Positions, Report, SavedPatch, Solver, Split, materialise,
 };
 use context_patch::tensor::{Dtype, Matrix, Storage};
+use context_patch::{Checkpoint, Error, Model};
 use libfuzzer_sys::fuzz_target;
 use number::number;
 use parts::Parts;
@@ -27,11 +31,52 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(patch) = patch(&mut u) {
         there_and_back(&patch);
     }
+    let mut u = Unstructured::new(bytes);
+    if let Ok(layers) = layers(&mut u, 24, 40, 5) {
+        in_and_out(&Patch { layers });
+    }
 });
+
+/// Written into the weights of a small model, and out of them.
+fn in_and_out(patch: &Patch) {
+    static MODEL: LazyLock<Model> = LazyLock::new(|| {
+        let files: [(&str, &[u8]); 2] = [
+            (
+                "config.json",
+                include_bytes!("../../reference/checkpoints/window-3/config.json"),
+            ),
+            (
+                "model.safetensors",
+                include_bytes!("../../reference/checkpoints/window-3/model.safetensors"),
+            ),
+        ];
+        let files = files.map(|(name, data)| (name, Bytes::from_static(data)));
+        let checkpoint = Checkpoint::from_files("window-3", files).unwrap();
+        Model::from_checkpoint(checkpoint, ModelOptions::default()).unwrap()
+    });
+    let hash = |model: &Model| model.checkpoint().tensors().content_hash();
+    match materialise(&MODEL, patch, None) {
+        Ok(patched) => {
+            assert!(
+                patched
+                    .model()
+                    .checkpoint()
+                    .tensors()
+                    .check_finite()
+                    .is_ok()
+            );
+            assert_eq!(hash(&patched.revert().unwrap()), hash(&MODEL));
+        }
+        Err(error) => assert!(matches!(error, Error::StorageOverflow { .. }), "{error}"),
+    }
+}
 
 /// A file of any bytes.
 fn read(bytes: &[u8]) {
-    match SavedPatch::parse(Path::new("patch.safetensors"), &Bytes::copy_from_slice(bytes)) {
+    match SavedPatch::parse(
+        Path::new("patch.safetensors"),
+        &Bytes::copy_from_slice(bytes),
+    ) {
         Ok(saved) => there_and_back(&saved),
         Err(error) => assert_eq!(error.to_string().lines().count(), 1, "{error}"),
     }
@@ -62,8 +107,14 @@ fn forged(u: &mut Unstructured<'_>) -> Result<Parts> {
         ("model_hash", "h"),
         ("num_hidden_layers", "2"),
         ("dtype", "f32"),
-        ("split", r#"{"tokens":[2,5,7],"kept":[0],"span":1,"positions":"absolute"}"#),
-        ("method", r#"{"solver":"span","form":"overlay","gain":10.0,"layers":4,"passes":40}"#),
+        (
+            "split",
+            r#"{"tokens":[2,5,7],"kept":[0],"span":1,"positions":"absolute"}"#,
+        ),
+        (
+            "method",
+            r#"{"solver":"span","form":"overlay","gain":10.0,"layers":4,"passes":40}"#,
+        ),
         ("report", r#"{"layers":[]}"#),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -89,7 +140,9 @@ fn forged(u: &mut Unstructured<'_>) -> Result<Parts> {
         };
         let (dtype, size) = *u.choose(&[("F64", 8), ("F64", 8), ("F32", 4), ("I16", 2)])?;
         let rank = u.int_in_range(0..=3)?;
-        let shape: Vec<usize> = (0..rank).map(|_| u.int_in_range(0..=3)).collect::<Result<_>>()?;
+        let shape: Vec<usize> = (0..rank)
+            .map(|_| u.int_in_range(0..=3))
+            .collect::<Result<_>>()?;
         let length = size * shape.iter().product::<usize>();
         let data = (0..length).map(|_| u.arbitrary()).collect::<Result<_>>()?;
         tensors.insert(name, (dtype.to_owned(), shape, data));
@@ -102,18 +155,8 @@ fn forged(u: &mut Unstructured<'_>) -> Result<Parts> {
 /// Any patch of a few small layers.
 fn patch(u: &mut Unstructured<'_>) -> Result<SavedPatch> {
     let (hidden, inner) = (u.int_in_range(1..=4)?, u.int_in_range(1..=4)?);
-    let mut layers = Vec::new();
-    for _ in 0..u.int_in_range(0..=3)? {
-        layers.push(LayerPatch {
-            gate: low_rank(u, inner, hidden)?,
-            up: low_rank(u, inner, hidden)?,
-            down: low_rank(u, hidden, inner)?,
-            scale: match u.arbitrary()? {
-                true => Some((0..hidden).map(|_| number(u)).collect::<Result<_>>()?),
-                false => None,
-            },
-        });
-    }
+    let count = u.int_in_range(0..=3)?;
+    let layers = layers(u, hidden, inner, count)?;
     let tokens: Vec<u32> = u.arbitrary()?;
     let positions = *u.choose(&[Positions::Absolute, Positions::Natural])?;
     let split = Split::new(tokens, u.arbitrary()?, u.int_in_range(0..=4)?, positions);
@@ -130,6 +173,26 @@ fn patch(u: &mut Unstructured<'_>) -> Result<SavedPatch> {
         model_hash: u.arbitrary()?,
         report: Report::default(),
     })
+}
+
+fn layers(
+    u: &mut Unstructured<'_>,
+    hidden: usize,
+    inner: usize,
+    count: usize,
+) -> Result<Vec<LayerPatch>> {
+    let layer = |u: &mut Unstructured<'_>| {
+        Ok(LayerPatch {
+            gate: low_rank(u, inner, hidden)?,
+            up: low_rank(u, inner, hidden)?,
+            down: low_rank(u, hidden, inner)?,
+            scale: match u.arbitrary()? {
+                true => Some((0..hidden).map(|_| number(u)).collect::<Result<_>>()?),
+                false => None,
+            },
+        })
+    };
+    (0..count).map(|_| layer(u)).collect()
 }
 
 fn low_rank(u: &mut Unstructured<'_>, out: usize, cols: usize) -> Result<Option<LowRank>> {
