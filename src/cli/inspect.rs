@@ -54,8 +54,8 @@ pub(super) fn describe(saved: &SavedPatch) -> String {
          stays      {kept} tokens, then {} for which the patch is, of these {} the answer\n\
          positions  {}: {} to {}\n\
          solver     {}, {} {}, gain {}\n",
-        saved.model,
-        saved.model_hash,
+        saved.model.escape_debug(),
+        saved.model_hash.escape_debug(),
         context - kept,
         split.queries().len(),
         split.answer().len(),

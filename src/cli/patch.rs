@@ -26,8 +26,8 @@ use super::{BROKEN, ModelArgs, OK, print, refuse_empty, with_dtype};
 ///
 /// The patched model without the context says of the query what the model says with it, and so of every
 /// token of the answer. A single token is solved in closed form, several at once as a span: a plain LoRA.
-/// The patch is tried before it is saved; exit code 1 when the logits are off by more than the bound, or as
-/// good without the patch.
+/// The patch is tried when it is solved; exit code 1 (with the files written all the same) when the logits are
+/// off by more than the bound, or as good without the patch.
 #[derive(Args)]
 pub(super) struct Patch {
     #[command(flatten)]
@@ -125,6 +125,7 @@ impl Patch {
             model_hash: model.checkpoint().tensors().content_hash(),
             report,
         };
+        self.export.write(model, &saved)?;
         if let Some(file) = &self.output {
             let storage = if self.single {
                 Storage::F32
@@ -133,7 +134,6 @@ impl Patch {
             };
             saved.save(file, storage)?;
         }
-        self.export.write(model, &saved)?;
         let (verdict, code) = verdict(&steps);
         let answer = match saved.split.answer() {
             [] => String::new(),

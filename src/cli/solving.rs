@@ -51,6 +51,23 @@ fn at_least_one(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
+fn storage_of(dtype: Dtype) -> Storage {
+    match dtype {
+        Dtype::F64 => Storage::F64,
+        Dtype::F32 => Storage::F32,
+        Dtype::Bf16 => Storage::Bf16,
+    }
+}
+
+/// The narrowest type that holds the numbers of both.
+fn wider(a: Storage, b: Storage) -> Storage {
+    match (a, b) {
+        (Storage::F64, _) | (_, Storage::F64) => Storage::F64,
+        (a, b) if a == b => a,
+        _ => Storage::F32,
+    }
+}
+
 /// Where else a patch goes.
 #[derive(Args)]
 pub(super) struct ExportArgs {
@@ -59,7 +76,8 @@ pub(super) struct ExportArgs {
     #[arg(long, num_args = 2, value_names = ["KIND", "PATH"])]
     export: Vec<String>,
 
-    /// What a merged checkpoint stores patched tensors as: f64, f32 or bf16 [default: what the patch was solved in]
+    /// What a merged checkpoint stores patched tensors as: f64, f32 or bf16 [default: what holds both the stored
+    /// weights and what the patch was solved in]
     #[arg(long, value_name = "TYPE")]
     merged_dtype: Option<Dtype>,
 }
@@ -75,10 +93,10 @@ impl ExportArgs {
     }
 
     pub(super) fn write(&self, model: &Model, saved: &SavedPatch) -> Result<()> {
-        let storage = match self.merged_dtype.unwrap_or(saved.dtype) {
-            Dtype::F64 => Storage::F64,
-            Dtype::F32 => Storage::F32,
-            Dtype::Bf16 => Storage::Bf16,
+        let stored = model.layers()[0].outer.down_proj().storage();
+        let storage = match self.merged_dtype {
+            Some(dtype) => storage_of(dtype),
+            None => wider(stored, storage_of(saved.dtype)),
         };
         self.each().try_for_each(|(kind, path)| match kind {
             "peft" => export::peft(model, &saved.patch, path),

@@ -9,6 +9,9 @@ use crate::patch::Precondition;
 use crate::patch::lemmas::norm;
 use crate::tensor::{Dtype, Matrix};
 
+/// The quantity of a precondition that fails because H has not full column rank.
+pub(super) const CONDITION: &str = "the condition of H";
+
 /// H⁺ of the H whose columns are the rows of `h`, `[columns, in]`, as far as it is found here.
 #[derive(Clone, Debug)]
 pub(super) struct Pseudoinverse {
@@ -46,14 +49,11 @@ impl Pseudoinverse {
         let r = qr.r();
         let condition = condition(&r);
         if condition.is_nan() || condition * dtype.unit_roundoff() >= 0.1 {
-            return Err(fail(
-                "the span repeats a state: the condition of H".into(),
-                condition,
-            ));
+            return Err(fail(CONDITION.into(), condition));
         }
         let mut rows = qr.q().transpose();
         if !r.solve_upper_triangular_mut(&mut rows) {
-            return Err(fail("the condition of H".into(), f64::INFINITY));
+            return Err(fail(CONDITION.into(), f64::INFINITY));
         }
         let scaled = r * DMatrix::from_diagonal(&norms.clone().into());
         Ok(Self {
@@ -117,11 +117,11 @@ mod tests {
         let mut twice = h.clone();
         let first = h.row(0).to_vec();
         twice.row_mut(2).copy_from_slice(&first);
-        assert!(refused(&twice, Dtype::F64).contains("repeats a state"));
+        assert!(refused(&twice, Dtype::F64).contains(CONDITION));
         // A hair off is enough in f64 and nothing in f32.
         twice.row_mut(2)[0] += 1e-6;
         assert!(Pseudoinverse::new(&twice, Dtype::F64).is_ok());
-        assert!(refused(&twice, Dtype::F32).contains("repeats a state"));
+        assert!(refused(&twice, Dtype::F32).contains(CONDITION));
         let mut zero = h.clone();
         zero.row_mut(1).fill(0.0);
         assert_eq!(refused(&zero, Dtype::F64), "‖h‖ of token 1");

@@ -18,7 +18,7 @@ pub mod reach;
 use self::reach::{Said, down, last, near, weak};
 use super::algorithm_1::wide;
 use super::{Case, LayerPatch, LayerReport, Method, Patch, Precondition, Report, Split, overlay};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::generate::greedy;
 use crate::model::{Cache, LayerChange, Model, Recorder, Run, Sequence, Session};
 use crate::tensor::{Element, Matrix};
@@ -43,8 +43,8 @@ pub struct Quality {
 ///
 /// # Errors
 ///
-/// [`Error::Precondition`](crate::Error::Precondition) where H has not full column rank, with the layer; those of
-/// [`Session::forward`].
+/// [`Error::SpanTooLong`] and [`Error::RepeatedState`] where H has not full column rank; [`Error::Precondition`];
+/// those of [`Session::forward`].
 pub fn solve<E: Element>(
     model: &Model,
     split: &Split,
@@ -153,6 +153,17 @@ impl Contextual {
     }
 }
 
+/// A precondition that failed, as an error.
+fn at_layer(failed: Precondition, layer: usize) -> Error {
+    match failed.quantity == least_squares::CONDITION {
+        true => Error::RepeatedState {
+            layer,
+            condition: failed.value,
+        },
+        false => failed.at_layer(layer),
+    }
+}
+
 /// How good a pass is, its patch, and how each layer was solved.
 type Pass = (Quality, Patch, Vec<LayerReport>);
 
@@ -163,6 +174,13 @@ impl<'a, E: Element> Solving<'a, E> {
         let tokens = split.reduced_tokens();
         let positions = split.reduced_positions();
         model.check_tokens(split.tokens(), 0)?;
+        let most = model.config().intermediate_size;
+        if tokens.len() > most {
+            return Err(Error::SpanTooLong {
+                tokens: tokens.len(),
+                most,
+            });
+        }
         let (contextual, logits) = Contextual::new::<E>(model, split, first)?;
         let span = split.queries().len();
         let mut solving = Self {
@@ -216,7 +234,7 @@ impl<'a, E: Element> Solving<'a, E> {
             let mut sequences = [self.sequence(&mut cache)];
             let v = block.attention.forward(&mut run, &x, &mut sequences);
             let solved = self.layer(&mut run, layer, &v);
-            let (t, layer_patch, report) = solved.map_err(|failed| failed.at_layer(layer))?;
+            let (t, layer_patch, report) = solved.map_err(|failed| at_layer(failed, layer))?;
             x = t;
             self.model.check_layer(layer, &x)?;
             patch.layers.push(layer_patch);
