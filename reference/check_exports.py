@@ -11,8 +11,6 @@ the patch is for, and how many have the same likeliest next token. Run by hand: 
 
 import argparse
 import datetime
-import json
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -22,27 +20,9 @@ import transformers
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-ROOT = Path(__file__).resolve().parent.parent
-PROMPTS = [
-    "Write a single-sentence weather forecast for Mars, from the perspective of a slightly annoyed robot:",
-    "Constraint: No 'e's. Topic: The meaning of life. Length: Exactly 20 words. Write:",
-    "Explain what a 'bug' is in computer programming, but explain it to a 16th-century medieval peasant. "
-    "Use 20 words or less:",
-    "Topic: Three siblings named Jack, Fred, and Alice. Task: Write one 5-7-5 haiku about them:",
-    "We can absorb the impact of a prompt for a modern language model such as Gemma into the MLP weights. "
-    "Write a two-line rhyming couplet about this fact:",
-]
+from program import PROMPTS, ROOT, program, solve
+
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f64": torch.float32}
-
-
-PROGRAM = ROOT / "target/release/context-patch"
-
-
-def program(*arguments, check=True):
-    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True)
-    if done.returncode not in ([0] if check else [0, 1]):
-        raise SystemExit(f"{arguments}: {done.stderr}")
-    return done.stdout
 
 
 class Case:
@@ -52,10 +32,7 @@ class Case:
         self.folder, self.dtype = Path(folder), dtype
         patch = self.folder / "native.safetensors"
         exports = [part for kind in ("peft", "merged") for part in ("--export", kind, self.folder / kind)]
-        # A bf16 span is not held to its bound here (exit code 1): the figures below say how it does.
-        program("patch", "--model", model, "--context", text, "--dtype", dtype, "--output", patch, *exports, *options,
-                check=False)
-        self.saved = json.loads(program("inspect", "--json", patch))
+        self.saved = solve(model, text, patch, "--dtype", dtype, *exports, *options)
         self.tokens = self.saved["split"]["tokens"]
         self.span = self.saved["split"]["span"]
         self.answer = self.saved["split"]["answer"]

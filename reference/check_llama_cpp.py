@@ -2,14 +2,10 @@
 """Ask llama.cpp whether exported patches do there what they do here.
 
     pip install llama-cpp-python gguf numpy        (in an environment of its own; it compiles llama.cpp)
-    python3 reference/check_llama_cpp.py --model models/gemma-3-270m CASES.json
+    cargo build --release && python3 reference/check_llama_cpp.py > reference/check_llama_cpp.txt
 
-CASES.json is a list with an object for each prompt:
-
-    {"full": [2, 818, ...], "reduced": [2, 7001, ...], "adapter": "patch.gguf"}
-
-the token ids of the whole prompt, those that are left when its context is absorbed, and the adapter that
-`context-patch export` wrote for it (a path from the folder of CASES.json). Positions count from 0 in both.
+For each of the paper's prompts the program solves a span: the prompt's last token and its greedy answer, <bos> kept, natural
+positions, the context gone. llama.cpp gets the adapter, <bos> and that token.
 
 The model, a Hugging Face folder, is written as GGUF in F32 and in BF16 to a temporary folder. For each
 prompt, greedy tokens of the full prompt without the adapter are the target; printed is how many of the
@@ -37,6 +33,7 @@ import llama_cpp
 import numpy as np
 
 from fetch_270m import LAYER_NAMES, OUTER_NAMES
+from program import PROMPTS, ROOT, solve
 
 # Hugging Face's name of a tensor, less the layer, to GGUF's.
 LAYER_NAMES = {hf: name for name, hf in LAYER_NAMES.items()}
@@ -258,10 +255,22 @@ def log(level, text, _):
         sys.stderr.write(text.decode(errors="replace"))
 
 
+def solve_case(arguments, text, path):
+    """The full and the reduced prompt, and the adapter of the span."""
+    adapter = path.with_suffix(".gguf")
+    options = ("--keep", "0", "--positions", "natural", "--answer-tokens", arguments.tokens, "--export", "gguf", adapter)
+    saved = solve(arguments.model, text, path.with_suffix(".patch"), *options)
+    answer = saved["split"]["answer"]
+    return {
+        "full": saved["split"]["tokens"][:-answer],
+        "reduced": saved["reduced_tokens"][:-answer],
+        "adapter": adapter,
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description="Compare exported patches with the full prompt in llama.cpp.")
-    parser.add_argument("cases", type=Path, help="JSON list of {full, reduced, adapter}")
-    parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder of the model")
+    parser.add_argument("--model", type=Path, default=ROOT / "models/gemma-3-270m", help="Hugging Face folder")
     parser.add_argument("--tokens", type=int, default=24, help="greedy tokens to compare")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -271,16 +280,16 @@ def main():
     print(datetime.date.today(), f"Python {platform.python_version()}", *versions, sep=", ")
     print(llama_cpp.llama_print_system_info().decode().strip())
     try:
-        cases = json.loads(arguments.cases.read_text())
-        for bf16 in (False, True):
-            with tempfile.TemporaryDirectory() as work:
+        with tempfile.TemporaryDirectory() as work:
+            cases = [solve_case(arguments, text, Path(work) / str(i)) for i, text in enumerate(PROMPTS)]
+            for bf16 in (False, True):
                 path = Path(work) / "base.gguf"
                 config = write_base(arguments.model, path, bf16)
                 print(f"\n{arguments.model} in {'BF16' if bf16 else 'F32'}")
                 llama = Llama(path, config["vocab_size"], not bf16, arguments.threads)
-                run_cases(llama, cases, arguments.cases.parent, arguments.tokens)
+                run_cases(llama, cases, Path(work), arguments.tokens)
                 llama_cpp.llama_model_free(llama.model)
-    except (Failure, OSError, json.JSONDecodeError) as error:
+    except (Failure, OSError) as error:
         sys.exit(f"check_llama_cpp.py: {error}")
 
 
