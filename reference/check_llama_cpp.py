@@ -285,7 +285,7 @@ def main():
             for bf16 in (False, True):
                 path = Path(work) / "base.gguf"
                 config = write_base(arguments.model, path, bf16)
-                print(f"\n{arguments.model} in {'BF16' if bf16 else 'F32'}")
+                print(f"\n{arguments.model.name} in {'BF16' if bf16 else 'F32'}")
                 llama = Llama(path, config["vocab_size"], not bf16, arguments.threads)
                 run_cases(llama, cases, Path(work), arguments.tokens)
                 llama_cpp.llama_model_free(llama.model)
