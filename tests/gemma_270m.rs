@@ -336,6 +336,7 @@ fn verify_closed_form_with_half_the_context() -> Result<(), Failed> {
 fn span<E: Element>(keep: Keep, positions: Positions, tokens: usize) -> Summary {
     let method = Method {
         form: Form::Materialise,
+        gain: Method::gain(Solver::Span, E::DTYPE),
         ..Method::new(Solver::Span)
     };
     let steps = verify::<E>(method, keep, positions, tokens);

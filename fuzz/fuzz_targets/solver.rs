@@ -28,10 +28,18 @@ pub enum Outcome {
     Refused,
 }
 
+/// A number of the scales that the bounds are for, 1e-30 to 1e30; zeros and what is no number stay.
+fn scaled(x: f64) -> f64 {
+    match x == 0.0 || !x.is_finite() {
+        true => x,
+        false => x.abs().clamp(1e-30, 1e30).copysign(x),
+    }
+}
+
 impl Layer {
     pub fn new(hidden: usize, length: usize, mut number: impl FnMut() -> f64) -> Self {
-        let mut numbers = |n: usize| -> Vec<f64> { (0..n).map(|_| number()).collect() };
-        let gain = numbers(1)[0].abs().clamp(1e-3, 1e3);
+        let mut numbers = |n: usize| -> Vec<f64> { (0..n).map(|_| scaled(number())).collect() };
+        let gain = numbers(1)[0].abs().max(1e-3).min(1e3);
         Self {
             m: numbers(hidden),
             t: numbers(hidden),
@@ -147,7 +155,7 @@ impl Span {
         mut number: impl FnMut() -> f64,
     ) -> Self {
         let mut matrix = |rows: usize, cols| {
-            Matrix::from_vec(cols, (0..rows * cols).map(|_| number()).collect())
+            Matrix::from_vec(cols, (0..rows * cols).map(|_| scaled(number())).collect())
         };
         let (mut h, delta) = (matrix(stay + span, length), matrix(span, hidden));
         if repeat && h.rows() > 1 {

@@ -112,7 +112,7 @@ impl Patch {
         if tokens > 1 && solver != Solver::Span {
             return Err(Error::OneToken { solver, tokens });
         }
-        let method = self.solving.method(solver, self.apply);
+        let method = self.solving.method(solver, self.apply, self.dtype);
         let (patch, report) = solve_split::<E>(model, &split, &method)?;
         let overlay = Overlay::<E>::new(model, &patch, method.form);
         let steps = check(model, &split, &overlay, 0, None)?;

@@ -12,7 +12,7 @@ use context_patch::{Error, Result};
 #[derive(Args)]
 pub(super) struct SolvingArgs {
     /// How far the changed W_down overrules the stored one (closed-form, span): more makes the patch larger
-    /// and safer to run in another engine [default: 10 for closed-form, 1 for span]
+    /// and safer to run in another engine [default: 10, and 1 for a span in bf16]
     #[arg(long, value_parser = positive)]
     gain: Option<f64>,
 
@@ -26,11 +26,11 @@ pub(super) struct SolvingArgs {
 }
 
 impl SolvingArgs {
-    pub(super) fn method(&self, solver: Solver, form: Form) -> Method {
+    pub(super) fn method(&self, solver: Solver, form: Form, dtype: Dtype) -> Method {
         Method {
             solver,
             form,
-            gain: self.gain.unwrap_or(Method::gain(solver)),
+            gain: self.gain.unwrap_or(Method::gain(solver, dtype)),
             layers: self.layers,
             passes: self.passes,
         }

@@ -108,7 +108,7 @@ impl Verify {
         for &solver in &self.solver {
             for &dtype in &self.dtype {
                 for &form in &self.apply {
-                    let method = self.solving.method(solver, form);
+                    let method = self.solving.method(solver, form, dtype);
                     bar.set_message(format!("{solver} {dtype} {form}"));
                     runs.push(self.verify(&model, &ids, dtype, method, &bar)?);
                 }

@@ -16,8 +16,11 @@
 //! rounded and n(d') is what it really is, m' is fitted to it.
 
 /// d' and m' for the scale m, what the branch must say t, and R = `rms`, above zero. Both are zero where
-/// t is.
+/// t is, and NaN where a number is not finite.
 pub fn down_and_scale(m: &[f64], t: &[f64], rms: f64, eps: f64) -> (Vec<f64>, Vec<f64>) {
+    if m.iter().chain(t).any(|x| !x.is_finite()) {
+        return (vec![f64::NAN; m.len()], vec![f64::NAN; m.len()]);
+    }
     let floored = floored(m);
     let y: Vec<f64> = t.iter().zip(&floored).map(|(t, m)| t / m).collect();
     let mean = y.iter().map(|y| y * y).sum::<f64>() / y.len() as f64;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lemmas::rms;
 use super::{Form, Part};
+use crate::tensor::Dtype;
 
 /// A way to solve a patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -88,12 +89,15 @@ impl Method {
     /// The passes after which a span is left as it is.
     pub const PASSES: usize = 40;
 
-    /// The gain of a solver unless told otherwise: 10 is where the closed form runs elsewhere as exactly as at
-    /// home; a span needs no more than 1, and in bf16 does best with it.
-    pub fn gain(solver: Solver) -> f64 {
-        match solver {
-            Solver::Span => 1.0,
-            _ => 10.0,
+    /// The gain at which a patch runs elsewhere as exactly as at home.
+    pub const GAIN: f64 = 10.0;
+
+    /// The gain that does best: [`GAIN`](Self::GAIN), but 1 for a span in bf16, where a smaller change is rounded to
+    /// smaller errors.
+    pub fn gain(solver: Solver, dtype: Dtype) -> f64 {
+        match (solver, dtype) {
+            (Solver::Span, Dtype::Bf16) => 1.0,
+            _ => Self::GAIN,
         }
     }
 
@@ -102,7 +106,7 @@ impl Method {
         Self {
             solver,
             form: Form::Overlay,
-            gain: Self::gain(solver),
+            gain: Self::GAIN,
             layers: Self::LAYERS,
             passes: Self::PASSES,
         }

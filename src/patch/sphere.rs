@@ -8,8 +8,12 @@
 
 use super::Case;
 
-/// The y with Σ y² = `square` (at least 0) that minimises ‖m ⊙ y − t‖², and which case it was.
+/// The y with Σ y² = `square` (at least 0) that minimises ‖m ⊙ y − t‖², and which case it was. Numbers that are
+/// not finite have no such y: then it is NaN.
 pub fn nearest(m: &[f64], t: &[f64], square: f64) -> (Vec<f64>, Case) {
+    if m.iter().chain(t).any(|x| !x.is_finite()) {
+        return (vec![f64::NAN; m.len()], Case::Regular);
+    }
     let lowest = m.iter().fold(f64::INFINITY, |min, m| min.min(m.abs()));
     // y_j = numerator_j / (gap_j + δ) with δ = min m² − μ > 0, free of cancellation.
     let terms: Vec<Term> = m
