@@ -46,7 +46,7 @@
 //! |---|---|
 //! | [`checkpoint`] | config.json, safetensors (mapped or read), tokenizer, chat template, the local Hugging Face cache |
 //! | [`model`] | [`Attention`](model::Attention), [`Inner`](model::Inner), [`Outer`](model::Outer), [`Block`](model::Block), and the [`Model`] and [`Session`] around them |
-//! | [`patch`] | the [lemmas](patch::lemmas), [Theorem 5](patch::theorem_5), [Theorem 1](patch::theorem_1), [Algorithm 1](patch::algorithm_1), and patches lent to a pass |
+//! | [`patch`] | the [lemmas](patch::lemmas), [Theorem 5](patch::theorem_5), the [solvers](patch::Solver), and patches lent to a pass, saved and exported |
 //! | [`forms`] | the blocks of other families as parts, small and random, and Theorem 5 tried on each |
 //! | [`verify`] | the paper's protocol, its figures, and the table of tolerances |
 //! | [`trace`] | every intermediate under its name |

@@ -1,9 +1,12 @@
 //! Patches: a context turned into a change of weights.
 //!
 //! [`lemmas`] says how each part of a block is controlled, [`theorem_5`] what that means (Definitions 3 and 4)
-//! and why any two such parts give a perfect patch, [`theorem_1`] puts them together for one Gemma block,
-//! [`algorithm_1`] goes through all layers, and [`Overlay`] lends the result to a forward pass. Solvers are pure: f64
-//! states in, a patch out, no model changed.
+//! and why any two such parts give a perfect patch. For Gemma's blocks there are four [`Solver`]s:
+//! [`theorem_1`], [`appendix_b`] and [`closed_form`] for one token, layer by layer in [`algorithm_1`], and
+//! [`span`] for several. What a patch is of is its [`Split`]; [`Overlay`] lends it to a forward pass,
+//! [`materialise`] writes it into the weights, [`SavedPatch`] is its file, and [`export`] gives it to other programs.
+//!
+//! Solvers are pure: f64 states in, a patch out, no model changed.
 
 pub mod algorithm_1;
 pub mod appendix_b;
