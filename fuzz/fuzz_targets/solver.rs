@@ -39,13 +39,13 @@ fn scaled(x: f64) -> f64 {
 impl Layer {
     pub fn new(hidden: usize, length: usize, mut number: impl FnMut() -> f64) -> Self {
         let mut numbers = |n: usize| -> Vec<f64> { (0..n).map(|_| scaled(number())).collect() };
-        let gain = numbers(1)[0].abs().max(1e-3).min(1e3);
+        let gain = Some(numbers(1)[0].abs()).filter(|gain| gain.is_finite());
         Self {
             m: numbers(hidden),
             t: numbers(hidden),
             d: numbers(hidden),
             h: numbers(length),
-            gain,
+            gain: gain.unwrap_or(1.0).clamp(1e-3, 1e3),
         }
     }
 
