@@ -1,6 +1,8 @@
 //! The lemmas, and Theorem 5 on every block form; what each failing precondition is called.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod common;
+
 #[path = "../fuzz/fuzz_targets/block_form.rs"]
 mod block_form;
 #[path = "../fuzz/fuzz_targets/lemma.rs"]
@@ -8,6 +10,7 @@ mod lemma;
 
 use std::num::NonZeroU64;
 
+use common::numbers;
 use context_patch::forms::{Block, BlockForm, FORMS, NormKind, Sizes, Summary, refusals};
 use context_patch::kernels::Level;
 use context_patch::patch::Precondition;
@@ -19,21 +22,6 @@ use context_patch::tensor::Float;
 use lemma::{Case, Outcome};
 
 const SEEDS: NonZeroU64 = NonZeroU64::new(5).unwrap();
-
-/// Numbers in (−1, 1) times 10^±`spread`, from a seed.
-fn numbers(seed: u64, spread: i32) -> impl FnMut() -> f64 {
-    let mut state = seed;
-    let mut next = move || {
-        state = state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        state >> 33
-    };
-    move || {
-        let exponent = (next() % (2 * spread as u64 + 1)) as i32 - spread;
-        (next() as f64 / f64::from(1u32 << 30) - 1.0) * 10f64.powi(exponent)
-    }
-}
 
 fn every_form<A: Float>() -> impl Iterator<Item = Summary> {
     let summary = |form| Summary::new::<A>(Level::best(), form, SEEDS).unwrap();
@@ -250,8 +238,8 @@ fn blocks_of_any_scale_are_patched_or_refused() {
             },
             ..FORMS[seed as usize % FORMS.len()]
         };
-        let f64 = block_form::check::<f64>(&form, &mut numbers(seed, spread));
-        let f32 = block_form::check::<f32>(&form, &mut numbers(seed, spread));
+        let f64 = block_form::check::<f64>(&form, &mut numbers(seed, 10.0, spread));
+        let f32 = block_form::check::<f32>(&form, &mut numbers(seed, 10.0, spread));
         patched[0] += usize::from(f64.is_ok());
         patched[1] += usize::from(f32.is_ok());
     }
@@ -280,7 +268,7 @@ fn lemmas_hold_on_random_numbers() {
     for seed in 0..1000 {
         let (rows, length) = (1 + seed as usize % 7, 1 + seed as usize % 19);
         for lemma in [6, 8, 9, 10, 11] {
-            let case = Case::new(lemma, rows, length, numbers(seed, seed as i32 % 31));
+            let case = Case::new(lemma, rows, length, numbers(seed, 10.0, seed as i32 % 31));
             assert_eq!(case.check(), Outcome::Equal, "{case:?}");
         }
     }
@@ -307,7 +295,7 @@ fn found_by_fuzzing() {
 }
 
 fn refusal(lemma: u8, change: impl Fn(&mut Case)) -> String {
-    let mut case = Case::new(lemma, 3, 4, numbers(1, 0));
+    let mut case = Case::new(lemma, 3, 4, numbers(1, 10.0, 0));
     change(&mut case);
     match case.check() {
         Outcome::Refused(quantity, value) => format!("{quantity} = {value}"),

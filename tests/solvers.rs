@@ -1,27 +1,24 @@
 //! The solvers of one layer on random numbers, and where they must refuse.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+mod common;
+
 #[path = "../fuzz/fuzz_targets/solver.rs"]
 mod solver;
 
 use context_patch::patch::{appendix_b, closed_form};
 use solver::{Layer, Outcome, Span};
 
-/// Numbers in (−1, 1) times 10^±`spread`, from a seed; every 13th is a zero of either sign.
+/// Numbers of many sizes; every 13th is a zero of either sign.
 fn numbers(seed: u64, spread: i32) -> impl FnMut() -> f64 {
-    let mut state = seed;
-    let mut next = move || {
-        state = state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        state >> 33
-    };
+    let mut number = common::numbers(seed, 10.0, spread);
+    let mut count = seed;
     move || {
-        let exponent = (next() % (2 * spread as u64 + 1)) as i32 - spread;
-        match next() % 26 {
+        count += 1;
+        match count % 26 {
             0 => 0.0,
-            1 => -0.0,
-            _ => (next() as f64 / f64::from(1u32 << 30) - 1.0) * 10f64.powi(exponent),
+            13 => -0.0,
+            _ => number(),
         }
     }
 }

@@ -3,33 +3,20 @@
 
 #[path = "../fuzz/fuzz_targets/block.rs"]
 mod block;
+mod common;
 
 use block::{Block, Outcome};
-
-/// Numbers in (−1, 1) times 2^±`spread`, from a seed.
-fn numbers(seed: u64, spread: i32) -> impl FnMut() -> f64 {
-    let mut state = seed;
-    let mut next = move || {
-        state = state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        state >> 33
-    };
-    move || {
-        let exponent = (next() % (2 * spread as u64 + 1)) as i32 - spread;
-        (next() as f64 / f64::from(1u32 << 30) - 1.0) * 2f64.powi(exponent)
-    }
-}
+use common::numbers;
 
 fn good() -> Block {
-    Block::new(7, 11, numbers(1, 2))
+    Block::new(7, 11, numbers(1, 2.0, 2))
 }
 
 #[test]
 fn random_blocks_are_patched_exactly() {
     for seed in 0..300 {
         let (hidden, intermediate) = (1 + seed as usize % 19, 8 + seed as usize % 23);
-        let block = Block::new(hidden, intermediate, numbers(seed, (seed % 8) as i32));
+        let block = Block::new(hidden, intermediate, numbers(seed, 2.0, (seed % 8) as i32));
         assert_eq!(block.check(), Outcome::Equal, "seed {seed}");
     }
 }

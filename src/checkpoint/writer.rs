@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::error::Result;
 use crate::output;
-use crate::tensor::Storage;
+use crate::tensor::{Storage, encode, round_to_bf16, round_to_f16};
 
 /// A tensor to be written.
 #[derive(Clone, Debug)]
@@ -18,6 +18,25 @@ pub struct TensorData<'a> {
     pub shape: Vec<usize>,
     /// Its numbers, little-endian, row after row; as many as type and shape say.
     pub bytes: Cow<'a, [u8]>,
+}
+
+impl TensorData<'static> {
+    /// Numbers rounded to `storage`, or `None` where one is not finite then.
+    pub(crate) fn rounded(storage: Storage, shape: Vec<usize>, numbers: &[f64]) -> Option<Self> {
+        let finite = |x: &f64| match storage {
+            Storage::F64 => x.is_finite(),
+            Storage::F32 => (*x as f32).is_finite(),
+            Storage::F16 => round_to_f16(*x).is_finite(),
+            Storage::Bf16 => round_to_bf16(*x).is_finite(),
+        };
+        let mut bytes = vec![0; numbers.len() * storage.size()];
+        encode(storage, numbers, &mut bytes);
+        numbers.iter().all(finite).then_some(Self {
+            storage,
+            shape,
+            bytes: Cow::Owned(bytes),
+        })
+    }
 }
 
 /// Writes a safetensors file: the same tensors and metadata always give the same bytes.

@@ -12,7 +12,6 @@
 //! value, then each tensor's name, dtype, dimensions and bytes; before each piece its length in bytes (u64,
 //! little-endian), dimensions are u64 too.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -92,9 +91,13 @@ impl SavedPatch {
 
     /// Every tensor of the patch under its name.
     fn tensors(&self, storage: Storage) -> Result<BTreeMap<String, TensorData<'static>>> {
+        let storage = match storage {
+            Storage::F64 => Storage::F64,
+            _ => Storage::F32,
+        };
         let mut tensors = BTreeMap::new();
         let mut add = |name: String, shape: Vec<usize>, numbers: &[f64]| {
-            let Some(data) = rounded(storage, shape, numbers) else {
+            let Some(data) = TensorData::rounded(storage, shape, numbers) else {
                 return Err(Error::PatchValue { tensor: name });
             };
             tensors.insert(name, data);
@@ -237,29 +240,6 @@ fn json<T: Serialize + DeserializeOwned + PartialEq>(name: &str, value: &T) -> R
 fn parse<T: DeserializeOwned>(path: &Path, name: &str, json: &str) -> Result<T> {
     let parsed = serde_json::from_str(json);
     parsed.map_err(|error| bad(path, format!("its '{name}' is wrong: {error}")))
-}
-
-/// Numbers as they are stored, or `None` where one is not finite.
-fn rounded(storage: Storage, shape: Vec<usize>, numbers: &[f64]) -> Option<TensorData<'static>> {
-    let finite = |x: &f64| match storage {
-        Storage::F64 => x.is_finite(),
-        _ => (*x as f32).is_finite(),
-    };
-    let bytes: Vec<u8> = match storage {
-        Storage::F64 => numbers.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        _ => {
-            let rounded = numbers.iter().map(|&x| x as f32);
-            rounded.flat_map(|x| x.to_le_bytes()).collect()
-        }
-    };
-    numbers.iter().all(finite).then_some(TensorData {
-        storage: match storage {
-            Storage::F64 => Storage::F64,
-            _ => Storage::F32,
-        },
-        shape,
-        bytes: Cow::Owned(bytes),
-    })
 }
 
 /// A tensor as the hash sees it.

@@ -22,7 +22,7 @@ pub struct Step {
     pub step: usize,
     /// The token both passes took in.
     pub token: u32,
-    /// Its absolute position.
+    /// Its position in the reduced pass.
     pub position: usize,
     /// The token the contextual pass writes next.
     pub next: u32,

@@ -105,3 +105,18 @@ pub fn top_and_margin(logits: &[f64]) -> (usize, f64) {
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
     (order[0], logits[order[0]] - logits[order[1]])
 }
+
+/// Numbers in (−1, 1) times `base`^±`spread`, from a seed.
+pub fn numbers(seed: u64, base: f64, spread: i32) -> impl FnMut() -> f64 {
+    let mut state = seed;
+    let mut next = move || {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        state >> 33
+    };
+    move || {
+        let exponent = (next() % (2 * spread as u64 + 1)) as i32 - spread;
+        (next() as f64 / f64::from(1u32 << 30) - 1.0) * base.powi(exponent)
+    }
+}

@@ -16,7 +16,6 @@ pub use gguf::gguf;
 pub use merged::merged;
 pub use peft::peft;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::merged::{Change, changes};
@@ -24,7 +23,7 @@ use super::{LowRank, Patch};
 use crate::checkpoint::TensorData;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::tensor::{Matrix, Storage, encode};
+use crate::tensor::{Matrix, Storage};
 
 /// The largest rank in a patch: that of every pair of factors in a file.
 fn rank(changes: &BTreeMap<String, Change<'_>>) -> usize {
@@ -55,18 +54,10 @@ fn factors(name: &str, delta: &LowRank, rank: usize) -> Result<[TensorData<'stat
 /// Numbers rounded to f32.
 fn f32_data(name: &str, shape: Vec<usize>, values: &[f64]) -> Result<TensorData<'static>> {
     let storage = Storage::F32;
-    if values.iter().any(|&x| !(x as f32).is_finite()) {
-        return Err(Error::StorageOverflow {
-            tensor: name.into(),
-            storage,
-        });
-    }
-    let mut bytes = vec![0; values.len() * storage.size()];
-    encode(storage, values, &mut bytes);
-    Ok(TensorData {
+    let data = TensorData::rounded(storage, shape, values);
+    data.ok_or_else(|| Error::StorageOverflow {
+        tensor: name.into(),
         storage,
-        shape,
-        bytes: Cow::Owned(bytes),
     })
 }
 

@@ -83,6 +83,8 @@ struct Solving<'a, E> {
     contextual: Contextual,
     /// The contextual pass's logits of the span, `[N, vocab]`.
     logits: Matrix<E>,
+    /// Which coordinates of the last layer's scale are too weak to say anything.
+    weak: Vec<bool>,
     /// What the last layer could not say, to be said by the one before it.
     ahead: Matrix<f64>,
 }
@@ -183,6 +185,9 @@ impl<'a, E: Element> Solving<'a, E> {
         }
         let (contextual, logits) = Contextual::new::<E>(model, split, first)?;
         let span = split.queries().len();
+        let last_norm = model.layers()[layers - 1]
+            .outer
+            .post_feedforward_layernorm();
         let mut solving = Self {
             model,
             method,
@@ -192,6 +197,7 @@ impl<'a, E: Element> Solving<'a, E> {
             x: Matrix::zeros(0, 1),
             contextual,
             logits,
+            weak: weak(&last_norm.scale::<f64>()),
             ahead: Matrix::zeros(span, model.config().hidden_size),
         };
         let mut run = solving.run();
@@ -256,6 +262,7 @@ impl<'a, E: Element> Solving<'a, E> {
         let h = block.inner.output(run, &z, &[]);
         let d = block.outer.products(run, &h);
 
+        let m = norm.scale::<f64>();
         let mut report = LayerReport::default();
         let mut said = Vec::new();
         let mut delta_d = Matrix::zeros(v.rows() - self.stay, v.cols());
@@ -265,7 +272,7 @@ impl<'a, E: Element> Solving<'a, E> {
             let d_ctx = self.contextual.d[layer - self.first].row(i);
             let length = self.method.length(&d, d_ctx, norm.eps());
             let k = length * length / (length * length + norm.eps());
-            let one = self.say(layer, i, &wide(v, row), k * v.cols() as f64);
+            let one = self.say(layer, &m, i, &wide(v, row), k * v.cols() as f64);
             let stretch = (length * length + norm.eps()).sqrt();
             for (delta, (y, d)) in delta_d.row_mut(i).iter_mut().zip(one.y.iter().zip(&d)) {
                 *delta = y * stretch - d;
@@ -293,18 +300,16 @@ impl<'a, E: Element> Solving<'a, E> {
         };
         report.measure(&patch, block);
         report.condition = condition;
-        self.compare(&mut report, layer, &said, v, &out);
+        self.compare(&mut report, layer, &m, &said, v, &out);
         Ok((out, patch, report))
     }
 
     /// What the branch of token i of the span is to say at a layer.
-    fn say(&mut self, layer: usize, i: usize, v: &[f64], square: f64) -> Said {
+    fn say(&mut self, layer: usize, m: &[f64], i: usize, v: &[f64], square: f64) -> Said {
         let last_layer = self.model.layers().len() - 1;
-        let m = self.scale(layer);
         let mut target = self.contextual.targets[layer - self.first].row(i).to_vec();
-        let weak_last = weak(&self.scale(last_layer));
         if layer == last_layer {
-            let said = last(&m, &weak_last, &target, v, square);
+            let said = last(m, &self.weak, &target, v, square);
             let ahead = self.ahead.row_mut(i);
             for j in 0..m.len() {
                 ahead[j] += said.c * target[j] - v[j] - m[j] * said.y[j];
@@ -319,14 +324,9 @@ impl<'a, E: Element> Solving<'a, E> {
                 .zip(ahead)
                 .for_each(|(t, ahead)| *t += ahead);
         }
-        let exact: Vec<bool> = weak_last.iter().map(|weak| *weak && next_to_last).collect();
+        let exact: Vec<bool> = self.weak.iter().map(|weak| *weak && next_to_last).collect();
         let t: Vec<f64> = target.iter().zip(v).map(|(target, v)| target - v).collect();
-        near(&m, &exact, &t, square)
-    }
-
-    fn scale(&self, layer: usize) -> Vec<f64> {
-        let outer = &self.model.layers()[layer].outer;
-        outer.post_feedforward_layernorm().scale()
+        near(m, &exact, &t, square)
     }
 
     /// Takes down how near the layer came.
@@ -334,11 +334,11 @@ impl<'a, E: Element> Solving<'a, E> {
         &self,
         report: &mut LayerReport,
         layer: usize,
+        m: &[f64],
         said: &[Said],
         v: &Matrix<E>,
         out: &Matrix<E>,
     ) {
-        let m = self.scale(layer);
         let (mut left, mut whole) = (0.0f64, 0.0f64);
         for (i, said) in said.iter().enumerate() {
             let target = self.contextual.targets[layer - self.first].row(i);
