@@ -196,7 +196,42 @@ impl Span {
                 assert!(fine, "{i} {o}: {got} {want} {bound:e} {self:?}");
             }
         }
+        self.check_rounded(down.v, condition);
         Outcome::Equal
+    }
+
+    /// The same where V is rounded to f32 and U found for the products that this gives.
+    fn check_rounded(&self, v: Matrix<f64>, condition: f64) {
+        let v = v.map(|x| f64::from(x as f32));
+        let span = self
+            .h
+            .slice_rows(self.h.rows() - self.delta.rows()..self.h.rows());
+        let products = |h: &[f64]| -> Vec<f64> {
+            let dot = |v: &[f64]| v.iter().zip(h).map(|(v, h)| v * h).sum();
+            v.iter_rows().map(dot).collect()
+        };
+        let vh = span.iter_rows().flat_map(products).collect();
+        let vh = Matrix::from_vec(span.rows(), vh);
+        // Beyond that V H is no longer near a diagonal, which the bound is for.
+        let off = condition * f64::from(f32::EPSILON) * (span.cols() as f64).sqrt();
+        let normal = v.as_slice().iter().all(|v| *v == 0.0 || v.abs() > 1e-37);
+        if off > 0.1 || !normal {
+            return;
+        }
+        let Ok(u) = reach::for_products(&vh, &self.delta) else {
+            return;
+        };
+        for (o, u) in u.iter_rows().enumerate() {
+            let largest = u.iter().fold(0.0f64, |max, u| max.max(u.abs()));
+            for (i, vh) in vh.iter_rows().enumerate() {
+                let got: f64 = u.iter().zip(vh).map(|(u, vh)| u * vh).sum();
+                let want = self.delta.row(i)[o];
+                let steps = 64.0 * vh.len() as f64;
+                let bound = steps * U * vh[i].abs() * (u[i].abs() + off * largest);
+                let fine = (got - want).abs() <= bound + f64::MIN_POSITIVE || !bound.is_finite();
+                assert!(fine, "{i} {o}: {got} {want} {bound:e} {self:?}");
+            }
+        }
     }
 }
 

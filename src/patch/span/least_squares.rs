@@ -65,6 +65,28 @@ impl Pseudoinverse {
     }
 }
 
+/// X with X aᵢ = bᵢ for each row aᵢ of the square `a` and bᵢ of `b`, `[b's columns, a's rows]`. Each pair of rows is
+/// divided by the diagonal entry of `a`, which is not far from diagonal here.
+///
+/// # Errors
+///
+/// `a` is singular.
+pub(super) fn solve(a: &Matrix<f64>, b: &Matrix<f64>) -> Result<Matrix<f64>, Precondition> {
+    let rows = a.rows();
+    let scaled = |x: &Matrix<f64>| {
+        DMatrix::from_fn(rows, x.cols(), |row, column| {
+            x.row(row)[column] / a.row(row)[row]
+        })
+    };
+    let solution = scaled(a).lu().solve(&scaled(b));
+    let x = solution.ok_or_else(|| Precondition {
+        quantity: "V H is singular: its pivot".into(),
+        value: 0.0,
+    })?;
+    // Its columns one after the other are X's rows.
+    Ok(Matrix::from_vec(rows, x.as_slice().to_vec()))
+}
+
 fn condition(r: &DMatrix<f64>) -> f64 {
     let values = r.singular_values();
     let (least, most) = values

@@ -15,10 +15,14 @@
 mod least_squares;
 pub mod reach;
 
-use self::reach::{Said, down, last, near, weak};
+use self::reach::{Said, last, near, weak};
 use super::algorithm_1::wide;
-use super::{Case, LayerPatch, LayerReport, Method, Patch, Precondition, Report, Split, overlay};
+use super::{
+    Case, Form, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, Report, Split,
+    overlay,
+};
 use crate::error::{Error, Result};
+use crate::kernels::matmul;
 use crate::model::generate::greedy;
 use crate::model::{Cache, LayerChange, Model, Recorder, Run, Sequence, Session};
 use crate::tensor::{Element, Matrix};
@@ -279,7 +283,7 @@ impl<'a, E: Element> Solving<'a, E> {
             }
             said.push(one);
         }
-        let (down, condition) = down(&h.map(E::to_f64), &delta_d, E::Acc::DTYPE)?;
+        let (down, condition) = self.down(run, &h, &delta_d)?;
         let change = LayerChange {
             down: Some(overlay::linear(
                 block.outer.down_proj(),
@@ -302,6 +306,24 @@ impl<'a, E: Element> Solving<'a, E> {
         report.condition = condition;
         self.compare(&mut report, layer, &m, &said, v, &out);
         Ok((out, patch, report))
+    }
+
+    /// ΔW_down as it is going to run, and the condition of H.
+    fn down(
+        &self,
+        run: &Run<'_>,
+        h: &Matrix<E>,
+        delta_d: &Matrix<f64>,
+    ) -> Result<(LowRank, f64), Precondition> {
+        let (mut down, condition) = reach::down(&h.map(E::to_f64), delta_d, E::Acc::DTYPE)?;
+        if self.method.form == Form::Overlay {
+            let v = down.v.map(E::Acc::from_f64);
+            let span = h.slice_rows(self.stay..h.rows()).map(E::acc);
+            let vh = matmul(run.level, &span, &v).map(|x| x.to_f64());
+            down.u = reach::for_products(&vh, delta_d)?;
+            down.v = v.map(|x| x.to_f64());
+        }
+        Ok((down, condition))
     }
 
     /// What the branch of token i of the span is to say at a layer.

@@ -1,6 +1,6 @@
 //! What a layer of a span can say, and the change of W_down that makes it say it.
 
-use super::least_squares::Pseudoinverse;
+use super::least_squares::{self, Pseudoinverse};
 use crate::patch::lemmas::check_finite;
 use crate::patch::sphere::nearest;
 use crate::patch::{Case, LowRank, Precondition};
@@ -115,6 +115,18 @@ pub fn down(
     Ok((LowRank { u, v }, inverse.condition))
 }
 
+/// U again, such that U V h_i = δd_i for the V h_i that a pass gets where V is rounded and the product is:
+/// the rows of `vh`, `[rank, rank]`. Rounding moves V h_i by the condition of H, and V and H cannot be changed.
+///
+/// # Errors
+///
+/// V H is singular or not finite: rounding has made it so.
+pub fn for_products(vh: &Matrix<f64>, delta_d: &Matrix<f64>) -> Result<Matrix<f64>, Precondition> {
+    let u = least_squares::solve(vh, delta_d)?;
+    check_finite("δd (V H)⁻¹", u.as_slice())?;
+    Ok(u)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,5 +182,33 @@ mod tests {
         let (down, condition) = down(&h, &delta, Dtype::F64).unwrap();
         let want = crate::patch::lemmas::lemma_9(h.row(0), delta.row(0)).unwrap();
         assert_eq!((down.u, condition), (want.u, 1.0));
+    }
+
+    /// V in f32 alone moves what a token gets by the condition of H; the U for that V brings it back.
+    #[test]
+    fn rounding_of_v_is_made_good() {
+        let h: Vec<f64> = (0..60)
+            .map(|i| 1.0 + 1e-3 * f64::from(i * i % 17))
+            .collect();
+        let h = Matrix::from_vec(12, h);
+        let delta = Matrix::from_vec(2, (0..10).map(f64::from).collect());
+        let (down, condition) = down(&h, &delta, Dtype::F64).unwrap();
+        assert!(condition > 100.0);
+        let v = down.v.map(|x| f64::from(x as f32));
+        let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let vh = h
+            .iter_rows()
+            .flat_map(|h| v.iter_rows().map(move |v| product(v, h)));
+        let vh = Matrix::from_vec(5, vh.collect());
+        let off = |u: &Matrix<f64>| {
+            let got = vh
+                .iter_rows()
+                .flat_map(|vh| u.iter_rows().map(move |u| product(u, vh)));
+            got.zip(delta.as_slice())
+                .map(|(got, want)| (got - want).abs())
+                .fold(0.0, f64::max)
+        };
+        assert!(off(&for_products(&vh, &delta).unwrap()) < 1e-14);
+        assert!(off(&down.u) > 1e-6);
     }
 }
