@@ -1,6 +1,7 @@
 //! Writing safetensors.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -74,20 +75,22 @@ pub(crate) struct Layout<'a> {
     pub(crate) length: usize,
 }
 
-/// [`write_safetensors`] with one tensor in memory at a time: `bytes` is asked for each in the order of
-/// `layout`, which is that of names.
+/// [`write_safetensors`] with one tensor in memory at a time, which `bytes` is asked for. Wide types come first, so
+/// that every tensor lies at a multiple of its numbers' size.
 pub(crate) fn write_tensors<'a>(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     layout: &[Layout<'a>],
     mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>>,
 ) -> Result<()> {
-    let header = header(metadata, layout);
+    let mut layout = layout.to_vec();
+    layout.sort_by_key(|tensor| (Reverse(tensor.storage.size()), tensor.name));
+    let header = header(metadata, &layout);
     let mut failed = None;
     let written = output::write_file(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
-        for tensor in layout {
+        for tensor in &layout {
             match bytes(tensor.name) {
                 Ok(bytes) => out.write_all(&bytes)?,
                 Err(error) => {
@@ -118,4 +121,30 @@ fn header(metadata: &BTreeMap<String, String>, layout: &[Layout<'_>]) -> Vec<u8>
     let mut header = serde_json::json!(entries).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
     header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_tensor_is_aligned() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("aligned.safetensors");
+        let tensor = |storage| TensorData::rounded(storage, vec![3], &[1.0; 3]).unwrap();
+        let tensors = BTreeMap::from([
+            ("a".to_owned(), tensor(Storage::Bf16)),
+            ("b".to_owned(), tensor(Storage::F32)),
+            ("c".to_owned(), tensor(Storage::F64)),
+        ]);
+        write_safetensors(&path, &BTreeMap::new(), &tensors).unwrap();
+        let file = std::fs::read(&path).unwrap();
+        let read = safetensors::SafeTensors::deserialize(&file).unwrap();
+        for (name, tensor) in &tensors {
+            let data = read.tensor(name).unwrap().data();
+            assert_eq!(data, &*tensor.bytes);
+            let offset = data.as_ptr() as usize - file.as_ptr() as usize;
+            assert_eq!(offset % tensor.storage.size(), 0, "{name}");
+        }
+    }
 }
