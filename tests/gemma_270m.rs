@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::process::Command;
 use std::sync::OnceLock;
 
 use common::{Golden, linf, reference, top_and_margin};
@@ -18,7 +19,7 @@ use serde_json::Value;
 
 type Test = fn() -> Result<(), Failed>;
 
-const TESTS: [(&str, Test); 14] = [
+const TESTS: [(&str, Test); 15] = [
     (
         "the_tokenizer_gives_hugging_faces_ids",
         the_tokenizer_gives_hugging_faces_ids,
@@ -51,6 +52,10 @@ const TESTS: [(&str, Test); 14] = [
     ("span_absolute_f32", span_absolute_f32),
     ("span_absolute_f64", span_absolute_f64),
     ("span_natural", span_natural),
+    (
+        "apply_writes_what_the_prompt_would",
+        apply_writes_what_the_prompt_would,
+    ),
 ];
 
 fn directory() -> std::path::PathBuf {
@@ -385,6 +390,51 @@ fn span_natural() -> Result<(), Failed> {
         assert!(span::<f64>(form, Keep::Bos, Positions::Natural, 24).worst_linf <= 1e-8);
         assert!(span::<f32>(form, Keep::Bos, Positions::Natural, 24).worst_linf <= 1e-4);
         span::<bf16>(form, Keep::Bos, Positions::Natural, 24);
+    }
+    Ok(())
+}
+
+/// What the program prints.
+fn program(arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_context-patch"));
+    let done = command.args(arguments).output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success(), "{arguments:?}: {said}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// As a user would: a patch file, and then the answer from `<bos>` and the query alone.
+fn apply_writes_what_the_prompt_would() -> Result<(), Failed> {
+    let dir = tempfile::tempdir()?;
+    let (model, file) = (directory(), dir.path().join("prompt.patch"));
+    let (model, file) = (model.to_str().unwrap(), file.to_str().unwrap());
+    let generate = |prompt: &str| {
+        program(&[
+            "generate",
+            "--model",
+            model,
+            "--prompt",
+            prompt,
+            "--max-tokens",
+            "25",
+        ])
+    };
+    for prompt in PROMPTS {
+        let solve = "--keep 0 --positions natural --answer-tokens 24".split(' ');
+        let mut arguments = vec![
+            "patch",
+            "--model",
+            model,
+            "--output",
+            file,
+            "--context",
+            prompt,
+        ];
+        arguments.extend(solve);
+        program(&arguments);
+        let written = program(&["apply", "--model", model, "--patch", file]);
+        assert_eq!(written, generate(prompt));
+        assert_ne!(written, generate(":"));
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use context_patch::{Result, trace};
 
 use super::solving::ExportArgs;
 use super::table::table;
-use super::{ModelArgs, OK, print, refuse_empty, with_dtype};
+use super::{ModelArgs, OK, end_line, print, refuse_empty, with_dtype};
 
 /// Run a model under a saved patch and without the context: write on, or print logits
 ///
@@ -116,10 +116,17 @@ impl Apply {
         let most = self.max_tokens.unwrap_or(saved.split.answer().len() + 1);
         let mut stream = tokenizer.stream();
         let mut greedy = Sampler::default();
+        let mut text = String::new();
+        let mut say = |piece: String| {
+            print(&piece)?;
+            text.push_str(&piece);
+            Ok(())
+        };
         generate(&mut session, query, most, &mut greedy, |id| {
-            print(&stream.push(id)?)
+            say(stream.push(id)?)
         })?;
-        print(&format!("{}\n", stream.finish()?))?;
+        say(stream.finish()?)?;
+        end_line(&text)?;
         Ok(OK)
     }
 }

@@ -1,6 +1,5 @@
 //! `context-patch generate`.
 
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,7 +11,7 @@ use context_patch::model::generate::{Sampler, Stop, generate};
 use context_patch::model::{Model, Session};
 use context_patch::tensor::{Dtype, Element};
 
-use super::{INTERRUPTED, ModelArgs, OK, print, refuse_empty, with_dtype};
+use super::{INTERRUPTED, ModelArgs, OK, end_line, print, refuse_empty, with_dtype};
 
 /// Continue a text: the likeliest token by default, or drawn at a temperature
 ///
@@ -143,8 +142,8 @@ impl Generate {
                 },
             };
             print(&format!("{}\n", serde_json::json!(output)))?;
-        } else if std::io::stdout().is_terminal() || !text.ends_with('\n') {
-            print("\n")?;
+        } else {
+            end_line(&text)?;
         }
         Ok(if stop == Stop::Cancelled {
             INTERRUPTED

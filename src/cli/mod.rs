@@ -13,7 +13,7 @@ mod table;
 mod trace;
 mod verify;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -183,6 +183,14 @@ fn print(text: &str) -> Result<()> {
         path: STANDARD_OUTPUT.into(),
         source,
     })
+}
+
+/// Ends a text that was printed piece by piece: in a pipe only where it has not ended its line itself.
+fn end_line(text: &str) -> Result<()> {
+    if std::io::stdout().is_terminal() || !text.ends_with('\n') {
+        print("\n")?;
+    }
+    Ok(())
 }
 
 /// Refuses an empty text, before anything is read for it.
