@@ -119,8 +119,13 @@ def main():
         report(f"{solver} bf16", model,
                [(text, "bf16", ("--solver", solver, "--apply", "materialise"), False) for text in PROMPTS[:3]])
     modes = {"absolute": (), "natural": ("--keep", "0", "--positions", "natural")}
-    settings = [(6, 10, "overlay"), (6, 10, "materialise"), (6, 1, "materialise"), (18, 1, "materialise")]
-    for dtype, settings in (("f64", settings[:1]), ("f32", settings), ("bf16", settings)):
+    default, one = (12, 10, "overlay"), (12, 1, "overlay")
+    settings_of = {
+        "f64": [default],
+        "f32": [default, (12, 10, "materialise"), one, (6, 10, "overlay"), (18, 10, "overlay")],
+        "bf16": [default, one, (12, 1, "materialise")],
+    }
+    for dtype, settings in settings_of.items():
         for mode, options in modes.items():
             for layers, gain, form in settings:
                 span = ("--answer-tokens", 24, "--layers", layers, "--gain", gain, "--apply", form, *options)

@@ -83,8 +83,9 @@ pub struct Method {
 }
 
 impl Method {
-    /// The number of layers that a span changes unless told otherwise: as few as it takes in bf16.
-    pub const LAYERS: usize = 6;
+    /// The number of layers that a span changes unless told otherwise: what another engine's rounding comes to in the
+    /// logits no longer shrinks with more (`docs/solvers.md`).
+    pub const LAYERS: usize = 12;
 
     /// The passes after which a span is left as it is.
     pub const PASSES: usize = 40;
