@@ -23,10 +23,34 @@ pub(super) trait Lanes<X, W, const B: usize>: Copy {
     fn load(self, x: &[X; B]) -> Self::Block;
     /// Reads a block of weights and widens it, exactly.
     fn widen(self, w: &[W; B]) -> Self::Block;
+    /// Writes a block down as activations.
+    fn store(self, block: Self::Block, to: &mut [X; B]);
     /// `sum + w · x` in every lane, in the order that [`kernels`](super) documents.
     fn multiply_add(self, sum: Self::Sum, w: Self::Block, x: Self::Block) -> Self::Sum;
     /// The lanes added in the documented tree.
     fn fold(self, sum: Self::Sum) -> Self::Acc;
+
+    /// [`fold`](Self::fold) for four sums.
+    #[inline(always)]
+    fn fold_four(self, sums: [Self::Sum; 4]) -> [Self::Acc; 4] {
+        let mut folded = [Self::Acc::ZERO; 4];
+        for (folded, sum) in folded.iter_mut().zip(sums) {
+            *folded = self.fold(sum);
+        }
+        folded
+    }
+
+    /// [`fold`](Self::fold) for the sums of a tile's rows and one token, into the beginning of `out`.
+    #[inline(always)]
+    fn fold_rows<const R: usize>(self, sums: [Self::Sum; R], out: &mut [Self::Acc]) {
+        if let (Ok(sums), Some(out)) = (<[_; 4]>::try_from(&sums[..]), out.first_chunk_mut()) {
+            *out = self.fold_four(sums);
+            return;
+        }
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = self.fold(sum);
+        }
+    }
 }
 
 /// An instruction set: every pair of types that has a kernel of its own.

@@ -1,9 +1,11 @@
 //! The matrix product: y = W x, every y one dot product in the documented order.
 
+use std::ops::Range;
+
 use half::bf16;
 use rayon::prelude::*;
 
-use super::lanes::Lanes;
+use super::panel::Panel;
 use super::{Level, PARALLEL_FROM};
 use crate::tensor::{Element, Matrix, Storage, Tensor};
 
@@ -46,232 +48,108 @@ impl<'a, E> From<&'a Tensor> for Rows<'a, E> {
     }
 }
 
+/// Rows of one piece of work where weights are converted, and the least tokens of one where they are shared.
+const PIECE: usize = 32;
+
 /// W x for every row x of `x` `[tokens, in]`: `[tokens, out]`, not yet rounded to the compute type.
 ///
-/// Threads of the current rayon pool share the rows of W.
+/// Threads of the current rayon pool share the rows of W, or the tokens where there are many.
 pub fn matmul<'w, E: Element>(
     level: Level,
     x: &Matrix<E>,
     w: impl Into<Rows<'w, E>>,
 ) -> Matrix<E::Acc> {
     let w = w.into();
-    let (tokens, out) = (x.rows(), w.rows());
-    assert_eq!(
-        x.cols(),
-        w.cols(),
-        "x and W disagree on the length of a row"
-    );
-    // [out, tokens], so that every thread writes one piece.
-    let mut transposed = vec![E::Acc::default(); out * tokens];
+    let (tokens, rows, cols) = (x.rows(), w.rows(), x.cols());
+    assert_eq!(cols, w.cols(), "x and W disagree on the length of a row");
+    let mut y = Matrix::zeros(tokens, rows);
     let threads = rayon::current_num_threads();
-    if threads == 1 || out * tokens * x.cols() < PARALLEL_FROM {
-        rows_into(level, x, &w, 0, &mut transposed);
+    // Several pieces a thread, so that a slow one holds nobody up.
+    let share = |n: usize| n.div_ceil(4 * threads).next_multiple_of(16);
+    if threads == 1 || rows * tokens * cols < PARALLEL_FROM {
+        products(level, x.as_slice(), &w, 0..rows, y.as_mut_slice(), rows);
+    } else if tokens >= PIECE * threads {
+        let share = share(tokens).max(PIECE);
+        let pieces = y.as_mut_slice().par_chunks_mut(share * rows);
+        pieces
+            .zip(x.as_slice().par_chunks(share * cols))
+            .for_each(|(y, x)| products(level, x, &w, 0..rows, y, rows));
+    } else if tokens == 1 {
+        let share = share(rows);
+        let pieces = y.as_mut_slice().par_chunks_mut(share).enumerate();
+        pieces.for_each(|(i, y)| {
+            let rows = i * share..i * share + y.len();
+            products(level, x.as_slice(), &w, rows, y, share);
+        });
     } else {
-        // Several pieces a thread, so that a slow one holds nobody up; whole tiles.
-        let rows = out.div_ceil(4 * threads).next_multiple_of(16);
-        transposed
-            .par_chunks_mut(rows * tokens)
-            .enumerate()
-            .for_each(|(i, piece)| rows_into(level, x, &w, i * rows, piece));
+        let share = share(rows);
+        let piece = |first: usize| {
+            let rows = first..rows.min(first + share);
+            let mut piece = Matrix::zeros(tokens, rows.len());
+            products(
+                level,
+                x.as_slice(),
+                &w,
+                rows.clone(),
+                piece.as_mut_slice(),
+                rows.len(),
+            );
+            (rows, piece)
+        };
+        let starts: Vec<usize> = (0..rows).step_by(share).collect();
+        let pieces: Vec<_> = starts.into_par_iter().map(piece).collect();
+        for (rows, piece) in pieces {
+            for (y, piece) in y.iter_rows_mut().zip(piece.iter_rows()) {
+                y[rows.clone()].copy_from_slice(piece);
+            }
+        }
     }
-    if tokens == 1 {
-        return Matrix::from_vec(out, transposed);
-    }
-    transpose(&transposed, tokens)
+    y
 }
 
 /// The dot product of two vectors of equal length.
 pub fn dot<E: Element>(level: Level, a: &[E], b: &[E]) -> E::Acc {
     assert_eq!(a.len(), b.len(), "vectors of different lengths");
     let mut out = [E::Acc::default()];
-    E::panel(
-        level,
-        Panel {
-            x: a,
-            w: b,
-            cols: a.len(),
-            out: &mut out,
-        },
-    );
+    E::panel(level, Panel::new(a, b, a.len(), &mut out, 1));
     out[0]
 }
 
-/// `[out, tokens]` as `[tokens, out]`.
-fn transpose<A: Element>(from: &[A], tokens: usize) -> Matrix<A> {
-    let out = from.len() / tokens;
-    let mut to = Matrix::zeros(tokens, out);
-    // In blocks, so that both sides stay in the cache.
-    for block in (0..out).step_by(64) {
-        for (t, row) in to.iter_rows_mut().enumerate() {
-            for o in block..out.min(block + 64) {
-                row[o] = from[o * tokens + t];
-            }
-        }
-    }
-    to
-}
-
-/// Rows `first`… of W times all of `x`, into `out` `[rows, tokens]`.
-fn rows_into<E: Element>(
+/// Some rows of W times all of `x`, into the beginnings of `out`'s rows `[tokens, stride]`.
+fn products<E: Element>(
     level: Level,
-    x: &Matrix<E>,
+    x: &[E],
     w: &Rows<'_, E>,
-    first: usize,
+    rows: Range<usize>,
     out: &mut [E::Acc],
+    stride: usize,
 ) {
-    let (cols, rows) = (x.cols(), out.len() / x.rows());
-    let x = x.as_slice();
+    let cols = w.cols();
+    let numbers = rows.start * cols..rows.end * cols;
     let tensor = match *w {
         Rows::Typed(data, _) => {
-            let w = &data[first * cols..(first + rows) * cols];
-            return E::panel(level, Panel { x, w, cols, out });
+            return E::panel(level, Panel::new(x, &data[numbers], cols, out, stride));
         }
         Rows::Stored(tensor) => tensor,
     };
     if tensor.storage() == Storage::Bf16 {
-        let bytes = &tensor.bytes()[2 * first * cols..2 * (first + rows) * cols];
+        let bytes = &tensor.bytes()[2 * numbers.start..2 * numbers.end];
         // A file may put them at an odd address; then they go the slow way below.
         if let Ok(w) = bytemuck::try_cast_slice::<u8, bf16>(bytes) {
-            return E::bf16_panel(level, Panel { x, w, cols, out });
+            return E::bf16_panel(level, Panel::new(x, w, cols, out, stride));
         }
     }
     // Any other type: a few rows at a time, converted.
-    const AT_ONCE: usize = 16;
-    let tokens = out.len() / rows;
-    let mut converted = Matrix::zeros(AT_ONCE.min(rows), cols);
-    for (block, out) in out.chunks_mut(AT_ONCE * tokens).enumerate() {
-        let rows = out.len() / tokens;
-        for (r, row) in converted.iter_rows_mut().take(rows).enumerate() {
-            tensor.read_row(first + block * AT_ONCE + r, row);
+    let mut converted = Matrix::zeros(PIECE.min(rows.len()), cols);
+    for first in rows.clone().step_by(PIECE) {
+        let now = PIECE.min(rows.end - first);
+        for (r, row) in converted.iter_rows_mut().take(now).enumerate() {
+            tensor.read_row(first + r, row);
         }
-        let w = &converted.as_slice()[..rows * cols];
-        E::panel(level, Panel { x, w, cols, out });
+        let w = &converted.as_slice()[..now * cols];
+        let out = &mut out[first - rows.start..];
+        E::panel(level, Panel::new(x, w, cols, out, stride));
     }
-}
-
-/// Activations `x` `[tokens, cols]`, weights `w` `[rows, cols]`, and where their products go: `out`
-/// `[rows, tokens]`.
-#[doc(hidden)]
-pub struct Panel<'a, X: Element, W> {
-    pub(super) x: &'a [X],
-    pub(super) w: &'a [W],
-    pub(super) cols: usize,
-    pub(super) out: &'a mut [X::Acc],
-}
-
-impl<'a, X: Element, W> Panel<'a, X, W> {
-    /// A panel; the lengths must agree.
-    pub(crate) fn new(x: &'a [X], w: &'a [W], cols: usize, out: &'a mut [X::Acc]) -> Self {
-        assert_eq!(
-            out.len(),
-            (x.len() / cols) * (w.len() / cols),
-            "panel sizes"
-        );
-        Self { x, w, cols, out }
-    }
-}
-
-/// All products of a panel, in register tiles.
-#[inline(always)]
-pub(super) fn panel<L, X, W, const B: usize>(lanes: L, panel: Panel<'_, X, W>)
-where
-    L: Lanes<X, W, B, Acc = X::Acc>,
-    X: Element,
-    W: Element,
-{
-    let Panel { x, w, cols, out } = panel;
-    let tokens = x.len() / cols;
-    let mut rows = w.chunks_exact(cols);
-    let mut out = out.chunks_mut(tokens);
-    loop {
-        let left = rows.len();
-        match L::TILE.0 {
-            4 if left >= 4 => row_of_tiles::<L, X, W, B, 4>(lanes, x, cols, &mut rows, &mut out),
-            4 | 2 if left >= 2 => {
-                row_of_tiles::<L, X, W, B, 2>(lanes, x, cols, &mut rows, &mut out)
-            }
-            _ if left >= 1 => row_of_tiles::<L, X, W, B, 1>(lanes, x, cols, &mut rows, &mut out),
-            _ => return,
-        }
-    }
-}
-
-/// `R` rows of W times all of `x`.
-#[inline(always)]
-fn row_of_tiles<'a, L, X, W, const B: usize, const R: usize>(
-    lanes: L,
-    x: &[X],
-    cols: usize,
-    rows: &mut std::slice::ChunksExact<'a, W>,
-    out: &mut std::slice::ChunksMut<'a, X::Acc>,
-) where
-    L: Lanes<X, W, B, Acc = X::Acc>,
-    X: Element,
-    W: Element,
-{
-    let w: [&[W]; R] = std::array::from_fn(|_| rows.next().unwrap_or(&[]));
-    let mut out: [&mut [X::Acc]; R] = std::array::from_fn(|_| out.next().unwrap_or(&mut []));
-    let tokens = x.len() / cols;
-    let mut t = 0;
-    while t < tokens {
-        let left = tokens - t;
-        let x = &x[t * cols..];
-        match L::TILE.1 {
-            4 if left >= 4 => t += tile::<L, X, W, B, R, 4>(lanes, w, x, t, &mut out),
-            4 | 2 if left >= 2 => t += tile::<L, X, W, B, R, 2>(lanes, w, x, t, &mut out),
-            _ => t += tile::<L, X, W, B, R, 1>(lanes, w, x, t, &mut out),
-        }
-    }
-}
-
-/// `R` rows of W times the first `T` rows of `x`: all sums stay in registers. Returns `T`.
-#[inline(always)]
-fn tile<L, X, W, const B: usize, const R: usize, const T: usize>(
-    lanes: L,
-    w: [&[W]; R],
-    x: &[X],
-    token: usize,
-    out: &mut [&mut [X::Acc]; R],
-) -> usize
-where
-    L: Lanes<X, W, B, Acc = X::Acc>,
-    X: Element,
-    W: Element,
-{
-    let cols = w[0].len();
-    let w = w.map(|row| row[..cols].as_chunks::<B>());
-    let x: [_; T] = std::array::from_fn(|t| x[t * cols..(t + 1) * cols].as_chunks::<B>());
-    let mut sums = [[lanes.zero(); T]; R];
-    for block in 0..cols / B {
-        let xs: [_; T] = std::array::from_fn(|t| lanes.load(&x[t].0[block]));
-        for r in 0..R {
-            let wide = lanes.widen(&w[r].0[block]);
-            for t in 0..T {
-                sums[r][t] = lanes.multiply_add(sums[r][t], wide, xs[t]);
-            }
-        }
-    }
-    if !cols.is_multiple_of(B) {
-        let xs: [_; T] = std::array::from_fn(|t| lanes.load(&padded(x[t].1)));
-        for r in 0..R {
-            let wide = lanes.widen(&padded(w[r].1));
-            for t in 0..T {
-                sums[r][t] = lanes.multiply_add(sums[r][t], wide, xs[t]);
-            }
-        }
-    }
-    for r in 0..R {
-        for t in 0..T {
-            out[r][token + t] = lanes.fold(sums[r][t]);
-        }
-    }
-    T
-}
-
-/// An incomplete block, filled with zeros.
-#[inline(always)]
-fn padded<T: Element, const B: usize>(rest: &[T]) -> [T; B] {
-    std::array::from_fn(|i| rest.get(i).copied().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -318,8 +196,8 @@ mod tests {
     }
 
     fn every_level_agrees<E: Element>(low: i32, high: i32) {
-        for cols in [1, 2, 15, 16, 17, 31, 32, 33, 64, 100, 640] {
-            for (rows, tokens) in [(1, 1), (3, 1), (5, 2), (4, 4), (9, 7)] {
+        for cols in [1, 2, 15, 16, 17, 31, 32, 33, 64, 100, 640, 1403] {
+            for (rows, tokens) in [(1, 1), (3, 1), (5, 2), (4, 4), (9, 7), (6, 17), (17, 33)] {
                 let x = Matrix::from_vec(cols, numbers::<E>(tokens * cols, 1, low, high));
                 let w = Matrix::from_vec(cols, numbers::<E>(rows * cols, 2, low, high));
                 let want = matmul(Level::Scalar, &x, &w);

@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::Level;
 use super::lanes::{Simd, Task};
-use super::matmul::{self, Panel};
+use super::panel::{self, Panel};
 use crate::tensor::Element;
 
 /// The products a compute type takes part in. Implemented for f64, f32 and bf16 and for no other.
@@ -29,7 +29,7 @@ macro_rules! task {
 
             #[inline(always)]
             fn run<S: Simd>(self, simd: S) {
-                matmul::panel::<S, $x, $w, $b>(simd, self);
+                panel::panel::<S, $x, $w, $b>(simd, self);
             }
         }
     };

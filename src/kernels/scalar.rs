@@ -32,6 +32,10 @@ macro_rules! plain {
                 w.map(|w| w.acc().into())
             }
             #[inline(always)]
+            fn store(self, block: Self::Block, to: &mut [$x; 16]) {
+                *to = block;
+            }
+            #[inline(always)]
             fn multiply_add(self, sum: Self::Sum, w: Self::Block, x: Self::Block) -> Self::Sum {
                 std::array::from_fn(|l| Float::mul_add(w[l], x[l], sum[l]))
             }
@@ -64,6 +68,10 @@ impl Lanes<bf16, bf16, 32> for Scalar {
     #[inline(always)]
     fn widen(self, w: &[bf16; 32]) -> Self::Block {
         *w
+    }
+    #[inline(always)]
+    fn store(self, block: Self::Block, to: &mut [bf16; 32]) {
+        *to = block;
     }
     #[inline(always)]
     fn multiply_add(self, sum: Self::Sum, w: Self::Block, x: Self::Block) -> Self::Sum {

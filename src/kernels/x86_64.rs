@@ -61,7 +61,7 @@ instruction_set!(
 macro_rules! lanes {
     ($name:ty, $x:ty, $w:ty, $b:literal, $acc:ty, $block:ty, $sum:ty, $tile:expr,
      zero: $zero:expr, load: $load:expr, widen: $widen:expr,
-     multiply_add: $multiply_add:expr, fold: $fold:expr $(,)?) => {
+     multiply_add: $multiply_add:expr, fold: $fold:expr $(, fold_four: $fold_four:expr)? $(,)?) => {
         impl Lanes<$x, $w, $b> for $name {
             type Block = $block;
             type Sum = $sum;
@@ -85,6 +85,12 @@ macro_rules! lanes {
                 unsafe { $widen(w.as_ptr()) }
             }
             #[inline(always)]
+            fn store(self, block: Self::Block, to: &mut [$x; $b]) {
+                const { assert!(size_of::<$block>() == size_of::<[$x; $b]>()) };
+                // SAFETY: both are as many plain bits, as the line above checks.
+                *to = unsafe { std::mem::transmute::<$block, [$x; $b]>(block) };
+            }
+            #[inline(always)]
             fn multiply_add(self, sum: Self::Sum, w: Self::Block, x: Self::Block) -> Self::Sum {
                 // SAFETY: `self` proves the instructions; memory is not touched.
                 unsafe { $multiply_add(sum, w, x) }
@@ -94,6 +100,13 @@ macro_rules! lanes {
                 // SAFETY: `self` proves the instructions; memory is not touched.
                 unsafe { $fold(sum) }
             }
+            $(
+                #[inline(always)]
+                fn fold_four(self, sums: [Self::Sum; 4]) -> [$acc; 4] {
+                    // SAFETY: `self` proves the instructions; memory is not touched.
+                    unsafe { $fold_four(sums) }
+                }
+            )?
         }
     };
 }
@@ -166,6 +179,7 @@ macro_rules! avx512_lanes {
             widen: |w: *const f32| _mm512_loadu_ps(w),
             multiply_add: |sum, w, x| _mm512_fmadd_ps(w, x, sum),
             fold: fold_sixteen_f32,
+            fold_four: fold_four_sixteen_f32,
         );
         lanes!(
             $name, f32, bf16, 16, f32, __m512, __m512, (4, 4),
@@ -177,6 +191,7 @@ macro_rules! avx512_lanes {
             },
             multiply_add: |sum, w, x| _mm512_fmadd_ps(w, x, sum),
             fold: fold_sixteen_f32,
+            fold_four: fold_four_sixteen_f32,
         );
     };
 }
@@ -206,6 +221,7 @@ lanes!(
     widen: load_avx512_bf16,
     multiply_add: |sum, w, x| _mm512_dpbf16_ps(sum, w, x),
     fold: fold_sixteen_f32,
+    fold_four: fold_four_sixteen_f32,
 );
 
 #[inline]
@@ -309,6 +325,30 @@ fn fold_sixteen_f32(sum: __m512) -> f32 {
         _mm512_extractf32x8_ps::<1>(sum),
     );
     fold_eight_f32(_mm256_add_ps(low, high))
+}
+
+/// Four times [`fold_sixteen_f32`], in the same tree: after two steps each sum has a quarter of one vector.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn fold_four_sixteen_f32([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+    let ab = _mm512_add_ps(
+        _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+        _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+    );
+    let cd = _mm512_add_ps(
+        _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d),
+        _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d),
+    );
+    let four = _mm512_add_ps(
+        _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
+        _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
+    );
+    let two = _mm512_add_ps(four, _mm512_shuffle_ps::<0b11_10_11_10>(four, four));
+    let one = _mm512_add_ps(two, _mm512_movehdup_ps(two));
+    let firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    let sums = _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, one));
+    // SAFETY: both are 128 plain bits.
+    unsafe { std::mem::transmute::<__m128, [f32; 4]>(sums) }
 }
 
 #[inline]

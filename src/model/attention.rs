@@ -142,21 +142,24 @@ impl Attention {
         mixed: &mut [E],
     ) {
         let heads = q.len() / self.head_dim;
-        let mut scores = vec![E::Acc::ZERO; heads * keys.len() / self.head_dim];
-        E::panel(level, Panel::new(q, keys, self.head_dim, &mut scores));
+        let seen = keys.len() / self.head_dim;
+        let mut scores = vec![E::Acc::ZERO; heads * seen];
+        E::panel(level, Panel::new(q, keys, self.head_dim, &mut scores, seen));
         let scaling = E::Acc::from_f64(self.scaling);
         let mut sums = vec![E::Acc::ZERO; self.head_dim];
-        for (head, mixed) in mixed.chunks_exact_mut(self.head_dim).enumerate() {
-            let scores = scores.iter().skip(head).step_by(heads);
-            let mut p: Vec<E::Acc> = scores
-                .map(|&s| E::round(E::round(s).acc() * scaling).acc())
-                .collect();
-            softmax(&mut p);
-            for p in &mut p {
+        for (p, mixed) in scores
+            .chunks_exact_mut(seen)
+            .zip(mixed.chunks_exact_mut(self.head_dim))
+        {
+            for p in &mut *p {
+                *p = E::round(E::round(*p).acc() * scaling).acc();
+            }
+            softmax(p);
+            for p in &mut *p {
                 *p = E::round(*p).acc();
             }
             sums.fill(E::Acc::ZERO);
-            weighted_sum(level, &p, values, &mut sums);
+            weighted_sum(level, p, values, &mut sums);
             for (mixed, &sum) in mixed.iter_mut().zip(&sums) {
                 *mixed = E::round(sum);
             }

@@ -1,0 +1,163 @@
+//! All products of some rows of weights with some activations, in tiles whose sums stay in registers.
+
+use super::lanes::Lanes;
+use super::packed;
+use crate::tensor::Element;
+
+/// From this many tokens on it pays to copy weights and activations in the order they are used.
+const PACK_FROM: usize = 12;
+
+/// Activations `x` `[tokens, cols]`, weights `w` `[rows, cols]`, and where their products go: the first `rows`
+/// numbers of each row of `out` `[tokens, stride]`.
+#[doc(hidden)]
+pub struct Panel<'a, X: Element, W> {
+    pub(super) x: &'a [X],
+    pub(super) w: &'a [W],
+    pub(super) cols: usize,
+    pub(super) out: &'a mut [X::Acc],
+    pub(super) stride: usize,
+}
+
+impl<'a, X: Element, W> Panel<'a, X, W> {
+    /// A panel; the last row of `out` may end with its products.
+    pub(crate) fn new(
+        x: &'a [X],
+        w: &'a [W],
+        cols: usize,
+        out: &'a mut [X::Acc],
+        stride: usize,
+    ) -> Self {
+        let (tokens, rows) = (x.len() / cols, w.len() / cols);
+        let fits = rows <= stride && tokens.saturating_sub(1) * stride + rows <= out.len();
+        assert!(fits, "panel sizes");
+        Self {
+            x,
+            w,
+            cols,
+            out,
+            stride,
+        }
+    }
+}
+
+/// All products of a panel.
+#[inline(always)]
+pub(super) fn panel<L, X, W, const B: usize>(lanes: L, panel: Panel<'_, X, W>)
+where
+    L: Lanes<X, W, B, Acc = X::Acc> + Lanes<X, X, B, Acc = X::Acc>,
+    X: Element,
+    W: Element,
+{
+    let many = panel.x.len() / panel.cols >= PACK_FROM;
+    match <L as Lanes<X, X, B>>::TILE {
+        (4, 4) if many => packed::panel::<L, X, W, B, 4, 4>(lanes, panel),
+        (4, 2) if many => packed::panel::<L, X, W, B, 4, 2>(lanes, panel),
+        (2, 2) if many => packed::panel::<L, X, W, B, 2, 2>(lanes, panel),
+        (4, _) => rows_of_tiles::<L, X, W, B, 4>(lanes, panel),
+        (2, _) => rows_of_tiles::<L, X, W, B, 2>(lanes, panel),
+        _ => rows_of_tiles::<L, X, W, B, 1>(lanes, panel),
+    }
+}
+
+/// Tiles of `R` rows, and of one where fewer are left.
+#[inline(always)]
+fn rows_of_tiles<L, X, W, const B: usize, const R: usize>(lanes: L, panel: Panel<'_, X, W>)
+where
+    L: Lanes<X, W, B, Acc = X::Acc>,
+    X: Element,
+    W: Element,
+{
+    let Panel {
+        x,
+        w,
+        cols,
+        out,
+        stride,
+    } = panel;
+    let rows = w.len() / cols;
+    let mut row = 0;
+    while row + R <= rows {
+        let w: [&[W]; R] = std::array::from_fn(|r| &w[(row + r) * cols..(row + r + 1) * cols]);
+        row_of_tiles(lanes, w, x, &mut out[row..], stride);
+        row += R;
+    }
+    for row in row..rows {
+        let w = [&w[row * cols..(row + 1) * cols]];
+        row_of_tiles(lanes, w, x, &mut out[row..], stride);
+    }
+}
+
+/// `R` rows of W times all of `x`.
+#[inline(always)]
+fn row_of_tiles<L, X, W, const B: usize, const R: usize>(
+    lanes: L,
+    w: [&[W]; R],
+    x: &[X],
+    out: &mut [X::Acc],
+    stride: usize,
+) where
+    L: Lanes<X, W, B, Acc = X::Acc>,
+    X: Element,
+    W: Element,
+{
+    let cols = w[0].len();
+    let tokens = x.len() / cols;
+    let mut t = 0;
+    while t < tokens {
+        let (left, x, out) = (tokens - t, &x[t * cols..], &mut out[t * stride..]);
+        t += match L::TILE.1 {
+            4 if left >= 4 => tile::<L, X, W, B, R, 4>(lanes, w, x, out, stride),
+            4 | 2 if left >= 2 => tile::<L, X, W, B, R, 2>(lanes, w, x, out, stride),
+            _ => tile::<L, X, W, B, R, 1>(lanes, w, x, out, stride),
+        };
+    }
+}
+
+/// `R` rows of W times the first `T` rows of `x`: all sums stay in registers. Returns `T`.
+#[inline(always)]
+fn tile<L, X, W, const B: usize, const R: usize, const T: usize>(
+    lanes: L,
+    w: [&[W]; R],
+    x: &[X],
+    out: &mut [X::Acc],
+    stride: usize,
+) -> usize
+where
+    L: Lanes<X, W, B, Acc = X::Acc>,
+    X: Element,
+    W: Element,
+{
+    let cols = w[0].len();
+    let w = w.map(|row| row[..cols].as_chunks::<B>());
+    let x: [_; T] = std::array::from_fn(|t| x[t * cols..(t + 1) * cols].as_chunks::<B>());
+    let mut sums = [[lanes.zero(); T]; R];
+    for block in 0..cols / B {
+        let xs: [_; T] = std::array::from_fn(|t| lanes.load(&x[t].0[block]));
+        for r in 0..R {
+            let wide = lanes.widen(&w[r].0[block]);
+            for t in 0..T {
+                sums[r][t] = lanes.multiply_add(sums[r][t], wide, xs[t]);
+            }
+        }
+    }
+    if !cols.is_multiple_of(B) {
+        let xs: [_; T] = std::array::from_fn(|t| lanes.load(&padded(x[t].1)));
+        for r in 0..R {
+            let wide = lanes.widen(&padded(w[r].1));
+            for t in 0..T {
+                sums[r][t] = lanes.multiply_add(sums[r][t], wide, xs[t]);
+            }
+        }
+    }
+    for t in 0..T {
+        let of_token: [_; R] = std::array::from_fn(|r| sums[r][t]);
+        lanes.fold_rows(of_token, &mut out[t * stride..]);
+    }
+    T
+}
+
+/// An incomplete block, filled with zeros.
+#[inline(always)]
+pub(super) fn padded<T: Element, const B: usize>(rest: &[T]) -> [T; B] {
+    std::array::from_fn(|i| rest.get(i).copied().unwrap_or_default())
+}
