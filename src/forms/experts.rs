@@ -58,7 +58,7 @@ impl<A: Float> FirstMaps<A> for ExpertsInner<A> {
         let (router, outputs) = (&outputs[0], &outputs[1..]);
         let chosen = largest(router, self.active);
         let mut gates: Vec<_> = chosen.iter().map(|&expert| router[expert]).collect();
-        softmax(&mut gates);
+        softmax(Level::best(), &mut gates);
         let active = chosen.into_iter().zip(gates).map(|(expert, gate)| {
             let mlp = &self.experts[expert];
             let first = expert * mlp.count();
@@ -96,7 +96,7 @@ impl<A: Float> OutputControllable<A> for ExpertsOuter<A> {
             .flat_map(|active| self.down[active.expert].forward(level, &active.h))
             .collect();
         let mut sum = vec![A::ZERO; self.down[0].outputs()];
-        weighted_sum(level, &gates, &said, &mut sum);
+        weighted_sum(level, 1, &gates, &said, &mut sum);
         sum
     }
 

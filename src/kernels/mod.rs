@@ -29,8 +29,8 @@ pub use matmul::{Rows, dot, matmul};
 pub use norm::{rms_norm, unscaled_rms_norm};
 pub(crate) use panel::Panel;
 pub use products::Products;
-pub use rope::Rotation;
 pub(crate) use rope::rotate;
+pub use rope::{Rotation, Turn};
 pub use softmax::softmax;
 pub use weighted_sum::weighted_sum;
 

@@ -23,17 +23,18 @@ impl Rotation {
         }
     }
 
-    /// cos and sin at `position`, `[head_dim / 2]` each: computed in f64, rounded once.
-    pub fn at<E: Element>(&self, position: usize) -> (Vec<E>, Vec<E>) {
+    /// cos and sin at `position`.
+    pub fn at(&self, position: usize) -> Turn<f64> {
         let angles = self.inverse_frequencies.iter().map(|f| f * position as f64);
-        angles
-            .map(|a| (E::from_f64(libm::cos(a)), E::from_f64(libm::sin(a))))
-            .unzip()
+        angles.map(|a| (libm::cos(a), libm::sin(a))).unzip()
     }
 }
 
+/// cos and sin at a position, `[head_dim / 2]` each: computed in f64, then rounded once to the compute type.
+pub type Turn<E> = (Vec<E>, Vec<E>);
+
 /// Turns one head in place: q · cos + rotate_half(q) · sin, each product and the sum rounded.
-pub(crate) fn rotate<E: Element>(head: &mut [E], (cos, sin): &(Vec<E>, Vec<E>)) {
+pub(crate) fn rotate<E: Element>(head: &mut [E], (cos, sin): &Turn<E>) {
     let product = |a: E, b: E| E::round(a.acc() * b.acc()).acc();
     let (first, second) = head.split_at_mut(cos.len());
     for (i, (a, b)) in first.iter_mut().zip(second).enumerate() {
@@ -64,8 +65,8 @@ mod tests {
 
     #[test]
     fn the_factor_divides_positions() {
-        let scaled = Rotation::new(8, 1e6, 8.0).at::<f64>(16);
-        let plain = Rotation::new(8, 1e6, 1.0).at::<f64>(2);
+        let scaled = Rotation::new(8, 1e6, 8.0).at(16);
+        let plain = Rotation::new(8, 1e6, 1.0).at(2);
         assert_eq!(scaled, plain);
     }
 }

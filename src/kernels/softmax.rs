@@ -1,26 +1,51 @@
 //! Softmax in two passes: the maximum, then the exponentials and their sum.
 
-use super::lanes::fold;
+use super::Level;
+use super::lanes::{Simd, Task, fold};
 use crate::tensor::Float;
 
 /// Turns scores into probabilities in place.
 ///
 /// e^(s − max) for each; their sum in 16 lanes (lane *l* adds elements *l*, *l* + 16, …) and the
 /// documented tree, without fused multiply-add; then each divided by the sum.
-pub fn softmax<A: Float>(scores: &mut [A]) {
-    let max = scores
-        .iter()
-        .fold(A::NEG_INFINITY, |max, &s| if s > max { s } else { max });
-    let mut lanes = [A::ZERO; 16];
-    for block in scores.chunks_mut(16) {
-        for (s, lane) in block.iter_mut().zip(&mut lanes) {
+pub fn softmax<A: Float>(level: Level, scores: &mut [A]) {
+    level.run(Softmax(scores));
+}
+
+struct Softmax<'a, A>(&'a mut [A]);
+
+impl<A: Float> Task for Softmax<'_, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let scores = self.0;
+        let mut largest = [A::NEG_INFINITY; 16];
+        for block in scores.chunks(16) {
+            for (largest, &s) in largest.iter_mut().zip(block) {
+                *largest = if s > *largest { s } else { *largest };
+            }
+        }
+        let [mut max, ..] = largest;
+        for s in largest {
+            max = if s > max { s } else { max };
+        }
+        let mut lanes = [A::ZERO; 16];
+        let (blocks, rest) = scores.as_chunks_mut::<16>();
+        for block in blocks {
+            for (s, lane) in block.iter_mut().zip(&mut lanes) {
+                *s = (*s - max).exp();
+                *lane = *lane + *s;
+            }
+        }
+        for (s, lane) in rest.iter_mut().zip(&mut lanes) {
             *s = (*s - max).exp();
             *lane = *lane + *s;
         }
-    }
-    let sum = fold(lanes);
-    for s in scores {
-        *s = *s / sum;
+        let sum = fold(lanes);
+        for s in scores {
+            *s = *s / sum;
+        }
     }
 }
 
@@ -31,7 +56,7 @@ mod tests {
     #[test]
     fn sums_to_one_and_keeps_ratios() {
         let mut p: Vec<f64> = (0..37).map(|i| f64::from(i % 7) * 0.5).collect();
-        softmax(&mut p);
+        softmax(Level::best(), &mut p);
         assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-15);
         assert!((p[6] / p[0] - 3f64.exp()).abs() < 1e-12);
     }
@@ -39,7 +64,7 @@ mod tests {
     #[test]
     fn does_not_overflow() {
         let mut p = [1e30f32, 1e30, -1e30];
-        softmax(&mut p);
+        softmax(Level::best(), &mut p);
         assert_eq!(p, [0.5, 0.5, 0.0]);
     }
 }

@@ -61,7 +61,7 @@ impl Attention {
         run.record("self_attn.k_norm", &k);
         for sequence in &*sequences {
             for (row, &position) in sequence.rows.clone().zip(sequence.positions) {
-                let turn = self.rotation.at(position);
+                let turn = run.turn(&self.rotation, self.window.is_some(), position);
                 let heads = q.row_mut(row).chunks_exact_mut(self.head_dim);
                 for head in heads.chain(k.row_mut(row).chunks_exact_mut(self.head_dim)) {
                     rotate(head, &turn);
@@ -146,23 +146,19 @@ impl Attention {
         let mut scores = vec![E::Acc::ZERO; heads * seen];
         E::panel(level, Panel::new(q, keys, self.head_dim, &mut scores, seen));
         let scaling = E::Acc::from_f64(self.scaling);
-        let mut sums = vec![E::Acc::ZERO; self.head_dim];
-        for (p, mixed) in scores
-            .chunks_exact_mut(seen)
-            .zip(mixed.chunks_exact_mut(self.head_dim))
-        {
+        for p in scores.chunks_exact_mut(seen) {
             for p in &mut *p {
                 *p = E::round(E::round(*p).acc() * scaling).acc();
             }
-            softmax(p);
+            softmax(level, p);
             for p in &mut *p {
                 *p = E::round(*p).acc();
             }
-            sums.fill(E::Acc::ZERO);
-            weighted_sum(level, p, values, &mut sums);
-            for (mixed, &sum) in mixed.iter_mut().zip(&sums) {
-                *mixed = E::round(sum);
-            }
+        }
+        let mut sums = vec![E::Acc::ZERO; mixed.len()];
+        weighted_sum(level, heads, &scores, values, &mut sums);
+        for (mixed, &sum) in mixed.iter_mut().zip(&sums) {
+            *mixed = E::round(sum);
         }
     }
 }

@@ -93,7 +93,7 @@ impl Model {
     /// [`Error::NotFinite`] with the weights' tensor they come from, [`Error::Overflow`] with the module
     /// where the weights are finite.
     fn check_finite<E: Element>(&self, x: &Matrix<E>, module: impl Fn() -> String) -> Result<()> {
-        if x.as_slice().iter().all(|x| x.is_finite()) {
+        if x.is_finite() {
             return Ok(());
         }
         self.checkpoint.tensors().check_finite()?;

@@ -5,18 +5,26 @@ use rand_pcg::Pcg64;
 
 use super::Session;
 use crate::error::{Error, Result};
-use crate::kernels::softmax;
-use crate::tensor::Element;
+use crate::kernels::{Level, softmax};
+use crate::tensor::{Element, Float};
 
 /// The token with the largest logit, the lowest id of several.
 pub fn greedy<E: Element>(logits: &[E]) -> u32 {
-    let mut best = 0;
-    for (id, logit) in logits.iter().enumerate() {
-        if logit.to_f64() > logits[best].to_f64() {
-            best = id;
+    // The largest of each piece first, which is a few instructions for many logits.
+    const PIECE: usize = 256;
+    let larger = |a: E::Acc, b: &E| if b.acc() > a { b.acc() } else { a };
+    let largest = |piece: &[E]| piece.iter().fold(E::Acc::NEG_INFINITY, larger);
+    let (mut at, mut most) = (0, E::Acc::NEG_INFINITY);
+    for (i, piece) in logits.chunks(PIECE).enumerate() {
+        let largest = largest(piece);
+        if largest > most {
+            (at, most) = (i * PIECE, largest);
         }
     }
-    best as u32
+    let piece = logits[at..]
+        .iter()
+        .position(|logit| Element::acc(*logit) == most);
+    (at + piece.unwrap_or_default()) as u32
 }
 
 /// How the next token is drawn. The default is the token with the largest logit.
@@ -68,7 +76,7 @@ impl Sampler {
             .iter()
             .map(|&id| (logit(id) - largest) / self.temperature);
         let mut p: Vec<f64> = scaled.collect();
-        softmax(&mut p);
+        softmax(Level::best(), &mut p);
         let mut reached = 0.0;
         let kept = p.iter().position(|p| {
             reached += p;
@@ -156,7 +164,7 @@ mod tests {
     #[test]
     fn draws_follow_the_probabilities() {
         let mut p = LOGITS.map(f64::from);
-        softmax(&mut p);
+        softmax(Level::best(), &mut p);
         let shares = shares(&mut Sampler::new(1.0, 0, 1.0, 7), 20_000);
         for (share, p) in shares.iter().zip(p) {
             // Five standard deviations.

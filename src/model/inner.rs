@@ -3,7 +3,8 @@
 use super::change::{Changed, LayerChange, linear};
 use super::norm::RmsNorm;
 use super::run::Run;
-use crate::tensor::{Element, Float, Matrix, Tensor};
+use crate::kernels::activation::gelu_tanh;
+use crate::tensor::{Element, Matrix, Tensor};
 
 /// h = gelu_tanh(W_gate z) ⊙ (W_up z) with z = pre_feedforward_layernorm(v).
 #[derive(Clone, Debug)]
@@ -44,7 +45,7 @@ impl Inner {
         };
         let gate = linear(run.level, z, &self.gate_proj, of(|c| c.gate.as_ref()));
         run.record("mlp.gate_proj", &gate);
-        let act = gate.map(|gate| E::round(gate.acc().gelu_tanh()));
+        let act = gelu_tanh(run.level, &gate);
         run.record("mlp.act_fn", &act);
         let up = linear(run.level, z, &self.up_proj, of(|c| c.up.as_ref()));
         run.record("mlp.up_proj", &up);

@@ -1,7 +1,9 @@
 //! RMSNorm with a stored weight w, which scales by 1 + w.
 
+use rayon::prelude::*;
+
 use crate::kernels::{Level, rms_norm};
-use crate::tensor::{Element, Float, Matrix, Tensor};
+use crate::tensor::{Element, Float, Matrix, SHARE, Tensor};
 
 /// One of a block's RMSNorms.
 #[derive(Clone, Debug)]
@@ -30,10 +32,12 @@ impl RmsNorm {
     pub(super) fn forward<E: Element>(&self, level: Level, u: &Matrix<E>) -> Matrix<E> {
         let scale = self.scale();
         let mut out = Matrix::zeros(u.rows(), u.cols());
-        let stretches = u.as_slice().chunks_exact(scale.len());
-        for (u, out) in stretches.zip(out.as_mut_slice().chunks_exact_mut(scale.len())) {
-            rms_norm(level, u, &scale, self.eps, out);
-        }
+        let length = scale.len();
+        let stretches = u.as_slice().par_chunks_exact(length);
+        stretches
+            .zip(out.as_mut_slice().par_chunks_exact_mut(length))
+            .with_min_len(SHARE.div_ceil(length))
+            .for_each(|(u, out)| rms_norm(level, u, &scale, self.eps, out));
         out
     }
 }

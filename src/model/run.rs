@@ -1,10 +1,11 @@
 //! What goes along with a forward pass: the instruction set, and who listens.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
-use crate::kernels::Level;
+use crate::kernels::{Level, Rotation, Turn};
 use crate::tensor::{Element, Matrix};
 
 /// Someone who listens to a forward pass.
@@ -26,6 +27,8 @@ pub(crate) struct Run<'a> {
     pub(crate) layer: usize,
     recorder: Option<&'a mut dyn Recorder>,
     cancel: Option<Arc<AtomicBool>>,
+    /// By whether the layer is a sliding one, and the position: all layers of a kind turn alike.
+    turns: HashMap<(bool, usize), Turn<f64>>,
 }
 
 impl<'a> Run<'a> {
@@ -39,7 +42,26 @@ impl<'a> Run<'a> {
             layer: 0,
             recorder,
             cancel,
+            turns: HashMap::new(),
         }
+    }
+
+    /// The turn of a layer's `rotation` at a position, which is worked out once in a pass.
+    pub(crate) fn turn<E: Element>(
+        &mut self,
+        rotation: &Rotation,
+        sliding: bool,
+        position: usize,
+    ) -> Turn<E> {
+        let turn = self.turns.entry((sliding, position));
+        let (cos, sin) = turn.or_insert_with(|| rotation.at(position));
+        let rounded = |x: &[f64]| x.iter().map(|&x| E::from_f64(x)).collect();
+        (rounded(cos), rounded(sin))
+    }
+
+    /// Forgets the turns, which are those of positions that a pass has left.
+    pub(crate) fn forget_turns(&mut self) {
+        self.turns.clear();
     }
 
     /// Goes on to a layer, unless the pass is cancelled.

@@ -197,6 +197,7 @@ impl<'m, E: Element> Session<'m, E> {
 
     /// The last block's output for a chunk.
     fn chunk_forward(&mut self, run: &mut Run<'_>, tokens: &[u32]) -> Result<Matrix<E>> {
+        run.forget_turns();
         let x = self.model.embed(run, tokens);
         let positions: Vec<_> = (self.position..self.position + tokens.len()).collect();
         self.position += tokens.len();

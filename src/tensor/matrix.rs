@@ -2,7 +2,12 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::Element;
+
+/// Fewer numbers than this are not worth a second thread.
+pub(crate) const SHARE: usize = 1 << 14;
 
 /// A dense row-major matrix that owns its numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +69,13 @@ impl<E: Element> Matrix<E> {
         }
     }
 
+    /// Whether no number is infinite or NaN.
+    pub fn is_finite(&self) -> bool {
+        // Without a way out of the inner loop, which then is a few instructions for many numbers.
+        let mut pieces = self.data.chunks(1024);
+        pieces.all(|piece| piece.iter().fold(true, |all, x| all & x.is_finite()))
+    }
+
     /// Every number, row after row.
     pub fn as_slice(&self) -> &[E] {
         &self.data
@@ -85,18 +97,19 @@ impl<E: Element> Matrix<E> {
         Self::from_vec(self.rows(), columns.collect())
     }
 
-    /// The same shape with `f` applied to every number.
-    pub fn map<F: Element>(&self, f: impl FnMut(E) -> F) -> Matrix<F> {
+    /// The same shape with `f` applied to every number, by the threads of the current rayon pool.
+    pub fn map<F: Element>(&self, f: impl Fn(E) -> F + Sync) -> Matrix<F> {
+        let numbers = self.data.par_iter().with_min_len(SHARE);
         Matrix {
             cols: self.cols,
-            data: self.data.iter().copied().map(f).collect(),
+            data: numbers.map(|&a| f(a)).collect(),
         }
     }
 
     /// The same shape with `f` applied to every pair of numbers of two equally shaped matrices.
-    pub fn zip_map<F: Element>(&self, other: &Self, mut f: impl FnMut(E, E) -> F) -> Matrix<F> {
+    pub fn zip_map<F: Element>(&self, other: &Self, f: impl Fn(E, E) -> F + Sync) -> Matrix<F> {
         assert_eq!(self.data.len(), other.data.len(), "shapes differ");
-        let pairs = self.data.iter().zip(&other.data);
+        let pairs = self.data.par_iter().zip(&other.data).with_min_len(SHARE);
         Matrix {
             cols: self.cols,
             data: pairs.map(|(&a, &b)| f(a, b)).collect(),

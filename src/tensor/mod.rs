@@ -7,5 +7,6 @@ mod stored;
 
 pub use element::{Dtype, Element, Float, round_to_bf16, round_to_f16};
 pub use matrix::Matrix;
+pub(crate) use matrix::SHARE;
 pub(crate) use stored::encode;
 pub use stored::{Storage, Tensor};

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::kernels::softmax;
+use crate::kernels::{Level, softmax};
 use crate::model::generate::greedy;
 use crate::tensor::{Element, Matrix};
 
@@ -54,7 +54,7 @@ impl Comparison {
 /// The probabilities that logits stand for, in f64.
 pub fn distribution<E: Element>(logits: &[E]) -> Vec<f64> {
     let mut p: Vec<f64> = logits.iter().map(|x| x.to_f64()).collect();
-    softmax(&mut p);
+    softmax(Level::best(), &mut p);
     p
 }
 
