@@ -8,19 +8,30 @@ use super::lanes::Lanes;
 use super::panel::{Panel, padded};
 use crate::tensor::Element;
 
-/// Blocks of a tile that are worked on at once: 10 KB of each side in f32 and bf16, which the first cache
-/// holds. Longer sums are taken up again where they were left.
+/// Blocks of a tile that are worked on at once: 10 KB of each side in f32 and bf16. Longer sums are taken up
+/// again where they were left.
 const STRETCH: usize = 40;
+
+/// Tiles of weights that each tile of activations is multiplied with while it is in the first cache, beside them.
+const GROUPS: usize = 2;
+
+/// Bytes of activations that are gone through again and again, which a cache shared by all cores holds.
+const ACTIVATIONS: usize = 1 << 22;
 
 /// A block on cache lines of its own.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 struct Block<X, const B: usize>([X; B]);
 
-/// Bytes of activations that are gone through again and again, which the second cache holds.
-const ACTIVATIONS: usize = 1 << 22;
-
-const GROUPS: usize = 2;
+/// Where the work is done.
+struct Scratch<X, S, const B: usize, const R: usize, const T: usize> {
+    /// Tile after tile.
+    x: Vec<Block<X, B>>,
+    /// A stretch of [`GROUPS`] tiles.
+    w: Vec<Block<X, B>>,
+    /// What the stretches so far have come to, for each tile of `x`.
+    sums: Vec<[[[S; T]; R]; GROUPS]>,
+}
 
 /// All products of a panel, in tiles of `R` rows and `T` tokens.
 #[inline(always)]
@@ -40,51 +51,72 @@ pub(super) fn panel<L, X, W, const B: usize, const R: usize, const T: usize>(
         stride,
     } = panel;
     let blocks = cols.div_ceil(B);
-    let at_once = ACTIVATIONS / (blocks * size_of::<Block<X, B>>()) / T * T;
-    let at_once = at_once.clamp(4 * T, x.len() / cols + T);
-    let mut packed_x = vec![Block([X::default(); B]); at_once * blocks];
-    let mut packed_w = vec![Block([X::default(); B]); GROUPS * R * STRETCH];
-    let mut sums = vec![[[[<L as Lanes<X, X, B>>::zero(lanes); T]; R]; GROUPS]; at_once / T];
+    let tokens = (x.len() / cols).next_multiple_of(T);
+    let most = ACTIVATIONS / (blocks * size_of::<Block<X, B>>()) / T * T;
+    let at_once = tokens.min(most.max(T));
+    let empty = Block([X::default(); B]);
+    let zero = <L as Lanes<X, X, B>>::zero(lanes);
+    let mut scratch = Scratch {
+        x: vec![empty; at_once * blocks],
+        w: vec![empty; GROUPS * R * STRETCH],
+        sums: vec![[[[zero; T]; R]; GROUPS]; at_once / T],
+    };
     for (x, out) in x
         .chunks(at_once * cols)
         .zip(out.chunks_mut(at_once * stride))
     {
-        for (x, packed) in x
-            .chunks(T * cols)
-            .zip(packed_x.chunks_exact_mut(T * blocks))
-        {
+        let tiles = scratch.x.chunks_exact_mut(T * blocks);
+        for (x, packed) in x.chunks(T * cols).zip(tiles) {
             pack::<L, X, X, B, T>(lanes, x, cols, 0, packed);
         }
-        for (group, w) in w.chunks(GROUPS * R * cols).enumerate() {
-            for first in (0..blocks).step_by(STRETCH) {
-                let stretch = STRETCH.min(blocks - first);
-                for (w, packed) in w
-                    .chunks(R * cols)
-                    .zip(packed_w.chunks_exact_mut(R * STRETCH))
-                {
-                    pack::<L, X, W, B, R>(lanes, w, cols, first, &mut packed[..R * stretch]);
+        for (i, w) in w.chunks(GROUPS * R * cols).enumerate() {
+            let out = &mut out[i * GROUPS * R..];
+            groups::<L, X, W, B, R, T>(lanes, w, cols, &mut scratch, out, stride);
+        }
+    }
+}
+
+/// At most [`GROUPS`] tiles of rows times all tokens that are packed.
+#[inline(always)]
+fn groups<L, X, W, const B: usize, const R: usize, const T: usize>(
+    lanes: L,
+    w: &[W],
+    cols: usize,
+    scratch: &mut Scratch<X, <L as Lanes<X, X, B>>::Sum, B, R, T>,
+    out: &mut [X::Acc],
+    stride: usize,
+) where
+    L: Lanes<X, W, B, Acc = X::Acc> + Lanes<X, X, B, Acc = X::Acc>,
+    X: Element,
+    W: Element,
+{
+    let blocks = cols.div_ceil(B);
+    for first in (0..blocks).step_by(STRETCH) {
+        let stretch = first..blocks.min(first + STRETCH);
+        let packed = scratch.w.chunks_exact_mut(R * STRETCH);
+        for (w, packed) in w.chunks(R * cols).zip(packed) {
+            let packed = &mut packed[..R * stretch.len()];
+            pack::<L, X, W, B, R>(lanes, w, cols, first, packed);
+        }
+        let tiles = scratch.x.chunks_exact(T * blocks).zip(&mut scratch.sums);
+        for ((x, sums), out) in tiles.zip(out.chunks_mut(T * stride)) {
+            let x = &x[T * stretch.start..T * stretch.end];
+            let rows = w.chunks(R * cols).zip(scratch.w.chunks_exact(R * STRETCH));
+            for (g, (sums, (w, packed))) in sums.iter_mut().zip(rows).enumerate() {
+                let so_far = match first {
+                    0 => [[<L as Lanes<X, X, B>>::zero(lanes); T]; R],
+                    _ => *sums,
+                };
+                let packed = &packed[..R * stretch.len()];
+                let so_far = add::<L, X, B, R, T>(lanes, so_far, packed, x);
+                if stretch.end < blocks {
+                    *sums = so_far;
+                    continue;
                 }
-                let tiles = packed_x.chunks_exact(T * blocks).zip(&mut sums);
-                for ((x, sums), out) in tiles.zip(out.chunks_mut(T * stride)) {
-                    let x = &x[T * first..T * (first + stretch)];
-                    let rows = w.chunks(R * cols).zip(packed_w.chunks_exact(R * STRETCH));
-                    for (g, (sums, (w, packed_w))) in sums.iter_mut().zip(rows).enumerate() {
-                        let so_far = match first {
-                            0 => [[<L as Lanes<X, X, B>>::zero(lanes); T]; R],
-                            _ => *sums,
-                        };
-                        let packed_w = &packed_w[..R * stretch];
-                        let so_far = add::<L, X, B, R, T>(lanes, so_far, packed_w, x);
-                        if first + stretch < blocks {
-                            *sums = so_far;
-                            continue;
-                        }
-                        for (t, out) in out.chunks_mut(stride).enumerate() {
-                            let out = &mut out[(group * GROUPS + g) * R..][..w.len() / cols];
-                            let of_token: [_; R] = std::array::from_fn(|r| so_far[r][t]);
-                            <L as Lanes<X, X, B>>::fold_rows(lanes, of_token, out);
-                        }
-                    }
+                for (t, out) in out.chunks_mut(stride).enumerate() {
+                    let out = &mut out[g * R..][..w.len() / cols];
+                    let of_token: [_; R] = std::array::from_fn(|r| so_far[r][t]);
+                    <L as Lanes<X, X, B>>::fold_rows(lanes, of_token, out);
                 }
             }
         }
