@@ -23,6 +23,9 @@ pub(super) trait Lanes<X, W, const B: usize>: Copy {
     fn load(self, x: &[X; B]) -> Self::Block;
     /// Reads a block of weights and widens it, exactly.
     fn widen(self, w: &[W; B]) -> Self::Block;
+    /// Asks for the cache line of a weight that is read soon, wherever it is.
+    #[inline(always)]
+    fn prefetch(self, _w: *const W) {}
     /// Writes a block down as activations.
     fn store(self, block: Self::Block, to: &mut [X; B]);
     /// `sum + w · x` in every lane, in the order that [`kernels`](super) documents.

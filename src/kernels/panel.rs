@@ -7,6 +7,9 @@ use crate::tensor::Element;
 /// From this many tokens on it pays to copy weights and activations in the order they are used.
 const PACK_FROM: usize = 12;
 
+/// How many bytes ahead weights are asked for where each is used once: the hardware does not look beyond a page.
+const AHEAD: usize = 8192;
+
 /// Activations `x` `[tokens, cols]`, weights `w` `[rows, cols]`, and where their products go: the first `rows`
 /// numbers of each row of `out` `[tokens, stride]`.
 #[doc(hidden)]
@@ -134,6 +137,9 @@ where
     for block in 0..cols / B {
         let xs: [_; T] = std::array::from_fn(|t| lanes.load(&x[t].0[block]));
         for r in 0..R {
+            if T == 1 {
+                lanes.prefetch(w[r].0[block].as_ptr().wrapping_byte_add(AHEAD));
+            }
             let wide = lanes.widen(&w[r].0[block]);
             for t in 0..T {
                 sums[r][t] = lanes.multiply_add(sums[r][t], wide, xs[t]);

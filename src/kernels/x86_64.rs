@@ -85,6 +85,11 @@ macro_rules! lanes {
                 unsafe { $widen(w.as_ptr()) }
             }
             #[inline(always)]
+            fn prefetch(self, w: *const $w) {
+                // SAFETY: the instruction reads nothing, and no address makes it fault.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(w.cast()) };
+            }
+            #[inline(always)]
             fn store(self, block: Self::Block, to: &mut [$x; $b]) {
                 const { assert!(size_of::<$block>() == size_of::<[$x; $b]>()) };
                 // SAFETY: both are as many plain bits, as the line above checks.
