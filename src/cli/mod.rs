@@ -136,18 +136,15 @@ use with_dtype;
 /// The program: parses, runs, and says what went wrong.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
-    let outcome = match cli.threads {
-        None => run(&cli),
-        Some(threads) => match rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.into())
-            .build()
-        {
-            Ok(pool) => pool.install(|| run(&cli)),
-            Err(error) => {
-                eprintln!("error: cannot start {threads} threads: {error}");
-                return BAD_INPUT.into();
-            }
-        },
+    // Inside the pool from the start: to enter it for every product would cost more than some of them.
+    let threads = cli.threads.map_or(0, usize::from);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    let outcome = match pool {
+        Ok(pool) => pool.install(|| run(&cli)),
+        Err(error) => {
+            eprintln!("error: cannot start threads: {error}");
+            return BAD_INPUT.into();
+        }
     };
     match outcome {
         Ok(code) => code.into(),

@@ -34,7 +34,7 @@ impl<A: Float> Attention<A> {
         softmax(level, &mut p);
         let values = seen.iter().flat_map(|token| self.v.forward(level, token));
         let mut mixed = vec![A::ZERO; q.len()];
-        weighted_sum(level, 1, &p, &values.collect::<Vec<_>>(), &mut mixed);
+        weighted_sum(level, &p, &values.collect::<Vec<_>>(), &mut mixed);
         let o = self.o.forward(level, &mixed);
         self.post_norm.forward(level, &o)
     }

@@ -96,7 +96,7 @@ impl<A: Float> OutputControllable<A> for ExpertsOuter<A> {
             .flat_map(|active| self.down[active.expert].forward(level, &active.h))
             .collect();
         let mut sum = vec![A::ZERO; self.down[0].outputs()];
-        weighted_sum(level, 1, &gates, &said, &mut sum);
+        weighted_sum(level, &gates, &said, &mut sum);
         sum
     }
 

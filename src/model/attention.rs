@@ -11,6 +11,9 @@ use super::run::Run;
 use crate::kernels::{Level, Panel, Rotation, rotate, softmax, weighted_sum};
 use crate::tensor::{Element, Float, Matrix, Tensor};
 
+/// Tokens that look at their keys together, each of which is then read once for all of them.
+const TOGETHER: usize = 8;
+
 /// v = x + post_attention_layernorm(attention(input_layernorm(x))).
 #[derive(Clone, Debug)]
 pub struct Attention {
@@ -108,57 +111,65 @@ impl Attention {
         cache: &LayerCache<E>,
         mixed: &mut Matrix<E>,
     ) {
-        let kv_heads = self.k_proj.rows() / self.head_dim;
-        // The query heads that share a key head, which lie side by side.
-        let group = q.cols() / kv_heads;
-        let range = rows.start * q.cols()..rows.end * q.cols();
-        let q = &q.as_slice()[range.clone()];
-        let mixed = &mut mixed.as_mut_slice()[range];
-        let one = |(i, (q, mixed)): (usize, (&[E], &mut [E]))| {
-            let (keys, values) = cache.seen_from(positions[i / kv_heads], i % kv_heads);
-            self.attend_one(level, q, keys, values, mixed);
-        };
-        if rows.len() == 1 || rayon::current_num_threads() == 1 {
-            q.chunks_exact(group)
-                .zip(mixed.chunks_exact_mut(group))
-                .enumerate()
-                .for_each(one);
-        } else {
-            let q = q.par_chunks_exact(group);
-            q.zip(mixed.par_chunks_exact_mut(group))
-                .enumerate()
-                .for_each(one);
-        }
+        let width = q.cols();
+        let range = rows.start * width..rows.end * width;
+        let mixed = &mut mixed.as_mut_slice()[range.clone()];
+        let pieces = q.as_slice()[range].par_chunks(TOGETHER * width);
+        pieces
+            .zip(mixed.par_chunks_mut(TOGETHER * width))
+            .zip(positions.par_chunks(TOGETHER))
+            .for_each(|((q, mixed), positions)| {
+                for head in 0..self.k_proj.rows() / self.head_dim {
+                    self.attend_together(level, q, positions, cache, head, mixed);
+                }
+            });
     }
 
-    /// One token, one key head: `q` and `mixed` are `[query heads of the group, head_dim]`, `keys` and `values`
-    /// `[keys, head_dim]`.
-    fn attend_one<E: Element>(
+    /// Some tokens and the query heads that share key head `head`, which lie side by side; rows of `q` and `mixed`
+    /// are all heads of a token.
+    fn attend_together<E: Element>(
         &self,
         level: Level,
         q: &[E],
-        keys: &[E],
-        values: &[E],
+        positions: &[usize],
+        cache: &LayerCache<E>,
+        head: usize,
         mixed: &mut [E],
     ) {
-        let heads = q.len() / self.head_dim;
-        let seen = keys.len() / self.head_dim;
-        let mut scores = vec![E::Acc::ZERO; heads * seen];
-        E::panel(level, Panel::new(q, keys, self.head_dim, &mut scores, seen));
+        let width = q.len() / positions.len();
+        let group = width * self.head_dim / self.k_proj.rows();
+        let heads = head * group..(head + 1) * group;
+        let tokens = q.chunks_exact(width);
+        let q: Vec<E> = tokens.flat_map(|q| &q[heads.clone()]).copied().collect();
+        // All keys that one of the tokens sees; each token looks at its own among them.
+        let ranges = positions.iter().map(|&position| cache.seen_from(position));
+        let ranges: Vec<_> = ranges.collect();
+        let all = ranges[0].start..ranges[ranges.len() - 1].end;
+        let mut scores = vec![E::Acc::ZERO; q.len() / self.head_dim * all.len()];
+        let keys = cache.keys(head, all.clone());
+        let panel = Panel::new(&q, keys, self.head_dim, &mut scores, all.len());
+        E::panel(level, panel);
         let scaling = E::Acc::from_f64(self.scaling);
-        for p in scores.chunks_exact_mut(seen) {
-            for p in &mut *p {
-                *p = E::round(E::round(*p).acc() * scaling).acc();
+        let mut sum = vec![E::Acc::ZERO; self.head_dim];
+        let of_tokens = scores.chunks_exact_mut(group / self.head_dim * all.len());
+        for ((scores, seen), mixed) in of_tokens.zip(ranges).zip(mixed.chunks_exact_mut(width)) {
+            let values = cache.values(head, seen.clone());
+            let mixed = mixed[heads.clone()].chunks_exact_mut(self.head_dim);
+            for (scores, mixed) in scores.chunks_exact_mut(all.len()).zip(mixed) {
+                let p = &mut scores[seen.start - all.start..seen.end - all.start];
+                for p in &mut *p {
+                    *p = E::round(E::round(*p).acc() * scaling).acc();
+                }
+                softmax(level, p);
+                for p in &mut *p {
+                    *p = E::round(*p).acc();
+                }
+                sum.fill(E::Acc::ZERO);
+                weighted_sum(level, p, values, &mut sum);
+                for (mixed, &sum) in mixed.iter_mut().zip(&sum) {
+                    *mixed = E::round(sum);
+                }
             }
-            softmax(level, p);
-            for p in &mut *p {
-                *p = E::round(*p).acc();
-            }
-        }
-        let mut sums = vec![E::Acc::ZERO; mixed.len()];
-        weighted_sum(level, heads, &scores, values, &mut sums);
-        for (mixed, &sum) in mixed.iter_mut().zip(&sums) {
-            *mixed = E::round(sum);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The key-value cache of one sequence: all keys on full layers, the window's on sliding ones.
 
+use std::ops::Range;
+
 use crate::tensor::Element;
 
 /// How many keys beyond the window a sliding layer may hold before it lets go of the oldest, so that
@@ -60,13 +62,20 @@ impl<E: Element> LayerCache<E> {
         }
     }
 
-    /// The keys and values of head `head` that the query at `position` sees: of key j those with
-    /// position − window < j ≤ position, `[keys, head_dim]` each.
-    pub(super) fn seen_from(&self, position: usize, head: usize) -> (&[E], &[E]) {
-        let first = self.first_seen_from(position);
+    /// Which keys the query at `position` sees: of key j those with position − window < j ≤ position.
+    pub(super) fn seen_from(&self, position: usize) -> Range<usize> {
         let end = self.positions.partition_point(|&j| j <= position);
-        let range = first * self.head_dim..end * self.head_dim;
-        (&self.keys[head][range.clone()], &self.values[head][range])
+        self.first_seen_from(position)..end
+    }
+
+    /// Some keys of a head, `[keys, head_dim]`.
+    pub(super) fn keys(&self, head: usize, range: Range<usize>) -> &[E] {
+        &self.keys[head][range.start * self.head_dim..range.end * self.head_dim]
+    }
+
+    /// Some values of a head, `[keys, head_dim]`.
+    pub(super) fn values(&self, head: usize, range: Range<usize>) -> &[E] {
+        &self.values[head][range.start * self.head_dim..range.end * self.head_dim]
     }
 
     fn first_seen_from(&self, position: usize) -> usize {
@@ -107,8 +116,7 @@ mod tests {
 
     fn seen(cache: &LayerCache<f32>, position: usize) -> Vec<f32> {
         cache
-            .seen_from(position, 0)
-            .0
+            .keys(0, cache.seen_from(position))
             .iter()
             .step_by(2)
             .copied()
