@@ -19,10 +19,10 @@ use super::{BROKEN, ModelArgs, OK, is_closed_output, print, refuse_empty, with_d
 
 /// Check that the patched model without the prompt says what the model says with it
 ///
-/// The paper's protocol: for every token the model writes after a prompt, all layers are patched anew
-/// (Theorem 1), and the patched model sees that token alone. Its logits are held against those of the
-/// model that sees everything. Three controls leave parts of the patch out and must be far off. Exit
-/// code 1 when a bound is broken or a control is not off.
+/// The paper's protocol: for every token the model writes after a prompt, all layers are patched anew, and
+/// the patched model sees that token alone. Its logits are held against those of the model that sees
+/// everything. Controls without the patch, and without one part of it, must be far off. Exit code 1 when a
+/// bound is broken or a control is not off.
 #[derive(Args)]
 pub(super) struct Verify {
     #[command(flatten)]
