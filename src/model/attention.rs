@@ -149,27 +149,31 @@ impl Attention {
         let keys = cache.keys(head, all.clone());
         let panel = Panel::new(&q, keys, self.head_dim, &mut scores, all.len());
         E::panel(level, panel);
-        let scaling = E::Acc::from_f64(self.scaling);
-        let mut sum = vec![E::Acc::ZERO; self.head_dim];
         let of_tokens = scores.chunks_exact_mut(group / self.head_dim * all.len());
         for ((scores, seen), mixed) in of_tokens.zip(ranges).zip(mixed.chunks_exact_mut(width)) {
             let values = cache.values(head, seen.clone());
             let mixed = mixed[heads.clone()].chunks_exact_mut(self.head_dim);
             for (scores, mixed) in scores.chunks_exact_mut(all.len()).zip(mixed) {
                 let p = &mut scores[seen.start - all.start..seen.end - all.start];
-                for p in &mut *p {
-                    *p = E::round(E::round(*p).acc() * scaling).acc();
-                }
-                softmax(level, p);
-                for p in &mut *p {
-                    *p = E::round(*p).acc();
-                }
-                sum.fill(E::Acc::ZERO);
-                weighted_sum(level, p, values, &mut sum);
-                for (mixed, &sum) in mixed.iter_mut().zip(&sum) {
-                    *mixed = E::round(sum);
-                }
+                self.mix(level, p, values, mixed);
             }
+        }
+    }
+
+    /// softmax(p · scaling) v of one token and head: `p` are the products of its query and the keys.
+    fn mix<E: Element>(&self, level: Level, p: &mut [E::Acc], values: &[E], mixed: &mut [E]) {
+        let scaling = E::Acc::from_f64(self.scaling);
+        for p in &mut *p {
+            *p = E::round(E::round(*p).acc() * scaling).acc();
+        }
+        softmax(level, p);
+        for p in &mut *p {
+            *p = E::round(*p).acc();
+        }
+        let mut sum = vec![E::Acc::ZERO; mixed.len()];
+        weighted_sum(level, p, values, &mut sum);
+        for (mixed, &sum) in mixed.iter_mut().zip(&sum) {
+            *mixed = E::round(sum);
         }
     }
 }
