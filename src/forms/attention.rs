@@ -7,7 +7,7 @@ use crate::tensor::{Float, Matrix};
 
 /// What the last token takes from the tokens before it and from itself.
 #[derive(Clone, Debug)]
-pub struct Attention<A> {
+pub struct Attention<A: Float> {
     pub(super) norm: Norm<A>,
     pub(super) q: Linear<A>,
     pub(super) k: Linear<A>,

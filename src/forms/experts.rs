@@ -11,7 +11,7 @@ use crate::tensor::Float;
 
 /// An expert that fires for a token.
 #[derive(Clone, Debug)]
-pub struct Active<A> {
+pub struct Active<A: Float> {
     /// Which one.
     pub expert: usize,
     /// s_j, its share of the softmax over the active experts.
@@ -23,7 +23,7 @@ pub struct Active<A> {
 /// f of a mixture of experts. The router is a first linear map like the others, so the patch makes the same
 /// experts fire with the same gates.
 #[derive(Clone, Debug)]
-pub struct ExpertsInner<A> {
+pub struct ExpertsInner<A: Float> {
     pub(super) norm: Norm<A>,
     pub(super) router: Linear<A>,
     pub(super) experts: Vec<Mlp<A>>,
@@ -82,7 +82,7 @@ fn largest<A: Float>(x: &[A], count: usize) -> Vec<usize> {
 
 /// g = Σ s_j W_j h_j over the active experts; there is at least one expert.
 #[derive(Clone, Debug)]
-pub struct ExpertsOuter<A> {
+pub struct ExpertsOuter<A: Float> {
     pub(super) down: Vec<Linear<A>>,
 }
 

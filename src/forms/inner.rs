@@ -11,7 +11,7 @@ use crate::tensor::Float;
 
 /// One of the first linear maps of an inner function.
 #[derive(Debug)]
-pub struct FirstMap<'a, A> {
+pub struct FirstMap<'a, A: Float> {
     /// Its name.
     pub name: &'static str,
     /// The expert that it belongs to, where there are experts.
@@ -80,7 +80,7 @@ impl<A: Float, F: FirstMaps<A>> InputControllable<A> for F {
 
 /// First linear maps and activation: act(W_up z + b), or act(W_gate z) ⊙ (W_up z) where there is a gate.
 #[derive(Clone, Debug)]
-pub struct Mlp<A> {
+pub struct Mlp<A: Float> {
     pub(super) gate: Option<Linear<A>>,
     pub(super) up: Linear<A>,
     pub(super) activation: Activation,
@@ -118,7 +118,7 @@ impl<A: Float> Mlp<A> {
 
 /// f(v) = h: a norm and one [`Mlp`]'s first half.
 #[derive(Clone, Debug)]
-pub struct Inner<A> {
+pub struct Inner<A: Float> {
     pub(super) norm: Norm<A>,
     pub(super) mlp: Mlp<A>,
 }

@@ -9,7 +9,7 @@ use crate::tensor::{Float, Matrix};
 
 /// y = W x + b.
 #[derive(Clone, Debug)]
-pub struct Linear<A> {
+pub struct Linear<A: Float> {
     /// W as it is stored.
     pub(super) stored: Matrix<A>,
     /// Whether that is `[in, out]` (GPT-2's Conv1D) and not `[out, in]`.

@@ -41,7 +41,7 @@ use crate::tensor::{Float, Matrix};
 
 /// A block: A, f and g, and how they are added up.
 #[derive(Clone, Debug)]
-pub struct Block<A> {
+pub struct Block<A: Float> {
     attention: Attention<A>,
     residual: Residual,
     branch: Branch<A>,
@@ -49,14 +49,14 @@ pub struct Block<A> {
 
 /// f and g.
 #[derive(Clone, Debug)]
-enum Branch<A> {
+enum Branch<A: Float> {
     Dense(Inner<A>, Outer<A>),
     Experts(ExpertsInner<A>, ExpertsOuter<A>),
 }
 
 /// The tokens of the two passes, each `[tokens, hidden]` with x last.
 #[derive(Clone, Debug)]
-pub struct Tokens<A> {
+pub struct Tokens<A: Float> {
     /// C and x.
     pub contextual: Matrix<A>,
     /// C∖Y and x.

@@ -8,7 +8,7 @@ pub(super) const EPS: f64 = 1e-6;
 
 /// N.
 #[derive(Clone, Debug)]
-pub enum Norm<A> {
+pub enum Norm<A: Float> {
     /// The vector itself.
     None,
     /// RMSNorm: scale ⊙ u / √(mean(u²) + ε).

@@ -10,7 +10,7 @@ use crate::tensor::Float;
 
 /// What follows the activation.
 #[derive(Clone, Debug)]
-pub enum Outer<A> {
+pub enum Outer<A: Float> {
     /// g = W h + b, controlled by b (Lemma 8).
     Bias(Linear<A>),
     /// g = W h, with or without b, controlled by W (Lemma 9).

@@ -4,36 +4,15 @@
 //! x. f64 computes that with the `libm` exponential; f32 computes it in f64, with the exponential of
 //! [`exp`], and rounds once. No fused multiply-add.
 
-use rayon::prelude::*;
-
-use super::lanes::{Simd, Task};
-use super::{Level, exp};
-use crate::tensor::{Element, Float, Matrix, SHARE};
+use super::{Level, elementwise, exp};
+use crate::tensor::{Element, Float, Matrix};
 
 /// GeLU (tanh form) of every number, rounded to the compute type.
 pub fn gelu_tanh<E: Element>(level: Level, x: &Matrix<E>) -> Matrix<E> {
-    let mut out = Matrix::zeros(x.rows(), x.cols());
-    let pieces = out.as_mut_slice().par_chunks_mut(SHARE);
-    pieces
-        .zip(x.as_slice().par_chunks(SHARE))
-        .for_each(|(out, x)| level.run(GeluTanh { x, out }));
+    let mut out = Matrix::stale(x.rows(), x.cols());
+    let gelu = |x: E| E::round(x.acc().gelu_tanh());
+    elementwise::map(level, x.as_slice(), out.as_mut_slice(), gelu);
     out
-}
-
-struct GeluTanh<'a, E> {
-    x: &'a [E],
-    out: &'a mut [E],
-}
-
-impl<E: Element> Task for GeluTanh<'_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        for (out, x) in self.out.iter_mut().zip(self.x) {
-            *out = E::round(x.acc().gelu_tanh());
-        }
-    }
 }
 
 const SQRT_8_OVER_PI: f64 = 1.595_769_121_605_730_7;

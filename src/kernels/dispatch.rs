@@ -40,7 +40,15 @@ impl Level {
 
     /// The fastest level this machine has.
     pub fn best() -> Self {
-        Self::available().pop().unwrap_or(Self::Scalar)
+        #[cfg(target_arch = "x86_64")]
+        {
+            let bf16 = Avx512Bf16::detect().map(|_| Self::Avx512Bf16);
+            let found = bf16.or_else(|| Avx512::detect().map(|_| Self::Avx512));
+            if let Some(level) = found.or_else(|| Avx2::detect().map(|_| Self::Avx2)) {
+                return level;
+            }
+        }
+        Self::Scalar
     }
 
     /// Runs `task` compiled for this level, or for [`Level::Scalar`] where the machine lacks it.

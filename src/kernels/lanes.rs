@@ -19,6 +19,10 @@ pub(super) trait Lanes<X, W, const B: usize>: Copy {
 
     /// Sixteen times +0.
     fn zero(self) -> Self::Sum;
+    /// Takes sums up again where they were left.
+    fn resume(self, sums: &[Self::Acc; 16]) -> Self::Sum;
+    /// The sums so far, lane after lane.
+    fn suspend(self, sums: Self::Sum) -> [Self::Acc; 16];
     /// Reads a block of activations.
     fn load(self, x: &[X; B]) -> Self::Block;
     /// Reads a block of weights and widens it, exactly.

@@ -48,12 +48,15 @@ impl<'a, E> From<&'a Tensor> for Rows<'a, E> {
     }
 }
 
-/// Rows of one piece of work where weights are converted, and the least tokens of one where they are shared.
-const PIECE: usize = 32;
+/// Rows that are converted at once where a weight's type has no kernel.
+const CONVERTED: usize = 32;
+
+/// Tokens of a piece of work at most.
+const TOGETHER: usize = 256;
 
 /// W x for every row x of `x` `[tokens, in]`: `[tokens, out]`, not yet rounded to the compute type.
 ///
-/// Threads of the current rayon pool share the rows of W, or the tokens where there are many.
+/// Threads of the current rayon pool share the rows of W and the tokens.
 pub fn matmul<'w, E: Element>(
     level: Level,
     x: &Matrix<E>,
@@ -62,48 +65,32 @@ pub fn matmul<'w, E: Element>(
     let w = w.into();
     let (tokens, rows, cols) = (x.rows(), w.rows(), x.cols());
     assert_eq!(cols, w.cols(), "x and W disagree on the length of a row");
-    let mut y = Matrix::zeros(tokens, rows);
+    let mut y = Matrix::stale(tokens, rows);
     let threads = rayon::current_num_threads();
-    // Several pieces a thread, so that a slow one holds nobody up.
-    let share = |n: usize| n.div_ceil(4 * threads).next_multiple_of(16);
     if threads == 1 || rows * tokens * cols < PARALLEL_FROM {
-        products(level, x.as_slice(), &w, 0..rows, y.as_mut_slice(), rows);
-    } else if tokens >= PIECE * threads {
-        let share = share(tokens).max(PIECE);
-        let pieces = y.as_mut_slice().par_chunks_mut(share * rows);
-        pieces
-            .zip(x.as_slice().par_chunks(share * cols))
-            .for_each(|(y, x)| products(level, x, &w, 0..rows, y, rows));
-    } else if tokens == 1 {
-        let share = share(rows);
-        let pieces = y.as_mut_slice().par_chunks_mut(share).enumerate();
-        pieces.for_each(|(i, y)| {
-            let rows = i * share..i * share + y.len();
-            products(level, x.as_slice(), &w, rows, y, share);
-        });
-    } else {
-        let share = share(rows);
-        let piece = |first: usize| {
-            let rows = first..rows.min(first + share);
-            let mut piece = Matrix::zeros(tokens, rows.len());
-            products(
-                level,
-                x.as_slice(),
-                &w,
-                rows.clone(),
-                piece.as_mut_slice(),
-                rows.len(),
-            );
-            (rows, piece)
-        };
-        let starts: Vec<usize> = (0..rows).step_by(share).collect();
-        let pieces: Vec<_> = starts.into_par_iter().map(piece).collect();
-        for (rows, piece) in pieces {
-            for (y, piece) in y.iter_rows_mut().zip(piece.iter_rows()) {
-                y[rows.clone()].copy_from_slice(piece);
+        let mut out: Vec<_> = y.iter_rows_mut().collect();
+        products(level, x.as_slice(), &w, 0..rows, &mut out);
+        return y;
+    }
+    // Several pieces a thread, so that a slow one holds nobody up.
+    let pieces = (4 * threads).div_ceil(tokens.div_ceil(TOGETHER));
+    let share = rows.div_ceil(pieces).next_multiple_of(16);
+    let mut work = Vec::new();
+    let of_tokens = y.as_mut_slice().chunks_mut(TOGETHER * rows);
+    for (x, y) in x.as_slice().chunks(TOGETHER * cols).zip(of_tokens) {
+        let mut outs: Vec<Vec<_>> = (0..rows).step_by(share).map(|_| Vec::new()).collect();
+        for y in y.chunks_exact_mut(rows) {
+            for (out, y) in outs.iter_mut().zip(y.chunks_mut(share)) {
+                out.push(y);
             }
         }
+        let starts = (0..rows).step_by(share);
+        work.extend(starts.zip(outs).map(|(first, out)| (first, x, out)));
     }
+    work.into_par_iter().for_each(|(first, x, mut out)| {
+        let rows = first..rows.min(first + share);
+        products(level, x, &w, rows, &mut out);
+    });
     y
 }
 
@@ -111,24 +98,23 @@ pub fn matmul<'w, E: Element>(
 pub fn dot<E: Element>(level: Level, a: &[E], b: &[E]) -> E::Acc {
     assert_eq!(a.len(), b.len(), "vectors of different lengths");
     let mut out = [E::Acc::default()];
-    E::panel(level, Panel::new(a, b, a.len(), &mut out, 1));
+    E::panel(level, Panel::new(a, b, a.len(), &mut [&mut out]));
     out[0]
 }
 
-/// Some rows of W times all of `x`, into the beginnings of `out`'s rows `[tokens, stride]`.
+/// Some rows of W times all of `x`, into `out` `[tokens][rows]`.
 fn products<E: Element>(
     level: Level,
     x: &[E],
     w: &Rows<'_, E>,
     rows: Range<usize>,
-    out: &mut [E::Acc],
-    stride: usize,
+    out: &mut [&mut [E::Acc]],
 ) {
     let cols = w.cols();
     let numbers = rows.start * cols..rows.end * cols;
     let tensor = match *w {
         Rows::Typed(data, _) => {
-            return E::panel(level, Panel::new(x, &data[numbers], cols, out, stride));
+            return E::panel(level, Panel::new(x, &data[numbers], cols, out));
         }
         Rows::Stored(tensor) => tensor,
     };
@@ -136,19 +122,20 @@ fn products<E: Element>(
         let bytes = &tensor.bytes()[2 * numbers.start..2 * numbers.end];
         // A file may put them at an odd address; then they go the slow way below.
         if let Ok(w) = bytemuck::try_cast_slice::<u8, bf16>(bytes) {
-            return E::bf16_panel(level, Panel::new(x, w, cols, out, stride));
+            return E::bf16_panel(level, Panel::new(x, w, cols, out));
         }
     }
     // Any other type: a few rows at a time, converted.
-    let mut converted = Matrix::zeros(PIECE.min(rows.len()), cols);
-    for first in rows.clone().step_by(PIECE) {
-        let now = PIECE.min(rows.end - first);
+    let mut converted = Matrix::stale(CONVERTED.min(rows.len()), cols);
+    for first in rows.clone().step_by(CONVERTED) {
+        let now = CONVERTED.min(rows.end - first);
         for (r, row) in converted.iter_rows_mut().take(now).enumerate() {
             tensor.read_row(first + r, row);
         }
         let w = &converted.as_slice()[..now * cols];
-        let out = &mut out[first - rows.start..];
-        E::panel(level, Panel::new(x, w, cols, out, stride));
+        let part = first - rows.start..first - rows.start + now;
+        let mut out: Vec<_> = out.iter_mut().map(|out| &mut out[part.clone()]).collect();
+        E::panel(level, Panel::new(x, w, cols, &mut out));
     }
 }
 

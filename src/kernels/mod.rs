@@ -10,6 +10,7 @@
 
 pub mod activation;
 mod dispatch;
+pub(crate) mod elementwise;
 pub mod exp;
 mod lanes;
 mod matmul;
@@ -33,6 +34,7 @@ pub(crate) use rope::rotate;
 pub use rope::{Rotation, Turn};
 pub use softmax::softmax;
 pub use weighted_sum::weighted_sum;
+pub(crate) use weighted_sum::weighted_sums;
 
 /// A matrix product with fewer multiplications than this is not worth a second thread.
 const PARALLEL_FROM: usize = 1 << 17;

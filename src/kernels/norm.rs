@@ -4,25 +4,57 @@
 //! plus ε, square root, one over it, times u, times (1 + w); every step rounded, and once more to bf16 at
 //! the end where that is the compute type.
 
+use super::lanes::{Simd, Task};
 use super::{Level, dot};
 use crate::tensor::{Element, Float};
 
 /// n(u), not rounded to the compute type. `eps` is ε.
 pub fn unscaled_rms_norm<E: Element>(level: Level, u: &[E], eps: f64) -> Vec<E::Acc> {
-    let mut n: Vec<E::Acc> = u.iter().map(|&u| u.acc()).collect();
-    let length = E::Acc::from_f64(n.len() as f64);
-    let mean = dot(level, &n, &n) / length;
-    let inverse = E::Acc::ONE / (mean + E::Acc::from_f64(eps)).sqrt();
-    for u in &mut n {
-        *u = *u * inverse;
-    }
-    n
+    let wide: Vec<E::Acc> = u.iter().map(|&u| u.acc()).collect();
+    let inverse = inverse_rms(level, &wide, eps);
+    wide.into_iter().map(|u| u * inverse).collect()
 }
 
-/// n(u) ⊙ `scale` into `out`, where `scale` is 1 + w.
+/// n(u) ⊙ `scale` into `out` for each stretch of `u` that is as long as `scale`, which is 1 + w.
 pub fn rms_norm<E: Element>(level: Level, u: &[E], scale: &[E::Acc], eps: f64, out: &mut [E]) {
-    let n = unscaled_rms_norm(level, u, eps);
-    for ((out, &n), &scale) in out.iter_mut().zip(&n).zip(scale) {
-        *out = E::round(n * scale);
+    assert_eq!(u.len(), out.len(), "a place for each number");
+    let mut wide = vec![E::Acc::ZERO; scale.len()];
+    let stretches = u.chunks_exact(scale.len());
+    for (u, out) in stretches.zip(out.chunks_exact_mut(scale.len())) {
+        for (wide, u) in wide.iter_mut().zip(u) {
+            *wide = u.acc();
+        }
+        let inverse = inverse_rms(level, &wide, eps);
+        level.run(Scaled {
+            u: &wide,
+            inverse,
+            scale,
+            out,
+        });
+    }
+}
+
+/// 1 / √(mean(u²) + ε).
+fn inverse_rms<A: Float>(level: Level, u: &[A], eps: f64) -> A {
+    let mean = dot(level, u, u) / A::from_f64(u.len() as f64);
+    A::ONE / (mean + A::from_f64(eps)).sqrt()
+}
+
+struct Scaled<'a, E: Element> {
+    u: &'a [E::Acc],
+    inverse: E::Acc,
+    scale: &'a [E::Acc],
+    out: &'a mut [E],
+}
+
+impl<E: Element> Task for Scaled<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let scaled = self.out.iter_mut().zip(self.u).zip(self.scale);
+        for ((out, &u), &scale) in scaled {
+            *out = E::round(u * self.inverse * scale);
+        }
     }
 }

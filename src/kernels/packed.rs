@@ -6,7 +6,7 @@
 
 use super::lanes::Lanes;
 use super::panel::{Panel, padded};
-use crate::tensor::Element;
+use crate::tensor::{Element, Matrix};
 
 /// Blocks of a tile that are worked on at once: 10 KB of each side in f32 and bf16. Longer sums are taken up
 /// again where they were left.
@@ -15,21 +15,16 @@ const STRETCH: usize = 40;
 /// Tiles of weights that each tile of activations is multiplied with while it is in the first cache, beside them.
 const GROUPS: usize = 2;
 
-/// Bytes of activations that are gone through again and again, which a cache shared by all cores holds.
-const ACTIVATIONS: usize = 1 << 22;
-
-/// A block on cache lines of its own.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Block<X, const B: usize>([X; B]);
+/// Bytes of activations that are gone through again and again: what a core's second cache holds.
+const ACTIVATIONS: usize = 5 << 17;
 
 /// Where the work is done.
-struct Scratch<X, S, const B: usize, const R: usize, const T: usize> {
+struct Scratch<'a, X, S, const B: usize, const R: usize, const T: usize> {
     /// Tile after tile.
-    x: Vec<Block<X, B>>,
+    x: &'a mut [[X; B]],
     /// A stretch of [`GROUPS`] tiles.
-    w: Vec<Block<X, B>>,
-    /// What the stretches so far have come to, for each tile of `x`.
+    w: &'a mut [[X; B]],
+    /// What the stretches so far have come to, for each tile of `x`; empty where one is all.
     sums: Vec<[[[S; T]; R]; GROUPS]>,
 }
 
@@ -37,54 +32,50 @@ struct Scratch<X, S, const B: usize, const R: usize, const T: usize> {
 #[inline(always)]
 pub(super) fn panel<L, X, W, const B: usize, const R: usize, const T: usize>(
     lanes: L,
-    panel: Panel<'_, X, W>,
+    panel: Panel<'_, '_, X, W>,
 ) where
     L: Lanes<X, W, B, Acc = X::Acc> + Lanes<X, X, B, Acc = X::Acc>,
     X: Element,
     W: Element,
 {
-    let Panel {
-        x,
-        w,
-        cols,
-        out,
-        stride,
-    } = panel;
+    let Panel { x, w, cols, out } = panel;
     let blocks = cols.div_ceil(B);
-    let tokens = (x.len() / cols).next_multiple_of(T);
-    let most = ACTIVATIONS / (blocks * size_of::<Block<X, B>>()) / T * T;
+    let tokens = out.len().next_multiple_of(T);
+    let most = ACTIVATIONS / (blocks * size_of::<[X; B]>()) / T * T;
     let at_once = tokens.min(most.max(T));
-    let empty = Block([X::default(); B]);
     let zero = <L as Lanes<X, X, B>>::zero(lanes);
+    let unfinished = if blocks > STRETCH { at_once / T } else { 0 };
+    // What no row is left for is stale, and the products with it are not looked at.
+    let (mut xs, mut ws) = (
+        Matrix::stale(at_once * blocks, B),
+        Matrix::stale(GROUPS * R * STRETCH, B),
+    );
     let mut scratch = Scratch {
-        x: vec![empty; at_once * blocks],
-        w: vec![empty; GROUPS * R * STRETCH],
-        sums: vec![[[[zero; T]; R]; GROUPS]; at_once / T],
+        x: xs.as_mut_slice().as_chunks_mut().0,
+        w: ws.as_mut_slice().as_chunks_mut().0,
+        sums: vec![[[[zero; T]; R]; GROUPS]; unfinished],
     };
-    for (x, out) in x
-        .chunks(at_once * cols)
-        .zip(out.chunks_mut(at_once * stride))
-    {
+    for (x, out) in x.chunks(at_once * cols).zip(out.chunks_mut(at_once)) {
         let tiles = scratch.x.chunks_exact_mut(T * blocks);
         for (x, packed) in x.chunks(T * cols).zip(tiles) {
             pack::<L, X, X, B, T>(lanes, x, cols, 0, packed);
         }
         for (i, w) in w.chunks(GROUPS * R * cols).enumerate() {
-            let out = &mut out[i * GROUPS * R..];
-            groups::<L, X, W, B, R, T>(lanes, w, cols, &mut scratch, out, stride);
+            let row = i * GROUPS * R;
+            groups::<L, X, W, B, R, T>(lanes, w, cols, &mut scratch, out, row);
         }
     }
 }
 
-/// At most [`GROUPS`] tiles of rows times all tokens that are packed.
+/// At most [`GROUPS`] tiles of rows, of which the first is row `row`, times all tokens that are packed.
 #[inline(always)]
 fn groups<L, X, W, const B: usize, const R: usize, const T: usize>(
     lanes: L,
     w: &[W],
     cols: usize,
-    scratch: &mut Scratch<X, <L as Lanes<X, X, B>>::Sum, B, R, T>,
-    out: &mut [X::Acc],
-    stride: usize,
+    scratch: &mut Scratch<'_, X, <L as Lanes<X, X, B>>::Sum, B, R, T>,
+    out: &mut [&mut [X::Acc]],
+    row: usize,
 ) where
     L: Lanes<X, W, B, Acc = X::Acc> + Lanes<X, X, B, Acc = X::Acc>,
     X: Element,
@@ -98,23 +89,23 @@ fn groups<L, X, W, const B: usize, const R: usize, const T: usize>(
             let packed = &mut packed[..R * stretch.len()];
             pack::<L, X, W, B, R>(lanes, w, cols, first, packed);
         }
-        let tiles = scratch.x.chunks_exact(T * blocks).zip(&mut scratch.sums);
-        for ((x, sums), out) in tiles.zip(out.chunks_mut(T * stride)) {
+        let tiles = scratch.x.chunks_exact(T * blocks);
+        for (i, (x, out)) in tiles.zip(out.chunks_mut(T)).enumerate() {
             let x = &x[T * stretch.start..T * stretch.end];
             let rows = w.chunks(R * cols).zip(scratch.w.chunks_exact(R * STRETCH));
-            for (g, (sums, (w, packed))) in sums.iter_mut().zip(rows).enumerate() {
+            for (g, (w, packed)) in rows.enumerate() {
                 let so_far = match first {
                     0 => [[<L as Lanes<X, X, B>>::zero(lanes); T]; R],
-                    _ => *sums,
+                    _ => scratch.sums[i][g],
                 };
                 let packed = &packed[..R * stretch.len()];
                 let so_far = add::<L, X, B, R, T>(lanes, so_far, packed, x);
                 if stretch.end < blocks {
-                    *sums = so_far;
+                    scratch.sums[i][g] = so_far;
                     continue;
                 }
-                for (t, out) in out.chunks_mut(stride).enumerate() {
-                    let out = &mut out[g * R..][..w.len() / cols];
+                for (t, out) in out.iter_mut().enumerate() {
+                    let out = &mut out[row + g * R..][..w.len() / cols];
                     let of_token: [_; R] = std::array::from_fn(|r| so_far[r][t]);
                     <L as Lanes<X, X, B>>::fold_rows(lanes, of_token, out);
                 }
@@ -131,7 +122,7 @@ fn pack<L, X, W, const B: usize, const N: usize>(
     from: &[W],
     cols: usize,
     first: usize,
-    to: &mut [Block<X, B>],
+    to: &mut [[X; B]],
 ) where
     L: Lanes<X, W, B>,
     X: Element,
@@ -142,10 +133,10 @@ fn pack<L, X, W, const B: usize, const N: usize>(
         let mut to = to.iter_mut().skip(r).step_by(N);
         let full = &blocks[first.min(blocks.len())..];
         for (from, to) in full.iter().zip(to.by_ref()) {
-            lanes.store(lanes.widen(from), &mut to.0);
+            lanes.store(lanes.widen(from), to);
         }
         if let Some(to) = to.next() {
-            lanes.store(lanes.widen(&padded(rest)), &mut to.0);
+            lanes.store(lanes.widen(&padded(rest)), to);
         }
     }
 }
@@ -155,8 +146,8 @@ fn pack<L, X, W, const B: usize, const N: usize>(
 fn add<L, X, const B: usize, const R: usize, const T: usize>(
     lanes: L,
     mut sums: [[L::Sum; T]; R],
-    w: &[Block<X, B>],
-    x: &[Block<X, B>],
+    w: &[[X; B]],
+    x: &[[X; B]],
 ) -> [[L::Sum; T]; R]
 where
     L: Lanes<X, X, B>,
@@ -164,9 +155,9 @@ where
     let (w, _) = w.as_chunks::<R>();
     let (x, _) = x.as_chunks::<T>();
     for (w, x) in w.iter().zip(x) {
-        let x: [_; T] = std::array::from_fn(|t| lanes.load(&x[t].0));
+        let x: [_; T] = std::array::from_fn(|t| lanes.load(&x[t]));
         for r in 0..R {
-            let w = lanes.load(&w[r].0);
+            let w = lanes.load(&w[r]);
             for t in 0..T {
                 sums[r][t] = lanes.multiply_add(sums[r][t], w, x[t]);
             }

@@ -10,42 +10,34 @@ const PACK_FROM: usize = 12;
 /// How many bytes ahead weights are asked for where each is used once: the hardware does not look beyond a page.
 const AHEAD: usize = 8192;
 
-/// Activations `x` `[tokens, cols]`, weights `w` `[rows, cols]`, and where their products go: the first `rows`
-/// numbers of each row of `out` `[tokens, stride]`.
+/// Activations `x` `[tokens, cols]`, weights `w` `[rows, cols]`, and for each token where its products with the rows
+/// go: `[tokens][rows]`.
 #[doc(hidden)]
-pub struct Panel<'a, X: Element, W> {
+pub struct Panel<'a, 'y, X: Element, W> {
     pub(super) x: &'a [X],
     pub(super) w: &'a [W],
     pub(super) cols: usize,
-    pub(super) out: &'a mut [X::Acc],
-    pub(super) stride: usize,
+    pub(super) out: &'a mut [&'y mut [X::Acc]],
 }
 
-impl<'a, X: Element, W> Panel<'a, X, W> {
-    /// A panel; the last row of `out` may end with its products.
+impl<'a, 'y, X: Element, W> Panel<'a, 'y, X, W> {
+    /// A panel of rows of `cols` numbers.
     pub(crate) fn new(
         x: &'a [X],
         w: &'a [W],
         cols: usize,
-        out: &'a mut [X::Acc],
-        stride: usize,
+        out: &'a mut [&'y mut [X::Acc]],
     ) -> Self {
-        let (tokens, rows) = (x.len() / cols, w.len() / cols);
-        let fits = rows <= stride && tokens.saturating_sub(1) * stride + rows <= out.len();
+        let rows = w.len() / cols;
+        let fits = x.len() == out.len() * cols && out.iter().all(|out| out.len() == rows);
         assert!(fits, "panel sizes");
-        Self {
-            x,
-            w,
-            cols,
-            out,
-            stride,
-        }
+        Self { x, w, cols, out }
     }
 }
 
 /// All products of a panel.
 #[inline(always)]
-pub(super) fn panel<L, X, W, const B: usize>(lanes: L, panel: Panel<'_, X, W>)
+pub(super) fn panel<L, X, W, const B: usize>(lanes: L, panel: Panel<'_, '_, X, W>)
 where
     L: Lanes<X, W, B, Acc = X::Acc> + Lanes<X, X, B, Acc = X::Acc>,
     X: Element,
@@ -64,40 +56,34 @@ where
 
 /// Tiles of `R` rows, and of one where fewer are left.
 #[inline(always)]
-fn rows_of_tiles<L, X, W, const B: usize, const R: usize>(lanes: L, panel: Panel<'_, X, W>)
+fn rows_of_tiles<L, X, W, const B: usize, const R: usize>(lanes: L, panel: Panel<'_, '_, X, W>)
 where
     L: Lanes<X, W, B, Acc = X::Acc>,
     X: Element,
     W: Element,
 {
-    let Panel {
-        x,
-        w,
-        cols,
-        out,
-        stride,
-    } = panel;
+    let Panel { x, w, cols, out } = panel;
     let rows = w.len() / cols;
     let mut row = 0;
     while row + R <= rows {
         let w: [&[W]; R] = std::array::from_fn(|r| &w[(row + r) * cols..(row + r + 1) * cols]);
-        row_of_tiles(lanes, w, x, &mut out[row..], stride);
+        row_of_tiles(lanes, w, x, out, row);
         row += R;
     }
     for row in row..rows {
         let w = [&w[row * cols..(row + 1) * cols]];
-        row_of_tiles(lanes, w, x, &mut out[row..], stride);
+        row_of_tiles(lanes, w, x, out, row);
     }
 }
 
-/// `R` rows of W times all of `x`.
+/// `R` rows of W, of which the first is row `row`, times all of `x`.
 #[inline(always)]
 fn row_of_tiles<L, X, W, const B: usize, const R: usize>(
     lanes: L,
     w: [&[W]; R],
     x: &[X],
-    out: &mut [X::Acc],
-    stride: usize,
+    out: &mut [&mut [X::Acc]],
+    row: usize,
 ) where
     L: Lanes<X, W, B, Acc = X::Acc>,
     X: Element,
@@ -107,11 +93,11 @@ fn row_of_tiles<L, X, W, const B: usize, const R: usize>(
     let tokens = x.len() / cols;
     let mut t = 0;
     while t < tokens {
-        let (left, x, out) = (tokens - t, &x[t * cols..], &mut out[t * stride..]);
+        let (left, x, out) = (tokens - t, &x[t * cols..], &mut out[t..]);
         t += match L::TILE.1 {
-            4 if left >= 4 => tile::<L, X, W, B, R, 4>(lanes, w, x, out, stride),
-            4 | 2 if left >= 2 => tile::<L, X, W, B, R, 2>(lanes, w, x, out, stride),
-            _ => tile::<L, X, W, B, R, 1>(lanes, w, x, out, stride),
+            4 if left >= 4 => tile::<L, X, W, B, R, 4>(lanes, w, x, out, row),
+            4 | 2 if left >= 2 => tile::<L, X, W, B, R, 2>(lanes, w, x, out, row),
+            _ => tile::<L, X, W, B, R, 1>(lanes, w, x, out, row),
         };
     }
 }
@@ -122,8 +108,8 @@ fn tile<L, X, W, const B: usize, const R: usize, const T: usize>(
     lanes: L,
     w: [&[W]; R],
     x: &[X],
-    out: &mut [X::Acc],
-    stride: usize,
+    out: &mut [&mut [X::Acc]],
+    row: usize,
 ) -> usize
 where
     L: Lanes<X, W, B, Acc = X::Acc>,
@@ -155,9 +141,9 @@ where
             }
         }
     }
-    for t in 0..T {
+    for (t, out) in out[..T].iter_mut().enumerate() {
         let of_token: [_; R] = std::array::from_fn(|r| sums[r][t]);
-        lanes.fold_rows(of_token, &mut out[t * stride..]);
+        lanes.fold_rows(of_token, &mut out[row..]);
     }
     T
 }

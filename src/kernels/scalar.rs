@@ -24,6 +24,14 @@ macro_rules! plain {
                 [0.0; 16]
             }
             #[inline(always)]
+            fn resume(self, sums: &[$acc; 16]) -> Self::Sum {
+                *sums
+            }
+            #[inline(always)]
+            fn suspend(self, sums: Self::Sum) -> [$acc; 16] {
+                sums
+            }
+            #[inline(always)]
             fn load(self, x: &[$x; 16]) -> Self::Block {
                 *x
             }
@@ -60,6 +68,14 @@ impl Lanes<bf16, bf16, 32> for Scalar {
     #[inline(always)]
     fn zero(self) -> Self::Sum {
         [0.0; 16]
+    }
+    #[inline(always)]
+    fn resume(self, sums: &[f32; 16]) -> Self::Sum {
+        *sums
+    }
+    #[inline(always)]
+    fn suspend(self, sums: Self::Sum) -> [f32; 16] {
+        sums
     }
     #[inline(always)]
     fn load(self, x: &[bf16; 32]) -> Self::Block {

@@ -1,50 +1,202 @@
-//! The attention's average of values: Σ pⱼ vⱼ.
+//! The attention's averages of values: Σ pⱼ vⱼ.
 
 use super::Level;
-use super::lanes::{Simd, Task};
+use super::lanes::Lanes;
 use crate::tensor::{Element, Float};
 
 /// Adds pⱼ vⱼ to `out` for each key j in order, a fused multiply-add per element, so that the pieces the keys
 /// come in do not show. `values` is `[keys, out.len()]`.
 pub fn weighted_sum<E: Element>(level: Level, p: &[E::Acc], values: &[E], out: &mut [E::Acc]) {
-    assert_eq!(
-        p.len() * out.len(),
-        values.len(),
-        "a probability for every value"
-    );
-    level.run(WeightedSum { p, values, out });
+    let width = out.len();
+    assert_eq!(p.len() * width, values.len(), "a p for every value");
+    weighted_sums(level, p, p.len(), values, out, width);
 }
 
-struct WeightedSum<'a, E: Element> {
+/// [`weighted_sum`] with several rows of p, the beginnings of `p`'s rows `[rows, stride]`, for the same `values`
+/// `[keys, width]`; `out` is `[rows, width]`.
+pub(crate) fn weighted_sums<E: Element>(
+    level: Level,
+    p: &[E::Acc],
+    stride: usize,
+    values: &[E],
+    out: &mut [E::Acc],
+    width: usize,
+) {
+    let (rows, keys) = (out.len() / width, values.len() / width);
+    let fits = keys <= stride && rows.saturating_sub(1) * stride + keys <= p.len();
+    assert!(fits, "p sizes");
+    if keys > 0 {
+        let sums = WeightedSums {
+            p,
+            stride,
+            values,
+            out,
+            width,
+        };
+        E::weighted_sums(level, sums);
+    }
+}
+
+/// What [`weighted_sums`] is called with.
+#[doc(hidden)]
+pub struct WeightedSums<'a, E: Element> {
     p: &'a [E::Acc],
+    stride: usize,
     values: &'a [E],
     out: &'a mut [E::Acc],
+    width: usize,
 }
 
-impl<E: Element> Task for WeightedSum<'_, E> {
-    type Output = ();
+/// All sums, in tiles that stay in registers while all keys go by.
+#[inline(always)]
+pub(super) fn sums<L, E>(lanes: L, sums: WeightedSums<'_, E>)
+where
+    L: Lanes<E::Acc, E, 16, Acc = E::Acc>,
+    E: Element,
+{
+    match L::TILE {
+        (4, 4) => rows_of_tiles::<L, E, 4, 4>(lanes, sums),
+        (4, _) => rows_of_tiles::<L, E, 4, 2>(lanes, sums),
+        (2, _) => rows_of_tiles::<L, E, 4, 1>(lanes, sums),
+        _ => rows_of_tiles::<L, E, 1, 1>(lanes, sums),
+    }
+}
 
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let width = self.out.len();
-        // A stretch of the output stays in registers while all keys go by.
-        const STRETCH: usize = 128;
-        let (stretches, rest) = self.out.as_chunks_mut::<STRETCH>();
-        for (i, out) in stretches.iter_mut().enumerate() {
-            let mut sum = *out;
-            for (&p, v) in self.p.iter().zip(self.values.chunks_exact(width)) {
-                let v = &v[i * STRETCH..(i + 1) * STRETCH];
-                for (sum, v) in sum.iter_mut().zip(v) {
-                    *sum = p.mul_add(v.acc(), *sum);
-                }
-            }
-            *out = sum;
+/// Tiles of `R` rows, and of one where fewer are left.
+#[inline(always)]
+fn rows_of_tiles<L, E, const R: usize, const J: usize>(lanes: L, sums: WeightedSums<'_, E>)
+where
+    L: Lanes<E::Acc, E, 16, Acc = E::Acc>,
+    E: Element,
+{
+    let WeightedSums {
+        p,
+        stride,
+        values,
+        out,
+        width,
+    } = sums;
+    let keys = values.len() / width;
+    let row_of_p = |row: usize| &p[row * stride..row * stride + keys];
+    for (i, out) in out.chunks_mut(R * width).enumerate() {
+        if out.len() == R * width {
+            let p: [_; R] = std::array::from_fn(|r| row_of_p(i * R + r));
+            row_of_tiles::<L, E, R, J>(lanes, p, values, out);
+            continue;
         }
-        let start = width - rest.len();
-        for (&p, v) in self.p.iter().zip(self.values.chunks_exact(width)) {
-            for (sum, v) in rest.iter_mut().zip(&v[start..]) {
+        for (r, out) in out.chunks_exact_mut(width).enumerate() {
+            row_of_tiles::<L, E, 1, J>(lanes, [row_of_p(i * R + r)], values, out);
+        }
+    }
+}
+
+/// All of `R` rows, `[R, width]`.
+#[inline(always)]
+fn row_of_tiles<L, E, const R: usize, const J: usize>(
+    lanes: L,
+    p: [&[E::Acc]; R],
+    values: &[E],
+    out: &mut [E::Acc],
+) where
+    L: Lanes<E::Acc, E, 16, Acc = E::Acc>,
+    E: Element,
+{
+    let width = out.len() / R;
+    let mut at = 0;
+    while at + 16 * J <= width {
+        tile::<L, E, R, J>(lanes, p, values, at, out);
+        at += 16 * J;
+    }
+    while at + 16 <= width {
+        tile::<L, E, R, 1>(lanes, p, values, at, out);
+        at += 16;
+    }
+    for (p, out) in p.into_iter().zip(out.chunks_exact_mut(width)) {
+        for (&p, v) in p.iter().zip(values.chunks_exact(width)) {
+            for (sum, v) in out[at..].iter_mut().zip(&v[at..]) {
                 *sum = p.mul_add(v.acc(), *sum);
             }
         }
+    }
+}
+
+/// `J` blocks of `R` rows, from column `at` on.
+#[inline(always)]
+fn tile<L, E, const R: usize, const J: usize>(
+    lanes: L,
+    p: [&[E::Acc]; R],
+    values: &[E],
+    at: usize,
+    out: &mut [E::Acc],
+) where
+    L: Lanes<E::Acc, E, 16, Acc = E::Acc>,
+    E: Element,
+{
+    let width = out.len() / R;
+    let mut sums: [[L::Sum; J]; R] = std::array::from_fn(|r| {
+        let (blocks, _) = out[r * width + at..].as_chunks();
+        std::array::from_fn(|j| lanes.resume(&blocks[j]))
+    });
+    let keys = values.len() / width;
+    let p = p.map(|p| &p[..keys]);
+    for (k, v) in values.chunks_exact(width).enumerate() {
+        let (v, _) = v[at..at + 16 * J].as_chunks();
+        let v: [_; J] = std::array::from_fn(|j| lanes.widen(&v[j]));
+        for r in 0..R {
+            let p = lanes.load(&[p[r][k]; 16]);
+            for j in 0..J {
+                sums[r][j] = lanes.multiply_add(sums[r][j], v[j], p);
+            }
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        let (blocks, _) = out[r * width + at..].as_chunks_mut();
+        for (block, &sum) in blocks.iter_mut().zip(sums) {
+            *block = lanes.suspend(sum);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    /// Many rows at every level, against one key after the other.
+    fn agrees<E: Element>() {
+        for (rows, keys, width) in [(1, 1, 1), (3, 5, 16), (4, 9, 70), (9, 33, 256), (2, 0, 8)] {
+            let number = |i: usize| libm::sin(i as f64 * 1.7) * 3.0;
+            let stride = keys + 2;
+            let p: Vec<_> = (0..rows * stride)
+                .map(|i| E::Acc::from_f64(number(i)))
+                .collect();
+            let values: Vec<E> = (0..keys * width)
+                .map(|i| E::from_f64(number(i + 7)))
+                .collect();
+            let start: Vec<_> = (0..rows * width)
+                .map(|i| E::Acc::from_f64(number(i + 3)))
+                .collect();
+            let mut want = start.clone();
+            for (row, out) in want.chunks_mut(width).enumerate() {
+                for (k, v) in values.chunks(width).enumerate() {
+                    for (out, v) in out.iter_mut().zip(v) {
+                        *out = p[row * stride + k].mul_add(v.acc(), *out);
+                    }
+                }
+            }
+            for level in Level::available() {
+                let mut got = start.clone();
+                weighted_sums(level, &p, stride, &values, &mut got, width);
+                assert!(got == want, "{level} {rows} rows, {keys} keys of {width}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_adds_key_after_key() {
+        agrees::<f64>();
+        agrees::<f32>();
+        agrees::<bf16>();
     }
 }

@@ -96,6 +96,17 @@ macro_rules! lanes {
                 *to = unsafe { std::mem::transmute::<$block, [$x; $b]>(block) };
             }
             #[inline(always)]
+            fn resume(self, sums: &[$acc; 16]) -> Self::Sum {
+                // SAFETY: both are as many plain bits, as `suspend` checks.
+                unsafe { std::mem::transmute::<[$acc; 16], $sum>(*sums) }
+            }
+            #[inline(always)]
+            fn suspend(self, sums: Self::Sum) -> [$acc; 16] {
+                const { assert!(size_of::<$sum>() == size_of::<[$acc; 16]>()) };
+                // SAFETY: both are as many plain bits, as the line above checks.
+                unsafe { std::mem::transmute::<$sum, [$acc; 16]>(sums) }
+            }
+            #[inline(always)]
             fn multiply_add(self, sum: Self::Sum, w: Self::Block, x: Self::Block) -> Self::Sum {
                 // SAFETY: `self` proves the instructions; memory is not touched.
                 unsafe { $multiply_add(sum, w, x) }

@@ -8,7 +8,7 @@ use super::cache::{Cache, LayerCache};
 use super::change::linear;
 use super::norm::RmsNorm;
 use super::run::Run;
-use crate::kernels::{Level, Panel, Rotation, rotate, softmax, weighted_sum};
+use crate::kernels::{Level, Panel, Rotation, elementwise, rotate, softmax, weighted_sums};
 use crate::tensor::{Element, Float, Matrix, Tensor};
 
 /// Tokens that look at their keys together, each of which is then read once for all of them.
@@ -147,33 +147,68 @@ impl Attention {
         let all = ranges[0].start..ranges[ranges.len() - 1].end;
         let mut scores = vec![E::Acc::ZERO; q.len() / self.head_dim * all.len()];
         let keys = cache.keys(head, all.clone());
-        let panel = Panel::new(&q, keys, self.head_dim, &mut scores, all.len());
-        E::panel(level, panel);
-        let of_tokens = scores.chunks_exact_mut(group / self.head_dim * all.len());
-        for ((scores, seen), mixed) in of_tokens.zip(ranges).zip(mixed.chunks_exact_mut(width)) {
-            let values = cache.values(head, seen.clone());
-            let mixed = mixed[heads.clone()].chunks_exact_mut(self.head_dim);
-            for (scores, mixed) in scores.chunks_exact_mut(all.len()).zip(mixed) {
-                let p = &mut scores[seen.start - all.start..seen.end - all.start];
-                self.mix(level, p, values, mixed);
+        let mut of_each: Vec<_> = scores.chunks_exact_mut(all.len()).collect();
+        E::panel(level, Panel::new(&q, keys, self.head_dim, &mut of_each));
+        let mut of_each = scores.chunks_exact_mut(all.len());
+        for seen in &ranges {
+            for scores in of_each.by_ref().take(group / self.head_dim) {
+                self.probabilities::<E>(
+                    level,
+                    &mut scores[seen.start - all.start..seen.end - all.start],
+                );
+            }
+        }
+        let sums = self.averages(level, cache, head, &ranges, &scores);
+        let sums = sums.as_slice().chunks_exact(group);
+        for (sums, mixed) in sums.zip(mixed.chunks_exact_mut(width)) {
+            for (mixed, &sum) in mixed[heads.clone()].iter_mut().zip(sums) {
+                *mixed = E::round(sum);
             }
         }
     }
 
-    /// softmax(p · scaling) v of one token and head: `p` are the products of its query and the keys.
-    fn mix<E: Element>(&self, level: Level, p: &mut [E::Acc], values: &[E], mixed: &mut [E]) {
+    /// softmax(p · scaling) of one token and head: `p` are the products of its query and the keys.
+    fn probabilities<E: Element>(&self, level: Level, p: &mut [E::Acc]) {
         let scaling = E::Acc::from_f64(self.scaling);
-        for p in &mut *p {
-            *p = E::round(E::round(*p).acc() * scaling).acc();
-        }
+        let scaled = |p| E::round(E::round(p).acc() * scaling).acc();
+        elementwise::update(level, p, scaled);
         softmax(level, p);
-        for p in &mut *p {
-            *p = E::round(*p).acc();
+        elementwise::update(level, p, |p| E::round(p).acc());
+    }
+
+    /// Σ pⱼ vⱼ over what each token sees, `ranges`, for all its query heads: `[tokens · heads, head_dim]`. A row of `p` has
+    /// the keys from the first range's start to the last one's end.
+    fn averages<E: Element>(
+        &self,
+        level: Level,
+        cache: &LayerCache<E>,
+        head: usize,
+        ranges: &[Range<usize>],
+        p: &[E::Acc],
+    ) -> Matrix<E::Acc> {
+        let (first, last) = (&ranges[0], &ranges[ranges.len() - 1]);
+        let stride = last.end - first.start;
+        let heads = p.len() / stride / ranges.len();
+        let mut sums = Matrix::zeros(heads * ranges.len(), self.head_dim);
+        let mut add = |tokens: Range<usize>, keys: Range<usize>| {
+            let p = &p[tokens.start * heads * stride + keys.start - first.start..];
+            let rows = tokens.start * heads * self.head_dim..tokens.end * heads * self.head_dim;
+            let sums = &mut sums.as_mut_slice()[rows];
+            let values = cache.values(head, keys);
+            weighted_sums(level, p, stride, values, sums, self.head_dim);
+        };
+        // What all see is read once for all; before and behind it each token has keys of its own.
+        let shared = last.start..first.end.max(last.start);
+        for (token, seen) in ranges.iter().enumerate() {
+            add(token..token + 1, seen.start..shared.start.min(seen.end));
         }
-        let mut sum = vec![E::Acc::ZERO; mixed.len()];
-        weighted_sum(level, p, values, &mut sum);
-        for (mixed, &sum) in mixed.iter_mut().zip(&sum) {
-            *mixed = E::round(sum);
+        add(0..ranges.len(), shared.clone());
+        for (token, seen) in ranges.iter().enumerate() {
+            add(
+                token..token + 1,
+                shared.end.clamp(seen.start, seen.end)..seen.end,
+            );
         }
+        sums
     }
 }

@@ -73,5 +73,5 @@ pub(super) fn changed<'a, E: Element>(
             LinearChange::Replaced(w) => y.copy_from_slice(matmul(level, &x, w).as_slice()),
         }
     }
-    y.map(E::round)
+    E::round_all(y)
 }

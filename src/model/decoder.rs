@@ -111,7 +111,7 @@ impl Model {
     pub(crate) fn logits<E: Element>(&self, run: &mut Run<'_>, x: &Matrix<E>) -> Result<Matrix<E>> {
         let x = self.norm.forward(run.level, x);
         run.record_global("model.norm", &x);
-        let logits = matmul(run.level, &x, &self.lm_head).map(E::round);
+        let logits = E::round_all(matmul(run.level, &x, &self.lm_head));
         run.record_global("lm_head", &logits);
         self.check_finite(&logits, || "lm_head".into())?;
         Ok(logits)

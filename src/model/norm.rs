@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
+use crate::kernels::elementwise::SHARE;
 use crate::kernels::{Level, rms_norm};
-use crate::tensor::{Element, Float, Matrix, SHARE, Tensor};
+use crate::tensor::{Element, Float, Matrix, Tensor};
 
 /// One of a block's RMSNorms.
 #[derive(Clone, Debug)]
@@ -31,12 +32,11 @@ impl RmsNorm {
     /// head_dim]` for the norms of q and k.
     pub(super) fn forward<E: Element>(&self, level: Level, u: &Matrix<E>) -> Matrix<E> {
         let scale = self.scale();
-        let mut out = Matrix::zeros(u.rows(), u.cols());
-        let length = scale.len();
-        let stretches = u.as_slice().par_chunks_exact(length);
-        stretches
-            .zip(out.as_mut_slice().par_chunks_exact_mut(length))
-            .with_min_len(SHARE.div_ceil(length))
+        let mut out = Matrix::stale(u.rows(), u.cols());
+        let share = SHARE.next_multiple_of(scale.len());
+        let pieces = u.as_slice().par_chunks(share);
+        pieces
+            .zip(out.as_mut_slice().par_chunks_mut(share))
             .for_each(|(u, out)| rms_norm(level, u, &scale, self.eps, out));
         out
     }

@@ -10,7 +10,7 @@ use crate::patch::Overlay;
 use crate::tensor::{Element, Matrix};
 
 /// Tokens that go through the layers together. A matter of speed: any division gives the same bits.
-const CHUNK: usize = 256;
+const CHUNK: usize = 512;
 
 /// Tokens whose logits are computed together: a megabyte each for Gemma's vocabulary.
 const LOGITS: usize = 16;
@@ -131,8 +131,8 @@ impl<'m, E: Element> Session<'m, E> {
     /// finite. After these the session has seen half a token and is of no further use.
     pub fn forward(&mut self, tokens: &[u32], last: usize) -> Result<Matrix<E>> {
         let mut logits = Vec::new();
-        self.advance(tokens, last, None, |rows| logits.extend(rows.into_vec()))?;
-        Ok(Matrix::from_vec(self.model.config().vocab_size, logits))
+        self.advance(tokens, last, None, |rows| logits.push(rows))?;
+        Ok(Matrix::stack(self.model.config().vocab_size, logits))
     }
 
     /// [`forward`](Self::forward) for tokens at `positions`, which ascend and may have gaps.
@@ -153,9 +153,9 @@ impl<'m, E: Element> Session<'m, E> {
             left -= run.len();
             self.position = positions[0];
             let rows = last.saturating_sub(left).min(run.len());
-            self.advance(run, rows, None, |rows| logits.extend(rows.into_vec()))?;
+            self.advance(run, rows, None, |rows| logits.push(rows))?;
         }
-        Ok(Matrix::from_vec(self.model.config().vocab_size, logits))
+        Ok(Matrix::stack(self.model.config().vocab_size, logits))
     }
 
     /// [`forward`](Self::forward) with someone listening, who gets the logits like everything else.

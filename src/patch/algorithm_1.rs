@@ -43,7 +43,7 @@ impl Query<'_> {
 
 /// A solved patch, and what both passes said.
 #[derive(Clone, Debug)]
-pub struct Solution<E> {
+pub struct Solution<E: Element> {
     /// The patch.
     pub patch: Patch,
     /// How it was solved.

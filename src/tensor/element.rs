@@ -5,6 +5,7 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use half::{bf16, f16};
 
+use super::Matrix;
 use crate::kernels::Products;
 
 /// The type a forward pass computes in, chosen apart from the type the weights are stored in.
@@ -103,6 +104,8 @@ pub trait Element: Products + Copy + Default + PartialEq + fmt::Debug + Send + S
     fn from_f32(x: f32) -> Self;
     /// The nearest number of this type, ties to even: a rounding point for bf16, else nothing.
     fn round(x: Self::Acc) -> Self;
+    /// [`round`](Self::round) for every number of a matrix.
+    fn round_all(sums: Matrix<Self::Acc>) -> Matrix<Self>;
     /// The same number in the type of sums, exactly.
     fn acc(self) -> Self::Acc;
     /// The same number in f64, exactly.
@@ -155,6 +158,9 @@ macro_rules! native_float {
             fn round(x: $t) -> Self {
                 x
             }
+            fn round_all(sums: Matrix<$t>) -> Matrix<Self> {
+                sums
+            }
             #[inline(always)]
             fn acc(self) -> $t {
                 self
@@ -195,6 +201,9 @@ impl Element for bf16 {
     #[inline(always)]
     fn round(x: f32) -> Self {
         bf16::from_f32(x)
+    }
+    fn round_all(sums: Matrix<f32>) -> Matrix<Self> {
+        sums.map(Self::round)
     }
     #[inline(always)]
     fn acc(self) -> f32 {

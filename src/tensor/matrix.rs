@@ -1,39 +1,70 @@
 //! A row-major matrix: `[tokens, width]` for activations.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::Element;
-
-/// Fewer numbers than this are not worth a second thread.
-pub(crate) const SHARE: usize = 1 << 14;
+use super::buffer::Buffer;
+use crate::kernels::{Level, elementwise};
 
 /// A dense row-major matrix that owns its numbers.
-#[derive(Clone, Debug, PartialEq)]
 pub struct Matrix<E> {
+    rows: usize,
     cols: usize,
-    data: Vec<E>,
+    buffer: Buffer,
+    numbers: PhantomData<E>,
 }
 
 impl<E: Element> Matrix<E> {
     /// A matrix of zeros.
     pub fn zeros(rows: usize, cols: usize) -> Self {
+        let mut zeros = Self::stale(rows, cols);
+        zeros.as_mut_slice().fill(E::default());
+        zeros
+    }
+
+    /// A matrix whose numbers are still to be written: until then they are left from earlier use.
+    pub(crate) fn stale(rows: usize, cols: usize) -> Self {
         Self {
+            rows,
             cols,
-            data: vec![E::default(); rows * cols],
+            buffer: Buffer::stale::<E>(rows * cols),
+            numbers: PhantomData,
         }
     }
 
     /// A matrix over `data`, whose length must be a multiple of `cols`.
     pub fn from_vec(cols: usize, data: Vec<E>) -> Self {
+        Self::from_slice(cols, &data)
+    }
+
+    /// A matrix with a copy of `data`, whose length must be a multiple of `cols`.
+    pub(crate) fn from_slice(cols: usize, data: &[E]) -> Self {
         assert!(cols > 0 && data.len().is_multiple_of(cols), "ragged matrix");
-        Self { cols, data }
+        let mut matrix = Self::stale(data.len() / cols, cols);
+        matrix.as_mut_slice().copy_from_slice(data);
+        matrix
+    }
+
+    /// All rows of some matrices of `cols` columns.
+    pub(crate) fn stack(cols: usize, mut parts: Vec<Self>) -> Self {
+        if parts.len() == 1 {
+            return parts.remove(0);
+        }
+        let mut all = Self::stale(parts.iter().map(Self::rows).sum(), cols);
+        let mut left = all.as_mut_slice();
+        for part in &parts {
+            let (now, later) = left.split_at_mut(part.as_slice().len());
+            now.copy_from_slice(part.as_slice());
+            left = later;
+        }
+        all
     }
 
     /// The number of rows.
     pub fn rows(&self) -> usize {
-        self.data.len() / self.cols
+        self.rows
     }
 
     /// The length of a row.
@@ -43,52 +74,54 @@ impl<E: Element> Matrix<E> {
 
     /// One row.
     pub fn row(&self, row: usize) -> &[E] {
-        &self.data[row * self.cols..(row + 1) * self.cols]
+        &self.as_slice()[row * self.cols..(row + 1) * self.cols]
     }
 
     /// One row, to be written.
     pub fn row_mut(&mut self, row: usize) -> &mut [E] {
-        &mut self.data[row * self.cols..(row + 1) * self.cols]
+        let cols = self.cols;
+        &mut self.as_mut_slice()[row * cols..(row + 1) * cols]
     }
 
     /// All rows in order.
     pub fn iter_rows(&self) -> impl ExactSizeIterator<Item = &[E]> {
-        self.data.chunks_exact(self.cols)
+        self.as_slice().chunks_exact(self.cols)
     }
 
     /// All rows in order, to be written.
     pub fn iter_rows_mut(&mut self) -> impl ExactSizeIterator<Item = &mut [E]> {
-        self.data.chunks_exact_mut(self.cols)
+        let cols = self.cols;
+        self.as_mut_slice().chunks_exact_mut(cols)
     }
 
     /// A copy of some rows.
     pub fn slice_rows(&self, rows: Range<usize>) -> Self {
-        Self {
-            cols: self.cols,
-            data: self.data[rows.start * self.cols..rows.end * self.cols].to_vec(),
-        }
+        let numbers = &self.as_slice()[rows.start * self.cols..rows.end * self.cols];
+        let mut copy = Self::stale(rows.len(), self.cols);
+        copy.as_mut_slice().copy_from_slice(numbers);
+        copy
     }
 
     /// Whether no number is infinite or NaN.
     pub fn is_finite(&self) -> bool {
         // Without a way out of the inner loop, which then is a few instructions for many numbers.
-        let mut pieces = self.data.chunks(1024);
+        let mut pieces = self.as_slice().chunks(1024);
         pieces.all(|piece| piece.iter().fold(true, |all, x| all & x.is_finite()))
     }
 
     /// Every number, row after row.
     pub fn as_slice(&self) -> &[E] {
-        &self.data
+        self.buffer.numbers(self.rows * self.cols)
     }
 
     /// Every number, row after row, to be written.
     pub fn as_mut_slice(&mut self) -> &mut [E] {
-        &mut self.data
+        self.buffer.numbers_mut(self.rows * self.cols)
     }
 
     /// The numbers, row after row.
     pub fn into_vec(self) -> Vec<E> {
-        self.data
+        self.as_slice().to_vec()
     }
 
     /// Rows as columns.
@@ -99,20 +132,39 @@ impl<E: Element> Matrix<E> {
 
     /// The same shape with `f` applied to every number, by the threads of the current rayon pool.
     pub fn map<F: Element>(&self, f: impl Fn(E) -> F + Sync) -> Matrix<F> {
-        let numbers = self.data.par_iter().with_min_len(SHARE);
-        Matrix {
-            cols: self.cols,
-            data: numbers.map(|&a| f(a)).collect(),
-        }
+        let mut out = Matrix::stale(self.rows, self.cols);
+        elementwise::map(Level::best(), self.as_slice(), out.as_mut_slice(), f);
+        out
     }
 
     /// The same shape with `f` applied to every pair of numbers of two equally shaped matrices.
     pub fn zip_map<F: Element>(&self, other: &Self, f: impl Fn(E, E) -> F + Sync) -> Matrix<F> {
-        assert_eq!(self.data.len(), other.data.len(), "shapes differ");
-        let pairs = self.data.par_iter().zip(&other.data).with_min_len(SHARE);
-        Matrix {
-            cols: self.cols,
-            data: pairs.map(|(&a, &b)| f(a, b)).collect(),
-        }
+        assert_eq!(self.shape(), other.shape(), "shapes differ");
+        let mut out = Matrix::stale(self.rows, self.cols);
+        let pair = (self.as_slice(), other.as_slice());
+        elementwise::zip_map(Level::best(), pair.0, pair.1, out.as_mut_slice(), f);
+        out
+    }
+
+    fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+}
+
+impl<E: Element> Clone for Matrix<E> {
+    fn clone(&self) -> Self {
+        self.slice_rows(0..self.rows)
+    }
+}
+
+impl<E: Element> PartialEq for Matrix<E> {
+    fn eq(&self, other: &Self) -> bool {
+        self.shape() == other.shape() && self.as_slice() == other.as_slice()
+    }
+}
+
+impl<E: Element> fmt::Debug for Matrix<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter_rows()).finish()
     }
 }

@@ -1,12 +1,12 @@
 //! Numbers and the arrays they live in: the element types a pass computes in, the storage types a
 //! checkpoint keeps, row-major matrices, and tensors that stay as they were stored.
 
+mod buffer;
 mod element;
 mod matrix;
 mod stored;
 
 pub use element::{Dtype, Element, Float, round_to_bf16, round_to_f16};
 pub use matrix::Matrix;
-pub(crate) use matrix::SHARE;
 pub(crate) use stored::encode;
 pub use stored::{Storage, Tensor};

@@ -1,0 +1,131 @@
+//! Memory for numbers, on cache lines of their own and used again.
+//!
+//! A pass needs the same few sizes layer after layer. Memory fresh from the system costs a page fault every 4 KB,
+//! which came to a fifth of a prefill, so each thread keeps what it let go of last.
+
+use std::cell::RefCell;
+
+use bytemuck::{Pod, Zeroable};
+
+/// A cache line.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([u64; 8]);
+
+/// Fewer lines than this, 4 KB, are not worth keeping.
+const LEAST: usize = 64;
+
+/// What a thread keeps at most, in lines: 64 MB.
+const MOST: usize = 1 << 20;
+
+thread_local! {
+    /// What this thread may use again, the longest unused first.
+    static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Memory for `len` numbers of a type; which numbers these are is up to the owner.
+#[derive(Default)]
+pub(super) struct Buffer {
+    lines: Vec<Line>,
+}
+
+impl Buffer {
+    /// Room for `len` numbers. What is in it is left from earlier use.
+    pub(super) fn stale<E: Pod>(len: usize) -> Self {
+        // Eighths of a power of two, so that sizes which grow step by step find what the last step left.
+        let needed = (len * size_of::<E>()).div_ceil(size_of::<Line>());
+        let step = (needed.next_power_of_two() / 8).max(1);
+        let needed = needed.next_multiple_of(step);
+        let spare = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            let fitting = spare.iter().enumerate().rev();
+            let fitting = fitting.filter(|(_, lines)| (needed..=2 * needed).contains(&lines.len()));
+            let best = fitting.min_by_key(|(_, lines)| lines.len());
+            best.map(|(i, _)| i).map(|i| spare.remove(i))
+        });
+        let lines = spare.ok().flatten();
+        Self {
+            lines: lines.unwrap_or_else(|| vec![Line::zeroed(); needed]),
+        }
+    }
+
+    /// The first `len` numbers.
+    pub(super) fn numbers<E: Pod>(&self, len: usize) -> &[E] {
+        &bytemuck::cast_slice(&self.lines)[..len]
+    }
+
+    /// The first `len` numbers, to be written.
+    pub(super) fn numbers_mut<E: Pod>(&mut self, len: usize) -> &mut [E] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        if !(LEAST..=MOST).contains(&lines.len()) {
+            return;
+        }
+        // A thread that ends has nothing left to keep it in.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            spare.push(lines);
+            while spare.iter().map(Vec::len).sum::<usize>() > MOST {
+                spare.remove(0);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept() -> Vec<usize> {
+        SPARE.with(|spare| spare.borrow().iter().map(Vec::len).collect())
+    }
+
+    #[test]
+    fn memory_is_used_again() {
+        let buffer = Buffer::stale::<f32>(5000);
+        let at = buffer.numbers::<f32>(1).as_ptr();
+        drop(buffer);
+        let (lines, again) = (kept(), Buffer::stale::<u16>(9000));
+        assert_eq!(again.numbers::<u16>(1).as_ptr().cast(), at);
+        assert_eq!(lines.len(), 1);
+        assert!(kept().is_empty());
+        // Much less than what is there is not cut from it.
+        drop(again);
+        assert_ne!(Buffer::stale::<f32>(1000).numbers::<f32>(1).as_ptr(), at);
+    }
+
+    #[test]
+    fn a_thread_keeps_no_more_than_the_most() {
+        for megabytes in 1..40 {
+            drop(Buffer::stale::<u8>(megabytes << 20));
+            let all: Vec<_> = (0..3)
+                .map(|_| Buffer::stale::<u8>(megabytes << 20))
+                .collect();
+            drop(all);
+            assert!(kept().iter().sum::<usize>() <= MOST);
+        }
+        drop(Buffer::stale::<u8>(65 << 20));
+        assert!(kept().iter().all(|&lines| lines <= MOST));
+        assert!(!kept().is_empty());
+    }
+
+    #[test]
+    fn numbers_start_on_a_line() {
+        for len in [0, 1, 15, 16, 17, 1000] {
+            let buffer = Buffer::stale::<f32>(len);
+            assert_eq!(buffer.numbers::<f32>(len).len(), len);
+            assert!(
+                buffer
+                    .numbers::<f32>(len)
+                    .as_ptr()
+                    .addr()
+                    .is_multiple_of(64)
+            );
+        }
+    }
+}
