@@ -372,6 +372,20 @@ pub enum Error {
         /// `max_position_embeddings`.
         positions: usize,
     },
+    /// A sequence whose keys and values do not fit into the bytes allowed.
+    #[error(
+        "the cache of {tokens} tokens takes {needed} bytes, and {allowed} are allowed, which {fit} tokens fit in: shorten the prompt or the answer"
+    )]
+    CacheLimit {
+        /// The tokens of the sequence, those it has already among them.
+        tokens: usize,
+        /// The bytes they need, by [`Model::cache_bytes`](crate::Model::cache_bytes).
+        needed: usize,
+        /// The bytes allowed.
+        allowed: usize,
+        /// The tokens that would fit.
+        fit: usize,
+    },
     /// A token id outside the vocabulary.
     #[error(
         "token id {id} at position {position} is outside the model's vocabulary of {vocab_size}: use the tokenizer of this model"

@@ -47,6 +47,50 @@ fn refused_tokens_leave_a_session_as_it_was() {
 }
 
 #[test]
+fn a_cache_limit_refuses_before_anything_is_computed() {
+    let model = open("tiny");
+    let limit = model.cache_bytes::<f32>(64);
+    let bounded = || Session::<f32>::new(&model).with_cache_limit(limit);
+    let mut session = bounded();
+    session.forward(&[20; 60], 0).unwrap();
+    let refused = session.forward(&[20; 5], 1).unwrap_err();
+    assert!(matches!(
+        refused,
+        Error::CacheLimit { tokens: 65, needed, allowed, fit: 64 }
+            if needed == model.cache_bytes::<f32>(65) && allowed == limit
+    ));
+    let gaps: Vec<usize> = (100..400).step_by(2).collect();
+    let refused = session.forward_at(&[20; 150], &gaps, 1);
+    assert!(matches!(refused, Err(Error::CacheLimit { .. })));
+    // As it was: the four that fit give what they give without the attempts.
+    let want = Session::<f32>::new(&model).forward(&[20; 64], 1).unwrap();
+    assert_eq!(session.forward(&[20; 4], 1).unwrap(), want);
+    // A patch's query counts like any token.
+    let method = Method::new(Solver::ClosedForm);
+    let refused = solve(&mut session, Query::alone(20), &method, &[]);
+    assert!(matches!(refused, Err(Error::CacheLimit { .. })));
+}
+
+#[test]
+fn a_generation_ends_where_the_cache_does() {
+    let model = open("tiny");
+    let mut session = Session::<f32>::new(&model).with_cache_limit(model.cache_bytes::<f32>(64));
+    let mut written = 0;
+    let stop = generate(
+        &mut session,
+        &[20; 50],
+        100,
+        &mut Sampler::new(5.0, 0, 1.0, 1),
+        |_| {
+            written += 1;
+            Ok(())
+        },
+    );
+    // 64 tokens taken in, and one more that the last of them gave.
+    assert_eq!((stop.unwrap(), written), (Stop::Length, 15));
+}
+
+#[test]
 fn kept_tokens_must_ascend_to_the_query() {
     let model = open("tiny");
     for kept in [vec![(2, 1), (2, 0)], vec![(2, 0), (2, 0)], vec![(2, 3)]] {

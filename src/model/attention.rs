@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::cache::{Cache, LayerCache};
+use super::cache::{Cache, LayerCache, SLACK};
 use super::change::linear;
 use super::norm::RmsNorm;
 use super::run::Run;
@@ -77,18 +77,16 @@ impl Attention {
         let mut mixed = Matrix::zeros(q.rows(), q.cols());
         for sequence in sequences {
             let cache = &mut sequence.cache.layers[run.layer];
-            for (row, &position) in sequence.rows.clone().zip(sequence.positions) {
-                cache.push(position, k.row(row), v.row(row));
+            // Not more at once than a sliding layer has room for beyond its window.
+            for (i, positions) in sequence.positions.chunks(SLACK).enumerate() {
+                let start = sequence.rows.start + i * SLACK;
+                let rows = start..start + positions.len();
+                cache.make_room(positions[0], positions.len());
+                for (row, &position) in rows.clone().zip(positions) {
+                    cache.push(position, k.row(row), v.row(row));
+                }
+                self.attend(level, &q, rows, positions, cache, &mut mixed);
             }
-            self.attend(
-                level,
-                &q,
-                sequence.rows.clone(),
-                sequence.positions,
-                cache,
-                &mut mixed,
-            );
-            cache.trim();
         }
         run.record("self_attn.mixed", &mixed);
         let o = linear(level, &mixed, &self.o_proj, []);

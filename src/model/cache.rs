@@ -1,12 +1,28 @@
 //! The key-value cache of one sequence: all keys on full layers, the window's on sliding ones.
+//!
+//! What it takes is known before a token comes: vectors grow by [`STEP`] tokens and not by doubling, and a sliding
+//! layer lets go of what nobody sees before it would grow beyond its window and [`SLACK`].
 
 use std::ops::Range;
 
 use crate::tensor::Element;
 
 /// How many keys beyond the window a sliding layer may hold before it lets go of the oldest, so that
-/// not every token moves the whole window.
-const SLACK: usize = 256;
+/// not every token moves the whole window; and the most tokens that enter together.
+pub(super) const SLACK: usize = 256;
+
+/// The tokens that a vector grows by. In decoding it is then copied once in so many tokens, which is little beside
+/// the attention that reads all of it for each.
+const STEP: usize = 64;
+
+/// The tokens that a layer has room for while it holds `tokens`.
+fn room(window: Option<usize>, tokens: usize) -> usize {
+    let most = window.map_or(usize::MAX, |window| window.saturating_add(SLACK));
+    tokens
+        .checked_next_multiple_of(STEP)
+        .unwrap_or(usize::MAX)
+        .min(most)
+}
 
 /// The keys and values of one sequence, layer by layer.
 #[derive(Clone, Debug)]
@@ -32,6 +48,47 @@ impl<E: Element> Cache<E> {
             layers: layers.collect(),
         }
     }
+
+    /// The tokens it holds: of a sequence that is longer, where all layers are sliding ones, those they have not
+    /// let go of.
+    pub(super) fn tokens(&self) -> usize {
+        let layers = self.layers.iter().map(|layer| layer.positions.len());
+        layers.max().unwrap_or_default()
+    }
+
+    /// The most bytes that the keys, values and positions of `tokens` take on their way in. The largest vector
+    /// counts twice: while it grows, its old place is there too.
+    pub(super) fn bytes(&self, tokens: usize) -> usize {
+        let vectors = self.layers.iter().map(|layer| layer.vector(tokens));
+        let layers = self.layers.iter().map(|layer| layer.bytes(tokens));
+        layers.fold(vectors.max().unwrap_or_default(), usize::saturating_add)
+    }
+
+    /// The most tokens, up to `most`, that take no more than `allowed` bytes.
+    pub(super) fn fit(&self, allowed: usize, most: usize) -> usize {
+        let (mut fit, mut over) = (0, most.saturating_add(1));
+        while over - fit > 1 {
+            let middle = fit + (over - fit) / 2;
+            match self.bytes(middle) <= allowed {
+                true => fit = middle,
+                false => over = middle,
+            }
+        }
+        fit
+    }
+
+    /// The bytes that are allocated for keys, values and positions.
+    #[cfg(test)]
+    pub(super) fn allocated(&self) -> usize {
+        let vectors = |layer: &LayerCache<E>| -> usize {
+            let vectors = layer.keys.iter().chain(&layer.values);
+            vectors.map(|v| v.capacity() * size_of::<E>()).sum()
+        };
+        let layers = self.layers.iter();
+        layers
+            .map(|layer| vectors(layer) + layer.positions.capacity() * size_of::<usize>())
+            .sum()
+    }
 }
 
 /// The keys (turned) and values of one layer, oldest first.
@@ -47,6 +104,36 @@ pub(super) struct LayerCache<E> {
 }
 
 impl<E: Element> LayerCache<E> {
+    /// The bytes of keys, values and positions while it holds `tokens`.
+    fn bytes(&self, tokens: usize) -> usize {
+        let numbers = (2 * self.keys.len()).saturating_mul(self.head_dim);
+        let token = numbers
+            .saturating_mul(size_of::<E>())
+            .saturating_add(size_of::<usize>());
+        room(self.window, tokens).saturating_mul(token)
+    }
+
+    /// The bytes of its largest vector while it holds `tokens`.
+    fn vector(&self, tokens: usize) -> usize {
+        let token = self.head_dim.saturating_mul(size_of::<E>());
+        room(self.window, tokens).saturating_mul(token.max(size_of::<usize>()))
+    }
+
+    /// Makes room for `tokens` more, at most [`SLACK`], the first of them at `position`.
+    pub(super) fn make_room(&mut self, position: usize, tokens: usize) {
+        debug_assert!(tokens <= SLACK, "{tokens} tokens at once");
+        let most = self.window.map(|window| window.saturating_add(SLACK));
+        if most.is_some_and(|most| self.positions.len() + tokens > most) {
+            self.forget(position);
+        }
+        let held = self.positions.len();
+        let more = room(self.window, held + tokens) - held;
+        self.positions.reserve_exact(more);
+        for vectors in self.keys.iter_mut().chain(&mut self.values) {
+            vectors.reserve_exact(more * self.head_dim);
+        }
+    }
+
     /// Adds the token at `position`; `key` and `value` are `[kv_heads · head_dim]`.
     pub(super) fn push(&mut self, position: usize, key: &[E], value: &[E]) {
         let ascending = self.positions.last().is_none_or(|&last| last < position);
@@ -85,15 +172,9 @@ impl<E: Element> LayerCache<E> {
         }
     }
 
-    /// Lets go of the keys that no later query can see.
-    pub(super) fn trim(&mut self) {
-        let Some(&last) = self.positions.last() else {
-            return;
-        };
-        let unseen = self.first_seen_from(last + 1);
-        if unseen < SLACK {
-            return;
-        }
+    /// Lets go of the keys that nobody sees from `position` on.
+    fn forget(&mut self, position: usize) {
+        let unseen = self.first_seen_from(position);
         self.positions.drain(..unseen);
         for vectors in self.keys.iter_mut().chain(&mut self.values) {
             vectors.drain(..unseen * self.head_dim);
@@ -105,37 +186,73 @@ impl<E: Element> LayerCache<E> {
 mod tests {
     use super::*;
 
-    fn filled(window: Option<usize>, tokens: usize) -> LayerCache<f32> {
-        let mut cache = Cache::new([window], 1, 2).layers.remove(0);
-        for t in 0..tokens {
-            cache.push(t, &[t as f32, 0.0], &[0.0, t as f32]);
-            cache.trim();
+    /// A layer of one head of two numbers that has taken in `tokens`, `together` at a time.
+    fn filled(window: Option<usize>, tokens: usize, together: usize) -> Cache<f32> {
+        let mut cache = Cache::new([window], 1, 2);
+        for start in (0..tokens).step_by(together) {
+            let end = tokens.min(start + together);
+            cache.layers[0].make_room(start, end - start);
+            for t in start..end {
+                cache.layers[0].push(t, &[t as f32, 0.0], &[0.0, t as f32]);
+            }
         }
         cache
     }
 
-    fn seen(cache: &LayerCache<f32>, position: usize) -> Vec<f32> {
-        cache
-            .keys(0, cache.seen_from(position))
-            .iter()
-            .step_by(2)
-            .copied()
-            .collect()
+    fn seen(cache: &Cache<f32>, position: usize) -> Vec<f32> {
+        let layer = &cache.layers[0];
+        let keys = layer.keys(0, layer.seen_from(position));
+        keys.iter().step_by(2).copied().collect()
     }
 
     #[test]
     fn the_window_counts_the_token_itself() {
-        let cache = filled(Some(3), 10);
+        let cache = filled(Some(3), 10, 1);
         assert_eq!(seen(&cache, 9), [7.0, 8.0, 9.0]);
         assert_eq!(seen(&cache, 1), [0.0, 1.0]);
-        assert_eq!(seen(&filled(Some(1), 10), 9), [9.0]);
-        assert_eq!(seen(&filled(None, 10), 9).len(), 10);
+        assert_eq!(seen(&filled(Some(1), 10, 1), 9), [9.0]);
+        assert_eq!(seen(&filled(None, 10, 1), 9).len(), 10);
     }
 
     #[test]
     fn a_sliding_layer_forgets() {
-        let cache = filled(Some(3), 2000);
-        assert!(cache.positions.len() <= SLACK + 3);
-        assert_eq!(seen(&cache, 1999), [1997.0, 1998.0, 1999.0]);
+        for together in [1, 7, SLACK] {
+            let cache = filled(Some(3), 2000, together);
+            assert!(cache.tokens() <= SLACK + 3);
+            assert_eq!(seen(&cache, 1999), [1997.0, 1998.0, 1999.0]);
+            assert_eq!(seen(&cache, 1999 - together % SLACK).len(), 3);
+        }
+    }
+
+    #[test]
+    fn what_is_allocated_is_what_was_computed() {
+        for window in [None, Some(1), Some(3), Some(64), Some(100), Some(512)] {
+            for tokens in [1, 63, 64, 65, 255, 256, 257, 300, 769, 2000] {
+                for together in [1, 5, 64, SLACK] {
+                    let cache = filled(window, tokens, together);
+                    // Nothing grows any more.
+                    let computed = cache.bytes(tokens) - cache.layers[0].vector(tokens);
+                    // A sliding layer may let go of keys before its last growth, of less than a step.
+                    let step = cache.layers[0].bytes(STEP);
+                    assert!(
+                        (computed - step + 1..=computed).contains(&cache.allocated()),
+                        "{window:?} {tokens} {together}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bound_fits_the_tokens_it_says() {
+        let cache = Cache::<f32>::new([None, Some(3)], 2, 8);
+        for tokens in [1, 63, 64, 65, 259, 260, 1000] {
+            let bytes = cache.bytes(tokens);
+            let full = tokens.next_multiple_of(STEP);
+            assert_eq!(cache.fit(bytes, 100_000), full);
+            assert_eq!(cache.fit(bytes - 1, 100_000), full - STEP);
+        }
+        assert_eq!(cache.fit(usize::MAX, 100_000), 100_000);
+        assert_eq!(cache.bytes(usize::MAX), usize::MAX);
     }
 }

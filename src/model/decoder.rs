@@ -14,6 +14,16 @@ impl Model {
         Cache::new(windows, config.num_key_value_heads, config.head_dim)
     }
 
+    /// The most bytes that the keys and values of a sequence of `tokens` take, before one of them is allocated:
+    /// what a [`Session`](super::Session) needs to be [allowed](super::Session::with_cache_limit).
+    ///
+    /// Full layers hold all tokens, sliding ones their window and 256 more. The largest of the vectors counts
+    /// twice, as it is copied when it grows. A pass needs room for its activations besides, which is freed after
+    /// it and depends on its [chunk](super::Session::with_chunk), not on the sequence.
+    pub fn cache_bytes<E: Element>(&self, tokens: usize) -> usize {
+        self.new_cache::<E>().bytes(tokens)
+    }
+
     /// Refuses sequences of more tokens than the model has positions.
     pub(crate) fn check_length(&self, tokens: usize) -> Result<()> {
         let positions = self.config().max_position_embeddings;

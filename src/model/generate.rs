@@ -101,10 +101,71 @@ impl Sampler {
 pub enum Stop {
     /// The model wrote an end token.
     End,
-    /// As many tokens as were asked for, or as the model has positions for.
+    /// As many tokens as were asked for, or as there is [room](Session::check_room) for.
     Length,
     /// The cancel flag.
     Cancelled,
+}
+
+/// What a step of a generation gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The next token.
+    Token(u32),
+    /// The end: there is no further step.
+    Stop(Stop),
+}
+
+/// A generation between two tokens, for a caller that has other things to do there; [`generate`] is its loop.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// What the session takes in next.
+    next: Vec<u32>,
+    /// Tokens that may still be written.
+    left: usize,
+}
+
+impl Generation {
+    /// A generation that takes in `prompt` and writes up to `max_tokens` tokens.
+    pub fn new(prompt: &[u32], max_tokens: usize) -> Self {
+        Self {
+            next: prompt.to_vec(),
+            left: max_tokens,
+        }
+    }
+
+    /// The next token: the first step takes in the prompt, the others the token before.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Session::forward`] but for [`Error::Cancelled`].
+    pub fn step<E: Element>(
+        &mut self,
+        session: &mut Session<'_, E>,
+        sampler: &mut Sampler,
+    ) -> Result<Step> {
+        if self.left == 0 {
+            return Ok(Step::Stop(Stop::Length));
+        }
+        let logits = match session.forward(&self.next, 1) {
+            Err(Error::Cancelled) => return Ok(Step::Stop(Stop::Cancelled)),
+            logits => logits?,
+        };
+        let token = sampler.next(logits.row(0));
+        if session
+            .model()
+            .checkpoint()
+            .eos_token_ids()
+            .contains(&token)
+        {
+            return Ok(Step::Stop(Stop::End));
+        }
+        self.next = vec![token];
+        // A token that cannot be taken in can still be written.
+        let more = session.check_room(1).is_ok();
+        self.left = if more { self.left - 1 } else { 0 };
+        Ok(Step::Token(token))
+    }
 }
 
 /// Takes in `prompt` and writes up to `max_tokens` tokens, each handed to `on_token`; an end token is not.
@@ -120,25 +181,13 @@ pub fn generate<E: Element>(
     sampler: &mut Sampler,
     mut on_token: impl FnMut(u32) -> Result<()>,
 ) -> Result<Stop> {
-    let model = session.model();
-    let end = model.checkpoint().eos_token_ids();
-    let mut next = prompt.to_vec();
-    for _ in 0..max_tokens {
-        let logits = match session.forward(&next, 1) {
-            Err(Error::Cancelled) => return Ok(Stop::Cancelled),
-            logits => logits?,
-        };
-        let token = sampler.next(logits.row(0));
-        if end.contains(&token) {
-            return Ok(Stop::End);
+    let mut generation = Generation::new(prompt, max_tokens);
+    loop {
+        match generation.step(session, sampler)? {
+            Step::Token(token) => on_token(token)?,
+            Step::Stop(stop) => return Ok(stop),
         }
-        on_token(token)?;
-        if session.position() == model.config().max_position_embeddings {
-            break;
-        }
-        next = vec![token];
     }
-    Ok(Stop::Length)
 }
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub struct Session<'m, E: Element> {
     position: usize,
     overlay: Option<&'m Overlay<E>>,
     chunk: usize,
+    /// The most bytes of the cache.
+    cache_limit: Option<usize>,
     cancel: Option<Arc<AtomicBool>>,
     /// Tokens have gone through some layers and not through all.
     spent: bool,
@@ -37,6 +39,7 @@ impl<'m, E: Element> Session<'m, E> {
             position: 0,
             overlay: None,
             chunk: CHUNK,
+            cache_limit: None,
             cancel: None,
             spent: false,
         }
@@ -61,6 +64,14 @@ impl<'m, E: Element> Session<'m, E> {
     #[must_use]
     pub fn with_chunk(mut self, chunk: usize) -> Self {
         self.chunk = chunk.max(1);
+        self
+    }
+
+    /// The same sequence, whose keys and values take at most `bytes`: tokens that would need more are refused before
+    /// anything is computed for them. [`Model::cache_bytes`] says what a sequence needs.
+    #[must_use]
+    pub fn with_cache_limit(mut self, bytes: usize) -> Self {
+        self.cache_limit = Some(bytes);
         self
     }
 
@@ -112,7 +123,34 @@ impl<'m, E: Element> Session<'m, E> {
             return Err(Error::SpentSession);
         }
         self.model.check_tokens(tokens, self.position)?;
+        self.check_room(tokens.len())?;
         Ok(Run::new(self.model.level(), recorder, self.cancel.clone()))
+    }
+
+    /// Refuses `tokens` more than there is room for, in the model's positions and in the
+    /// [bytes allowed](Self::with_cache_limit).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::PromptTooLong`] and [`Error::CacheLimit`].
+    pub fn check_room(&self, tokens: usize) -> Result<()> {
+        self.model
+            .check_length(self.position.saturating_add(tokens))?;
+        let Some(allowed) = self.cache_limit else {
+            return Ok(());
+        };
+        let tokens = self.cache.tokens().saturating_add(tokens);
+        let needed = self.cache.bytes(tokens);
+        if needed <= allowed {
+            return Ok(());
+        }
+        let most = self.model.config().max_position_embeddings;
+        Err(Error::CacheLimit {
+            tokens,
+            needed,
+            allowed,
+            fit: self.cache.fit(allowed, most),
+        })
     }
 
     /// The position of the next token.
@@ -126,7 +164,7 @@ impl<'m, E: Element> Session<'m, E> {
     /// # Errors
     ///
     /// Before anything is computed: [`Error::EmptyPrompt`], [`Error::TokenId`],
-    /// [`Error::PromptTooLong`], and [`Error::SpentSession`] after one of the following. Then
+    /// [`Error::PromptTooLong`], [`Error::CacheLimit`], and [`Error::SpentSession`] after one of the following. Then
     /// [`Error::Cancelled`]; and [`Error::NotFinite`] or [`Error::Overflow`] where a number is not
     /// finite. After these the session has seen half a token and is of no further use.
     pub fn forward(&mut self, tokens: &[u32], last: usize) -> Result<Matrix<E>> {
@@ -147,6 +185,8 @@ impl<'m, E: Element> Session<'m, E> {
         last: usize,
     ) -> Result<Matrix<E>> {
         assert_eq!(tokens.len(), positions.len(), "a position for each token");
+        // All of them, before the first run is computed.
+        self.check_room(tokens.len())?;
         let mut logits = Vec::new();
         let mut left = tokens.len();
         for (run, positions) in consecutive(tokens, positions) {
@@ -231,4 +271,36 @@ fn consecutive<'a>(
         start += positions.len();
         (run, positions)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+
+    /// Takes in `tokens` in pieces of `piece`, chunks of `chunk`: nothing is allocated beyond the figure.
+    fn fill<E: Element>(model: &Model, tokens: usize, piece: usize, chunk: usize) {
+        let bytes = model.cache_bytes::<E>(tokens);
+        let mut session = Session::<E>::new(model)
+            .with_chunk(chunk)
+            .with_cache_limit(bytes);
+        for piece in vec![5; tokens].chunks(piece) {
+            session.forward(piece, 0).unwrap();
+            assert!(session.cache.allocated() <= bytes, "{tokens} {chunk}");
+        }
+        assert!(session.cache.allocated() > bytes / 2);
+    }
+
+    #[test]
+    fn no_sequence_allocates_more_than_was_computed() {
+        for dir in ["tiny", "checkpoints/window-3", "checkpoints/all-global"] {
+            let model = Model::open(&format!("reference/{dir}")).unwrap();
+            let most = model.config().max_position_embeddings;
+            for (tokens, piece, chunk) in [(1, 1, 1), (70, 1, 1), (most, 100, 7), (most, most, 512)]
+            {
+                fill::<f32>(&model, tokens, piece, chunk);
+                fill::<bf16>(&model, tokens, piece, chunk);
+            }
+        }
+    }
 }
