@@ -83,7 +83,7 @@ impl Server {
         answer
     }
 
-    /// Sends a request and waits for the headers' end.
+    /// Sends a request.
     pub fn send(&self, method: &str, path: &str, body: &str) -> Open {
         let mut stream = self.connect();
         let request = format!(
@@ -94,6 +94,7 @@ impl Server {
         let _ = stream.write_all(request.as_bytes());
         Open {
             stream: BufReader::new(stream),
+            head: String::new(),
         }
     }
 
@@ -160,11 +161,24 @@ impl Drop for Server {
 /// A request that was sent. Dropped, it is a client that goes away.
 pub struct Open {
     stream: BufReader<TcpStream>,
+    /// The status line and the headers, once they were read.
+    head: String,
 }
 
 impl Open {
-    /// Waits for the first token.
+    /// Reads the headers, unless they were read, and waits for something of the body.
+    pub fn wait(&mut self) {
+        while !self.head.ends_with("\r\n\r\n") {
+            let read = self.stream.read_line(&mut self.head).unwrap();
+            assert!(read > 0, "the answer ends after {:?}", self.head);
+        }
+        // An early end shows when the body is read.
+        let _ = self.stream.fill_buf();
+    }
+
+    /// Waits for the first token and takes it.
     pub fn first_token(&mut self) {
+        self.wait();
         let mut line = String::new();
         while !line.starts_with("{\"id\"") {
             line.clear();
@@ -174,12 +188,9 @@ impl Open {
 
     /// Reads to the end.
     pub fn finish(mut self) -> Response {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert!(self.stream.read_line(&mut head).unwrap() > 0, "{head:?}");
-        }
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        let body = if head.contains("transfer-encoding: chunked") {
+        self.wait();
+        let status = self.head.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = if self.head.contains("transfer-encoding: chunked") {
             self.chunks()
         } else {
             let mut body = Vec::new();
