@@ -291,6 +291,12 @@ def versions(arguments):
         yield f"candle: {names}, RUSTFLAGS '{arguments.candle_rustflags}'"
 
 
+def openmp():
+    """How the threads of llama.cpp and torch wait, where that is not left to them."""
+    policy = os.environ.get("OMP_WAIT_POLICY")
+    return [f"OMP_WAIT_POLICY={policy}"] if policy else []
+
+
 def python_versions(python, *names):
     """Versions of packages of an interpreter, and its own."""
     code = (
@@ -366,7 +372,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="of decoding and prefill")
     parser.add_argument("--starts", type=int, default=3, help="rounds of starting processes")
     parser.add_argument("--llama-python", default=sys.executable, help="the Python that has llama-cpp-python")
-    parser.add_argument("--candle-rustflags", default="-C target-cpu=native", help="RUSTFLAGS for candle alone")
+    parser.add_argument("--candle-rustflags", default="", help="such as '-C target-cpu=native'")
     parser.add_argument("--output", type=Path, help="default benches/peers/DATE.csv")
     parser.add_argument("--tables", type=Path, metavar="CSV", help="only print the tables of such a file")
     arguments = parser.parse_args()
@@ -382,7 +388,7 @@ def run(arguments):
     path = arguments.output or HERE / f"{datetime.date.today()}.csv"
     record = Record()
     build(arguments.engines, arguments.candle_rustflags)
-    heading = [f"{datetime.date.today()}, {machine()}", *versions(arguments)]
+    heading = [f"{datetime.date.today()}, {machine()}", *versions(arguments), *openmp()]
     start, others = time.perf_counter(), Others()
     with tempfile.TemporaryDirectory() as work:
         engines = make_engines(arguments, work)
