@@ -194,7 +194,7 @@ def check(workers, threads, record):
     decoded, *prefilled = tokens[workers[0]]
     for worker in workers[1:]:
         mine, *next_ones = tokens[worker]
-        text = f"{worker.engine}, {threads} threads: {agreement(mine, decoded)}"
+        text = f"{worker.engine}, threads {threads}: {agreement(mine, decoded)}"
         if next_ones != prefilled:
             text += f"; after the prefills {next_ones}, ours {prefilled}"
         record.note(text)
@@ -231,7 +231,7 @@ def measure_speed(engines, threads, rounds, record):
                 reply = worker.ask_stopped(run="decode", ids=IDS[:PROMPT], tokens=TOKENS)
                 record.add(worker.engine, threads, "decode", "tokens/s", TOKENS / reply["seconds"])
                 if reply["tokens"] != tokens[worker][0]:
-                    record.note(f"{worker.engine}, {threads} threads: not the same tokens in every round")
+                    record.note(f"{worker.engine}, threads {threads}: not the same tokens in every round")
             for count in PREFILLS:
                 for worker in in_turn(workers, number):
                     reply = worker.ask_stopped(run="prefill", ids=IDS[:count])
