@@ -232,6 +232,19 @@ mod tests {
     }
 
     #[test]
+    fn every_level_flushes_what_only_the_denormal_grid_rounds_up() {
+        // Element 1 comes first and is 2⁻¹²⁶; element 0 takes so little from it that f32 rounds it back up.
+        let least = 2f64.powi(-126);
+        for (taken, want) in [(0.75, 0.0), (0.375, least)] {
+            let w = [-taken * 2f64.powi(-75), 2f64.powi(-63)].map(bf16::from_f64);
+            let x = [2f64.powi(-75), 2f64.powi(-63)].map(bf16::from_f64);
+            for level in Level::available() {
+                assert_eq!(f64::from(dot(level, &x, &w)), want, "{level} {taken}");
+            }
+        }
+    }
+
+    #[test]
     fn the_scalar_level_follows_the_documented_order() {
         for cols in [1, 7, 16, 33, 640] {
             let x = numbers::<f32>(cols, 3, -20, 20);
