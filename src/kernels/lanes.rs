@@ -4,10 +4,17 @@ use half::bf16;
 
 use crate::tensor::Float;
 
+/// What an instruction set offers whatever the types.
+pub(super) trait Instructions: Copy {
+    /// Asks for the cache line of a number that is read soon, wherever it is.
+    #[inline(always)]
+    fn prefetch<T>(self, _at: *const T) {}
+}
+
 /// Sixteen-lane multiply-add of activations `X` and weights `W`, in blocks of `B` elements.
 ///
 /// A value of an implementing type is the proof that the machine has the instructions.
-pub(super) trait Lanes<X, W, const B: usize>: Copy {
+pub(super) trait Lanes<X, W, const B: usize>: Instructions {
     /// One block of activations or widened weights.
     type Block: Copy;
     /// Sixteen partial sums.
@@ -27,9 +34,6 @@ pub(super) trait Lanes<X, W, const B: usize>: Copy {
     fn load(self, x: &[X; B]) -> Self::Block;
     /// Reads a block of weights and widens it, exactly.
     fn widen(self, w: &[W; B]) -> Self::Block;
-    /// Asks for the cache line of a weight that is read soon, wherever it is.
-    #[inline(always)]
-    fn prefetch(self, _w: *const W) {}
     /// Writes a block down as activations.
     fn store(self, block: Self::Block, to: &mut [X; B]);
     /// `sum + w · x` in every lane, in the order that [`kernels`](super) documents.

@@ -12,6 +12,8 @@ pub mod activation;
 mod dispatch;
 pub(crate) mod elementwise;
 pub mod exp;
+#[cfg(target_arch = "x86_64")]
+mod instructions;
 mod lanes;
 mod matmul;
 mod norm;

@@ -2,13 +2,14 @@
 
 use half::bf16;
 
-use super::lanes::{Lanes, Simd, fold};
+use super::lanes::{Instructions, Lanes, Simd, fold};
 use crate::tensor::{Element, Float};
 
 /// Plain Rust: arrays of sixteen.
 #[derive(Clone, Copy)]
 pub(super) struct Scalar;
 
+impl Instructions for Scalar {}
 impl Simd for Scalar {}
 
 macro_rules! plain {

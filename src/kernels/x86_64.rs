@@ -1,131 +1,30 @@
 //! AVX2 with FMA, AVX-512, and AVX-512 with bf16: the dot kernels of x86-64.
-//!
-//! Each instruction set is a type whose only constructor looks the instructions up, so a value of it
-//! proves that they exist. Its methods are inlined into [`Avx2::run`] and the like, which are compiled with
-//! the instructions enabled.
 
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
 use half::bf16;
 
-use super::lanes::{Lanes, Simd, Task};
+use super::instructions::{instructions, lanes};
 use super::scalar::flushing_fma;
 
-macro_rules! instruction_set {
-    ($(#[$doc:meta])* $name:ident, [$($feature:tt),*], $enable:literal) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy)]
-        pub(super) struct $name(());
-
-        impl $name {
-            /// The proof that this machine has the instructions, if it has.
-            #[inline]
-            pub(super) fn detect() -> Option<Self> {
-                let found = $(std::arch::is_x86_feature_detected!($feature))&&*;
-                found.then_some(Self(()))
-            }
-
-            /// Runs `task` compiled with these instructions.
-            pub(super) fn run<T: Task>(self, task: T) -> T::Output {
-                #[target_feature(enable = $enable)]
-                fn with_instructions<T: Task>(simd: $name, task: T) -> T::Output {
-                    task.run(simd)
-                }
-                // SAFETY: `self` exists, so the machine has the instructions.
-                unsafe { with_instructions(self, task) }
-            }
-        }
-
-        impl Simd for $name {}
-    };
-}
-
-instruction_set!(
+instructions!(
     /// AVX2 with FMA.
-    Avx2, ["avx2", "fma"], "avx2,fma"
+    Avx2, is_x86_feature_detected, ["avx2", "fma"], "avx2,fma",
+    prefetch: |at| _mm_prefetch::<_MM_HINT_T0>(at),
 );
-instruction_set!(
+instructions!(
     /// AVX-512.
-    Avx512, ["avx512f", "avx512bw", "avx512dq", "avx512vl"],
-    "avx512f,avx512bw,avx512dq,avx512vl"
+    Avx512, is_x86_feature_detected, ["avx512f", "avx512bw", "avx512dq", "avx512vl"],
+    "avx512f,avx512bw,avx512dq,avx512vl",
+    prefetch: |at| _mm_prefetch::<_MM_HINT_T0>(at),
 );
-instruction_set!(
+instructions!(
     /// AVX-512 with the bf16 dot product.
-    Avx512Bf16, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"],
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"
+    Avx512Bf16, is_x86_feature_detected, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"],
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16",
+    prefetch: |at| _mm_prefetch::<_MM_HINT_T0>(at),
 );
-
-/// The lanes of one pair of types for one instruction set. `load`, `widen` and `multiply_add` are
-/// closures over intrinsics.
-macro_rules! lanes {
-    ($name:ty, $x:ty, $w:ty, $b:literal, $acc:ty, $block:ty, $sum:ty, $tile:expr,
-     zero: $zero:expr, load: $load:expr, widen: $widen:expr,
-     multiply_add: $multiply_add:expr, fold: $fold:expr $(, fold_four: $fold_four:expr)? $(,)?) => {
-        impl Lanes<$x, $w, $b> for $name {
-            type Block = $block;
-            type Sum = $sum;
-            type Acc = $acc;
-            const TILE: (usize, usize) = $tile;
-
-            #[inline(always)]
-            fn zero(self) -> Self::Sum {
-                // SAFETY: `self` proves the instructions; memory is not touched.
-                unsafe { $zero }
-            }
-            #[inline(always)]
-            fn load(self, x: &[$x; $b]) -> Self::Block {
-                // SAFETY: `self` proves the instructions; the loads are unaligned ones and stay
-                // inside the array.
-                unsafe { $load(x.as_ptr()) }
-            }
-            #[inline(always)]
-            fn widen(self, w: &[$w; $b]) -> Self::Block {
-                // SAFETY: as for `load`.
-                unsafe { $widen(w.as_ptr()) }
-            }
-            #[inline(always)]
-            fn prefetch(self, w: *const $w) {
-                // SAFETY: the instruction reads nothing, and no address makes it fault.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(w.cast()) };
-            }
-            #[inline(always)]
-            fn store(self, block: Self::Block, to: &mut [$x; $b]) {
-                const { assert!(size_of::<$block>() == size_of::<[$x; $b]>()) };
-                // SAFETY: both are as many plain bits, as the line above checks.
-                *to = unsafe { std::mem::transmute::<$block, [$x; $b]>(block) };
-            }
-            #[inline(always)]
-            fn resume(self, sums: &[$acc; 16]) -> Self::Sum {
-                // SAFETY: both are as many plain bits, as `suspend` checks.
-                unsafe { std::mem::transmute::<[$acc; 16], $sum>(*sums) }
-            }
-            #[inline(always)]
-            fn suspend(self, sums: Self::Sum) -> [$acc; 16] {
-                const { assert!(size_of::<$sum>() == size_of::<[$acc; 16]>()) };
-                // SAFETY: both are as many plain bits, as the line above checks.
-                unsafe { std::mem::transmute::<$sum, [$acc; 16]>(sums) }
-            }
-            #[inline(always)]
-            fn multiply_add(self, sum: Self::Sum, w: Self::Block, x: Self::Block) -> Self::Sum {
-                // SAFETY: `self` proves the instructions; memory is not touched.
-                unsafe { $multiply_add(sum, w, x) }
-            }
-            #[inline(always)]
-            fn fold(self, sum: Self::Sum) -> $acc {
-                // SAFETY: `self` proves the instructions; memory is not touched.
-                unsafe { $fold(sum) }
-            }
-            $(
-                #[inline(always)]
-                fn fold_four(self, sums: [Self::Sum; 4]) -> [$acc; 4] {
-                    // SAFETY: `self` proves the instructions; memory is not touched.
-                    unsafe { $fold_four(sums) }
-                }
-            )?
-        }
-    };
-}
 
 lanes!(
     Avx2, f64, f64, 16, f64, [__m256d; 4], [__m256d; 4], (1, 2),
