@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(target_arch = "aarch64")]
+use super::aarch64::Neon;
 use super::lanes::Task;
 use super::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
@@ -23,6 +25,9 @@ pub enum Level {
     /// The same with the bf16 dot-product instruction.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// NEON, on 64-bit ARM.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Level {
@@ -35,6 +40,8 @@ impl Level {
             levels.extend(Avx512::detect().map(|_| Self::Avx512));
             levels.extend(Avx512Bf16::detect().map(|_| Self::Avx512Bf16));
         }
+        #[cfg(target_arch = "aarch64")]
+        levels.extend(Neon::detect().map(|_| Self::Neon));
         levels
     }
 
@@ -53,21 +60,29 @@ impl Level {
 
     /// Runs `task` compiled for this level, or for [`Level::Scalar`] where the machine lacks it.
     pub(super) fn run<T: Task>(self, task: T) -> T::Output {
-        #[cfg(target_arch = "x86_64")]
         match self {
             Self::Scalar => {}
+            #[cfg(target_arch = "x86_64")]
             Self::Avx2 => {
                 if let Some(simd) = Avx2::detect() {
                     return simd.run(task);
                 }
             }
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
                 if let Some(simd) = Avx512::detect() {
                     return simd.run(task);
                 }
             }
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => {
                 if let Some(simd) = Avx512Bf16::detect() {
+                    return simd.run(task);
+                }
+            }
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => {
+                if let Some(simd) = Neon::detect() {
                     return simd.run(task);
                 }
             }
@@ -86,6 +101,8 @@ impl fmt::Display for Level {
             Self::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => "avx512bf16",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
         })
     }
 }

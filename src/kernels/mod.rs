@@ -8,11 +8,13 @@
 //! `VDPBF16PS` does. Nothing else decides the bits: not the instruction set, not the threads, not how many tokens are
 //! handled at once.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 pub mod activation;
 mod dispatch;
 pub(crate) mod elementwise;
 pub mod exp;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
 mod instructions;
 mod lanes;
 mod matmul;

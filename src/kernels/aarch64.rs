@@ -1,0 +1,166 @@
+//! NEON: the dot kernels of 64-bit ARM.
+//!
+//! The sixteen lanes are 4 vectors of f32, or 8 of f64. BFDOT and BFMMLA, which some machines have, round and order
+//! otherwise than `VDPBF16PS` does, so bf16 products are made of f32 multiply-adds, as on AVX2.
+//!
+//! Tiles: there are 32 registers. Two rows and two tokens in f32 are 16 registers of sums, 8 of activations and 4 of
+//! weights; in f64 one row and two tokens have as many sums.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+use std::array::from_fn;
+
+use half::bf16;
+
+use super::instructions::{instructions, lanes};
+use super::scalar::flushing_fma;
+
+instructions!(
+    /// NEON.
+    Neon, is_aarch64_feature_detected, ["neon"], "neon",
+    // The intrinsic is not in stable Rust.
+    prefetch: |at: *const u8| asm!(
+        "prfm pldl1keep, [{at}]",
+        at = in(reg) at,
+        options(readonly, nostack, preserves_flags),
+    ),
+);
+
+lanes!(
+    Neon, f64, f64, 16, f64, [float64x2_t; 8], [float64x2_t; 8], (1, 2),
+    zero: [vdupq_n_f64(0.0); 8],
+    load: load_f64,
+    widen: load_f64,
+    multiply_add: |sum: [_; 8], w: [_; 8], x: [_; 8]| from_fn(|i| vfmaq_f64(sum[i], w[i], x[i])),
+    fold: fold_sixteen_f64,
+);
+lanes!(
+    Neon, f64, bf16, 16, f64, [float64x2_t; 8], [float64x2_t; 8], (1, 2),
+    zero: [vdupq_n_f64(0.0); 8],
+    load: load_f64,
+    widen: |w: *const bf16| {
+        let fours = widen_to_f32(w);
+        from_fn(|i| match i % 2 {
+            0 => vcvt_f64_f32(vget_low_f32(fours[i / 2])),
+            _ => vcvt_high_f64_f32(fours[i / 2]),
+        })
+    },
+    multiply_add: |sum: [_; 8], w: [_; 8], x: [_; 8]| from_fn(|i| vfmaq_f64(sum[i], w[i], x[i])),
+    fold: fold_sixteen_f64,
+);
+lanes!(
+    Neon, f32, f32, 16, f32, [float32x4_t; 4], [float32x4_t; 4], (2, 2),
+    zero: [vdupq_n_f32(0.0); 4],
+    load: load_f32,
+    widen: load_f32,
+    multiply_add: |sum: [_; 4], w: [_; 4], x: [_; 4]| from_fn(|i| vfmaq_f32(sum[i], w[i], x[i])),
+    fold: fold_sixteen_f32,
+);
+lanes!(
+    Neon, f32, bf16, 16, f32, [float32x4_t; 4], [float32x4_t; 4], (2, 2),
+    zero: [vdupq_n_f32(0.0); 4],
+    load: load_f32,
+    widen: widen_to_f32,
+    multiply_add: |sum: [_; 4], w: [_; 4], x: [_; 4]| from_fn(|i| vfmaq_f32(sum[i], w[i], x[i])),
+    fold: fold_sixteen_f32,
+);
+lanes!(
+    Neon, bf16, bf16, 32, f32, [uint32x4_t; 4], [float32x4_t; 4], (2, 2),
+    zero: [vdupq_n_f32(0.0); 4],
+    load: load_bf16,
+    widen: load_bf16,
+    multiply_add: |sum: [_; 4], w: [_; 4], x: [_; 4]| from_fn(|i| dot_pairs(sum[i], w[i], x[i])),
+    fold: fold_sixteen_f32,
+);
+
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn load_f64(x: *const f64) -> [float64x2_t; 8] {
+    // SAFETY: the caller lends 16 numbers.
+    from_fn(|i| unsafe { vld1q_f64(x.add(2 * i)) })
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn load_f32(x: *const f32) -> [float32x4_t; 4] {
+    // SAFETY: the caller lends 16 numbers.
+    from_fn(|i| unsafe { vld1q_f32(x.add(4 * i)) })
+}
+
+/// Pairs of numbers, the even one in the low half.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn load_bf16(x: *const bf16) -> [uint32x4_t; 4] {
+    // SAFETY: the caller lends 32 numbers.
+    from_fn(|i| vreinterpretq_u32_u16(unsafe { vld1q_u16(x.add(8 * i).cast()) }))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn widen_to_f32(w: *const bf16) -> [float32x4_t; 4] {
+    // SAFETY: the caller lends 16 numbers.
+    from_fn(|i| vreinterpretq_f32_u32(vshll_n_u16::<16>(unsafe { vld1_u16(w.add(4 * i).cast()) })))
+}
+
+/// Four lanes of the bf16 product: odd elements first, then even ones, denormals taken as zero.
+#[inline]
+#[target_feature(enable = "neon")]
+fn dot_pairs(sum: float32x4_t, w: uint32x4_t, x: uint32x4_t) -> float32x4_t {
+    let odd = |v| vreinterpretq_f32_u32(vandq_u32(v, vdupq_n_u32(0xFFFF_0000)));
+    let even = |v| vreinterpretq_f32_u32(vshlq_n_u32::<16>(v));
+    let sum = flushing_fma_neon(odd(w), odd(x), sum);
+    flushing_fma_neon(even(w), even(x), sum)
+}
+
+/// Four times [`flushing_fma`].
+#[inline]
+#[target_feature(enable = "neon")]
+fn flushing_fma_neon(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
+    let (a, b, c) = (flush(a), flush(b), flush(c));
+    let sum = vfmaq_f32(c, a, b);
+    let edge = vceqq_f32(vabsq_f32(sum), vdupq_n_f32(f32::MIN_POSITIVE));
+    if vmaxvq_u32(edge) == 0 {
+        return flush(sum);
+    }
+    // Too rare to be worth vectors.
+    let [a, b, c] = [a, b, c].map(|v| to_array(v));
+    let exact = |x: f32| bf16::from_bits((x.to_bits() >> 16) as u16);
+    let sum: [f32; 4] = from_fn(|l| flushing_fma(exact(a[l]), exact(b[l]), c[l]));
+    // SAFETY: the array has 4 numbers.
+    unsafe { vld1q_f32(sum.as_ptr()) }
+}
+
+/// Denormals become zeros of their sign.
+#[inline]
+#[target_feature(enable = "neon")]
+fn flush(x: float32x4_t) -> float32x4_t {
+    let tiny = vcaltq_f32(x, vdupq_n_f32(f32::MIN_POSITIVE));
+    // All bits but the sign.
+    let gone = vshrq_n_u32::<1>(tiny);
+    vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(x), gone))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn to_array(x: float32x4_t) -> [f32; 4] {
+    let mut out = [0.0; 4];
+    // SAFETY: the array has 4 numbers.
+    unsafe { vst1q_f32(out.as_mut_ptr(), x) };
+    out
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn fold_sixteen_f32(sum: [float32x4_t; 4]) -> f32 {
+    let eight = [vaddq_f32(sum[0], sum[2]), vaddq_f32(sum[1], sum[3])];
+    let four = vaddq_f32(eight[0], eight[1]);
+    vpadds_f32(vadd_f32(vget_low_f32(four), vget_high_f32(four)))
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn fold_sixteen_f64(sum: [float64x2_t; 8]) -> f64 {
+    let eight: [_; 4] = from_fn(|i| vaddq_f64(sum[i], sum[i + 4]));
+    let four = [vaddq_f64(eight[0], eight[2]), vaddq_f64(eight[1], eight[3])];
+    vpaddd_f64(vaddq_f64(four[0], four[1]))
+}
