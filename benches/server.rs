@@ -73,7 +73,7 @@ fn request(i: usize) -> String {
     json!({
         "prompt": prompt + "The capital of France is",
         "max_tokens": 16 + 4 * i,
-        "temperature": if i % 2 == 0 { 0.0 } else { 0.8 },
+        "temperature": if i.is_multiple_of(2) { 0.0 } else { 0.8 },
         "top_k": 40,
         "seed": i,
     })

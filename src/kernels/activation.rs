@@ -1,7 +1,7 @@
 //! GeLU in the tanh form.
 //!
 //! x/2 · (1 + tanh u) with u = √(2/π) (x + 0.044715 x³) is x / (1 + e^(−2u)), which does not cancel for negative
-//! x. f64 computes that with the `libm` exponential; f32 computes it in f64, with the exponential of
+//! x. f64 computes that with its own exponential; f32 computes it in f64, with the exponential of
 //! [`exp`], and rounds once. No fused multiply-add.
 
 use super::{Level, elementwise, exp};
@@ -19,7 +19,7 @@ const SQRT_8_OVER_PI: f64 = 1.595_769_121_605_730_7;
 const CUBIC: f64 = 0.044_715;
 
 /// GeLU (tanh form) of an f64.
-#[inline]
+#[inline(always)]
 pub fn gelu_tanh_f64(x: f64) -> f64 {
     x / (1.0 + exp::exp_f64(-twice_u(x)))
 }

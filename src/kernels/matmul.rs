@@ -62,36 +62,75 @@ pub fn matmul<'w, E: Element>(
     x: &Matrix<E>,
     w: impl Into<Rows<'w, E>>,
 ) -> Matrix<E::Acc> {
-    let w = w.into();
-    let (tokens, rows, cols) = (x.rows(), w.rows(), x.cols());
-    assert_eq!(cols, w.cols(), "x and W disagree on the length of a row");
-    let mut y = Matrix::stale(tokens, rows);
+    let [y] = matmuls(level, x, [w.into()]);
+    y
+}
+
+/// [`matmul`] with several W at once, so that threads meet once and not after each.
+pub(crate) fn matmuls<E: Element, const N: usize>(
+    level: Level,
+    x: &Matrix<E>,
+    ws: [Rows<'_, E>; N],
+) -> [Matrix<E::Acc>; N] {
+    let (tokens, cols) = (x.rows(), x.cols());
+    let rows: usize = ws.iter().map(Rows::rows).sum();
+    let mut ys = ws.map(|w| {
+        assert_eq!(cols, w.cols(), "x and W disagree on the length of a row");
+        Matrix::stale(tokens, w.rows())
+    });
+    let pairs = ws.iter().zip(&mut ys);
     let threads = rayon::current_num_threads();
     if threads == 1 || rows * tokens * cols < PARALLEL_FROM {
-        let mut out: Vec<_> = y.iter_rows_mut().collect();
-        products(level, x.as_slice(), &w, 0..rows, &mut out);
-        return y;
+        for (w, y) in pairs {
+            let mut out: Vec<_> = y.iter_rows_mut().collect();
+            products(level, x.as_slice(), w, 0..w.rows(), &mut out);
+        }
+        return ys;
     }
     // Several pieces a thread, so that a slow one holds nobody up.
     let pieces = (4 * threads).div_ceil(tokens.div_ceil(TOGETHER));
     let share = rows.div_ceil(pieces).next_multiple_of(16);
-    let mut work = Vec::new();
+    let work: Vec<_> = pairs.flat_map(|(w, y)| pieces_of(x, w, y, share)).collect();
+    work.into_par_iter().for_each(|mut piece| {
+        products(level, piece.x, piece.w, piece.rows, &mut piece.out);
+    });
+    ys
+}
+
+/// Some rows of W times some tokens.
+struct Piece<'a, E: Element> {
+    x: &'a [E],
+    w: &'a Rows<'a, E>,
+    rows: Range<usize>,
+    /// Of each token.
+    out: Vec<&'a mut [E::Acc]>,
+}
+
+/// A product in pieces of at most `share` rows and [`TOGETHER`] tokens.
+fn pieces_of<'a, E: Element>(
+    x: &'a Matrix<E>,
+    w: &'a Rows<'a, E>,
+    y: &'a mut Matrix<E::Acc>,
+    share: usize,
+) -> Vec<Piece<'a, E>> {
+    let (rows, cols) = (w.rows(), w.cols());
+    let mut pieces = Vec::new();
     let of_tokens = y.as_mut_slice().chunks_mut(TOGETHER * rows);
     for (x, y) in x.as_slice().chunks(TOGETHER * cols).zip(of_tokens) {
-        let mut outs: Vec<Vec<_>> = (0..rows).step_by(share).map(|_| Vec::new()).collect();
+        let first = pieces.len();
+        pieces.extend((0..rows).step_by(share).map(|start| Piece {
+            x,
+            w,
+            rows: start..rows.min(start + share),
+            out: Vec::with_capacity(x.len() / cols),
+        }));
         for y in y.chunks_exact_mut(rows) {
-            for (out, y) in outs.iter_mut().zip(y.chunks_mut(share)) {
-                out.push(y);
+            for (piece, y) in pieces[first..].iter_mut().zip(y.chunks_mut(share)) {
+                piece.out.push(y);
             }
         }
-        let starts = (0..rows).step_by(share);
-        work.extend(starts.zip(outs).map(|(first, out)| (first, x, out)));
     }
-    work.into_par_iter().for_each(|(first, x, mut out)| {
-        let rows = first..rows.min(first + share);
-        products(level, x, &w, rows, &mut out);
-    });
-    y
+    pieces
 }
 
 /// The dot product of two vectors of equal length.

@@ -30,6 +30,7 @@ mod weighted_sum;
 mod x86_64;
 
 pub use dispatch::Level;
+pub(crate) use matmul::matmuls;
 pub use matmul::{Rows, dot, matmul};
 pub use norm::{rms_norm, unscaled_rms_norm};
 pub(crate) use panel::Panel;

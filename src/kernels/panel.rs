@@ -94,12 +94,24 @@ fn row_of_tiles<L, X, W, const B: usize, const R: usize>(
     let mut t = 0;
     while t < tokens {
         let (left, x, out) = (tokens - t, &x[t * cols..], &mut out[t..]);
-        t += match L::TILE.1 {
-            4 if left >= 4 => tile::<L, X, W, B, R, 4>(lanes, w, x, out, row),
-            4 | 2 if left >= 2 => tile::<L, X, W, B, R, 2>(lanes, w, x, out, row),
+        t += match tokens_of_tile(L::TILE.1, left) {
+            5 => tile::<L, X, W, B, R, 5>(lanes, w, x, out, row),
+            4 => tile::<L, X, W, B, R, 4>(lanes, w, x, out, row),
+            3 => tile::<L, X, W, B, R, 3>(lanes, w, x, out, row),
+            2 => tile::<L, X, W, B, R, 2>(lanes, w, x, out, row),
             _ => tile::<L, X, W, B, R, 1>(lanes, w, x, out, row),
         };
     }
+}
+
+/// How many of the tokens that are `left` go into the next tile, where tiles of `most` are meant for many tokens.
+///
+/// Registers that hold four tokens' sums beside packed operands hold those of five, and every tile reads the weights
+/// again: so as few tiles as can be, of about one size.
+#[inline(always)]
+fn tokens_of_tile(most: usize, left: usize) -> usize {
+    let most = if most == 4 { 5 } else { most };
+    left.div_ceil(left.div_ceil(most))
 }
 
 /// `R` rows of W times the first `T` rows of `x`: all sums stay in registers. Returns `T`.
@@ -123,7 +135,7 @@ where
     for block in 0..cols / B {
         let xs: [_; T] = std::array::from_fn(|t| lanes.load(&x[t].0[block]));
         for r in 0..R {
-            if T == 1 {
+            if T <= 5 {
                 lanes.prefetch(w[r].0[block].as_ptr().wrapping_byte_add(AHEAD));
             }
             let wide = lanes.widen(&w[r].0[block]);

@@ -21,14 +21,17 @@ impl<A: Float> Task for Softmax<'_, A> {
     fn run<S: Simd>(self, _: S) {
         let scores = self.0;
         let mut largest = [A::NEG_INFINITY; 16];
-        for block in scores.chunks(16) {
-            for (largest, &s) in largest.iter_mut().zip(block) {
-                *largest = if s > *largest { s } else { *largest };
-            }
+        let larger = |s: A, largest: A| if s > largest { s } else { largest };
+        let (blocks, rest) = scores.as_chunks::<16>();
+        for block in blocks {
+            largest = std::array::from_fn(|l| larger(block[l], largest[l]));
+        }
+        for (largest, &s) in largest.iter_mut().zip(rest) {
+            *largest = larger(s, *largest);
         }
         let [mut max, ..] = largest;
         for s in largest {
-            max = if s > max { s } else { max };
+            max = larger(s, max);
         }
         let mut lanes = [A::ZERO; 16];
         let (blocks, rest) = scores.as_chunks_mut::<16>();

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::kernels::{Level, matmul};
-use crate::tensor::{Element, Matrix, Tensor};
+use crate::tensor::{Element, Matrix};
 
 /// A change of one linear map.
 #[derive(Clone, Debug)]
@@ -41,16 +41,6 @@ impl<E: Element> Default for LayerChange<E> {
 
 /// Which rows of a batch a change applies to.
 pub(crate) type Changed<'a, C> = (Range<usize>, &'a C);
-
-/// W x, with the changes of some rows, rounded to the compute type.
-pub(super) fn linear<'a, E: Element>(
-    level: Level,
-    x: &Matrix<E>,
-    w: &Tensor,
-    changes: impl IntoIterator<Item = Changed<'a, LinearChange<E>>>,
-) -> Matrix<E> {
-    changed(level, x, matmul(level, x, w), changes)
-}
 
 /// `y`, which is W x, with the changes of some rows, rounded to the compute type.
 pub(super) fn changed<'a, E: Element>(

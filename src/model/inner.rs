@@ -1,9 +1,10 @@
 //! f of Theorem 5: the inner function, pre-norm, first linear maps and activation.
 
-use super::change::{Changed, LayerChange, linear};
+use super::change::{Changed, LayerChange, changed};
 use super::norm::RmsNorm;
 use super::run::Run;
 use crate::kernels::activation::gelu_tanh;
+use crate::kernels::{Rows, matmuls};
 use crate::tensor::{Element, Matrix, Tensor};
 
 /// h = gelu_tanh(W_gate z) ⊙ (W_up z) with z = pre_feedforward_layernorm(v).
@@ -43,11 +44,13 @@ impl Inner {
             let changed = changes.iter();
             changed.filter_map(move |(rows, c)| part(c).map(|part| (rows.clone(), part)))
         };
-        let gate = linear(run.level, z, &self.gate_proj, of(|c| c.gate.as_ref()));
+        let projections = [&self.gate_proj, &self.up_proj];
+        let [gate, up] = matmuls(run.level, z, projections.map(Rows::Stored));
+        let gate = changed(run.level, z, gate, of(|c| c.gate.as_ref()));
         run.record("mlp.gate_proj", &gate);
         let act = gelu_tanh(run.level, &gate);
         run.record("mlp.act_fn", &act);
-        let up = linear(run.level, z, &self.up_proj, of(|c| c.up.as_ref()));
+        let up = changed(run.level, z, up, of(|c| c.up.as_ref()));
         run.record("mlp.up_proj", &up);
         let h = act.zip_map(&up, |act, up| E::round(act.acc() * up.acc()));
         run.record("mlp.product", &h);

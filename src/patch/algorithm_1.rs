@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::layer::{Contextual, Layer};
+use super::layer::{Halfway, Layer};
 use super::{Method, Patch, Report, Solver, Variant};
 use crate::error::{Error, Result};
 use crate::model::{Cache, Model, Run, Sequence, Session};
@@ -84,18 +84,13 @@ pub fn solve<E: Element>(
     let mut run = contextual.start(&[query.token], None)?;
     let mut reduced = Reduction::new(contextual, query, method, controls)?;
     let mut x = reduced.model.embed(&mut run, &reduced.batch(query.token));
-    let layers = reduced.model.layers().len();
-    let mut before_the_last_two = Matrix::zeros(0, x.cols());
-    for layer in 0..layers {
-        if layer + 2 == layers {
-            before_the_last_two = x.slice_rows(0..reduced.rows());
-        }
-        x = reduced.layer(&mut run, layer, &x, Some(contextual))?;
+    for layer in 0..reduced.model.layers().len() {
+        x = reduced.layer(&mut run, layer, &x, contextual)?;
     }
     let contextual_row = x.slice_rows(reduced.rows()..x.rows());
     contextual.skip(1);
     if method.solver == Solver::ClosedForm {
-        reduced.look_ahead(&mut run, &before_the_last_two, &mut x)?;
+        reduced.look_ahead(&mut run, &mut x)?;
     }
 
     let rows = reduced.passes.iter().map(|pass| pass.rows.end - 1);
@@ -103,13 +98,15 @@ pub fn solve<E: Element>(
         .flat_map(|row| x.row(row))
         .chain(contextual_row.as_slice());
     let hidden = Matrix::from_vec(x.cols(), hidden.copied().collect());
-    let logits = reduced.model.logits(&mut run, &hidden)?;
-    let reduced_logits = logits.slice_rows(0..logits.rows() - 1);
+    let mut logits = reduced.model.logits(&mut run, &hidden)?;
+    let last = logits.rows() - 1;
+    let contextual = logits.row(last).to_vec();
+    logits.truncate(last);
     Ok(Solution {
-        patch: reduced.patch,
-        report: reduced.report,
-        contextual: logits.row(logits.rows() - 1).to_vec(),
-        reduced: reduced_logits,
+        patch: reduced.solved.patch,
+        report: reduced.solved.report,
+        contextual,
+        reduced: logits,
     })
 }
 
@@ -121,12 +118,9 @@ struct Reduction<'a, E: Element> {
     positions: Vec<usize>,
     contextual_position: usize,
     passes: Vec<Reduced<E>>,
-    patch: Patch,
-    report: Report,
-    /// What the contextual pass says at each layer.
-    said: Vec<Contextual>,
-    /// v of the query at the layer solved last.
-    v: Vec<f64>,
+    solved: Solved,
+    /// The last two layers so far, before their outer halves.
+    last_two: [Option<Halfway<E>>; 2],
 }
 
 impl<'a, E: Element> Reduction<'a, E> {
@@ -158,10 +152,8 @@ impl<'a, E: Element> Reduction<'a, E> {
             tokens,
             positions,
             contextual_position: contextual.position(),
-            patch: Patch::default(),
-            report: Report::default(),
-            said: Vec::new(),
-            v: Vec::new(),
+            solved: Solved::default(),
+            last_two: [None, None],
         })
     }
 
@@ -183,32 +175,53 @@ impl<'a, E: Element> Reduction<'a, E> {
         run: &mut Run<'_>,
         layer: usize,
         x: &Matrix<E>,
-        contextual: Option<&mut Session<'_, E>>,
+        contextual: &mut Session<'_, E>,
     ) -> Result<Matrix<E>> {
         run.enter(layer)?;
         let rows = self.rows();
-        let mut sequences: Vec<_> = self
-            .passes
-            .iter_mut()
-            .map(|pass| Sequence {
-                rows: pass.rows.clone(),
-                positions: &self.positions,
-                cache: &mut pass.cache,
-            })
-            .collect();
         let position = [self.contextual_position];
-        sequences
-            .extend(contextual.map(|contextual| contextual.as_rows(rows..rows + 1, &position)));
-        let block = &self.model.layers()[layer];
-        let v = block.attention.forward(run, x, &mut sequences);
-        let mut solving = Layer::new(block, &self.passes, self.method);
-        let said = solving.solve(run, &v, self.said.get(layer));
-        let (x, said) = said.map_err(|failed| failed.at_layer(layer))?;
+        let contextual = contextual.as_rows(rows..rows + 1, &position);
+        let v = self.attention(run, layer, x, Some(contextual));
+        let mut solving = Layer::new(&self.model.layers()[layer], &self.passes, self.method);
+        let solved = solving.solve(run, v);
+        let (x, halfway) = solved.map_err(|failed| failed.at_layer(layer))?;
         self.model.check_layer(layer, &x)?;
-        self.v = solving.v;
-        set(&mut self.patch.layers, layer, solving.patch);
-        set(&mut self.report.layers, layer, solving.report);
-        set(&mut self.said, layer, said);
+        self.solved.keep(layer, solving);
+        self.last_two.rotate_left(1);
+        self.last_two[1] = Some(halfway);
+        Ok(x)
+    }
+
+    /// v of the reduced passes and of what else goes through a layer with them.
+    fn attention<'b>(
+        &'b mut self,
+        run: &mut Run<'_>,
+        layer: usize,
+        x: &Matrix<E>,
+        beside: Option<Sequence<'b, E>>,
+    ) -> Matrix<E> {
+        let reduced = self.passes.iter_mut().map(|pass| Sequence {
+            rows: pass.rows.clone(),
+            positions: &self.positions,
+            cache: &mut pass.cache,
+        });
+        let mut sequences: Vec<_> = reduced.chain(beside).collect();
+        let attention = &self.model.layers()[layer].attention;
+        attention.forward(run, x, &mut sequences)
+    }
+
+    /// Solves the outer half of a layer anew, the inner one being under no change.
+    fn outer_half(
+        &mut self,
+        run: &mut Run<'_>,
+        layer: usize,
+        halfway: &Halfway<E>,
+    ) -> Result<Matrix<E>> {
+        let mut solving = Layer::new(&self.model.layers()[layer], &self.passes, self.method);
+        let x = solving.outer_half(run, halfway);
+        let x = x.map_err(|failed| failed.at_layer(layer))?;
+        self.model.check_layer(layer, &x)?;
+        self.solved.keep(layer, solving);
         Ok(x)
     }
 
@@ -217,35 +230,47 @@ impl<'a, E: Element> Reduction<'a, E> {
     ///
     /// Where v is much larger than T, its last place is too coarse for v + g to hit T. So the layer before is
     /// asked to bring v to T itself. The last attention answers to what it sees, which moves v again: going half
-    /// the way each time settles it.
-    fn look_ahead(
-        &mut self,
-        run: &mut Run<'_>,
-        before: &Matrix<E>,
-        x: &mut Matrix<E>,
-    ) -> Result<()> {
-        let Some(previous) = self.model.layers().len().checked_sub(2) else {
+    /// the way each time settles it. Of the layer before, only the outer half has to be done again.
+    fn look_ahead(&mut self, run: &mut Run<'_>, x: &mut Matrix<E>) -> Result<()> {
+        let [Some(mut before), Some(mut last)] = std::mem::take(&mut self.last_two) else {
             return Ok(());
         };
-        let last = previous + 1;
+        let (layer, query) = (self.model.layers().len() - 1, self.tokens.len() - 1);
+        let block = &self.model.layers()[layer];
         for _ in 0..LOOKS_AHEAD {
-            if self.report.layers[last].hidden_off == 0 {
+            if self.solved.report.layers[layer].hidden_off == 0 {
                 break;
             }
+            for (target, t) in before.target.iter_mut().zip(last.t(query)) {
+                *target += 0.5 * t;
+            }
+            let y = self.outer_half(run, layer - 1, &before)?;
+            run.enter(layer)?;
             for pass in &mut self.passes {
                 pass.cache = self.model.new_cache();
             }
-            let t: Vec<f64> = self.said[last].t(&self.v);
-            for (target, t) in self.said[previous].target.iter_mut().zip(t) {
-                *target += 0.5 * t;
-            }
-            let y = self.layer(run, previous, before, None)?;
-            *x = self.layer(run, last, &y, None)?;
-            self.report
-                .passes
-                .push(self.report.layers[last].hidden_error);
+            let v = self.attention(run, layer, &y, None);
+            last = last.again(run, block, v);
+            *x = self.outer_half(run, layer, &last)?;
+            let report = &mut self.solved.report;
+            report.passes.push(report.layers[layer].hidden_error);
         }
         Ok(())
+    }
+}
+
+/// The layers so far.
+#[derive(Default)]
+struct Solved {
+    patch: Patch,
+    report: Report,
+}
+
+impl Solved {
+    /// Takes down a layer, which may be the next one.
+    fn keep<E: Element>(&mut self, layer: usize, solved: Layer<'_, E>) {
+        set(&mut self.patch.layers, layer, solved.patch);
+        set(&mut self.report.layers, layer, solved.report);
     }
 }
 

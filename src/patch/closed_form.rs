@@ -58,9 +58,9 @@ pub fn refit(m: &[f64], n: &[f64], t: &[f64]) -> (Vec<f64>, usize) {
 /// m̃: no entry below a tenth of the median |m| (or of the largest, where the median is zero).
 fn floored(m: &[f64]) -> Vec<f64> {
     let mut sizes: Vec<f64> = m.iter().map(|m| m.abs()).collect();
-    sizes.sort_by(f64::total_cmp);
-    let median = sizes[sizes.len() / 2];
-    let largest = sizes[sizes.len() - 1];
+    let largest = sizes.iter().fold(0.0, |most: f64, &size| most.max(size));
+    let middle = sizes.len() / 2;
+    let (_, &mut median, _) = sizes.select_nth_unstable_by(middle, f64::total_cmp);
     let typical = [median, largest, 1.0].into_iter().find(|x| *x > 0.0);
     let floor = 0.1 * typical.unwrap_or(1.0);
     m.iter().map(|m| m.abs().max(floor).copysign(*m)).collect()

@@ -10,30 +10,39 @@ use crate::kernels::{Level, unscaled_rms_norm};
 use crate::model::{Block, Changed, LayerChange, RmsNorm, Run};
 use crate::tensor::{Element, Matrix};
 
-/// What the contextual pass says at a layer.
-#[derive(Clone, Debug)]
-pub(super) struct Contextual {
-    /// z_C.
-    z: Vec<f64>,
+/// A layer before its outer half is solved. The rows of its matrices are those of the reduced passes, then the
+/// contextual one unless what it says is known already.
+pub(super) struct Halfway<E: Element> {
+    /// v `[rows, hidden]`.
+    v: Matrix<E>,
+    /// h `[rows, intermediate]`.
+    h: Matrix<E>,
+    /// W_down h `[rows, hidden]`, not yet rounded.
+    d: Matrix<E::Acc>,
     /// d_C.
-    d: Vec<f64>,
+    d_ctx: Vec<f64>,
     /// T(C, x).
     pub(super) target: Vec<f64>,
 }
 
-impl Contextual {
-    /// t = T(C, x) − v, what the branch must say.
-    pub(super) fn t(&self, v: &[f64]) -> Vec<f64> {
-        self.target
-            .iter()
-            .zip(v)
-            .map(|(target, v)| target - v)
-            .collect()
+impl<E: Element> Halfway<E> {
+    /// t = T(C, x) − v, what the branch must say in the reduced pass whose token has a row.
+    pub(super) fn t(&self, row: usize) -> Vec<f64> {
+        let pairs = self.target.iter().zip(self.v.row(row));
+        pairs.map(|(target, v)| target - v.to_f64()).collect()
+    }
+
+    /// The same where attention says another v: the inner half again, under no change. What the contextual pass says
+    /// is known.
+    pub(super) fn again(self, run: &mut Run<'_>, block: &Block, v: Matrix<E>) -> Self {
+        let z = block.inner.input(run, &v);
+        let h = block.inner.output(run, &z, &[]);
+        let d = block.outer.products(run, &h);
+        Self { v, h, d, ..self }
     }
 }
 
-/// One layer while it is solved. The rows of its matrices are those of the reduced passes (the last row of the first
-/// pass is the one that is solved for), then the contextual one.
+/// One layer while it is solved, for the last token of the first of the reduced passes.
 pub(super) struct Layer<'a, E: Element> {
     block: &'a Block,
     passes: &'a [Reduced<E>],
@@ -42,8 +51,6 @@ pub(super) struct Layer<'a, E: Element> {
     /// The patch in the compute type.
     change: LayerChange<E>,
     pub(super) report: LayerReport,
-    /// v of the token solved for.
-    pub(super) v: Vec<f64>,
 }
 
 impl<'a, E: Element> Layer<'a, E> {
@@ -55,45 +62,58 @@ impl<'a, E: Element> Layer<'a, E> {
             patch: LayerPatch::default(),
             change: LayerChange::default(),
             report: LayerReport::default(),
-            v: Vec::new(),
         }
     }
 
-    /// Solves the layer for the output that `said` names, or else the one of the contextual row; returns its output for all rows of v.
+    /// Solves the layer, where v is what attention says; returns its output for all rows.
     pub(super) fn solve(
         &mut self,
         run: &mut Run<'_>,
-        v: &Matrix<E>,
-        said: Option<&Contextual>,
-    ) -> Result<(Matrix<E>, Contextual), Precondition> {
-        let (block, query, ctx) = (self.block, self.passes[0].rows.end - 1, v.rows() - 1);
-        let z = block.inner.input(run, v);
-        let z_ctx = said.map_or_else(|| wide(&z, ctx), |said| said.z.clone());
-        self.solve_inner(run.level, &wide(&z, query), &z_ctx)?;
+        v: Matrix<E>,
+    ) -> Result<(Matrix<E>, Halfway<E>), Precondition> {
+        let halfway = self.inner_half(run, v)?;
+        Ok((self.outer_half(run, &halfway)?, halfway))
+    }
+
+    fn inner_half(&mut self, run: &mut Run<'_>, v: Matrix<E>) -> Result<Halfway<E>, Precondition> {
+        let (block, ctx) = (self.block, v.rows() - 1);
+        let z = block.inner.input(run, &v);
+        self.solve_inner(run.level, &wide(&z, self.query()), &wide(&z, ctx))?;
         let h = block.inner.output(run, &z, &self.applied(Part::GateUp));
         let d = block.outer.products(run, &h);
 
         // The contextual row runs under no change, so its output is known before the outer patch is.
-        let said = match said {
-            Some(said) => said.clone(),
-            None => {
-                let d = d.slice_rows(ctx..ctx + 1).map(E::round);
-                let g = block.outer.output(run, &d, &[]);
-                let target = block.add(run, &v.slice_rows(ctx..ctx + 1), &g);
-                Contextual {
-                    z: z_ctx,
-                    d: wide(&d, 0),
-                    target: wide(&target, 0),
-                }
-            }
-        };
-        self.v = wide(v, query);
-        let t = said.t(&self.v);
+        let d_ctx = d.slice_rows(ctx..ctx + 1).map(E::round);
+        let g = block.outer.output(run, &d_ctx, &[]);
+        let target = block.add(run, &v.slice_rows(ctx..ctx + 1), &g);
+        let (d_ctx, target) = (wide(&d_ctx, 0), wide(&target, 0));
+        Ok(Halfway {
+            v,
+            h,
+            d,
+            d_ctx,
+            target,
+        })
+    }
 
-        let m = self.solve_down(&wide(&h, query), &wide(&d, query), &said.d, &t)?;
-        let d = block
-            .outer
-            .with_changes(run, &h, d, &self.applied(Part::Down));
+    /// Solves the outer half; returns the layer's output for all rows.
+    pub(super) fn outer_half(
+        &mut self,
+        run: &mut Run<'_>,
+        halfway: &Halfway<E>,
+    ) -> Result<Matrix<E>, Precondition> {
+        let (block, query) = (self.block, self.query());
+        let Halfway {
+            v,
+            h,
+            d,
+            d_ctx,
+            target,
+        } = halfway;
+        let t = halfway.t(query);
+        let m = self.solve_down(&wide(h, query), &wide(d, query), d_ctx, &t)?;
+        let down = self.applied(Part::Down);
+        let d = block.outer.with_changes(run, h, d.clone(), &down);
         let n = unscaled_rms_norm(run.level, d.row(query), self.norm().eps());
         let n: Vec<f64> = n.into_iter().map(Element::to_f64).collect();
         self.solve_scale(&m, &n, &t)?;
@@ -101,9 +121,13 @@ impl<'a, E: Element> Layer<'a, E> {
         let out = block.add(run, v, &g);
 
         self.report.measure(&self.patch, block);
-        self.report
-            .compare(E::DTYPE, &wide(&out, query), &said.target);
-        Ok((out, said))
+        self.report.compare(E::DTYPE, &wide(&out, query), target);
+        Ok(out)
+    }
+
+    /// The row of the token that is solved for.
+    fn query(&self) -> usize {
+        self.passes[0].rows.end - 1
     }
 
     /// ΔW_gate and ΔW_up, from z of the reduced and the contextual pass.

@@ -102,6 +102,11 @@ impl<E: Element> Matrix<E> {
         copy
     }
 
+    /// Leaves the first `rows` rows.
+    pub(crate) fn truncate(&mut self, rows: usize) {
+        self.rows = self.rows.min(rows);
+    }
+
     /// Whether no number is infinite or NaN.
     pub fn is_finite(&self) -> bool {
         // Without a way out of the inner loop, which then is a few instructions for many numbers.
