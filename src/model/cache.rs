@@ -15,13 +15,15 @@ pub(super) const SLACK: usize = 256;
 /// the attention that reads all of it for each.
 const STEP: usize = 64;
 
-/// The tokens that a layer has room for while it holds `tokens`.
+/// The tokens that a layer has room for while it holds `tokens`: powers of two first, as many a sequence is a token
+/// or two.
 fn room(window: Option<usize>, tokens: usize) -> usize {
     let most = window.map_or(usize::MAX, |window| window.saturating_add(SLACK));
-    tokens
-        .checked_next_multiple_of(STEP)
-        .unwrap_or(usize::MAX)
-        .min(most)
+    let room = match tokens <= STEP {
+        true if tokens > 0 => Some(tokens.next_power_of_two()),
+        _ => tokens.checked_next_multiple_of(STEP),
+    };
+    room.unwrap_or(usize::MAX).min(most)
 }
 
 /// The keys and values of one sequence, layer by layer.
@@ -235,7 +237,7 @@ mod tests {
                     // A sliding layer may let go of keys before its last growth, of less than a step.
                     let step = cache.layers[0].bytes(STEP);
                     assert!(
-                        (computed - step + 1..=computed).contains(&cache.allocated()),
+                        (computed.saturating_sub(step - 1)..=computed).contains(&cache.allocated()),
                         "{window:?} {tokens} {together}"
                     );
                 }
@@ -248,9 +250,11 @@ mod tests {
         let cache = Cache::<f32>::new([None, Some(3)], 2, 8);
         for tokens in [1, 63, 64, 65, 259, 260, 1000] {
             let bytes = cache.bytes(tokens);
-            let full = tokens.next_multiple_of(STEP);
-            assert_eq!(cache.fit(bytes, 100_000), full);
-            assert_eq!(cache.fit(bytes - 1, 100_000), full - STEP);
+            let fit = cache.fit(bytes, 100_000);
+            assert_eq!(fit, room(None, tokens));
+            assert_eq!(cache.bytes(fit), bytes);
+            assert!(cache.bytes(fit + 1) > bytes);
+            assert!(cache.fit(bytes - 1, 100_000) < tokens);
         }
         assert_eq!(cache.fit(usize::MAX, 100_000), 100_000);
         assert_eq!(cache.bytes(usize::MAX), usize::MAX);

@@ -1,6 +1,5 @@
 //! How far two logit vectors are apart.
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::kernels::{Level, softmax};
@@ -26,15 +25,14 @@ impl Comparison {
 
     /// Every row of `got`, `[rows, vocab]`, against `want`, `[vocab]`.
     pub fn each<E: Element>(got: &Matrix<E>, want: &[E]) -> Vec<Self> {
-        let rows: Vec<_> = got.as_slice().chunks_exact(got.cols()).collect();
+        let said = Said::new(want);
+        let rows = got.as_slice().chunks_exact(got.cols());
         // Of a row that is the same there is nothing to work out, and that is what a patch is for.
-        let others = rows
-            .par_iter()
-            .map(|&row| (row != want).then(|| Said::new(row)));
-        let (want, others) = rayon::join(|| Said::new(want), || others.collect::<Vec<_>>());
-        let against =
-            |got: &Option<Said<'_, E>>| got.as_ref().map_or(Self::SAME, |got| got.against(&want));
-        others.par_iter().map(against).collect()
+        let compare = |row: &[E]| match row == want {
+            true => Self::SAME,
+            false => Said::new(row).against(&said),
+        };
+        rows.map(compare).collect()
     }
 
     const SAME: Self = Self {

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::model::generate::greedy;
 use crate::model::{Model, Session};
 use crate::patch::{
-    Method, Overlay, Positions, Query, Report, Solver, Split, Variant, solve, span as span_solver,
+    Method, Overlay, Positions, Query, Report, Solution, Solver, Split, Variant, solve,
+    span as span_solver,
 };
 use crate::tensor::Element;
 
@@ -54,6 +55,38 @@ impl Step {
     pub fn holds(&self) -> bool {
         let token = self.patched.same_top || self.margin <= 2.0 * self.bound;
         self.patched.linf <= self.bound && token
+    }
+}
+
+/// A token whose passes have been run.
+struct Solved<E: Element> {
+    step: usize,
+    token: u32,
+    position: usize,
+    next: u32,
+    solution: Solution<E>,
+}
+
+impl<E: Element> Solved<E> {
+    /// The reduced passes held against the contextual one.
+    fn step(self, prompt: usize, bounds: &Bounds, variants: &[Variant]) -> Step {
+        let want = &self.solution.contextual;
+        let reduced = Comparison::each(&self.solution.reduced, want);
+        let controls = variants.iter().zip(&reduced[1..]);
+        let controls = controls.map(|(&variant, &reduced)| Control { variant, reduced });
+        let largest = want.iter().fold(0.0f64, |max, x| max.max(x.to_f64().abs()));
+        Step {
+            prompt,
+            step: self.step,
+            token: self.token,
+            position: self.position,
+            next: self.next,
+            margin: margin(want),
+            bound: bounds.logits(largest),
+            patched: reduced[0],
+            controls: controls.collect(),
+            report: Some(self.solution.report),
+        }
     }
 }
 
@@ -113,32 +146,32 @@ impl Verification<'_> {
         let mut contextual = Session::<E>::new(self.model);
         contextual.forward(context, 0)?;
         let variants = Variant::controls(self.method.solver);
-        for step in 0..self.tokens {
+        // A step is looked at while the next one is solved, which leaves threads waiting for memory now and then.
+        let mut solved: Option<Solved<E>> = None;
+        for step in 0..=self.tokens {
             let position = contextual.position();
-            let solution = solve(
-                &mut contextual,
-                Query::alone(token),
-                &self.method,
-                &variants,
-            )?;
-            let want = &solution.contextual;
-            let reduced = Comparison::each(&solution.reduced, want);
-            let controls = variants.iter().zip(&reduced[1..]);
-            let controls = controls.map(|(&variant, &reduced)| Control { variant, reduced });
-            let next = greedy(want);
-            let largest = want.iter().fold(0.0f64, |max, x| max.max(x.to_f64().abs()));
-            on_step(Step {
-                prompt,
+            let next = || {
+                let query = Query::alone(token);
+                (step < self.tokens)
+                    .then(|| solve(&mut contextual, query, &self.method, &variants))
+                    .transpose()
+            };
+            let looked_at = || {
+                solved
+                    .take()
+                    .map(|solved| solved.step(prompt, &bounds, &variants))
+            };
+            let (solution, looked_at) = rayon::join(next, looked_at);
+            looked_at.map(&mut on_step).transpose()?;
+            let Some(solution) = solution? else { break };
+            let next = greedy(&solution.contextual);
+            solved = Some(Solved {
                 step,
                 token,
                 position,
                 next,
-                margin: margin(want),
-                bound: bounds.logits(largest),
-                patched: reduced[0],
-                controls: controls.collect(),
-                report: Some(solution.report),
-            })?;
+                solution,
+            });
             token = next;
         }
         Ok(())
