@@ -6,12 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use memmap2::Mmap;
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
+use memmap2::{Mmap, MmapMut};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 
@@ -29,7 +31,8 @@ pub enum Access {
     /// and a file cut short kills the process.
     #[default]
     Mapped,
-    /// Read into memory as a whole: for files that may change underneath.
+    /// Read into memory as a whole: for files that may change underneath, and a little faster afterwards, in larger
+    /// pages.
     Read,
 }
 
@@ -168,9 +171,7 @@ fn load(file: &Path, access: Access) -> Result<Bytes> {
         return Err(Error::io("open", file)(ErrorKind::IsADirectory.into()));
     }
     if access == Access::Read {
-        return Ok(Bytes::from(
-            fs::read(file).map_err(Error::io("read", file))?,
-        ));
+        return read(file).map_err(Error::io("read", file));
     }
     let opened = File::open(file).map_err(Error::io("open", file))?;
     // SAFETY: a shared mapping is sound only while nobody changes or shortens the file, which no
@@ -178,7 +179,26 @@ fn load(file: &Path, access: Access) -> Result<Bytes> {
     // there for files that may change. Nothing here relies on two reads of a byte being equal after
     // the header has been parsed: offsets and shapes are copied out, and weights are only numbers.
     let map = unsafe { Mmap::map(&opened) }.map_err(Error::io("map", file))?;
+    // As for `read`, where the file system can; a file that is in memory already stays in the pages it is in.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(Advice::HugePage);
     Ok(Bytes::from_owner(map))
+}
+
+/// The content of `file` in memory of our own, in large pages where the system has them: a decoding step goes
+/// through half a gigabyte, and looking up its pages costs a tenth of the time where they are 4 KB.
+fn read(file: &Path) -> io::Result<Bytes> {
+    let mut opened = File::open(file)?;
+    let bytes = usize::try_from(opened.metadata()?.len()).map_err(io::Error::other)?;
+    if bytes == 0 {
+        return Ok(Bytes::new());
+    }
+    let mut memory = MmapMut::map_anon(bytes)?;
+    // Advice only: where it is not taken, pages are small.
+    #[cfg(target_os = "linux")]
+    let _ = memory.advise(Advice::HugePage);
+    opened.read_exact(&mut memory)?;
+    Ok(Bytes::from_owner(memory.make_read_only()?))
 }
 
 /// Which tensors an index places in which shard.
