@@ -11,7 +11,7 @@ use context_patch::model::generate::{Sampler, Stop, generate};
 use context_patch::model::{Model, Session};
 use context_patch::tensor::{Dtype, Element};
 
-use super::{INTERRUPTED, ModelArgs, OK, end_line, print, refuse_empty, with_dtype};
+use super::{BackendArgs, INTERRUPTED, ModelArgs, OK, end_line, print, refuse_empty, with_dtype};
 
 /// Continue a text: the likeliest token by default, or drawn at a temperature
 ///
@@ -20,6 +20,9 @@ use super::{INTERRUPTED, ModelArgs, OK, end_line, print, refuse_empty, with_dtyp
 pub(super) struct Generate {
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    products: BackendArgs,
 
     /// The text to continue, or the message to answer with --chat
     #[arg(long)]
@@ -88,7 +91,7 @@ struct Output<'a> {
 impl Generate {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         refuse_empty(&self.prompt)?;
-        let model = self.model.open(level)?;
+        let model = self.model.open(level)?.on(self.products.backend);
         let tokenizer = model.checkpoint().tokenizer()?;
         let ids = if self.chat {
             let template = model.checkpoint().chat_template()?;

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use context_patch::checkpoint::Access;
-use context_patch::kernels::Level;
+use context_patch::kernels::{Backend, Level};
 use context_patch::model::{EmbeddingScale, Model, ModelOptions};
 use context_patch::{Error, Result};
 
@@ -110,6 +110,14 @@ impl ModelArgs {
         };
         Model::open_with(&self.model, options)
     }
+}
+
+/// What multiplies matrices.
+#[derive(Args)]
+struct BackendArgs {
+    /// What multiplies matrices: native (the same bits everywhere) or gemm (the gemm crate, which promises no bits)
+    #[arg(long, default_value_t)]
+    backend: Backend,
 }
 
 /// Runs `$body` with `$element` standing for the type of `$dtype`.

@@ -8,7 +8,7 @@ use context_patch::output::check_writable;
 use context_patch::tensor::Dtype;
 use context_patch::{Result, trace};
 
-use super::{ModelArgs, OK, print, refuse_empty};
+use super::{BackendArgs, ModelArgs, OK, print, refuse_empty};
 
 /// Record the named intermediates of a forward pass into a safetensors file
 ///
@@ -19,6 +19,9 @@ use super::{ModelArgs, OK, print, refuse_empty};
 pub(super) struct Trace {
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    products: BackendArgs,
 
     /// The text to run
     #[arg(long)]
@@ -48,7 +51,7 @@ pub(super) struct Trace {
 impl Trace {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         check_writable(&self.output)?;
-        let model = self.model.open(level)?;
+        let model = self.model.open(level)?.on(self.products.backend);
         let tokens = match &self.ids {
             Some(file) => trace::read_ids(file)?,
             None => {

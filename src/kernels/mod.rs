@@ -6,14 +6,17 @@
 //! (0, 1). In bf16 a block is 32 elements: lane *l* takes elements 2*l* + 1 and then 2*l* of it, each a
 //! fused multiply-add in f32 with denormal inputs and results taken as zero, as the instruction
 //! `VDPBF16PS` does. Nothing else decides the bits: not the instruction set, not the threads, not how many tokens are
-//! handled at once.
+//! handled at once. That is [`Backend::Native`]; the products can be left to [another](Backend), which has an order of its
+//! own.
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 pub mod activation;
+mod backend;
 mod dispatch;
 pub(crate) mod elementwise;
 pub mod exp;
+mod gemm;
 #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
 mod instructions;
 mod lanes;
@@ -29,8 +32,8 @@ mod weighted_sum;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+pub use backend::Backend;
 pub use dispatch::Level;
-pub(crate) use matmul::matmuls;
 pub use matmul::{Rows, dot, matmul};
 pub use norm::{rms_norm, unscaled_rms_norm};
 pub(crate) use panel::Panel;

@@ -7,9 +7,7 @@ use rayon::prelude::*;
 use super::cache::{Cache, LayerCache, SLACK};
 use super::norm::RmsNorm;
 use super::run::Run;
-use crate::kernels::{
-    Level, Panel, Rotation, Rows, elementwise, matmul, matmuls, rotate, softmax, weighted_sums,
-};
+use crate::kernels::{Level, Panel, Rotation, Rows, elementwise, rotate, softmax, weighted_sums};
 use crate::tensor::{Element, Float, Matrix, Tensor};
 
 /// Tokens that look at their keys together, each of which is then read once for all of them.
@@ -54,7 +52,9 @@ impl Attention {
         let a = self.input_layernorm.forward(level, x);
         run.record("input_layernorm", &a);
         let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
-        let [q, k, v] = matmuls(level, &a, projections.map(Rows::Stored)).map(E::round_all);
+        let [q, k, v] = run
+            .matmuls(&a, projections.map(Rows::Stored))
+            .map(E::round_all);
         run.record("self_attn.q_proj", &q);
         run.record("self_attn.k_proj", &k);
         run.record("self_attn.v_proj", &v);
@@ -89,7 +89,7 @@ impl Attention {
             }
         }
         run.record("self_attn.mixed", &mixed);
-        let o = E::round_all(matmul(level, &mixed, &self.o_proj));
+        let o = E::round_all(run.matmul(&mixed, &self.o_proj));
         run.record("self_attn.o_proj", &o);
         let o = self.post_attention_layernorm.forward(level, &o);
         run.record("post_attention_layernorm", &o);

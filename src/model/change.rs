@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::kernels::{Level, matmul};
+use super::Run;
 use crate::tensor::{Element, Matrix};
 
 /// A change of one linear map.
@@ -44,7 +44,7 @@ pub(crate) type Changed<'a, C> = (Range<usize>, &'a C);
 
 /// `y`, which is W x, with the changes of some rows, rounded to the compute type.
 pub(super) fn changed<'a, E: Element>(
-    level: Level,
+    run: &Run<'_>,
     x: &Matrix<E>,
     mut y: Matrix<E::Acc>,
     changes: impl IntoIterator<Item = Changed<'a, LinearChange<E>>>,
@@ -55,12 +55,13 @@ pub(super) fn changed<'a, E: Element>(
         let y = &mut y.as_mut_slice()[rows.start * cols..rows.end * cols];
         match change {
             LinearChange::LowRank { u, v } => {
-                let delta = matmul(level, &matmul(level, &x.map(E::acc), v), u);
+                let vx = run.matmul(&x.map(E::acc), v);
+                let delta = run.matmul(&vx, u);
                 for (y, &delta) in y.iter_mut().zip(delta.as_slice()) {
                     *y = *y + delta;
                 }
             }
-            LinearChange::Replaced(w) => y.copy_from_slice(matmul(level, &x, w).as_slice()),
+            LinearChange::Replaced(w) => y.copy_from_slice(run.matmul(&x, w).as_slice()),
         }
     }
     E::round_all(y)

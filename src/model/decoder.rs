@@ -3,7 +3,6 @@
 use super::run::Run;
 use super::{Cache, Changed, EmbeddingScale, LayerChange, Model, Sequence};
 use crate::error::{Error, Result};
-use crate::kernels::matmul;
 use crate::tensor::{Element, Matrix, round_to_bf16};
 
 impl Model {
@@ -121,7 +120,7 @@ impl Model {
     pub(crate) fn logits<E: Element>(&self, run: &mut Run<'_>, x: &Matrix<E>) -> Result<Matrix<E>> {
         let x = self.norm.forward(run.level, x);
         run.record_global("model.norm", &x);
-        let logits = E::round_all(matmul(run.level, &x, &self.lm_head));
+        let logits = E::round_all(run.matmul(&x, &self.lm_head));
         run.record_global("lm_head", &logits);
         self.check_finite(&logits, || "lm_head".into())?;
         Ok(logits)

@@ -3,8 +3,8 @@
 use super::change::{Changed, LayerChange, changed};
 use super::norm::RmsNorm;
 use super::run::Run;
+use crate::kernels::Rows;
 use crate::kernels::activation::gelu_tanh;
-use crate::kernels::{Rows, matmuls};
 use crate::tensor::{Element, Matrix, Tensor};
 
 /// h = gelu_tanh(W_gate z) ⊙ (W_up z) with z = pre_feedforward_layernorm(v).
@@ -45,12 +45,12 @@ impl Inner {
             changed.filter_map(move |(rows, c)| part(c).map(|part| (rows.clone(), part)))
         };
         let projections = [&self.gate_proj, &self.up_proj];
-        let [gate, up] = matmuls(run.level, z, projections.map(Rows::Stored));
-        let gate = changed(run.level, z, gate, of(|c| c.gate.as_ref()));
+        let [gate, up] = run.matmuls(z, projections.map(Rows::Stored));
+        let gate = changed(run, z, gate, of(|c| c.gate.as_ref()));
         run.record("mlp.gate_proj", &gate);
         let act = gelu_tanh(run.level, &gate);
         run.record("mlp.act_fn", &act);
-        let up = changed(run.level, z, up, of(|c| c.up.as_ref()));
+        let up = changed(run, z, up, of(|c| c.up.as_ref()));
         run.record("mlp.up_proj", &up);
         let h = act.zip_map(&up, |act, up| E::round(act.acc() * up.acc()));
         run.record("mlp.product", &h);

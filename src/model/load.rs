@@ -4,7 +4,7 @@ use super::attention::Attention;
 use super::{Block, Inner, Model, Outer, RmsNorm};
 use crate::checkpoint::{Access, Checkpoint, Config, LayerKind, Tensors};
 use crate::error::{Error, Result};
-use crate::kernels::{Level, Rotation};
+use crate::kernels::{Backend, Level, Rotation};
 use crate::tensor::Tensor;
 
 /// What the embedding is multiplied by: √hidden, rounded.
@@ -83,6 +83,7 @@ impl Model {
             norm,
             lm_head,
             level: options.level.unwrap_or_else(Level::best),
+            backend: Backend::default(),
             embedding_scale: options.embedding_scale,
             checkpoint,
         })
@@ -100,7 +101,8 @@ impl Model {
             level: Some(self.level),
             embedding_scale: self.embedding_scale,
         };
-        Self::from_checkpoint(self.checkpoint.replaced(with), options)
+        let model = Self::from_checkpoint(self.checkpoint.replaced(with), options)?;
+        Ok(model.on(self.backend))
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) use run::Run;
 pub use session::Session;
 
 use crate::checkpoint::{Checkpoint, Config};
-use crate::kernels::Level;
+use crate::kernels::{Backend, Level};
 use crate::tensor::Tensor;
 
 /// A Gemma 3 text model: weights as stored, shared by any number of [`Session`]s and threads, never changed.
@@ -39,6 +39,7 @@ pub struct Model {
     norm: RmsNorm,
     lm_head: Tensor,
     level: Level,
+    backend: Backend,
     embedding_scale: EmbeddingScale,
 }
 
@@ -61,5 +62,17 @@ impl Model {
     /// The instructions it runs with.
     pub fn level(&self) -> Level {
         self.level
+    }
+
+    /// What multiplies its matrices: [`Backend::Native`] unless [told otherwise](Self::on).
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// The same model, whose matrix products another backend computes. A clone shares the weights.
+    #[must_use]
+    pub fn on(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
     }
 }

@@ -3,7 +3,7 @@
 use super::change::{Changed, LayerChange, changed};
 use super::norm::RmsNorm;
 use super::run::Run;
-use crate::kernels::{matmul, rms_norm};
+use crate::kernels::rms_norm;
 use crate::tensor::{Element, Matrix, Tensor};
 
 /// g = m ⊙ n(d) with d = W_down h and m = 1 + post_feedforward_layernorm.weight.
@@ -36,8 +36,8 @@ impl Outer {
     }
 
     /// W_down h for every row of h, not yet rounded.
-    pub(crate) fn products<E: Element>(&self, run: &Run<'_>, h: &Matrix<E>) -> Matrix<E::Acc> {
-        matmul(run.level, h, &self.down_proj)
+    pub(crate) fn products<E: Element>(&self, run: &mut Run<'_>, h: &Matrix<E>) -> Matrix<E::Acc> {
+        run.matmul(h, &self.down_proj)
     }
 
     /// d, where `d` is W_down h.
@@ -51,7 +51,7 @@ impl Outer {
         let down = changes
             .iter()
             .filter_map(|(rows, c)| c.down.as_ref().map(|down| (rows.clone(), down)));
-        let d = changed(run.level, h, d, down);
+        let d = changed(run, h, d, down);
         run.record("mlp.down_proj", &d);
         d
     }

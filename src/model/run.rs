@@ -1,11 +1,12 @@
-//! What goes along with a forward pass: the instruction set, and who listens.
+//! What goes along with a forward pass: how it computes, and who listens.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::Model;
 use crate::error::{Error, Result};
-use crate::kernels::{Level, Rotation, Turn};
+use crate::kernels::{Backend, Level, Rotation, Rows, Turn};
 use crate::tensor::{Element, Matrix};
 
 /// Someone who listens to a forward pass.
@@ -23,6 +24,7 @@ pub trait Recorder {
 /// A pass on its way through the layers.
 pub(crate) struct Run<'a> {
     pub(crate) level: Level,
+    backend: Backend,
     /// The layer the pass is in.
     pub(crate) layer: usize,
     recorder: Option<&'a mut dyn Recorder>,
@@ -33,17 +35,37 @@ pub(crate) struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub(crate) fn new(
-        level: Level,
+        model: &Model,
         recorder: Option<&'a mut dyn Recorder>,
         cancel: Option<Arc<AtomicBool>>,
     ) -> Self {
         Self {
-            level,
+            level: model.level(),
+            backend: model.backend(),
             layer: 0,
             recorder,
             cancel,
             turns: HashMap::new(),
         }
+    }
+
+    /// W x for every row of `x` `[tokens, in]`: `[tokens, out]`, not yet rounded to the compute type.
+    pub(crate) fn matmul<'w, E: Element>(
+        &self,
+        x: &Matrix<E>,
+        w: impl Into<Rows<'w, E>>,
+    ) -> Matrix<E::Acc> {
+        let [y] = self.matmuls(x, [w.into()]);
+        y
+    }
+
+    /// [`matmul`](Self::matmul) with several W.
+    pub(crate) fn matmuls<E: Element, const N: usize>(
+        &self,
+        x: &Matrix<E>,
+        ws: [Rows<'_, E>; N],
+    ) -> [Matrix<E::Acc>; N] {
+        self.backend.matmuls(self.level, x, ws)
     }
 
     /// The turn of a layer's `rotation` at a position, which is worked out once in a pass.

@@ -124,7 +124,7 @@ impl<'m, E: Element> Session<'m, E> {
         }
         self.model.check_tokens(tokens, self.position)?;
         self.check_room(tokens.len())?;
-        Ok(Run::new(self.model.level(), recorder, self.cancel.clone()))
+        Ok(Run::new(self.model, recorder, self.cancel.clone()))
     }
 
     /// Refuses `tokens` more than there is room for, in the model's positions and in the

@@ -184,7 +184,7 @@ impl Trace {
         &self.tensors
     }
 
-    /// Writes a safetensors file. Its metadata has `model`, `model_hash`, `dtype`, `ids` (a JSON list of
+    /// Writes a safetensors file. Its metadata has `model`, `model_hash`, `dtype`, `backend`, `ids` (a JSON list of
     /// all `tokens` that were run) and `version` (of this crate).
     ///
     /// # Errors
@@ -195,6 +195,7 @@ impl Trace {
             ("model", model.checkpoint().name().to_owned()),
             ("model_hash", model.checkpoint().tensors().content_hash()),
             ("dtype", self.dtype.to_string()),
+            ("backend", model.backend().to_string()),
             ("ids", format!("{tokens:?}")),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];

@@ -22,7 +22,6 @@ use super::{
     overlay,
 };
 use crate::error::{Error, Result};
-use crate::kernels::matmul;
 use crate::model::generate::greedy;
 use crate::model::{Cache, LayerChange, Model, Recorder, Run, Sequence, Session};
 use crate::tensor::{Element, Matrix};
@@ -218,7 +217,7 @@ impl<'a, E: Element> Solving<'a, E> {
     }
 
     fn run(&self) -> Run<'static> {
-        Run::new(self.model.level(), None, None)
+        Run::new(self.model, None, None)
     }
 
     fn sequence<'s>(&'s self, cache: &'s mut Cache<E>) -> Sequence<'s, E> {
@@ -311,7 +310,7 @@ impl<'a, E: Element> Solving<'a, E> {
     /// ΔW_down as it is going to run, and the condition of H.
     fn down(
         &self,
-        run: &Run<'_>,
+        run: &mut Run<'_>,
         h: &Matrix<E>,
         delta_d: &Matrix<f64>,
     ) -> Result<(LowRank, f64), Precondition> {
@@ -319,7 +318,7 @@ impl<'a, E: Element> Solving<'a, E> {
         if self.method.form == Form::Overlay {
             let v = down.v.map(E::Acc::from_f64);
             let span = h.slice_rows(self.stay..h.rows()).map(E::acc);
-            let vh = matmul(run.level, &span, &v).map(|x| x.to_f64());
+            let vh = run.matmul(&span, &v).map(|x| x.to_f64());
             down.u = reach::for_products(&vh, delta_d)?;
             down.v = v.map(|x| x.to_f64());
         }
