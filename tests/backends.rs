@@ -7,8 +7,13 @@ use std::process::{Command, Output};
 
 use common::{open, reference};
 use context_patch::kernels::Backend;
-use context_patch::tensor::Element;
+use context_patch::patch::{Method, Positions, Solver};
+use context_patch::tensor::{Dtype, Element};
+use context_patch::verify::{Bounds, Crossing, Keep, Step, Verification};
 use context_patch::{Model, Session};
+use serde_json::Value;
+
+const TEXT: &str = "Ann likes plums. Bob likes figs. Bob likes";
 
 fn program(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_context-patch"))
@@ -36,16 +41,8 @@ fn a_model_is_native_unless_told_otherwise() {
 
 #[test]
 fn generate_writes_the_same_text() {
-    let prompt = "Ann likes plums. Bob likes figs. Bob likes";
     let write = |backend| {
-        let arguments = [
-            "--prompt",
-            prompt,
-            "--max-tokens",
-            "8",
-            "--backend",
-            backend,
-        ];
+        let arguments = ["--prompt", TEXT, "--max-tokens", "8", "--backend", backend];
         program(&[&["generate", "--model", "reference/tiny"], &arguments[..]].concat())
     };
     let (native, gemm) = (write("native"), write("gemm"));
@@ -73,25 +70,119 @@ fn a_recording_says_its_backend_and_has_its_numbers() {
         assert!(done.status.success());
         let bytes = std::fs::read(file).unwrap();
         let length = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
-        let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
         assert_eq!(header["__metadata__"]["backend"], backend);
         bytes[8 + length..].to_vec()
     };
     assert_ne!(record("native"), record("gemm"));
 }
 
+/// Every platform and every crossing, in every compute type, with its controls.
+#[test]
+fn patches_solved_on_one_backend_hold_on_the_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("report.json");
+    let options = "verify --model reference/tiny --prompts tests/prompts.jsonl --tokens 4 \
+                   --dtype f64,f32,bf16 --backend native,gemm --json";
+    let arguments = options.split_whitespace();
+    let arguments: Vec<_> = arguments.chain([json.to_str().unwrap()]).collect();
+    let done = program(&arguments);
+    let said = String::from_utf8(done.stdout).unwrap();
+    assert_eq!(done.status.code(), Some(0), "{said}");
+
+    let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    let runs = report["runs"].as_array().unwrap();
+    let (native, gemm) = ("native", "gemm");
+    let platforms = [
+        (native, native),
+        (gemm, gemm),
+        (native, gemm),
+        (gemm, native),
+    ];
+    let rows = ["f64", "f32", "bf16"].map(|dtype| platforms.map(|platform| (dtype, platform)));
+    assert_eq!(runs.len(), rows.as_flattened().len());
+    for (run, &(dtype, (solved, applied))) in runs.iter().zip(rows.as_flattened()) {
+        let name = format!("{dtype} {solved} {applied}");
+        let names = [&run["dtype"], &run["solved_on"], &run["applied_on"]];
+        assert_eq!(names, [dtype, solved, applied], "{name}");
+        check(run, &name);
+        // Two platforms, and not one under two names. In bf16 these few numbers round to the same.
+        let apart = run["summary"]["worst_linf"].as_f64().unwrap() > 0.0;
+        if dtype != "bf16" {
+            assert_eq!(apart, solved != applied, "{name}");
+        }
+    }
+}
+
+/// A row of a report: it holds, and each of its controls by itself would have been noticed.
+fn check(run: &Value, name: &str) {
+    let summary = &run["summary"];
+    assert_eq!(summary["holds"], true, "{name}");
+    assert_eq!(summary["controls_fail"], true, "{name}");
+    for step in run["steps"].as_array().unwrap() {
+        let bound = step["bound"].as_f64();
+        let controls = step["controls"].as_array().unwrap();
+        assert_eq!(controls.len(), 3);
+        let mut off = controls
+            .iter()
+            .map(|control| control["reduced"]["linf"].as_f64());
+        assert!(bound.is_some() && off.all(|off| off > bound), "{name}");
+    }
+}
+
+fn ids(model: &Model) -> Vec<u32> {
+    let tokenizer = model.checkpoint().tokenizer().unwrap();
+    tokenizer.encode(TEXT).unwrap()
+}
+
+/// The patch of the first token after `TEXT`, solved natively, under gemm.
+fn crossed<E: Element>(solver: Solver) -> Step {
+    let native = open("tiny");
+    let gemm = native.clone().on(Backend::Gemm);
+    let solved = Verification {
+        model: &native,
+        tokens: 1,
+        method: Method::new(solver),
+        keep: Keep::Nothing,
+        positions: Positions::Absolute,
+    };
+    let crossing = Crossing {
+        solved,
+        applied: &gemm,
+    };
+    let mut steps = Vec::new();
+    let on_step = |step| {
+        steps.push(step);
+        Ok(())
+    };
+    crossing.prompt::<E>(0, &ids(&native), on_step).unwrap();
+    steps.remove(0)
+}
+
+/// Theorem 1 divides by numbers that are mostly rounding, and the closed form does not: its bound stays near the one of
+/// patches at home, and shrinks with the roundoff.
+#[test]
+fn the_bound_of_a_crossing_is_the_patchs_own() {
+    let closed = crossed::<f32>(Solver::ClosedForm).bound;
+    let theorem_1 = crossed::<f32>(Solver::Theorem1).bound;
+    assert!(theorem_1 > 100.0 * closed, "{theorem_1:e} {closed:e}");
+    let native = open("tiny");
+    let want = Session::<f32>::new(&native).forward(&ids(&native), 1);
+    let home = Bounds::new(Dtype::F32, &native).logits(want.unwrap().row(0));
+    assert!(closed > home && closed < 20.0 * home, "{closed:e} {home:e}");
+    let ratio = closed / crossed::<f64>(Solver::ClosedForm).bound;
+    let roundoffs = Dtype::F32.unit_roundoff() / Dtype::F64.unit_roundoff();
+    assert!((0.1..10.0).contains(&(ratio / roundoffs)), "{ratio:e}");
+}
+
 #[test]
 fn a_backend_that_is_none_is_refused() {
-    for command in ["generate", "trace"] {
-        let done = program(&[
-            command,
-            "--model",
-            "x",
-            "--prompt",
-            "x",
-            "--backend",
-            "blas",
-        ]);
+    for command in ["generate", "trace", "verify"] {
+        let mut arguments = vec![command, "--model", "x", "--backend", "blas"];
+        if command != "verify" {
+            arguments.extend(["--prompt", "x"]);
+        }
+        let done = program(&arguments);
         let message = String::from_utf8(done.stderr).unwrap();
         assert_eq!(done.status.code(), Some(2), "{message}");
         let first = message.lines().next().unwrap();

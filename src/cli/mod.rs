@@ -8,6 +8,7 @@ mod keep;
 mod layers;
 mod lemmas;
 mod patch;
+mod platform;
 mod solving;
 mod table;
 mod trace;

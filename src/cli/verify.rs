@@ -4,15 +4,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use context_patch::kernels::Level;
+use context_patch::kernels::{Backend, Level};
 use context_patch::model::Model;
 use context_patch::output::{check_writable, write_file};
 use context_patch::patch::{Form, Method, Positions, Solver};
 use context_patch::tensor::Dtype;
-use context_patch::verify::{Keep, PROMPTS, Step, Summary, Verification};
+use context_patch::verify::{Crossing, Keep, PROMPTS, Step, Summary, Verification};
 use context_patch::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::platform::Platform;
 use super::solving::SolvingArgs;
 use super::table::table;
 use super::{BROKEN, ModelArgs, OK, is_closed_output, print, refuse_empty, with_dtype};
@@ -21,8 +22,9 @@ use super::{BROKEN, ModelArgs, OK, is_closed_output, print, refuse_empty, with_d
 ///
 /// The paper's protocol: for every token the model writes after a prompt, all layers are patched anew, and
 /// the patched model sees that token alone. Its logits are held against those of the model that sees
-/// everything. Controls without the patch, and without one part of it, must be far off. Exit code 1 when a
-/// bound is broken or a control is not off.
+/// everything. Controls without the patch, and without one part of it, must be far off. With two backends also the
+/// patches that were solved on one are applied on the other. Exit code 1 when a bound is broken or a control
+/// is not off.
 #[derive(Args)]
 pub(super) struct Verify {
     #[command(flatten)]
@@ -45,6 +47,11 @@ pub(super) struct Verify {
     #[arg(long, value_delimiter = ',', default_values_t = [Dtype::F32])]
     dtype: Vec<Dtype>,
 
+    /// What multiplies matrices: native (the same bits everywhere) or gemm (the gemm crate, which promises no bits). With
+    /// both, native→gemm is solved by the one and applied by the other
+    #[arg(long, value_delimiter = ',', default_values_t = [Backend::Native])]
+    backend: Vec<Backend>,
+
     /// How the patch is applied: overlay (factors beside the weights) or materialise (added to them and
     /// rounded)
     #[arg(long, value_delimiter = ',', default_values_t = [Form::Overlay])]
@@ -66,19 +73,30 @@ pub(super) struct Verify {
     json: Option<PathBuf>,
 }
 
-/// One compute type and form, in `--json`.
+/// One solver, compute type, form and platform, in `--json`.
 #[derive(serde::Serialize)]
 struct Run {
     solver: Solver,
     dtype: String,
     apply: String,
+    solved_on: String,
+    applied_on: String,
+    #[serde(skip)]
+    platform: Platform,
     summary: Summary,
     steps: Vec<Step>,
 }
 
 impl Run {
     fn name(&self) -> String {
-        format!("{} {} {}", self.solver, self.dtype, self.apply)
+        let Self {
+            solver,
+            dtype,
+            apply,
+            platform,
+            ..
+        } = self;
+        format!("{solver} {dtype} {apply}{platform}")
     }
 }
 
@@ -98,19 +116,19 @@ impl Verify {
             .iter()
             .map(|prompt| tokenizer.encode(prompt))
             .collect::<Result<_>>()?;
-        let steps = prompts.len()
-            * self.tokens as usize
-            * self.solver.len()
-            * self.dtype.len()
-            * self.apply.len();
+        let platforms = Platform::all(&self.backend);
+        let rows = self.solver.len() * self.dtype.len() * self.apply.len() * platforms.len();
+        let steps = prompts.len() * self.tokens as usize * rows;
         let bar = progress_bar(steps);
         let mut runs = Vec::new();
         for &solver in &self.solver {
             for &dtype in &self.dtype {
                 for &form in &self.apply {
                     let method = self.solving.method(solver, form, dtype);
-                    bar.set_message(format!("{solver} {dtype} {form}"));
-                    runs.push(self.verify(&model, &ids, dtype, method, &bar)?);
+                    for &platform in &platforms {
+                        bar.set_message(format!("{solver} {dtype} {form}{platform}"));
+                        runs.push(self.verify(&model, platform, &ids, dtype, method, &bar)?);
+                    }
                 }
             }
         }
@@ -130,32 +148,46 @@ impl Verify {
     fn verify(
         &self,
         model: &Model,
+        platform: Platform,
         prompts: &[Vec<u32>],
         dtype: Dtype,
         method: Method,
         bar: &ProgressBar,
     ) -> Result<Run> {
+        let solved = model.clone().on(platform.solved);
+        let applied = model.clone().on(platform.applied);
         let verification = Verification {
-            model,
+            model: &solved,
             tokens: self.tokens as usize,
             method,
             keep: self.keep,
             positions: self.positions,
         };
+        let crossing = Crossing {
+            solved: verification,
+            applied: &applied,
+        };
         // All of them before any work.
         prompts.iter().try_for_each(|ids| verification.check(ids))?;
         let mut steps = Vec::new();
         for (prompt, ids) in prompts.iter().enumerate() {
-            with_dtype!(dtype, E => verification.prompt::<E>(prompt, ids, |step| {
+            let on_step = |step| {
                 steps.push(step);
                 bar.inc(1);
                 Ok(())
-            }))?;
+            };
+            with_dtype!(dtype, E => match platform.crosses() {
+                false => verification.prompt::<E>(prompt, ids, on_step),
+                true => crossing.prompt::<E>(prompt, ids, on_step),
+            })?;
         }
         Ok(Run {
             dtype: dtype.to_string(),
             solver: method.solver,
             apply: method.form.to_string(),
+            solved_on: platform.solved.to_string(),
+            applied_on: platform.applied.to_string(),
+            platform,
             summary: Summary::new(&steps),
             steps,
         })
@@ -257,10 +289,12 @@ fn verdict(runs: &[Run]) -> String {
             );
         }
         if !run.summary.controls_fail {
-            text += &format!(
-                "NO POWER: {}, a control is hardly off: these prompts matter little to the model\n",
-                run.name(),
-            );
+            let why = match run.platform.crosses() {
+                false => "these prompts matter little to the model",
+                true => "the other platform's rounding may matter as much to the patch",
+            };
+            let name = run.name();
+            text += &format!("NO POWER: {name}, a control is hardly off: {why}\n");
         }
     }
     match text.is_empty() {

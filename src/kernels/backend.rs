@@ -48,6 +48,16 @@ impl Backend {
             Self::Gemm => ws.map(|w| gemm::matmul(x, w)),
         }
     }
+
+    /// How many roundings a term goes through at most in a sum of `terms` products.
+    pub(crate) fn roundings(self, terms: usize) -> f64 {
+        match self {
+            // In its lane and in the tree.
+            Self::Native => terms as f64 / 16.0 + 4.0,
+            // In whatever order: once with its product, or as what is added to at most all the others.
+            Self::Gemm => terms as f64,
+        }
+    }
 }
 
 impl fmt::Display for Backend {

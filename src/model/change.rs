@@ -44,7 +44,7 @@ pub(crate) type Changed<'a, C> = (Range<usize>, &'a C);
 
 /// `y`, which is W x, with the changes of some rows, rounded to the compute type.
 pub(super) fn changed<'a, E: Element>(
-    run: &Run<'_>,
+    run: &mut Run<'_>,
     x: &Matrix<E>,
     mut y: Matrix<E::Acc>,
     changes: impl IntoIterator<Item = Changed<'a, LinearChange<E>>>,

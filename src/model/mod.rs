@@ -5,6 +5,7 @@ mod block;
 mod cache;
 mod change;
 mod decoder;
+mod disturbance;
 pub mod generate;
 mod inner;
 mod load;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Model;
+use super::disturbance::Disturbance;
 use crate::error::{Error, Result};
 use crate::kernels::{Backend, Level, Rotation, Rows, Turn};
 use crate::tensor::{Element, Matrix};
@@ -25,6 +26,7 @@ pub trait Recorder {
 pub(crate) struct Run<'a> {
     pub(crate) level: Level,
     backend: Backend,
+    disturbance: Option<Disturbance>,
     /// The layer the pass is in.
     pub(crate) layer: usize,
     recorder: Option<&'a mut dyn Recorder>,
@@ -42,6 +44,7 @@ impl<'a> Run<'a> {
         Self {
             level: model.level(),
             backend: model.backend(),
+            disturbance: None,
             layer: 0,
             recorder,
             cancel,
@@ -49,9 +52,17 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// A pass whose matrix products are off as another platform's may be, at random.
+    pub(crate) fn disturbed(model: &Model, seed: u64) -> Self {
+        Self {
+            disturbance: Some(Disturbance::new(seed)),
+            ..Self::new(model, None, None)
+        }
+    }
+
     /// W x for every row of `x` `[tokens, in]`: `[tokens, out]`, not yet rounded to the compute type.
     pub(crate) fn matmul<'w, E: Element>(
-        &self,
+        &mut self,
         x: &Matrix<E>,
         w: impl Into<Rows<'w, E>>,
     ) -> Matrix<E::Acc> {
@@ -61,11 +72,19 @@ impl<'a> Run<'a> {
 
     /// [`matmul`](Self::matmul) with several W.
     pub(crate) fn matmuls<E: Element, const N: usize>(
-        &self,
+        &mut self,
         x: &Matrix<E>,
         ws: [Rows<'_, E>; N],
     ) -> [Matrix<E::Acc>; N] {
-        self.backend.matmuls(self.level, x, ws)
+        let (backend, level) = (self.backend, self.level);
+        match &mut self.disturbance {
+            None => backend.matmuls(level, x, ws),
+            Some(disturbance) => ws.map(|w| {
+                let y = backend.matmul(level, x, w);
+                let off = backend.matmul(level, &disturbance.of(x), w);
+                y.zip_map(&off, |y, off| y + off)
+            }),
+        }
     }
 
     /// The turn of a layer's `rotation` at a position, which is worked out once in a pass.

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::{Part, Solver};
+use super::{Part, Patch, Solver};
 
 /// What of a solved patch a reduced pass runs under: the whole of it, or a negative control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +23,23 @@ impl Variant {
         // Without the only part there is no patch.
         let each = each.filter(|_| parts.len() > 1);
         std::iter::once(Self::NoPatch).chain(each).collect()
+    }
+
+    /// What is left of a patch.
+    pub fn of(self, patch: &Patch) -> Patch {
+        let mut left = patch.clone();
+        for layer in &mut left.layers {
+            if !self.has(Part::GateUp) {
+                (layer.gate, layer.up) = (None, None);
+            }
+            if !self.has(Part::Down) {
+                layer.down = None;
+            }
+            if !self.has(Part::Scale) {
+                layer.scale = None;
+            }
+        }
+        left
     }
 
     pub(super) fn has(self, part: Part) -> bool {

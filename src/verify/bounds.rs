@@ -1,38 +1,62 @@
 //! The table of tolerances: how far apart two computations of the same logits may be.
 
-use crate::tensor::Dtype;
+use crate::kernels::Backend;
+use crate::model::Model;
+use crate::tensor::{Dtype, Element};
 
 /// What one step of a verification may be off by.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     dtype: Dtype,
     hidden_size: usize,
+    backend: Backend,
 }
 
 impl Bounds {
-    /// The bounds for a compute type and a width.
-    pub fn new(dtype: Dtype, hidden_size: usize) -> Self {
-        Self { dtype, hidden_size }
+    /// The bounds for a compute type, and for a model's width and backend.
+    pub fn new(dtype: Dtype, model: &Model) -> Self {
+        Self {
+            dtype,
+            hidden_size: model.config().hidden_size,
+            backend: model.backend(),
+        }
     }
 
-    /// The largest difference a logit may have where the largest |logit| is `largest`.
+    /// The largest difference that logits may have from those they should be, `want`.
     ///
-    /// A logit is a dot product of the last hidden state, in 16 lanes of d/16 terms and a tree of 4.
-    /// The roundings of a lane are independent of each other and add up as a random walk, to
-    /// √(d/16 + 4) units of roundoff u of the logits' size; in bf16, where sums are kept in f32, there is the
-    /// rounding of the logit instead, one u. The hidden state itself comes with one u, of the last residual
-    /// sum. Both passes are off by as much.
-    pub fn logits(&self, largest: f64) -> f64 {
+    /// A logit is a dot product of the last hidden state: natively in 16 lanes of d/16 terms and a tree of 4, in another
+    /// backend in whatever order, with up to d roundings. The roundings of a term are independent of each other and add
+    /// up as a random walk, to √(d/16 + 4) or √d units of roundoff u of the logits' size; in bf16, where sums are kept in
+    /// f32, there is the rounding of the logit instead, one u. The hidden state itself comes with one u, of the last
+    /// residual sum. Both passes are off by as much.
+    pub fn logits<E: Element>(&self, want: &[E]) -> f64 {
         let walk = match self.dtype {
-            Dtype::F64 | Dtype::F32 => (self.hidden_size as f64 / 16.0 + 4.0).sqrt(),
+            Dtype::F64 | Dtype::F32 => self.backend.roundings(self.hidden_size).sqrt(),
             Dtype::Bf16 => 1.0,
         };
-        2.0 * (1.0 + walk) * self.dtype.unit_roundoff() * largest
+        2.0 * (1.0 + walk) * self.dtype.unit_roundoff() * largest(want)
     }
 
     /// The same for a token of a span, which reaches c·T(C, x) where only T(C, x) would be exact: the final norm
     /// ignores length but for its ε, in a share of ε/(2·mean(T²)) of the logits (for whatever c above 1).
-    pub fn span(&self, largest: f64, eps: f64, mean_square: f64) -> f64 {
-        self.logits(largest) + largest * eps / (2.0 * mean_square)
+    pub fn span<E: Element>(&self, want: &[E], eps: f64, mean_square: f64) -> f64 {
+        self.logits(want) + largest(want) * eps / (2.0 * mean_square)
     }
+
+    /// What the logits may be off by on another platform than the patch was solved on. `home` is what they may be off by
+    /// there; `contextual` and `reduced` are what rounding may do to the logits of the two passes
+    /// ([`condition`](super::condition) measures it).
+    ///
+    /// From the other platform's reduced pass to its contextual one there are three steps: to the home platform's
+    /// reduced pass, to its contextual one, and back. The middle one is `home`. In the first and the last
+    /// each platform is off by what rounding may do, so twice that; and the two are independent of each other.
+    pub(super) fn crossing(home: f64, contextual: f64, reduced: f64) -> f64 {
+        home + 2.0 * contextual.hypot(reduced)
+    }
+}
+
+/// max |logit|.
+fn largest<E: Element>(logits: &[E]) -> f64 {
+    let sizes = logits.iter().map(|x| x.to_f64().abs());
+    sizes.fold(0.0, f64::max)
 }

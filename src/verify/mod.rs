@@ -1,6 +1,8 @@
 //! The paper's protocol: token by token, the patched model without the prompt against the model with it.
 
 mod bounds;
+mod condition;
+mod crossing;
 mod keep;
 mod metrics;
 mod protocol;
@@ -8,6 +10,7 @@ pub mod span;
 mod summary;
 
 pub use bounds::Bounds;
+pub use crossing::Crossing;
 pub use keep::Keep;
 pub use metrics::{Comparison, distribution};
 pub use protocol::{Control, Step, Verification};

@@ -74,7 +74,6 @@ impl<E: Element> Solved<E> {
         let reduced = Comparison::each(&self.solution.reduced, want);
         let controls = variants.iter().zip(&reduced[1..]);
         let controls = controls.map(|(&variant, &reduced)| Control { variant, reduced });
-        let largest = want.iter().fold(0.0f64, |max, x| max.max(x.to_f64().abs()));
         Step {
             prompt,
             step: self.step,
@@ -82,7 +81,7 @@ impl<E: Element> Solved<E> {
             position: self.position,
             next: self.next,
             margin: margin(want),
-            bound: bounds.logits(largest),
+            bound: bounds.logits(want),
             patched: reduced[0],
             controls: controls.collect(),
             report: Some(self.solution.report),
@@ -142,7 +141,7 @@ impl Verification<'_> {
                 .try_for_each(on_step);
         }
         let (context, mut token) = (&ids[..ids.len() - 1], ids[ids.len() - 1]);
-        let bounds = Bounds::new(E::DTYPE, self.model.config().hidden_size);
+        let bounds = Bounds::new(E::DTYPE, self.model);
         let mut contextual = Session::<E>::new(self.model);
         contextual.forward(context, 0)?;
         let variants = Variant::controls(self.method.solver);
@@ -179,6 +178,15 @@ impl Verification<'_> {
 
     /// The prompt's last token and the tokens that the model writes after it, all served by one patch.
     fn span<E: Element>(&self, prompt: usize, ids: &[u32]) -> Result<Vec<Step>> {
+        let (split, overlay, report) = self.solved_span::<E>(ids)?;
+        span::check(self.model, &split, &overlay, prompt, Some(report))
+    }
+
+    /// The patch of a span, and what it is of.
+    pub(super) fn solved_span<E: Element>(
+        &self,
+        ids: &[u32],
+    ) -> Result<(Split, Overlay<E>, Report)> {
         let mut tokens = ids.to_vec();
         let mut session = Session::<E>::new(self.model);
         let mut logits = session.forward(ids, 1)?;
@@ -192,6 +200,6 @@ impl Verification<'_> {
         let split = split.with_answer(self.tokens)?;
         let (patch, report) = span_solver::solve::<E>(self.model, &split, &self.method, |_| {})?;
         let overlay = Overlay::<E>::new(self.model, &patch, self.method.form);
-        span::check(self.model, &split, &overlay, prompt, Some(report))
+        Ok((split, overlay, report))
     }
 }

@@ -39,12 +39,24 @@ pub fn check<E: Element>(
     split: &Split,
     overlay: &Overlay<E>,
     prompt: usize,
+    report: Option<Report>,
+) -> Result<Vec<Step>> {
+    let bounds = Bounds::new(E::DTYPE, model);
+    check_within(bounds, model, split, overlay, prompt, report)
+}
+
+/// [`check`] with the bounds of the platform that the patch was solved on.
+pub(super) fn check_within<E: Element>(
+    bounds: Bounds,
+    model: &Model,
+    split: &Split,
+    overlay: &Overlay<E>,
+    prompt: usize,
     mut report: Option<Report>,
 ) -> Result<Vec<Step>> {
     let contextual = Contextual::new::<E>(model, split)?;
     let patched = reduced(model, split, Some(overlay))?;
     let unpatched = reduced::<E>(model, split, None)?;
-    let bounds = Bounds::new(E::DTYPE, model.config().hidden_size);
     let positions = split.reduced_positions();
     let first = positions.len() - split.queries().len();
     let mut steps = Vec::new();
@@ -53,7 +65,6 @@ pub fn check<E: Element>(
             .iter()
             .map(|&x| E::from_f64(x))
             .collect();
-        let largest = want.iter().fold(0.0f64, |max, x| max.max(x.to_f64().abs()));
         let eps = model.config().rms_norm_eps;
         let control = Control {
             variant: Variant::NoPatch,
@@ -66,7 +77,7 @@ pub fn check<E: Element>(
             position: positions[first + i],
             next: greedy(&want),
             margin: margin(&want),
-            bound: bounds.span(largest, eps, contextual.mean_squares[i]),
+            bound: bounds.span(&want, eps, contextual.mean_squares[i]),
             patched: Comparison::new(patched.row(i), &want),
             controls: vec![control],
             report: report.take(),

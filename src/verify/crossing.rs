@@ -1,0 +1,152 @@
+//! Patches solved on one platform and applied on another.
+
+use super::condition::Disturbed;
+use super::metrics::{Comparison, margin};
+use super::protocol::{Control, Step, Verification};
+use super::{Bounds, span};
+use crate::error::Result;
+use crate::model::generate::greedy;
+use crate::model::{Model, Session};
+use crate::patch::{Overlay, Patch, Query, Solver, Variant, solve};
+use crate::tensor::{Element, Matrix};
+
+/// Where the random numbers of the contextual pass start; those of the reduced ones start after it.
+const SEED: u64 = 0;
+
+/// The protocol over two platforms.
+#[derive(Clone, Copy, Debug)]
+pub struct Crossing<'m> {
+    /// How patches are solved, and in which model.
+    pub solved: Verification<'m>,
+    /// The same model on another backend, which runs under the patches. It is held against its own contextual pass.
+    pub applied: &'m Model,
+}
+
+/// What the other platform is to say: a token at its place, without what was before it.
+struct Reduced<'a> {
+    crossing: Crossing<'a>,
+    token: u32,
+    position: usize,
+}
+
+impl Reduced<'_> {
+    fn overlay<E: Element>(&self, patch: &Patch) -> Overlay<E> {
+        Overlay::new(
+            self.crossing.applied,
+            patch,
+            self.crossing.solved.method.form,
+        )
+    }
+
+    /// The logits, `[1, vocab]`.
+    fn logits<E: Element>(&self, overlay: &Overlay<E>) -> Result<Matrix<E>> {
+        let session = Session::new(self.crossing.applied).at(self.position);
+        session.with_overlay(overlay).forward(&[self.token], 1)
+    }
+}
+
+impl Crossing<'_> {
+    /// Runs the protocol on one prompt in compute type `E`; `on_step` gets each token as it is done. The tokens are
+    /// those that the other platform's contextual pass writes.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Verification::prompt`].
+    pub fn prompt<E: Element>(
+        &self,
+        prompt: usize,
+        ids: &[u32],
+        mut on_step: impl FnMut(Step) -> Result<()>,
+    ) -> Result<()> {
+        self.solved.check(ids)?;
+        if self.solved.method.solver == Solver::Span {
+            let steps = self.span::<E>(prompt, ids)?;
+            return steps.into_iter().try_for_each(on_step);
+        }
+        let (context, mut token) = (&ids[..ids.len() - 1], ids[ids.len() - 1]);
+        let mut solving = Session::<E>::new(self.solved.model);
+        let mut contextual = Session::<E>::new(self.applied);
+        let mut disturbed = Disturbed::new(self.applied, None, SEED);
+        solving.forward(context, 0)?;
+        let nothing = contextual.forward(context, 0)?;
+        let positions: Vec<_> = (0..context.len()).collect();
+        disturbed.forward(context, &positions, &nothing)?;
+        for step in 0..self.solved.tokens {
+            let position = contextual.position();
+            let want = contextual.forward(&[token], 1)?;
+            let off = disturbed.forward(&[token], &[position], &want)?[0];
+            let reduced = Reduced {
+                crossing: *self,
+                token,
+                position,
+            };
+            let step = self.step(prompt, step, &mut solving, &reduced, want.row(0), off)?;
+            token = step.next;
+            on_step(step)?;
+        }
+        Ok(())
+    }
+
+    /// One token: `want` are the logits that the other platform's contextual pass says, and `off` is what rounding may
+    /// do to them.
+    fn step<E: Element>(
+        &self,
+        prompt: usize,
+        step: usize,
+        solving: &mut Session<'_, E>,
+        reduced: &Reduced<'_>,
+        want: &[E],
+        off: f64,
+    ) -> Result<Step> {
+        let &Reduced {
+            token, position, ..
+        } = reduced;
+        let method = &self.solved.method;
+        let solution = solve(solving, Query::alone(token), method, &[])?;
+        let overlay = reduced.overlay(&solution.patch);
+        let patched = reduced.logits(&overlay)?;
+        let mut disturbed = Disturbed::new(self.applied, Some(&overlay), SEED + 1 + step as u64);
+        let patched_off = disturbed.forward(&[token], &[position], &patched)?[0];
+        let controls = Variant::controls(method.solver).into_iter();
+        let controls = controls.map(|variant| {
+            let overlay = reduced.overlay(&variant.of(&solution.patch));
+            let reduced = Comparison::new(reduced.logits::<E>(&overlay)?.row(0), want);
+            Ok(Control { variant, reduced })
+        });
+        let home = Bounds::new(E::DTYPE, self.solved.model).logits(want);
+        Ok(Step {
+            prompt,
+            step,
+            token,
+            position,
+            next: greedy(want),
+            margin: margin(want),
+            bound: Bounds::crossing(home, off, patched_off),
+            patched: Comparison::new(patched.row(0), want),
+            controls: controls.collect::<Result<_>>()?,
+            report: Some(solution.report),
+        })
+    }
+
+    /// The prompt's last token and the tokens that the home platform writes after it, all served by one patch.
+    fn span<E: Element>(&self, prompt: usize, ids: &[u32]) -> Result<Vec<Step>> {
+        let (split, overlay, report) = self.solved.solved_span::<E>(ids)?;
+        let bounds = Bounds::new(E::DTYPE, self.solved.model);
+        let mut steps =
+            span::check_within(bounds, self.applied, &split, &overlay, prompt, Some(report))?;
+
+        let want = Session::<E>::new(self.applied).forward(split.tokens(), steps.len())?;
+        let positions: Vec<_> = (0..split.tokens().len()).collect();
+        let mut disturbed = Disturbed::<E>::new(self.applied, None, SEED);
+        let contextual = disturbed.forward(split.tokens(), &positions, &want)?;
+
+        let got = span::reduced(self.applied, &split, Some(&overlay))?;
+        let (tokens, positions) = (split.reduced_tokens(), split.reduced_positions());
+        let mut disturbed = Disturbed::new(self.applied, Some(&overlay), SEED + 1);
+        let reduced = disturbed.forward(&tokens, &positions, &got)?;
+        for (i, step) in steps.iter_mut().enumerate() {
+            step.bound = Bounds::crossing(step.bound, contextual[i], reduced[i]);
+        }
+        Ok(steps)
+    }
+}
