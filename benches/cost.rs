@@ -8,8 +8,9 @@
     reason = "a benchmark stops where something is wrong"
 )]
 
-use std::time::Instant;
+mod common;
 
+use common::timed;
 use context_patch::model::generate::greedy;
 use context_patch::patch::{Method, Positions, Solver};
 use context_patch::tensor::Element;
@@ -21,11 +22,10 @@ const TOKENS: usize = 20;
 const ROUNDS: usize = 5;
 
 fn main() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/gemma-3-270m");
-    let Ok(model) = Model::open(path) else {
-        println!("skipped: no models/gemma-3-270m (python3 reference/fetch_270m.py brings it)");
+    let Some(path) = common::gemma_270m() else {
         return;
     };
+    let model = Model::open(path).unwrap();
     let tokenizer = model.checkpoint().tokenizer().unwrap();
     let prompts = PROMPTS.map(|prompt| tokenizer.encode(prompt).unwrap());
     println!(
@@ -58,12 +58,6 @@ fn measure<E: Element>(model: &Model, prompts: &[Vec<u32>], solver: Solver) {
         E::DTYPE,
         verifying / generating
     );
-}
-
-fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
-    let start = Instant::now();
-    let result = work();
-    (start.elapsed().as_secs_f64(), result)
 }
 
 fn generate<E: Element>(model: &Model, prompts: &[Vec<u32>]) -> Vec<u32> {
