@@ -25,7 +25,7 @@ where
 }
 
 /// `f` of every pair of numbers, into `out`.
-pub(crate) fn zip_map<A, B, F>(level: Level, x: &[A], y: &[A], out: &mut [B], f: F)
+pub fn zip_map<A, B, F>(level: Level, x: &[A], y: &[A], out: &mut [B], f: F)
 where
     A: Copy + Sync,
     B: Send,
@@ -40,7 +40,7 @@ where
 }
 
 /// `f` of every number, in its place.
-pub(crate) fn update<A: Copy, F: Fn(A) -> A>(level: Level, x: &mut [A], f: F) {
+pub fn update<A: Copy, F: Fn(A) -> A>(level: Level, x: &mut [A], f: F) {
     level.run(Update { x, f: &f });
 }
 

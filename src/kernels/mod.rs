@@ -14,7 +14,8 @@ mod aarch64;
 pub mod activation;
 mod backend;
 mod dispatch;
-pub(crate) mod elementwise;
+#[doc(hidden)]
+pub mod elementwise;
 pub mod exp;
 mod gemm;
 #[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
@@ -38,7 +39,8 @@ pub use matmul::{Rows, dot, matmul};
 pub use norm::{rms_norm, unscaled_rms_norm};
 pub(crate) use panel::Panel;
 pub use products::Products;
-pub(crate) use rope::rotate;
+#[doc(hidden)]
+pub use rope::rotate;
 pub use rope::{Rotation, Turn};
 pub use softmax::softmax;
 pub use weighted_sum::weighted_sum;

@@ -34,7 +34,7 @@ impl Rotation {
 pub type Turn<E> = (Vec<E>, Vec<E>);
 
 /// Turns one head in place: q · cos + rotate_half(q) · sin, each product and the sum rounded.
-pub(crate) fn rotate<E: Element>(head: &mut [E], (cos, sin): &Turn<E>) {
+pub fn rotate<E: Element>(head: &mut [E], (cos, sin): &Turn<E>) {
     let product = |a: E, b: E| E::round(a.acc() * b.acc()).acc();
     let (first, second) = head.split_at_mut(cos.len());
     for (i, (a, b)) in first.iter_mut().zip(second).enumerate() {
