@@ -146,7 +146,9 @@ def write_gguf(python, model, path, dtype):
 def make_engines(arguments, work):
     """Those that were asked for, ours first."""
     model, python = arguments.model.resolve(), arguments.llama_python
-    engines = [Engine("ours", dtype, (ROOT / "target/release/examples/peer", model, dtype)) for dtype in ("f32", "bf16")]
+    ours = ROOT / "target/release/examples/peer"
+    engines = [Engine("ours", dtype, (ours, model, dtype, "mapped")) for dtype in ("f32", "bf16")]
+    engines += [Engine("ours, read", dtype, (ours, model, dtype, "read")) for dtype in ("f32", "bf16")]
     for dtype in ("f32", "bf16"):
         if "llama.cpp" in arguments.engines:
             path = Path(work) / f"{dtype}.gguf"

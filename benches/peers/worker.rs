@@ -1,7 +1,7 @@
 //! Our side of benches/peers.py: commands on standard input, one JSON object a line, and a line back for each.
 //!
 //! ```text
-//! cargo run --release --example peer -- models/gemma-3-270m f32 2
+//! cargo run --release --example peer -- models/gemma-3-270m f32 mapped 2
 //! {"run": "decode", "ids": [2, 7921], "tokens": 4}
 //! {"run": "prefill", "ids": [2, 7921]}
 //! {"run": "text", "text": "Hello"}
@@ -13,6 +13,8 @@
 
 use std::time::Instant;
 
+use context_patch::checkpoint::Access;
+use context_patch::model::ModelOptions;
 use context_patch::model::generate::greedy;
 use context_patch::tensor::Element;
 use context_patch::{Model, Session};
@@ -34,10 +36,18 @@ enum Command {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [path, dtype, threads] = &arguments[..] else {
-        panic!("usage: peer MODEL f32|bf16 THREADS")
+    let [path, dtype, access, threads] = &arguments[..] else {
+        panic!("usage: peer MODEL f32|bf16 mapped|read THREADS")
     };
-    let model = Model::open(path).unwrap();
+    let options = ModelOptions {
+        access: match &access[..] {
+            "mapped" => Access::Mapped,
+            "read" => Access::Read,
+            other => panic!("no access {other}"),
+        },
+        ..ModelOptions::default()
+    };
+    let model = Model::open_with(path, options).unwrap();
     let threads = threads.parse().unwrap();
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)

@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use tokenizers::models::bpe::BPE;
+use tokenizers::{
+    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+};
+
 use super::Config;
 use crate::error::{Error, Result, one_line};
 
@@ -18,11 +23,21 @@ use crate::error::{Error, Result, one_line};
 /// refused only when a text contains it. A tokenizer with fewer tokens than the model is accepted: the
 /// embedding of the larger models is padded to 262 208 rows.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Bpe,
     path: PathBuf,
     bos: u32,
     model_vocab_size: usize,
 }
+
+/// What Gemma's tokenizers are. The crate's type for any model at all reads the 33 MB of vocabulary and merges three times
+/// over, which is most of the time to the first token.
+type Bpe = TokenizerImpl<
+    BPE,
+    NormalizerWrapper,
+    PreTokenizerWrapper,
+    PostProcessorWrapper,
+    DecoderWrapper,
+>;
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -54,7 +69,7 @@ impl Tokenizer {
             path: path.into(),
             reason: one_line(&reason, 300),
         };
-        let mut inner = tokenizers::Tokenizer::from_bytes(json)
+        let mut inner: Bpe = serde_json::from_slice(json)
             .map_err(|e| wrong(format!("not a tokenizer this crate can read: {e}")))?;
         // A length to cut or pad to belongs to training, and would change a prompt silently.
         inner

@@ -15,17 +15,24 @@ const STRETCH: usize = 40;
 /// Tiles of weights that each tile of activations is multiplied with while it is in the first cache, beside them.
 const GROUPS: usize = 2;
 
+/// The same where rows are so long that activations are read from the third cache: more of it for each reading, with
+/// the tiles of weights in the second.
+const MANY_GROUPS: usize = 8;
+
 /// Bytes of activations that are gone through again and again: what a core's second cache holds.
 const ACTIVATIONS: usize = 5 << 17;
+
+/// Fewer tokens at once than this are not worth packing weights for.
+const TOKENS: usize = 64;
 
 /// Where the work is done.
 struct Scratch<'a, X, S, const B: usize, const R: usize, const T: usize> {
     /// Tile after tile.
     x: &'a mut [[X; B]],
-    /// A stretch of [`GROUPS`] tiles.
+    /// A stretch of some tiles.
     w: &'a mut [[X; B]],
-    /// What the stretches so far have come to, for each tile of `x`; empty where one is all.
-    sums: Vec<[[[S; T]; R]; GROUPS]>,
+    /// What the stretches so far have come to, for each tile of `x` with each of `w`; empty where one is all.
+    sums: Vec<[[S; T]; R]>,
 }
 
 /// All products of a panel, in tiles of `R` rows and `T` tokens.
@@ -41,35 +48,44 @@ pub(super) fn panel<L, X, W, const B: usize, const R: usize, const T: usize>(
     let Panel { x, w, cols, out } = panel;
     let blocks = cols.div_ceil(B);
     let tokens = out.len().next_multiple_of(T);
-    let most = ACTIVATIONS / (blocks * size_of::<[X; B]>()) / T * T;
-    let at_once = tokens.min(most.max(T));
+    let held = ACTIVATIONS / (blocks * size_of::<[X; B]>()) / T * T;
+    let groups = if held < TOKENS.min(tokens) {
+        MANY_GROUPS
+    } else {
+        GROUPS
+    };
+    let at_once = tokens.min(held.max(TOKENS));
     let zero = <L as Lanes<X, X, B>>::zero(lanes);
-    let unfinished = if blocks > STRETCH { at_once / T } else { 0 };
+    let unfinished = if blocks > STRETCH {
+        groups * at_once / T
+    } else {
+        0
+    };
     // What no row is left for is stale, and the products with it are not looked at.
     let (mut xs, mut ws) = (
         Matrix::stale(at_once * blocks, B),
-        Matrix::stale(GROUPS * R * STRETCH, B),
+        Matrix::stale(groups * R * STRETCH, B),
     );
     let mut scratch = Scratch {
         x: xs.as_mut_slice().as_chunks_mut().0,
         w: ws.as_mut_slice().as_chunks_mut().0,
-        sums: vec![[[[zero; T]; R]; GROUPS]; unfinished],
+        sums: vec![[[zero; T]; R]; unfinished],
     };
     for (x, out) in x.chunks(at_once * cols).zip(out.chunks_mut(at_once)) {
         let tiles = scratch.x.chunks_exact_mut(T * blocks);
         for (x, packed) in x.chunks(T * cols).zip(tiles) {
             pack::<L, X, X, B, T>(lanes, x, cols, 0, packed);
         }
-        for (i, w) in w.chunks(GROUPS * R * cols).enumerate() {
-            let row = i * GROUPS * R;
-            groups::<L, X, W, B, R, T>(lanes, w, cols, &mut scratch, out, row);
+        for (i, w) in w.chunks(groups * R * cols).enumerate() {
+            let row = i * groups * R;
+            some_rows::<L, X, W, B, R, T>(lanes, w, cols, &mut scratch, out, row);
         }
     }
 }
 
-/// At most [`GROUPS`] tiles of rows, of which the first is row `row`, times all tokens that are packed.
+/// As many tiles of rows as there is room for, of which the first is row `row`, times all tokens that are packed.
 #[inline(always)]
-fn groups<L, X, W, const B: usize, const R: usize, const T: usize>(
+fn some_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
     lanes: L,
     w: &[W],
     cols: usize,
@@ -81,7 +97,7 @@ fn groups<L, X, W, const B: usize, const R: usize, const T: usize>(
     X: Element,
     W: Element,
 {
-    let blocks = cols.div_ceil(B);
+    let (blocks, groups) = (cols.div_ceil(B), scratch.w.len() / (R * STRETCH));
     for first in (0..blocks).step_by(STRETCH) {
         let stretch = first..blocks.min(first + STRETCH);
         let packed = scratch.w.chunks_exact_mut(R * STRETCH);
@@ -96,12 +112,12 @@ fn groups<L, X, W, const B: usize, const R: usize, const T: usize>(
             for (g, (w, packed)) in rows.enumerate() {
                 let so_far = match first {
                     0 => [[<L as Lanes<X, X, B>>::zero(lanes); T]; R],
-                    _ => scratch.sums[i][g],
+                    _ => scratch.sums[i * groups + g],
                 };
                 let packed = &packed[..R * stretch.len()];
                 let so_far = add::<L, X, B, R, T>(lanes, so_far, packed, x);
                 if stretch.end < blocks {
-                    scratch.sums[i][g] = so_far;
+                    scratch.sums[i * groups + g] = so_far;
                     continue;
                 }
                 for (t, out) in out.iter_mut().enumerate() {

@@ -209,7 +209,7 @@ fn letters_are_no_vocabulary_of_a_model() {
         .map(|(i, c)| format!(r#""{c}": {i}"#))
         .collect();
     let json = format!(
-        r#"{{"model": {{"type": "WordLevel", "vocab": {{{}, "?": 26}}, "unk_token": "?"}}}}"#,
+        r#"{{"model": {{"type": "BPE", "vocab": {{{}, "?": 26}}, "merges": [], "unk_token": "?"}}}}"#,
         letters.join(",")
     );
     assert!(matches!(
@@ -226,6 +226,10 @@ fn what_is_not_a_tokenizer_is_refused() {
         (
             "[1",
             "invalid type: sequence, expected struct Tokenizer at line 1 column 1",
+        ),
+        (
+            r#"{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}"#,
+            "invalid value: string \"WordLevel\", expected BPE at line 1 column 30",
         ),
     ] {
         assert_eq!(
