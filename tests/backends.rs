@@ -106,10 +106,10 @@ fn patches_solved_on_one_backend_hold_on_the_other() {
         let names = [&run["dtype"], &run["solved_on"], &run["applied_on"]];
         assert_eq!(names, [dtype, solved, applied], "{name}");
         check(run, &name);
-        // Two platforms, and not one under two names. In bf16 these few numbers round to the same.
-        let apart = run["summary"]["worst_linf"].as_f64().unwrap() > 0.0;
-        if dtype != "bf16" {
-            assert_eq!(apart, solved != applied, "{name}");
+        // Two platforms, and not one under two names. In bf16 these few numbers may round to the same.
+        if solved != applied && dtype != "bf16" {
+            let apart = run["summary"]["worst_linf"].as_f64().unwrap();
+            assert!(apart > 0.0, "{name}");
         }
     }
 }
