@@ -44,7 +44,8 @@ pub use rope::rotate;
 pub use rope::{Rotation, Turn};
 pub use softmax::softmax;
 pub use weighted_sum::weighted_sum;
-pub(crate) use weighted_sum::weighted_sums;
+#[doc(hidden)]
+pub use weighted_sum::weighted_sums;
 
 /// A matrix product with fewer multiplications than this is not worth a second thread.
 const PARALLEL_FROM: usize = 1 << 17;

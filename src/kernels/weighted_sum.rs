@@ -14,7 +14,7 @@ pub fn weighted_sum<E: Element>(level: Level, p: &[E::Acc], values: &[E], out: &
 
 /// [`weighted_sum`] with several rows of p, the beginnings of `p`'s rows `[rows, stride]`, for the same `values`
 /// `[keys, width]`; `out` is `[rows, width]`.
-pub(crate) fn weighted_sums<E: Element>(
+pub fn weighted_sums<E: Element>(
     level: Level,
     p: &[E::Acc],
     stride: usize,
