@@ -1,124 +1,174 @@
-//! The same bits, however a sequence is computed.
+//! The same bits, however a sequence is computed: one hash per model and compute type, pinned in
+//! `tests/snapshots/bits__hashes.snap`, at every level and in every way.
+//!
+//! The names of these tests begin with the level; those of levels that the machine lacks are reported as ignored.
 
 mod common;
 
+use bytes::Bytes;
+use common::ways::{AT_ONCE, LEVELS, OTHERS, Way, hash, hashes, levels_here};
 use common::{open, reference, small_models};
-use context_patch::checkpoint::Access;
+use context_patch::checkpoint::{Access, Checkpoint};
 use context_patch::kernels::Level;
 use context_patch::model::ModelOptions;
 use context_patch::tensor::Element;
 use context_patch::{Model, Session};
-use half::bf16;
+use libtest_mimic::{Arguments, Trial};
+use safetensors::SafeTensors;
 
+fn main() {
+    eprintln!("{}", levels_here());
+    let levels = LEVELS.iter().flat_map(|level| of_level(level));
+    let others: [(&str, fn()); 4] = [
+        (
+            "another_token_changes_the_hash",
+            another_token_changes_the_hash,
+        ),
+        ("another_bit_changes_the_hash", another_bit_changes_the_hash),
+        (
+            "another_order_changes_the_hash",
+            another_order_changes_the_hash,
+        ),
+        (
+            "a_patch_leaves_the_model_alone",
+            a_patch_leaves_the_model_alone,
+        ),
+    ];
+    let others = others.map(|(name, test)| trial(name.into(), test));
+    libtest_mimic::run(&Arguments::from_args(), levels.chain(others).collect()).exit();
+}
+
+fn trial(name: String, test: impl FnOnce() + Send + 'static) -> Trial {
+    Trial::test(name, || {
+        test();
+        Ok(())
+    })
+}
+
+/// The tests of one level, ignored where the machine lacks it.
+fn of_level(name: &str) -> Vec<Trial> {
+    let level = name.parse::<Level>();
+    let pinned = |what: &str, access, way| {
+        let absent = level.is_err();
+        let level = level.clone();
+        let test = move || are_pinned(level.unwrap(), access, way);
+        trial(format!("{name}::{what}"), test).with_ignored_flag(absent)
+    };
+    let mut trials = vec![
+        pinned("at_once", Access::Mapped, AT_ONCE),
+        pinned("read", Access::Read, AT_ONCE),
+    ];
+    trials.extend(OTHERS.map(|(what, way)| pinned(what, Access::Mapped, way)));
+    trials
+}
+
+/// As many tokens as the model has positions, which is more than any window.
 fn ids(model: &Model) -> Vec<u32> {
-    // Longer than any window, each model's own vocabulary.
-    (0..40)
-        .map(|i| (i * i * 7 + 3) % model.config().vocab_size as u32)
+    let config = model.config();
+    let id = |i| (i * i * 7 + 3) % config.vocab_size;
+    (0..config.max_position_embeddings)
+        .map(|i| id(i) as u32)
         .collect()
 }
 
-fn bits<E: Element>(model: &Model, pieces: &[&[u32]], chunk: usize) -> Vec<u64> {
-    let mut session = Session::<E>::new(model).with_chunk(chunk);
-    let forward = |piece: &&[u32]| session.forward(piece, piece.len()).unwrap().into_vec();
-    let logits = pieces.iter().flat_map(forward);
-    logits.map(|x| x.to_f64().to_bits()).collect()
-}
-
-/// Runs `check` for every small model and compute type.
-macro_rules! for_all {
-    ($model:ident, $element:ident => $check:block) => {
-        for (dir, _) in small_models() {
-            let $model = &open(&dir);
-            {
-                type $element = f64;
-                $check
-            }
-            {
-                type $element = f32;
-                $check
-            }
-            {
-                type $element = bf16;
-                $check
-            }
-        }
+fn are_pinned(level: Level, access: Access, way: Way) {
+    let options = ModelOptions {
+        level: Some(level),
+        access,
+        ..ModelOptions::default()
     };
+    let of_model = |(dir, name): (String, String)| {
+        let model = Model::open_with(reference(&dir).to_str().unwrap(), options).unwrap();
+        hashes(&name, &model, &ids(&model), usize::MAX, way)
+    };
+    let hashes: String = small_models().into_iter().map(of_model).collect();
+    insta::assert_snapshot!("hashes", hashes);
 }
 
-#[test]
-fn chunks_and_single_tokens_give_the_bits_of_one_piece() {
-    for_all!(model, E => {
+fn hash_of<E: Element>(model: &Model, ids: &[u32]) -> String {
+    hash::<E>(model, ids, usize::MAX, AT_ONCE)
+}
+
+fn another_token_changes_the_hash() {
+    for (dir, name) in small_models() {
+        let model = &open(&dir);
         let ids = ids(model);
-        let want = bits::<E>(model, &[&ids], 1000);
-        for chunk in [1, 2, 3, 7, 39] {
-            assert_eq!(bits::<E>(model, &[&ids], chunk), want, "chunks of {chunk}");
-        }
-        let single: Vec<_> = ids.chunks(1).collect();
-        assert_eq!(bits::<E>(model, &single, 1000), want, "token by token");
-        let (prompt, rest) = ids.split_at(23);
-        let mut pieces = vec![prompt];
-        pieces.extend(rest.chunks(1));
-        assert_eq!(bits::<E>(model, &pieces, 5), want, "prompt and decode");
-    });
-}
-
-#[test]
-fn threads_do_not_change_bits() {
-    for_all!(model, E => {
-        let ids = ids(model);
-        let with = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| bits::<E>(model, &[&ids], 1000))
-        };
-        let want = with(1);
-        for threads in [2, 3, 7] {
-            assert_eq!(with(threads), want, "{threads} threads");
-        }
-    });
-}
-
-#[test]
-fn levels_and_access_do_not_change_bits() {
-    println!("levels of this machine: {:?}", Level::available());
-    for (dir, _) in small_models() {
-        let path = reference(&dir);
-        let with = |level: Option<Level>, access| {
-            let options = ModelOptions {
-                level,
-                access,
-                ..ModelOptions::default()
-            };
-            let model = Model::open_with(path.to_str().unwrap(), options).unwrap();
-            let ids = ids(&model);
-            [
-                bits::<f64>(&model, &[&ids], 1000),
-                bits::<f32>(&model, &[&ids], 1000),
-                bits::<bf16>(&model, &[&ids], 1000),
-            ]
-        };
-        let want = with(Some(Level::Scalar), Access::Read);
-        for level in Level::available() {
-            assert!(with(Some(level), Access::Mapped) == want, "{dir} {level}");
+        let mut others = ids.clone();
+        others[0] ^= 1;
+        let all = |ids| hashes(&name, model, ids, usize::MAX, AT_ONCE);
+        for (before, after) in all(&ids).lines().zip(all(&others).lines()) {
+            assert_ne!(before, after);
         }
     }
 }
 
-#[test]
-fn another_token_changes_the_bits() {
-    for_all!(model, E => {
-        let mut ids = ids(model);
-        let before = bits::<E>(model, &[&ids], 1000);
-        ids[0] = (ids[0] + 1) % model.config().vocab_size as u32;
-        assert_ne!(bits::<E>(model, &[&ids], 1000), before);
-    });
+/// A model built in memory from the files of a small one, some bytes of whose weights `change` has changed.
+fn changed(dir: &str, change: impl FnOnce(&mut [u8])) -> Model {
+    let file = |name: &str| std::fs::read(reference(dir).join(name)).unwrap();
+    let mut weights = file("model.safetensors");
+    change(&mut weights);
+    let files = [
+        ("config.json", Bytes::from(file("config.json"))),
+        ("model.safetensors", Bytes::from(weights)),
+    ];
+    let checkpoint = Checkpoint::from_files("changed", files).unwrap();
+    Model::from_checkpoint(checkpoint, ModelOptions::default()).unwrap()
 }
 
-#[test]
+/// Where a tensor of the first layer's MLP lies in a file, and its shape.
+fn place(file: &[u8], projection: &str) -> (usize, [usize; 2]) {
+    let tensors = SafeTensors::deserialize(file).unwrap();
+    let tensor = tensors.tensor(&format!("model.layers.0.mlp.{projection}.weight"));
+    let tensor = tensor.unwrap();
+    let start = tensor.data().as_ptr() as usize - file.as_ptr() as usize;
+    (start, tensor.shape().try_into().unwrap())
+}
+
+/// The lowest bit of one weight.
+fn another_bit_changes_the_hash() {
+    let model = open("checkpoints/window-3");
+    let ids = ids(&model);
+    let other = changed("checkpoints/window-3", |file| {
+        let (first, _) = place(file, "up_proj");
+        file[first] ^= 1;
+    });
+    assert_ne!(hash_of::<f64>(&model, &ids), hash_of::<f64>(&other, &ids));
+    assert_ne!(hash_of::<f32>(&model, &ids), hash_of::<f32>(&other, &ids));
+}
+
+/// Bytes of a weight of that model.
+const SIZE: usize = 4;
+
+/// The same function as exact arithmetic sees it: two terms of the sums over h change places. (bf16 may round the
+/// difference away.)
+fn another_order_changes_the_hash() {
+    let dir = "checkpoints/window-3";
+    let model = open(dir);
+    let ids = ids(&model);
+    let other = changed(dir, |file| {
+        for projection in ["gate_proj", "up_proj"] {
+            let (start, [_, cols]) = place(file, projection);
+            swap(&mut file[start..], 0, cols * SIZE);
+        }
+        let (start, [rows, cols]) = place(file, "down_proj");
+        for row in 0..rows {
+            swap(&mut file[start..], row * cols * SIZE, SIZE);
+        }
+    });
+    assert_ne!(hash_of::<f64>(&model, &ids), hash_of::<f64>(&other, &ids));
+    assert_ne!(hash_of::<f32>(&model, &ids), hash_of::<f32>(&other, &ids));
+}
+
+/// Swaps two neighbours of `length` bytes, the first of which is at `start`.
+fn swap(bytes: &mut [u8], start: usize, length: usize) {
+    bytes[start..start + 2 * length].rotate_left(length);
+}
+
 fn a_patch_leaves_the_model_alone() {
     use context_patch::patch::{Form, Method, Overlay, Query, Solver, solve};
     let model = &open("checkpoints/window-3");
     let ids = ids(model);
-    let before = bits::<f32>(model, &[&ids], 1000);
+    let before = hash_of::<f32>(model, &ids);
     let (&last, context) = ids.split_last().unwrap();
     for (form, solver) in [
         (Form::Overlay, Solver::Theorem1),
@@ -144,5 +194,5 @@ fn a_patch_leaves_the_model_alone() {
         let plain = Session::<f32>::new(model).forward(&ids, 1).unwrap();
         assert_eq!(plain.as_slice(), solution.contextual, "{form}");
     }
-    assert_eq!(bits::<f32>(model, &[&ids], 1000), before);
+    assert_eq!(hash_of::<f32>(model, &ids), before);
 }

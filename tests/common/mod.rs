@@ -7,6 +7,8 @@
     reason = "tests fail by panicking"
 )]
 
+pub mod ways;
+
 use std::path::{Path, PathBuf};
 
 use context_patch::tensor::{Element, Matrix};
