@@ -4,6 +4,8 @@
 //! a failure.
 
 mod common;
+#[path = "gemma_270m/pinned.rs"]
+mod pinned;
 
 use std::process::Command;
 use std::sync::OnceLock;
@@ -69,13 +71,15 @@ fn main() {
     if absent {
         println!("ignored without models/gemma-3-270m: python3 reference/fetch_270m.py brings it");
     }
+    eprintln!("{}", common::ways::levels_here());
     let trials = TESTS.map(|(name, test)| Trial::test(name, test).with_ignored_flag(absent));
     // One at a time: each uses all cores, and the f64 one gigabytes.
     let arguments = Arguments {
         test_threads: Some(1),
         ..arguments
     };
-    libtest_mimic::run(&arguments, trials.into()).exit();
+    let trials = trials.into_iter().chain(pinned::trials(absent));
+    libtest_mimic::run(&arguments, trials.collect()).exit();
 }
 
 fn model() -> &'static Model {
