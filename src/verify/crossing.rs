@@ -22,14 +22,30 @@ pub struct Crossing<'m> {
     pub applied: &'m Model,
 }
 
-/// What the other platform is to say: a token at its place, without what was before it.
+/// What the other platform is to say: a token at its place, without what was before it but for the tokens that stay.
 struct Reduced<'a> {
     crossing: Crossing<'a>,
-    token: u32,
-    position: usize,
+    query: Query<'a>,
+    /// The ones that stay and the query.
+    tokens: Vec<u32>,
+    /// Of each.
+    positions: Vec<usize>,
 }
 
-impl Reduced<'_> {
+impl<'a> Reduced<'a> {
+    /// `position` is the query's in the contextual pass.
+    fn new(crossing: Crossing<'a>, query: Query<'a>, position: usize) -> Self {
+        let (mut tokens, mut positions): (Vec<_>, Vec<_>) = query.kept.iter().copied().unzip();
+        tokens.push(query.token);
+        positions.push(query.position.unwrap_or(position));
+        Self {
+            crossing,
+            query,
+            tokens,
+            positions,
+        }
+    }
+
     fn overlay<E: Element>(&self, patch: &Patch) -> Overlay<E> {
         Overlay::new(
             self.crossing.applied,
@@ -40,8 +56,9 @@ impl Reduced<'_> {
 
     /// The logits, `[1, vocab]`.
     fn logits<E: Element>(&self, overlay: &Overlay<E>) -> Result<Matrix<E>> {
-        let session = Session::new(self.crossing.applied).at(self.position);
-        session.with_overlay(overlay).forward(&[self.token], 1)
+        let session = Session::new(self.crossing.applied);
+        let mut session = session.with_overlay(overlay);
+        session.forward_at(&self.tokens, &self.positions, 1)
     }
 }
 
@@ -71,15 +88,13 @@ impl Crossing<'_> {
         let nothing = contextual.forward(context, 0)?;
         let positions: Vec<_> = (0..context.len()).collect();
         disturbed.forward(context, &positions, &nothing)?;
+        let kept = self.solved.kept(ids);
         for step in 0..self.solved.tokens {
             let position = contextual.position();
             let want = contextual.forward(&[token], 1)?;
             let off = disturbed.forward(&[token], &[position], &want)?[0];
-            let reduced = Reduced {
-                crossing: *self,
-                token,
-                position,
-            };
+            let query = self.solved.query(token, &kept);
+            let reduced = Reduced::new(*self, query, position);
             let step = self.step(prompt, step, &mut solving, &reduced, want.row(0), off)?;
             token = step.next;
             on_step(step)?;
@@ -98,15 +113,12 @@ impl Crossing<'_> {
         want: &[E],
         off: f64,
     ) -> Result<Step> {
-        let &Reduced {
-            token, position, ..
-        } = reduced;
         let method = &self.solved.method;
-        let solution = solve(solving, Query::alone(token), method, &[])?;
+        let solution = solve(solving, reduced.query, method, &[])?;
         let overlay = reduced.overlay(&solution.patch);
         let patched = reduced.logits(&overlay)?;
         let mut disturbed = Disturbed::new(self.applied, Some(&overlay), SEED + 1 + step as u64);
-        let patched_off = disturbed.forward(&[token], &[position], &patched)?[0];
+        let patched_off = disturbed.forward(&reduced.tokens, &reduced.positions, &patched)?[0];
         let controls = Variant::controls(method.solver).into_iter();
         let controls = controls.map(|variant| {
             let overlay = reduced.overlay(&variant.of(&solution.patch));
@@ -117,8 +129,8 @@ impl Crossing<'_> {
         Ok(Step {
             prompt,
             step,
-            token,
-            position,
+            token: reduced.query.token,
+            position: reduced.positions[reduced.positions.len() - 1],
             next: greedy(want),
             margin: margin(want),
             bound: Bounds::crossing(home, off, patched_off),

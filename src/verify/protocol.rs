@@ -145,12 +145,13 @@ impl Verification<'_> {
         let mut contextual = Session::<E>::new(self.model);
         contextual.forward(context, 0)?;
         let variants = Variant::controls(self.method.solver);
+        let kept = self.kept(ids);
         // A step is looked at while the next one is solved, which leaves threads waiting for memory now and then.
         let mut solved: Option<Solved<E>> = None;
         for step in 0..=self.tokens {
-            let position = contextual.position();
+            let query = self.query(token, &kept);
+            let position = query.position.unwrap_or(contextual.position());
             let next = || {
-                let query = Query::alone(token);
                 (step < self.tokens)
                     .then(|| solve(&mut contextual, query, &self.method, &variants))
                     .transpose()
@@ -174,6 +175,26 @@ impl Verification<'_> {
             token = next;
         }
         Ok(())
+    }
+
+    /// The tokens of a prompt that stay, with their positions in the reduced pass. They are the first ones, so that
+    /// there are no gaps to close between them.
+    pub(super) fn kept(&self, ids: &[u32]) -> Vec<(u32, usize)> {
+        let kept = self.keep.indices(ids.len() - 1).into_iter();
+        kept.map(|i| (ids[i], i)).collect()
+    }
+
+    /// A token behind the ones that stay.
+    pub(super) fn query<'k>(&self, token: u32, kept: &'k [(u32, usize)]) -> Query<'k> {
+        let position = match self.positions {
+            Positions::Absolute => None,
+            Positions::Natural => Some(kept.len()),
+        };
+        Query {
+            token,
+            position,
+            kept,
+        }
     }
 
     /// The prompt's last token and the tokens that the model writes after it, all served by one patch.
