@@ -67,6 +67,7 @@
 pub mod checkpoint;
 mod error;
 pub mod forms;
+mod json;
 pub mod kernels;
 pub mod model;
 pub mod output;

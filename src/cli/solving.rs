@@ -14,15 +14,15 @@ pub(super) struct SolvingArgs {
     /// How far the changed W_down overrules the stored one (closed-form, span): more makes the patch larger
     /// and safer to run in another engine [default: 10, and 1 for a span in bf16]
     #[arg(long, value_parser = positive)]
-    gain: Option<f64>,
+    pub(super) gain: Option<f64>,
 
     /// How many of the last layers a span changes
     #[arg(long, default_value_t = Method::LAYERS, value_parser = at_least_one)]
-    layers: usize,
+    pub(super) layers: usize,
 
     /// Passes to solve a span in at most; it ends sooner when the error no longer shrinks
     #[arg(long, default_value_t = Method::PASSES, value_parser = at_least_one)]
-    passes: usize,
+    pub(super) passes: usize,
 }
 
 impl SolvingArgs {

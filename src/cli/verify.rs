@@ -1,22 +1,20 @@
 //! `context-patch verify`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use context_patch::kernels::{Backend, Level};
 use context_patch::model::Model;
-use context_patch::output::{check_writable, write_file};
-use context_patch::patch::{Form, Method, Positions, Solver};
+use context_patch::output::check_writable;
+use context_patch::patch::{Form, Positions, Solver};
 use context_patch::tensor::Dtype;
-use context_patch::verify::{Crossing, Keep, PROMPTS, Step, Summary, Verification};
+use context_patch::verify::{Crossing, Keep, Kind, Machine, PROMPTS, Record, Run, Setting};
 use context_patch::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::platform::Platform;
+use super::outcome::{conclude, write_json};
 use super::solving::SolvingArgs;
-use super::table::table;
-use super::{BROKEN, ModelArgs, OK, is_closed_output, print, refuse_empty, with_dtype};
+use super::{ModelArgs, refuse_empty, with_dtype};
 
 /// Check that the patched model without the prompt says what the model says with it
 ///
@@ -73,33 +71,6 @@ pub(super) struct Verify {
     json: Option<PathBuf>,
 }
 
-/// One solver, compute type, form and platform, in `--json`.
-#[derive(serde::Serialize)]
-struct Run {
-    solver: Solver,
-    dtype: String,
-    apply: String,
-    solved_on: String,
-    applied_on: String,
-    #[serde(skip)]
-    platform: Platform,
-    summary: Summary,
-    steps: Vec<Step>,
-}
-
-impl Run {
-    fn name(&self) -> String {
-        let Self {
-            solver,
-            dtype,
-            apply,
-            platform,
-            ..
-        } = self;
-        format!("{solver} {dtype} {apply}{platform}")
-    }
-}
-
 impl Verify {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         if let Some(file) = &self.json {
@@ -111,87 +82,58 @@ impl Verify {
         };
         let model = self.model.open(level)?;
         prompts.iter().try_for_each(|prompt| refuse_empty(prompt))?;
-        let tokenizer = model.checkpoint().tokenizer()?;
-        let ids: Vec<_> = prompts
-            .iter()
-            .map(|prompt| tokenizer.encode(prompt))
-            .collect::<Result<_>>()?;
-        let platforms = Platform::all(&self.backend);
-        let rows = self.solver.len() * self.dtype.len() * self.apply.len() * platforms.len();
-        let steps = prompts.len() * self.tokens as usize * rows;
-        let bar = progress_bar(steps);
-        let mut runs = Vec::new();
-        for &solver in &self.solver {
-            for &dtype in &self.dtype {
-                for &form in &self.apply {
-                    let method = self.solving.method(solver, form, dtype);
-                    for &platform in &platforms {
-                        bar.set_message(format!("{solver} {dtype} {form}{platform}"));
-                        runs.push(self.verify(&model, platform, &ids, dtype, method, &bar)?);
-                    }
-                }
-            }
+        let setting = self.setting(&model, prompts)?;
+        let mut record = Record::new(setting, vec![Machine::here(&model)]);
+        let rows = record.runs.len();
+        let bar = progress_bar(record.setting.prompts.len() * self.tokens as usize * rows);
+        for run in &mut record.runs {
+            bar.set_message(run.kind.to_string());
+            verify(&model, &record.setting, run, &bar)?;
         }
         bar.finish_and_clear();
         if let Some(file) = &self.json {
-            write_json(file, &model, &prompts, &runs)?;
+            write_json(file, &record)?;
         }
-        // The verdict does not depend on whether anyone reads the table.
-        match print(&format!("{}{}", tables(&runs), verdict(&runs))) {
-            Err(error) if !is_closed_output(&error) => return Err(error),
-            _ => {}
-        }
-        let good = |run: &Run| run.summary.holds && run.summary.controls_fail;
-        Ok(if runs.iter().all(good) { OK } else { BROKEN })
+        conclude(&record)
     }
 
-    fn verify(
-        &self,
-        model: &Model,
-        platform: Platform,
-        prompts: &[Vec<u32>],
-        dtype: Dtype,
-        method: Method,
-        bar: &ProgressBar,
-    ) -> Result<Run> {
-        let solved = model.clone().on(platform.solved);
-        let applied = model.clone().on(platform.applied);
-        let verification = Verification {
-            model: &solved,
+    fn setting(&self, model: &Model, prompts: Vec<String>) -> Result<Setting> {
+        let kinds = Kind::all(&self.solver, &self.dtype, &self.apply, &self.backend);
+        Ok(Setting {
             tokens: self.tokens as usize,
-            method,
             keep: self.keep,
             positions: self.positions,
-        };
-        let crossing = Crossing {
-            solved: verification,
-            applied: &applied,
-        };
-        // All of them before any work.
-        prompts.iter().try_for_each(|ids| verification.check(ids))?;
-        let mut steps = Vec::new();
-        for (prompt, ids) in prompts.iter().enumerate() {
-            let on_step = |step| {
-                steps.push(step);
-                bar.inc(1);
-                Ok(())
-            };
-            with_dtype!(dtype, E => match platform.crosses() {
-                false => verification.prompt::<E>(prompt, ids, on_step),
-                true => crossing.prompt::<E>(prompt, ids, on_step),
-            })?;
-        }
-        Ok(Run {
-            dtype: dtype.to_string(),
-            solver: method.solver,
-            apply: method.form.to_string(),
-            solved_on: platform.solved.to_string(),
-            applied_on: platform.applied.to_string(),
-            platform,
-            summary: Summary::new(&steps),
-            steps,
+            gain: self.solving.gain,
+            layers: self.solving.layers,
+            passes: self.solving.passes,
+            ..Setting::new(model, prompts, kinds)?
         })
     }
+}
+
+fn verify(model: &Model, setting: &Setting, run: &mut Run, bar: &ProgressBar) -> Result<()> {
+    let solved = model.clone().on(run.kind.solved_on);
+    let applied = model.clone().on(run.kind.applied_on);
+    let verification = setting.verification(run.kind, &solved);
+    let crossing = Crossing {
+        solved: verification,
+        applied: &applied,
+    };
+    // All of them before any work.
+    let prompts = &setting.prompt_ids;
+    prompts.iter().try_for_each(|ids| verification.check(ids))?;
+    for (prompt, ids) in prompts.iter().enumerate() {
+        let on_step = |step| {
+            run.steps.push(step);
+            bar.inc(1);
+            Ok(())
+        };
+        with_dtype!(run.kind.dtype, E => match run.kind.crosses() {
+            false => verification.prompt::<E>(prompt, ids, on_step),
+            true => crossing.prompt::<E>(prompt, ids, on_step),
+        })?;
+    }
+    Ok(())
 }
 
 fn progress_bar(steps: usize) -> ProgressBar {
@@ -224,97 +166,4 @@ fn read_prompts(file: &Path) -> Result<Vec<String>> {
         return Err(Error::NoPrompts { path: file.into() });
     }
     Ok(prompts)
-}
-
-fn tables(runs: &[Run]) -> String {
-    let header = [
-        "",
-        "tokens",
-        "worst L∞",
-        "median L∞",
-        "of bound",
-        "worst TVD",
-        "hidden error",
-        "max |Δm|",
-    ];
-    let figures = runs.iter().map(|run| {
-        let s = &run.summary;
-        vec![
-            run.name(),
-            format!("{}/{}", s.matching, s.tokens),
-            format!("{:.1e}", s.worst_linf),
-            format!("{:.1e}", s.median_linf),
-            format!("{:.0} %", 100.0 * s.worst_share_of_bound),
-            format!("{:.1e}", s.worst_tvd),
-            format!("{:.1e}", s.worst_hidden_error),
-            format!("{:.1e}", s.largest_delta_m),
-        ]
-    });
-    let controls = runs.iter().flat_map(|run| {
-        run.summary.controls.iter().map(|control| {
-            vec![
-                format!("{}: {}", run.name(), control.variant),
-                format!("{}/{}", control.matching, run.summary.tokens),
-                format!("{:.1}", control.smallest_linf),
-                format!("{:.1}", control.median_linf),
-            ]
-        })
-    });
-    format!(
-        "{}\nControls, which must fail:\n{}\n",
-        table(&header, &figures.collect::<Vec<_>>()),
-        table(
-            &["", "tokens", "least L∞", "median L∞"],
-            &controls.collect::<Vec<_>>()
-        ),
-    )
-}
-
-fn verdict(runs: &[Run]) -> String {
-    let mut text = String::new();
-    for run in runs {
-        if let Some(step) = run.steps.iter().find(|step| !step.holds()) {
-            text += &format!(
-                "BROKEN: {}, first at prompt {} token {}: L∞ {:.1e}, bound {:.1e}, {} token\n",
-                run.name(),
-                step.prompt + 1,
-                step.step + 1,
-                step.patched.linf,
-                step.bound,
-                if step.patched.same_top {
-                    "the same"
-                } else {
-                    "another"
-                },
-            );
-        }
-        if !run.summary.controls_fail {
-            let why = match run.platform.crosses() {
-                false => "these prompts matter little to the model",
-                true => "the other platform's rounding may matter as much to the patch",
-            };
-            let name = run.name();
-            text += &format!("NO POWER: {name}, a control is hardly off: {why}\n");
-        }
-    }
-    match text.is_empty() {
-        true => "Every bound holds, and every control fails.\n".into(),
-        false => text,
-    }
-}
-
-fn write_json(file: &Path, model: &Model, prompts: &[String], runs: &[Run]) -> Result<()> {
-    let report = serde_json::json!({
-        "model": model.checkpoint().name(),
-        "model_hash": model.checkpoint().tensors().content_hash(),
-        "version": env!("CARGO_PKG_VERSION"),
-        "level": model.level().to_string(),
-        "threads": rayon::current_num_threads(),
-        "prompts": prompts,
-        "runs": runs,
-    });
-    write_file(file, |out| {
-        serde_json::to_writer(&mut *out, &report)?;
-        writeln!(out)
-    })
 }

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use super::matmul::matmuls;
 use super::{Level, Rows, gemm};
 use crate::tensor::{Element, Matrix};
 
 /// What multiplies matrices. Everything else of a pass is the same code.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Backend {
     /// This crate's own kernels: the documented order, the same bits everywhere.

@@ -1,5 +1,7 @@
 //! From a checkpoint to a model: every tensor found and of the shape the config says.
 
+use serde::{Deserialize, Serialize};
+
 use super::attention::Attention;
 use super::{Block, Inner, Model, Outer, RmsNorm};
 use crate::checkpoint::{Access, Checkpoint, Config, LayerKind, Tensors};
@@ -8,7 +10,8 @@ use crate::kernels::{Backend, Level, Rotation};
 use crate::tensor::Tensor;
 
 /// What the embedding is multiplied by: √hidden, rounded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum EmbeddingScale {
     /// Rounded to the compute type, as Hugging Face does: 25.298221 in f32 for 640.
     #[default]

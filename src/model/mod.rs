@@ -55,6 +55,11 @@ impl Model {
         self.checkpoint.config()
     }
 
+    /// The rounding of the embedding's scale.
+    pub fn embedding_scale(&self) -> EmbeddingScale {
+        self.embedding_scale
+    }
+
     /// The blocks in order.
     pub fn layers(&self) -> &[Block] {
         &self.layers

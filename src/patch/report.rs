@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{LayerPatch, LowRank};
+use crate::json::or_nan;
 use crate::model::Block;
 use crate::tensor::{Dtype, Tensor};
 
@@ -55,12 +56,16 @@ pub struct LayerReport {
     /// The largest rank of a ΔW.
     pub rank: usize,
     /// ‖ΔW_gate‖/‖W_gate‖, Frobenius; 0 where it is not changed.
+    #[serde(deserialize_with = "or_nan")]
     pub delta_gate: f64,
     /// The same of W_up.
+    #[serde(deserialize_with = "or_nan")]
     pub delta_up: f64,
     /// The same of W_down.
+    #[serde(deserialize_with = "or_nan")]
     pub delta_down: f64,
     /// The largest |Δm|, 0 where the scale is not changed.
+    #[serde(deserialize_with = "or_nan")]
     pub largest_delta_m: f64,
     /// How many entries of the scale are changed.
     pub scale_entries_changed: usize,
@@ -69,15 +74,20 @@ pub struct LayerReport {
     /// How many coordinates no change of the scale can serve.
     pub unserved: usize,
     /// The smallest number that the solver divided by.
+    #[serde(deserialize_with = "or_nan")]
     pub smallest_divisor: f64,
     /// The condition of what was inverted: for a span H's, else the largest coordinate that the scale was
     /// divided by over the smallest.
+    #[serde(deserialize_with = "or_nan")]
     pub condition: f64,
     /// What the solved branch leaves, ‖t − m' ⊙ n(d')‖/‖t‖, before it is rounded.
+    #[serde(deserialize_with = "or_nan")]
     pub residual: f64,
     /// max |T − T_C| / max |T_C| of the patched layer's output.
+    #[serde(deserialize_with = "or_nan")]
     pub hidden_error: f64,
     /// max |T − T_C| in units of the last place of the larger of the two, entry by entry.
+    #[serde(deserialize_with = "or_nan")]
     pub hidden_ulps: f64,
     /// How many entries of T are not T_C's, bit for bit.
     pub hidden_off: usize,

@@ -169,6 +169,8 @@ impl SavedPatch {
         };
         let layers: usize = parse(path, "num_hidden_layers", field("num_hidden_layers")?)?;
         let report: Report = parse(path, "report", field("report")?)?;
+        let finite = json("report", &report);
+        finite.map_err(|_| bad(path, "its 'report' has a number that is not finite"))?;
         // What reports on no layer is a patch that no solver made.
         if !report.layers.is_empty() && report.layers.len() != layers {
             let reported = report.layers.len();

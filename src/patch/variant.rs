@@ -1,6 +1,6 @@
 //! A patch and its negative controls.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::{Part, Patch, Solver};
 
@@ -64,5 +64,15 @@ impl std::fmt::Display for Variant {
 impl Serialize for Variant {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Variant {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        let name = String::deserialize(from)?;
+        let parts = [Part::GateUp, Part::Down, Part::Scale].map(Self::Without);
+        let mut all = [Self::Whole, Self::NoPatch].into_iter().chain(parts);
+        let named = all.find(|variant| variant.to_string() == name);
+        named.ok_or_else(|| D::Error::custom("no such variant of a patch"))
     }
 }

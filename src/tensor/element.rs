@@ -4,12 +4,14 @@ use std::fmt;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
 
 use super::Matrix;
 use crate::kernels::Products;
 
 /// The type a forward pass computes in, chosen apart from the type the weights are stored in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// Everything in double precision: the ground truth.
     F64,

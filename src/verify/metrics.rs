@@ -1,18 +1,23 @@
 //! How far two logit vectors are apart.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::json::or_nan;
 use crate::kernels::{Level, softmax};
 use crate::model::generate::greedy;
 use crate::tensor::{Element, Matrix};
 
 /// Logits held against the ones they should be.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     /// max |difference|; NaN where a logit is.
+    #[serde(deserialize_with = "or_nan")]
     pub linf: f64,
     /// Total variation distance of the two distributions, ½ Σ |p − q|.
+    #[serde(deserialize_with = "or_nan")]
     pub tvd: f64,
+    /// The likeliest token of these logits.
+    pub top: u32,
     /// Whether both have the same likeliest token.
     pub same_top: bool,
 }
@@ -29,17 +34,11 @@ impl Comparison {
         let rows = got.as_slice().chunks_exact(got.cols());
         // Of a row that is the same there is nothing to work out, and that is what a patch is for.
         let compare = |row: &[E]| match row == want {
-            true => Self::SAME,
+            true => said.same(),
             false => Said::new(row).against(&said),
         };
         rows.map(compare).collect()
     }
-
-    const SAME: Self = Self {
-        linf: 0.0,
-        tvd: 0.0,
-        same_top: true,
-    };
 }
 
 /// Logits and what they say.
@@ -55,6 +54,16 @@ impl<'a, E: Element> Said<'a, E> {
             logits,
             probabilities: probabilities(logits),
             top: greedy(logits),
+        }
+    }
+
+    /// These logits against themselves.
+    fn same(&self) -> Comparison {
+        Comparison {
+            linf: 0.0,
+            tvd: 0.0,
+            top: self.top,
+            same_top: true,
         }
     }
 
@@ -83,6 +92,7 @@ impl<'a, E: Element> Said<'a, E> {
                 largest.into_iter().fold(0.0, f64::max)
             },
             tvd: moved.iter().sum::<f64>() / 2.0,
+            top: self.top,
             same_top: self.top == want.top,
         }
     }
@@ -140,6 +150,7 @@ mod tests {
         assert_eq!((same.linf, same.tvd, same.same_top), (0.0, 0.0, true));
         let other = Comparison::new(&[1.0, 4.0, 3.0], &want);
         assert_eq!((other.linf, other.same_top), (2.0, false));
+        assert_eq!((same.top, other.top), (2, 1));
         assert!(other.tvd > 0.4 && other.tvd < 0.6);
         assert!(Comparison::new(&[f64::NAN, 2.0, 3.0], &want).linf.is_nan());
         // All mass on different tokens.

@@ -6,6 +6,7 @@ mod crossing;
 mod keep;
 mod metrics;
 mod protocol;
+mod record;
 pub mod span;
 mod summary;
 
@@ -14,6 +15,7 @@ pub use crossing::Crossing;
 pub use keep::Keep;
 pub use metrics::{Comparison, distribution};
 pub use protocol::{Control, Step, Verification};
+pub use record::{Kind, Machine, Record, Run, Setting};
 pub use summary::{ControlSummary, Summary};
 
 /// The five prompts of the paper's experiments.

@@ -1,11 +1,12 @@
 //! Theory section 5: greedy decoding, every token's layers freshly patched.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::bounds::Bounds;
 use super::metrics::{Comparison, margin};
 use super::{Keep, span};
 use crate::error::{Error, Result};
+use crate::json::or_nan;
 use crate::model::generate::greedy;
 use crate::model::{Model, Session};
 use crate::patch::{
@@ -15,7 +16,7 @@ use crate::patch::{
 use crate::tensor::Element;
 
 /// One token of a verification.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Step {
     /// Which prompt, from 0.
     pub prompt: usize,
@@ -28,8 +29,10 @@ pub struct Step {
     /// The token the contextual pass writes next.
     pub next: u32,
     /// By how much that token leads, in logits.
+    #[serde(deserialize_with = "or_nan")]
     pub margin: f64,
     /// What the logits may differ by.
+    #[serde(deserialize_with = "or_nan")]
     pub bound: f64,
     /// The patched reduced pass against the contextual one.
     pub patched: Comparison,
@@ -41,7 +44,7 @@ pub struct Step {
 }
 
 /// A negative control of a step.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Control {
     /// What was left out of the patch.
     pub variant: Variant,
