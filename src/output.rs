@@ -1,7 +1,7 @@
 //! Files written beside their place and renamed into it, so that a failure leaves nothing half done.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -34,6 +34,27 @@ pub fn write_file(
         Ok(())
     };
     check_folder(path)?;
+    attempt().map_err(Error::io("write", path))
+}
+
+/// Makes the file `path`, which appears with what `write` begins it with; `None` where something is there already.
+pub(crate) fn create_new(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> std::io::Result<()>,
+) -> Result<Option<File>> {
+    if path.exists() {
+        return Ok(None);
+    }
+    check_folder(path)?;
+    let attempt = || {
+        let mut file = beside(path)?;
+        write(file.as_file_mut())?;
+        match file.persist_noclobber(path) {
+            Ok(file) => Ok(Some(file)),
+            Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            Err(failed) => Err(failed.error),
+        }
+    };
     attempt().map_err(Error::io("write", path))
 }
 

@@ -9,6 +9,8 @@ mod layers;
 mod lemmas;
 mod outcome;
 mod patch;
+mod progress;
+mod report;
 mod solving;
 mod table;
 mod trace;
@@ -60,6 +62,7 @@ Examples:
   context-patch demo
   context-patch lemmas
   context-patch verify --model models/gemma-3-270m --dtype f64,f32,bf16
+  context-patch report steps/*.jsonl --json verified.json
   context-patch patch --model models/gemma-3-270m --context 'Paris is in Italy. Paris is in' --answer-tokens 8 --keep 0 --positions natural --output italy.patch
   context-patch apply --model models/gemma-3-270m --patch italy.patch
   context-patch generate --model models/gemma-3-270m --prompt 'The capital of France is'
@@ -75,6 +78,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Lemmas(lemmas::Lemmas),
     Patch(Box<patch::Patch>),
+    Report(report::Report),
     Trace(trace::Trace),
     Verify(verify::Verify),
 }
@@ -174,6 +178,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Some(Command::Patch(patch)) => patch.run(cli.level),
         Some(Command::Generate(generate)) => generate.run(cli.level),
         Some(Command::Lemmas(lemmas)) => lemmas.run(cli.level),
+        Some(Command::Report(report)) => report.run(),
         Some(Command::Trace(trace)) => trace.run(cli.level),
         Some(Command::Verify(verify)) => verify.run(cli.level),
     }

@@ -92,6 +92,9 @@ fn tables(rows: &[Row]) -> String {
 }
 
 fn verdict(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return "No step is done.\n".into();
+    }
     let mut text = String::new();
     for Row { run, name, summary } in rows {
         if let Some(step) = run.steps.iter().find(|step| !step.holds()) {

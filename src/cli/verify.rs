@@ -8,13 +8,15 @@ use context_patch::model::Model;
 use context_patch::output::check_writable;
 use context_patch::patch::{Form, Positions, Solver};
 use context_patch::tensor::Dtype;
-use context_patch::verify::{Crossing, Keep, Kind, Machine, PROMPTS, Record, Run, Setting};
+use context_patch::verify::{
+    Keep, Kind, Machine, PROMPTS, Record, Setting, Shard, StepsFile, campaign,
+};
 use context_patch::{Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::outcome::{conclude, write_json};
+use super::progress::bar;
 use super::solving::SolvingArgs;
-use super::{ModelArgs, refuse_empty, with_dtype};
+use super::{ModelArgs, refuse_empty};
 
 /// Check that the patched model without the prompt says what the model says with it
 ///
@@ -24,6 +26,7 @@ use super::{ModelArgs, refuse_empty, with_dtype};
 /// patches that were solved on one are applied on the other. Exit code 1 when a bound is broken or a control
 /// is not off.
 #[derive(Args)]
+#[command(after_long_help = CAMPAIGN)]
 pub(super) struct Verify {
     #[command(flatten)]
     model: ModelArgs,
@@ -69,7 +72,23 @@ pub(super) struct Verify {
     /// Write every figure of every token here
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+
+    /// Append every token here as soon as it is done, one JSON object a line. Where the file is there already, the
+    /// verification goes on where it ended, however it ended: for runs of hours
+    #[arg(long, value_name = "FILE")]
+    steps: Option<PathBuf>,
+
+    /// Do only the I-th of N shares, I from 1: every N-th pair of a row and a prompt. Each into a file of its own, which
+    /// `report` joins
+    #[arg(long, value_name = "I/N", requires = "steps")]
+    shard: Option<Shard>,
 }
+
+const CAMPAIGN: &str = "\
+Long runs:
+  context-patch verify --model M --prompts P --steps all.jsonl                # killed: the same command goes on
+  context-patch verify --model M --prompts P --steps 3.jsonl --shard 3/8      # a part of it
+  context-patch report *.jsonl --json all.json                                # all parts, and what is missing";
 
 impl Verify {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
@@ -83,13 +102,23 @@ impl Verify {
         let model = self.model.open(level)?;
         prompts.iter().try_for_each(|prompt| refuse_empty(prompt))?;
         let setting = self.setting(&model, prompts)?;
-        let mut record = Record::new(setting, vec![Machine::here(&model)]);
-        let rows = record.runs.len();
-        let bar = progress_bar(record.setting.prompts.len() * self.tokens as usize * rows);
-        for run in &mut record.runs {
-            bar.set_message(run.kind.to_string());
-            verify(&model, &record.setting, run, &bar)?;
-        }
+        setting.check(&model)?;
+        let machine = Machine::here(&model);
+        let (mut file, mut record) = match &self.steps {
+            None => (None, Record::new(setting, vec![machine])),
+            Some(path) => {
+                let (file, record) = StepsFile::open(path, setting, machine)?;
+                (Some(file), record)
+            }
+        };
+        let shard = self.shard.unwrap_or(Shard::WHOLE);
+        let (done, all) = shard.progress(&record);
+        let bar = bar(done, all);
+        campaign::run(&model, &mut record, shard, |kind, step| {
+            bar.set_message(kind.to_string());
+            bar.inc(1);
+            file.as_mut().map_or(Ok(()), |file| file.push(kind, step))
+        })?;
         bar.finish_and_clear();
         if let Some(file) = &self.json {
             write_json(file, &record)?;
@@ -109,38 +138,6 @@ impl Verify {
             ..Setting::new(model, prompts, kinds)?
         })
     }
-}
-
-fn verify(model: &Model, setting: &Setting, run: &mut Run, bar: &ProgressBar) -> Result<()> {
-    let solved = model.clone().on(run.kind.solved_on);
-    let applied = model.clone().on(run.kind.applied_on);
-    let verification = setting.verification(run.kind, &solved);
-    let crossing = Crossing {
-        solved: verification,
-        applied: &applied,
-    };
-    // All of them before any work.
-    let prompts = &setting.prompt_ids;
-    prompts.iter().try_for_each(|ids| verification.check(ids))?;
-    for (prompt, ids) in prompts.iter().enumerate() {
-        let on_step = |step| {
-            run.steps.push(step);
-            bar.inc(1);
-            Ok(())
-        };
-        with_dtype!(run.kind.dtype, E => match run.kind.crosses() {
-            false => verification.prompt::<E>(prompt, ids, on_step),
-            true => crossing.prompt::<E>(prompt, ids, on_step),
-        })?;
-    }
-    Ok(())
-}
-
-fn progress_bar(steps: usize) -> ProgressBar {
-    let style = "{msg:28} {wide_bar} {pos}/{len} tokens, {per_sec}, {eta} left";
-    let style =
-        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(steps as u64).with_style(style)
 }
 
 /// One JSON string a line.

@@ -1,6 +1,7 @@
 //! The paper's protocol: token by token, the patched model without the prompt against the model with it.
 
 mod bounds;
+pub mod campaign;
 mod condition;
 mod crossing;
 mod keep;
@@ -8,14 +9,17 @@ mod metrics;
 mod protocol;
 mod record;
 pub mod span;
+pub mod steps_file;
 mod summary;
 
 pub use bounds::Bounds;
+pub use campaign::Shard;
 pub use crossing::Crossing;
 pub use keep::Keep;
 pub use metrics::{Comparison, distribution};
 pub use protocol::{Control, Step, Verification};
-pub use record::{Kind, Machine, Record, Run, Setting};
+pub use record::{Kind, Machine, Place, Record, Run, Setting};
+pub use steps_file::StepsFile;
 pub use summary::{ControlSummary, Summary};
 
 /// The five prompts of the paper's experiments.

@@ -7,6 +7,7 @@ use super::metrics::{Comparison, margin};
 use super::{Keep, span};
 use crate::error::{Error, Result};
 use crate::json::or_nan;
+use crate::kernels::Backend;
 use crate::model::generate::greedy;
 use crate::model::{Model, Session};
 use crate::patch::{
@@ -134,6 +135,26 @@ impl Verification<'_> {
         &self,
         prompt: usize,
         ids: &[u32],
+        on_step: impl FnMut(Step) -> Result<()>,
+    ) -> Result<()> {
+        self.resume::<E>(prompt, ids, &[], on_step)
+    }
+
+    /// Goes on with a prompt after which the model has written some tokens already: they are taken in with it at once, and
+    /// the first step is the one after them.
+    ///
+    /// Except where that would change what is computed: the tokens of a span are solved together, and the bits of other
+    /// backends than the native one depend on what is taken in at once. There `written` is not used, and the steps before
+    /// come again.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`prompt`](Self::prompt), and [`Error::TokenId`] for `written`.
+    pub fn resume<E: Element>(
+        &self,
+        prompt: usize,
+        ids: &[u32],
+        written: &[u32],
         mut on_step: impl FnMut(Step) -> Result<()>,
     ) -> Result<()> {
         self.check(ids)?;
@@ -143,7 +164,12 @@ impl Verification<'_> {
                 .into_iter()
                 .try_for_each(on_step);
         }
-        let (context, mut token) = (&ids[..ids.len() - 1], ids[ids.len() - 1]);
+        let written = match self.model.backend() {
+            Backend::Native => written,
+            _ => &[],
+        };
+        let tokens = [ids, written].concat();
+        let (context, mut token) = (&tokens[..tokens.len() - 1], tokens[tokens.len() - 1]);
         let bounds = Bounds::new(E::DTYPE, self.model);
         let mut contextual = Session::<E>::new(self.model);
         contextual.forward(context, 0)?;
@@ -151,7 +177,7 @@ impl Verification<'_> {
         let kept = self.kept(ids);
         // A step is looked at while the next one is solved, which leaves threads waiting for memory now and then.
         let mut solved: Option<Solved<E>> = None;
-        for step in 0..=self.tokens {
+        for step in written.len()..=self.tokens {
             let query = self.query(token, &kept);
             let position = query.position.unwrap_or(contextual.position());
             let next = || {

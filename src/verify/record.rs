@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Keep, PROMPTS, Step, Summary, Verification};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernels::Backend;
 use crate::model::{EmbeddingScale, Model};
 use crate::patch::{Form, Method, Positions, Solver};
@@ -124,6 +125,84 @@ impl Setting {
         }
     }
 
+    /// How many steps each prompt has in a kind: a span begins with the prompt's last token.
+    pub fn steps(&self, kind: Kind) -> usize {
+        match kind.solver {
+            Solver::Span => self.tokens.saturating_add(1),
+            _ => self.tokens,
+        }
+    }
+
+    /// Whether every prompt can be verified, before any work.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Verification::check`].
+    pub fn check(&self, model: &Model) -> Result<()> {
+        let kinds = self.kinds.iter();
+        let mut checks = kinds.map(|kind| self.verification(*kind, model));
+        checks.try_for_each(|kind| self.prompt_ids.iter().try_for_each(|ids| kind.check(ids)))
+    }
+
+    /// Whether this setting, which the file `path` has, is `other`, the setting of `than`: whatever figures depend on. What
+    /// the model is called is not, its hash is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OtherSetting`] with the first difference.
+    pub(super) fn check_same(&self, path: &Path, other: &Self, than: &str) -> Result<()> {
+        let fields = self.fields().into_iter().zip(other.fields());
+        match fields
+            .into_iter()
+            .find(|(found, expected)| found != expected)
+        {
+            None => Ok(()),
+            Some(((field, found), (_, expected))) => Err(Error::OtherSetting {
+                path: path.into(),
+                than: than.into(),
+                field,
+                found: from_difference(&found, &expected),
+                expected: from_difference(&expected, &found),
+            }),
+        }
+    }
+
+    /// Everything that figures depend on, under names for people.
+    fn fields(&self) -> [(&'static str, String); 13] {
+        let Self {
+            model: _,
+            model_hash,
+            config_hash,
+            embedding_scale,
+            version,
+            prompts,
+            prompt_ids,
+            tokens,
+            keep,
+            positions,
+            gain,
+            layers,
+            passes,
+            kinds,
+        } = self;
+        let kinds: Vec<_> = kinds.iter().map(Kind::to_string).collect();
+        [
+            ("the model's hash", model_hash.clone()),
+            ("the hash of config.json", config_hash.clone()),
+            ("the embedding's scale", format!("{embedding_scale:?}")),
+            ("the version", version.clone()),
+            ("the list of prompts", format!("{prompts:?}")),
+            ("the prompts' tokens", format!("{prompt_ids:?}")),
+            ("--tokens", tokens.to_string()),
+            ("--keep", keep.to_string()),
+            ("--positions", positions.to_string()),
+            ("--gain", format!("{gain:?}")),
+            ("--layers", layers.to_string()),
+            ("--passes", passes.to_string()),
+            ("the list of kinds", kinds.join(", ")),
+        ]
+    }
+
     /// The protocol for a kind, on a model that is on the backend where patches are solved.
     pub fn verification<'m>(&self, kind: Kind, model: &'m Model) -> Verification<'m> {
         Verification {
@@ -133,6 +212,18 @@ impl Setting {
             keep: self.keep,
             positions: self.positions,
         }
+    }
+}
+
+/// A long text from where it begins to differ from another.
+fn from_difference(text: &str, other: &str) -> String {
+    let mut pairs = text.chars().zip(other.chars());
+    let same = pairs.position(|(a, b)| a != b).unwrap_or(0);
+    match same.saturating_sub(10) {
+        0 => text.into(),
+        skip => std::iter::once('…')
+            .chain(text.chars().skip(skip))
+            .collect(),
     }
 }
 
@@ -219,8 +310,95 @@ impl fmt::Display for Kind {
 pub struct Run {
     /// The kind.
     pub kind: Kind,
-    /// By prompt and step.
+    /// By prompt and step, each once.
     pub steps: Vec<Step>,
+}
+
+/// What a step is to those that are there.
+pub(super) enum Added {
+    /// New; where its place is.
+    New(usize),
+    /// There, with the same figures.
+    There,
+    /// There, with other figures.
+    Differs,
+}
+
+impl Run {
+    /// The steps of a prompt.
+    pub fn prompt(&self, prompt: usize) -> &[Step] {
+        let start = self.steps.partition_point(|step| step.prompt < prompt);
+        let rest = &self.steps[start..];
+        &rest[..rest.partition_point(|step| step.prompt == prompt)]
+    }
+
+    /// How many steps of a prompt are there without a gap.
+    pub fn done(&self, prompt: usize) -> usize {
+        let steps = self.prompt(prompt);
+        let gap = steps
+            .iter()
+            .enumerate()
+            .position(|(i, step)| step.step != i);
+        gap.unwrap_or(steps.len())
+    }
+
+    /// Looks a step up.
+    pub(super) fn compare(&self, step: &Step) -> Added {
+        match self.steps.binary_search_by_key(&key(step), key) {
+            Err(at) => Added::New(at),
+            Ok(at) if same(&self.steps[at], step) => Added::There,
+            Ok(_) => Added::Differs,
+        }
+    }
+
+    /// Brings steps that were added at the end in order, each once; gives one that is there with other figures.
+    fn settle(&mut self) -> Result<(), Place> {
+        self.steps.sort_by_key(key);
+        let mut pairs = self.steps.windows(2);
+        if let Some([a, _]) =
+            pairs.find(|pair| key(&pair[0]) == key(&pair[1]) && !same(&pair[0], &pair[1]))
+        {
+            return Err(Place::new(self.kind, a));
+        }
+        self.steps.dedup_by_key(|step| key(step));
+        Ok(())
+    }
+}
+
+fn key(step: &Step) -> (usize, usize) {
+    (step.prompt, step.step)
+}
+
+/// Whether two steps have the same figures, NaN among them.
+fn same(a: &Step, b: &Step) -> bool {
+    let json = |step| serde_json::to_string(step).ok();
+    json(a) == json(b)
+}
+
+/// Which step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The kind.
+    pub kind: Kind,
+    /// The prompt, from 0.
+    pub prompt: usize,
+    /// The step, from 0.
+    pub step: usize,
+}
+
+impl Place {
+    pub(super) fn new(kind: Kind, step: &Step) -> Self {
+        let Step { prompt, step, .. } = *step;
+        Self { kind, prompt, step }
+    }
+}
+
+/// Counted from 1.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (prompt, token) = (self.prompt + 1, self.step + 1);
+        write!(f, "{}, prompt {prompt} token {token}", self.kind)
+    }
 }
 
 /// With the [`Summary`] of the steps.
@@ -299,5 +477,46 @@ impl Record {
             setting,
             machines,
         }
+    }
+
+    /// Takes in the steps that a file has of the same verification.
+    pub(super) fn join(&mut self, other: Self, path: &Path) -> Result<()> {
+        for machine in other.machines {
+            if !self.machines.contains(&machine) {
+                self.machines.push(machine);
+            }
+        }
+        for (run, other) in self.runs.iter_mut().zip(other.runs) {
+            run.steps.extend(other.steps);
+        }
+        self.settle(path)
+    }
+
+    /// Brings steps that were added at the end in order, each once.
+    pub(super) fn settle(&mut self, path: &Path) -> Result<()> {
+        let settled = self.runs.iter_mut().try_for_each(Run::settle);
+        settled.map_err(|place| Error::StepsDisagree {
+            path: path.into(),
+            step: place.to_string(),
+        })
+    }
+
+    /// How many steps are missing, and the first of them.
+    pub fn missing(&self) -> Option<(usize, Place)> {
+        let (mut count, mut first) = (0usize, None);
+        let prompts = self.setting.prompts.len();
+        for run in &self.runs {
+            let steps = self.setting.steps(run.kind);
+            count = count.saturating_add(prompts.saturating_mul(steps) - run.steps.len());
+            first = first.or_else(|| {
+                let gap = (0..prompts).find(|&prompt| run.done(prompt) < steps)?;
+                Some(Place {
+                    kind: run.kind,
+                    prompt: gap,
+                    step: run.done(gap),
+                })
+            });
+        }
+        first.map(|first| (count, first))
     }
 }

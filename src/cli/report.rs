@@ -1,0 +1,53 @@
+//! `context-patch report`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use context_patch::Result;
+use context_patch::output::{check_writable, write_file};
+use context_patch::verify::steps_file;
+
+use super::outcome::{conclude, write_json};
+use super::{BROKEN, print};
+
+/// Join the files of `verify --steps`, and say what the verification came to
+///
+/// Prints the tables and the verdict of `verify`. The files are parts of one verification (--shard), interrupted or
+/// finished; steps that are in several of them must be the same and count once. Exit code 1 when steps are missing, a
+/// bound is broken or a control is not off; 2 when the files do not belong together.
+#[derive(Args)]
+pub(super) struct Report {
+    /// Files that verify --steps wrote
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// Write every figure of every token here, as verify --json does
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Write the joined steps here: the file that one uninterrupted run would have left
+    #[arg(long, value_name = "FILE")]
+    steps: Option<PathBuf>,
+}
+
+impl Report {
+    pub(super) fn run(&self) -> Result<u8> {
+        for file in [&self.json, &self.steps].into_iter().flatten() {
+            check_writable(file)?;
+        }
+        let record = steps_file::read(&self.files)?;
+        if let Some(file) = &self.json {
+            write_json(file, &record)?;
+        }
+        if let Some(file) = &self.steps {
+            write_file(file, |out| steps_file::write(&record, out))?;
+        }
+        let code = conclude(&record)?;
+        let Some((count, first)) = record.missing() else {
+            return Ok(code);
+        };
+        let steps = if count == 1 { "step" } else { "steps" };
+        print(&format!("MISSING: {count} {steps}, first {first}\n"))?;
+        Ok(BROKEN)
+    }
+}

@@ -1,0 +1,148 @@
+//! Verifications in parts: what is still missing of a record, or a share of it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::record::{Added, Place};
+use super::{Crossing, Kind, Record, Step};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::tensor::{Dtype, Element};
+
+/// A share of a verification: of all pairs of a kind and a prompt every N-th, so that N shares are the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 0.
+    index: usize,
+    of: usize,
+}
+
+impl Shard {
+    /// Everything.
+    pub const WHOLE: Self = Self { index: 0, of: 1 };
+
+    /// The pairs of this share: the index of a kind, and a prompt.
+    fn pairs(self, record: &Record) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (kinds, prompts) = (record.runs.len(), record.setting.prompts.len());
+        let pairs = (0..kinds).flat_map(move |kind| (0..prompts).map(move |prompt| (kind, prompt)));
+        pairs.skip(self.index).step_by(self.of)
+    }
+
+    /// How many of its steps a record has, and how many there will be.
+    pub fn progress(self, record: &Record) -> (usize, usize) {
+        let (mut done, mut all) = (0, 0usize);
+        for (kind, prompt) in self.pairs(record) {
+            let run = &record.runs[kind];
+            done += run.prompt(prompt).len();
+            all = all.saturating_add(record.setting.steps(run.kind));
+        }
+        (done, all)
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/{}", self.index + 1, self.of))
+    }
+}
+
+/// `I/N`, I from 1 to N.
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let parts = s.split_once('/').and_then(|(number, of)| {
+            let (number, of): (usize, usize) = (number.parse().ok()?, of.parse().ok()?);
+            let index = number.checked_sub(1)?;
+            (index < of).then_some(Self { index, of })
+        });
+        parts.ok_or_else(|| format!("'{s}' is no share: use I/N, I from 1 to N, such as 2/8"))
+    }
+}
+
+/// Computes what is missing of a share; `on_step` gets each new step as it is done, before the record has it.
+///
+/// A prompt that was interrupted goes on where it was left. Where its steps have to be computed together, or in the same
+/// calls for the same bits (a span, another backend than the native one), all of them are computed again, and must be
+/// what the record has.
+///
+/// # Errors
+///
+/// Those of [`Verification::prompt`](super::Verification::prompt) and of `on_step`; [`Error::StepRepeats`].
+pub fn run(
+    model: &Model,
+    record: &mut Record,
+    shard: Shard,
+    mut on_step: impl FnMut(Kind, &Step) -> Result<()>,
+) -> Result<()> {
+    for (kind, prompt) in shard.pairs(record) {
+        let go_on = match record.runs[kind].kind.dtype {
+            Dtype::F64 => go_on::<f64>,
+            Dtype::F32 => go_on::<f32>,
+            Dtype::Bf16 => go_on::<half::bf16>,
+        };
+        go_on(model, record, kind, prompt, &mut on_step)?;
+    }
+    Ok(())
+}
+
+/// What is missing of a prompt.
+fn go_on<E: Element>(
+    model: &Model,
+    record: &mut Record,
+    kind: usize,
+    prompt: usize,
+    on_step: &mut dyn FnMut(Kind, &Step) -> Result<()>,
+) -> Result<()> {
+    let Record { setting, runs, .. } = record;
+    let run = &mut runs[kind];
+    let kind = run.kind;
+    let done = run.done(prompt);
+    if done == setting.steps(kind) {
+        return Ok(());
+    }
+    let written = run.prompt(prompt)[..done].iter().map(|step| step.next);
+    let written: Vec<_> = written.collect();
+    let on_step = |step: Step| {
+        let place = Place::new(kind, &step);
+        match run.compare(&step) {
+            Added::New(at) => {
+                on_step(kind, &step)?;
+                run.steps.insert(at, step);
+                Ok(())
+            }
+            Added::There => Ok(()),
+            Added::Differs => Err(Error::StepRepeats {
+                step: place.to_string(),
+            }),
+        }
+    };
+    let solved = model.clone().on(kind.solved_on);
+    let verification = setting.verification(kind, &solved);
+    let ids = &setting.prompt_ids[prompt];
+    if !kind.crosses() {
+        return verification.resume::<E>(prompt, ids, &written, on_step);
+    }
+    let applied = model.clone().on(kind.applied_on);
+    let crossing = Crossing {
+        solved: verification,
+        applied: &applied,
+    };
+    crossing.prompt::<E>(prompt, ids, on_step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_written_as_fractions() {
+        for good in ["1/1", "2/8", "8/8"] {
+            assert_eq!(good.parse::<Shard>().unwrap().to_string(), good);
+        }
+        for bad in ["", "1", "0/3", "4/3", "1/0", "-1/3", "a/b", "1/2/3"] {
+            let message = bad.parse::<Shard>().unwrap_err();
+            assert_eq!(message.lines().count(), 1, "{bad}");
+        }
+    }
+}
