@@ -495,7 +495,7 @@ pub enum Error {
     },
     /// A file of steps that is of another verification.
     #[error(
-        "{} is of another setting than {than}: {field} is {}, not {}; only steps of one setting belong together",
+        "{} is of another setting than {than}: {field} is {}, not {}; give the same options, or another file",
         path.display(),
         shown(found),
         shown(expected)

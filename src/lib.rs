@@ -48,7 +48,7 @@
 //! | [`model`] | [`Attention`](model::Attention), [`Inner`](model::Inner), [`Outer`](model::Outer), [`Block`](model::Block), and the [`Model`] and [`Session`] around them |
 //! | [`patch`] | the [lemmas](patch::lemmas), [Theorem 5](patch::theorem_5), the [solvers](patch::Solver), and patches lent to a pass, saved and exported |
 //! | [`forms`] | the blocks of other families as parts, small and random, and Theorem 5 tried on each |
-//! | [`verify`] | the paper's protocol, its figures, and the table of tolerances |
+//! | [`verify`] | the paper's protocol, its figures, the table of tolerances, and runs that go on after they were killed |
 //! | [`trace`] | every intermediate under its name |
 //! | [`kernels`] | the operations, each in a documented order: the same bits at every instruction set, thread count and chunking |
 //! | [`tensor`] | compute types, storage types, matrices |

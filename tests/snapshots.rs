@@ -191,6 +191,11 @@ fn help_verify() {
 }
 
 #[test]
+fn help_report() {
+    insta::assert_snapshot!(printed(&["report", "--help"]));
+}
+
+#[test]
 fn help_patch() {
     insta::assert_snapshot!(printed(&["patch", "--help"]));
 }

@@ -4,6 +4,7 @@
 mod common;
 
 use common::open;
+use context_patch::kernels::Backend;
 use context_patch::patch::{Method, Positions, Solver, Variant};
 use context_patch::verify::{Comparison, Keep, Verification};
 use context_patch::{Model, Session};
@@ -78,4 +79,47 @@ fn the_reduced_pass_sees_what_is_kept() {
     off.sort_by(f64::total_cmp);
     off.dedup();
     assert!(off.len() > 4, "{off:?}");
+}
+
+/// The steps after some that the model has written already, as JSON, which says every bit.
+fn resumed(model: &Model, ids: &[u32], written: &[u32]) -> Vec<String> {
+    let verification = Verification {
+        model,
+        tokens: 5,
+        method: Method::new(Solver::ClosedForm),
+        keep: Keep::Bos,
+        positions: Positions::Absolute,
+    };
+    let mut steps = Vec::new();
+    let on_step = |step| {
+        steps.push(serde_json::to_string(&step).unwrap());
+        Ok(())
+    };
+    let resumed = verification.resume::<f32>(0, ids, written, on_step);
+    resumed.unwrap();
+    steps
+}
+
+/// Natively without computing what is there; elsewhere all over again.
+#[test]
+fn a_prompt_goes_on_with_the_same_bits() {
+    let native = open("tiny");
+    let ids = native.checkpoint().tokenizer().unwrap();
+    let ids = ids.encode(TEXT).unwrap();
+    let gemm = native.clone().on(Backend::Gemm);
+    let all = resumed(&native, &ids, &[]);
+    let all_gemm = resumed(&gemm, &ids, &[]);
+    let next = |step: &String| {
+        let step: serde_json::Value = serde_json::from_str(step).unwrap();
+        step["next"].as_u64().unwrap() as u32
+    };
+    let written: Vec<_> = all.iter().map(next).collect();
+    assert_eq!(all.len(), 5);
+    for done in 0..=5 {
+        assert_eq!(resumed(&native, &ids, &written[..done]), all[done..]);
+        assert_eq!(resumed(&gemm, &ids, &written[..done]), all_gemm);
+    }
+    // The control: after another token other figures.
+    let other = [written[0] + 1];
+    assert_ne!(resumed(&native, &ids, &other), all[1..]);
 }

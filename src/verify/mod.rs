@@ -8,6 +8,7 @@ mod keep;
 mod metrics;
 mod protocol;
 mod record;
+mod setting;
 pub mod span;
 pub mod steps_file;
 mod summary;
@@ -18,7 +19,8 @@ pub use crossing::Crossing;
 pub use keep::Keep;
 pub use metrics::{Comparison, distribution};
 pub use protocol::{Control, Step, Verification};
-pub use record::{Kind, Machine, Place, Record, Run, Setting};
+pub use record::{Machine, Place, Record, Run};
+pub use setting::{Kind, Setting};
 pub use steps_file::StepsFile;
 pub use summary::{ControlSummary, Summary};
 

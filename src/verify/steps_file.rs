@@ -185,11 +185,11 @@ pub fn parse(path: &Path, mut lines: impl BufRead) -> Result<(Record, u64)> {
         path: path.into(),
         reason: reason.into(),
     };
-    let first = next()?.ok_or_else(|| none("it has not even a first line"))?;
+    let first = next()?.ok_or_else(|| none("it has no first line"))?;
     let setting = match parse_line(&first) {
         Ok(Line::Setting(setting)) => setting.into_owned(),
         Ok(_) => return Err(none("its first line is no setting")),
-        Err(reason) => return Err(none(&reason)),
+        Err(reason) => return Err(none(&format!("its first line is no setting ({reason})"))),
     };
     let mut record = Record::new(setting, Vec::new());
     let (mut whole, mut number) = (first.len() as u64, 1);
@@ -209,8 +209,12 @@ pub fn parse(path: &Path, mut lines: impl BufRead) -> Result<(Record, u64)> {
 
 /// A line that is just as it would be written.
 fn parse_line(bytes: &[u8]) -> Result<Line<'static>, String> {
-    let line: Line =
-        serde_json::from_slice(bytes).map_err(|error| one_line(&error.to_string(), 200))?;
+    let line: Line = serde_json::from_slice(bytes).map_err(|error| {
+        // Lines are counted by the caller.
+        let reason = error.to_string();
+        let reason = reason.rsplit_once(" at line ").unwrap_or((&reason, ""));
+        one_line(reason.0, 200)
+    })?;
     match line.bytes() {
         Ok(again) if again == bytes => Ok(line),
         _ => Err("it is not as this version writes it".into()),
