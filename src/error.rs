@@ -493,6 +493,14 @@ pub enum Error {
         /// The step.
         step: String,
     },
+    /// A prompt of a verification that could not be solved, where the others were.
+    #[error("{step}: {source}")]
+    Unsolved {
+        /// The step at which it ended.
+        step: String,
+        /// Why.
+        source: Box<Error>,
+    },
     /// A file of steps that is of another verification.
     #[error(
         "{} is of another setting than {than}: {field} is {}, not {}; give the same options, or another file",

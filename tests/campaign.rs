@@ -251,6 +251,18 @@ fn a_changed_figure_is_a_contradiction() {
     insta::assert_snapshot!(said);
 }
 
+/// The built-in model in a folder, with `change` to each file's bytes.
+fn copy_model(case: &Case, name: &str, change: fn(&str, &mut Vec<u8>)) {
+    fs::create_dir(case.path(name)).unwrap();
+    for entry in fs::read_dir(reference("tiny")).unwrap() {
+        let entry = entry.unwrap();
+        let file = entry.file_name().into_string().unwrap();
+        let mut bytes = fs::read(entry.path()).unwrap();
+        change(&file, &mut bytes);
+        case.write(&format!("{name}/{file}"), bytes);
+    }
+}
+
 /// Every option that figures depend on, and other files of the model.
 #[test]
 fn another_setting_is_refused() {
@@ -262,25 +274,17 @@ fn another_setting_is_refused() {
         "prompts.jsonl",
         "\"Ann likes plums. Bob likes pears. Bob likes\"\n",
     );
-    let model = |name: &str, file: &str, change: fn(&mut Vec<u8>)| {
-        fs::create_dir(case.path(name)).unwrap();
-        for entry in fs::read_dir(reference("tiny")).unwrap() {
-            let entry = entry.unwrap();
-            let mut bytes = fs::read(entry.path()).unwrap();
-            if entry.file_name() == file {
-                change(&mut bytes);
-            }
-            case.write(
-                &format!("{name}/{}", entry.file_name().to_str().unwrap()),
-                bytes,
-            );
+    copy_model(&case, "same", |_, _| {});
+    copy_model(&case, "weights", |name, bytes| {
+        if name == "model.safetensors" {
+            *bytes.last_mut().unwrap() ^= 1;
         }
-    };
-    model("same", "", |_| {});
-    model("weights", "model.safetensors", |bytes| {
-        *bytes.last_mut().unwrap() ^= 1
     });
-    model("config", "config.json", |bytes| bytes.push(b'\n'));
+    copy_model(&case, "config", |name, bytes| {
+        if name == "config.json" {
+            bytes.push(b'\n');
+        }
+    });
     let options = "--tokens 3
         --keep bos
         --positions natural
@@ -408,6 +412,44 @@ fn shares_that_are_none() {
         assert!(first.ends_with(&clear), "{message}");
         assert!(!case.path("steps.jsonl").exists());
     }
+}
+
+/// Without attention's output a token has the same state wherever it stands, and of the first prompt the model writes one
+/// token over and over.
+#[test]
+fn a_prompt_that_cannot_be_solved_does_not_stop_the_others() {
+    let case = Case::new("--tokens 2 --solver span,closed-form");
+    copy_model(&case, "model", |name, bytes| {
+        if name != "model.safetensors" {
+            return;
+        }
+        let start = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+        let header: serde_json::Value = serde_json::from_slice(&bytes[8..start]).unwrap();
+        for (name, entry) in header.as_object().unwrap() {
+            if name.contains("o_proj") {
+                let offset = |i: usize| start + entry["data_offsets"][i].as_u64().unwrap() as usize;
+                bytes[offset(0)..offset(1)].fill(0);
+            }
+        }
+    });
+    case.write("prompts.jsonl", "\"Ida\"\n\"Bob likes\"\n");
+    let options = ["--model", "model", "--prompts", "prompts.jsonl"];
+    let run = || case.verify("steps.jsonl", &options).output().unwrap();
+    let done = run();
+    let message = String::from_utf8(done.stderr.clone()).unwrap();
+    assert_eq!(done.status.code(), Some(2), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    let place = "error: span f32 overlay, prompt 1 token 1: the span's states at layer 0 are not";
+    assert!(message.starts_with(place), "{message}");
+    assert!(stdout(&done).contains("\nspan f32 overlay") && stdout(&done).contains(" 3/3 "));
+    // Three tokens of the second prompt's span, and two of each under the other solver.
+    let steps = case.read("steps.jsonl");
+    assert_eq!(steps.lines().count(), 2 + 3 + 4);
+    let report = stdout(&case.report(&["steps.jsonl"]));
+    let missing = "MISSING: 3 steps, first span f32 overlay, prompt 1 token 1\n";
+    assert!(report.ends_with(missing), "{report}");
+    assert_eq!(run(), done);
+    assert_eq!(case.read("steps.jsonl"), steps);
 }
 
 /// A prompt that cannot be verified is refused before there is a file.

@@ -85,10 +85,10 @@ pub(super) struct Verify {
 }
 
 const CAMPAIGN: &str = "\
-Long runs:
-  context-patch verify --model M --prompts P --steps all.jsonl                # killed: the same command goes on
-  context-patch verify --model M --prompts P --steps 3.jsonl --shard 3/8      # a part of it
-  context-patch report *.jsonl --json all.json                                # all parts, and what is missing";
+Long runs, the first of which goes on when it is given again after it was killed:
+  context-patch verify --model M --prompts P --steps all.jsonl
+  context-patch verify --model M --prompts P --steps 3.jsonl --shard 3/8
+  context-patch report *.jsonl --json all.json";
 
 impl Verify {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
@@ -114,7 +114,7 @@ impl Verify {
         let shard = self.shard.unwrap_or(Shard::WHOLE);
         let (done, all) = shard.progress(&record);
         let bar = bar(done, all);
-        campaign::run(&model, &mut record, shard, |kind, step| {
+        let unsolved = campaign::run(&model, &mut record, shard, |kind, step| {
             bar.set_message(kind.to_string());
             bar.inc(1);
             file.as_mut().map_or(Ok(()), |file| file.push(kind, step))
@@ -123,7 +123,8 @@ impl Verify {
         if let Some(file) = &self.json {
             write_json(file, &record)?;
         }
-        conclude(&record)
+        let code = conclude(&record)?;
+        unsolved.map_or(Ok(code), Err)
     }
 
     fn setting(&self, model: &Model, prompts: Vec<String>) -> Result<Setting> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::record::{Added, Place};
-use super::{Crossing, Kind, Record, Step};
+use super::{Crossing, Kind, Record, Run, Step};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::tensor::{Dtype, Element};
@@ -66,24 +66,69 @@ impl FromStr for Shard {
 /// calls for the same bits (a span, another backend than the native one), all of them are computed again, and must be
 /// what the record has.
 ///
+/// A prompt that cannot be solved does not stop the others: its error comes back when all are done, the first one as an
+/// [`Error::Unsolved`].
+///
 /// # Errors
 ///
-/// Those of [`Verification::prompt`](super::Verification::prompt) and of `on_step`; [`Error::StepRepeats`].
+/// At once those of `on_step`, and [`Error::StepRepeats`].
 pub fn run(
     model: &Model,
     record: &mut Record,
     shard: Shard,
     mut on_step: impl FnMut(Kind, &Step) -> Result<()>,
-) -> Result<()> {
+) -> Result<Option<Error>> {
+    let mut unsolved = None;
     for (kind, prompt) in shard.pairs(record) {
         let go_on = match record.runs[kind].kind.dtype {
             Dtype::F64 => go_on::<f64>,
             Dtype::F32 => go_on::<f32>,
             Dtype::Bf16 => go_on::<half::bf16>,
         };
-        go_on(model, record, kind, prompt, &mut on_step)?;
+        // By whether a step was refused, which the others would be as well.
+        let mut refused = false;
+        let mut push = |run: &mut Run, step| {
+            let pushed = push(run, step, &mut on_step);
+            refused = pushed.is_err();
+            pushed
+        };
+        match go_on(model, record, kind, prompt, &mut push) {
+            Ok(()) => {}
+            Err(error) if refused => return Err(error),
+            Err(error) => {
+                let run = &record.runs[kind];
+                let place = Place {
+                    kind: run.kind,
+                    prompt,
+                    step: run.done(prompt),
+                };
+                unsolved.get_or_insert(Error::Unsolved {
+                    step: place.to_string(),
+                    source: Box::new(error),
+                });
+            }
+        }
     }
-    Ok(())
+    Ok(unsolved)
+}
+
+/// Takes a step in, unless it is there already.
+fn push(
+    run: &mut Run,
+    step: Step,
+    on_step: &mut dyn FnMut(Kind, &Step) -> Result<()>,
+) -> Result<()> {
+    match run.compare(&step) {
+        Added::There => Ok(()),
+        Added::New(at) => {
+            on_step(run.kind, &step)?;
+            run.steps.insert(at, step);
+            Ok(())
+        }
+        Added::Differs => Err(Error::StepRepeats {
+            step: Place::new(run.kind, &step).to_string(),
+        }),
+    }
 }
 
 /// What is missing of a prompt.
@@ -92,7 +137,7 @@ fn go_on<E: Element>(
     record: &mut Record,
     kind: usize,
     prompt: usize,
-    on_step: &mut dyn FnMut(Kind, &Step) -> Result<()>,
+    push: &mut dyn FnMut(&mut Run, Step) -> Result<()>,
 ) -> Result<()> {
     let Record { setting, runs, .. } = record;
     let run = &mut runs[kind];
@@ -103,20 +148,7 @@ fn go_on<E: Element>(
     }
     let written = run.prompt(prompt)[..done].iter().map(|step| step.next);
     let written: Vec<_> = written.collect();
-    let on_step = |step: Step| {
-        let place = Place::new(kind, &step);
-        match run.compare(&step) {
-            Added::New(at) => {
-                on_step(kind, &step)?;
-                run.steps.insert(at, step);
-                Ok(())
-            }
-            Added::There => Ok(()),
-            Added::Differs => Err(Error::StepRepeats {
-                step: place.to_string(),
-            }),
-        }
-    };
+    let on_step = |step| push(run, step);
     let solved = model.clone().on(kind.solved_on);
     let verification = setting.verification(kind, &solved);
     let ids = &setting.prompt_ids[prompt];
