@@ -322,6 +322,45 @@ fn another_setting_is_refused() {
     assert_eq!(whole.len(), 6);
 }
 
+/// A file says the command that made it.
+#[test]
+fn a_setting_is_a_command() {
+    let sweep = "--tokens 1 --solver span,theorem-1 --dtype f64,bf16 --backend gemm,native --keep bos \
+                 --positions natural --gain 2.5 --layers 3 --passes 7";
+    let case = Case::new(sweep);
+    case.finish("steps.jsonl", &["--bf16-embedding-scale"]);
+    let steps = case.read("steps.jsonl");
+    let command = |file: &str| {
+        let record = steps_file::read(&[case.path(file)]).unwrap();
+        let prompts = reference("../tests/prompts.jsonl");
+        let command = record.setting.command();
+        let words = command.split(' ').map(|word| match word {
+            "FILE" => prompts.to_str().unwrap().to_owned(),
+            word => word.to_owned(),
+        });
+        words.skip(1).collect::<Vec<_>>()
+    };
+    let words = command("steps.jsonl");
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let again = |words: &[&str]| {
+        case.program(&[words, &["--steps", "steps.jsonl"]].concat())
+            .output()
+            .unwrap()
+    };
+    assert!(matches!(again(&words).status.code(), Some(0 | 1)));
+    assert_eq!(case.read("steps.jsonl"), steps);
+    // The control: each of its options counts, but for the first, the model's name.
+    for at in (3..words.len()).filter(|&at| words[at].starts_with("--")) {
+        let value = words
+            .get(at + 1)
+            .is_some_and(|word| !word.starts_with("--"));
+        let without = [&words[..at], &words[at + 1 + usize::from(value)..]].concat();
+        if words[at] != "--apply" {
+            refused(again(&without));
+        }
+    }
+}
+
 #[test]
 fn files_that_are_none() {
     let case = Case::new(SWEEP);
@@ -391,6 +430,8 @@ fn a_file_has_one_writer() {
     file.lock().unwrap();
     insta::assert_snapshot!(refused(case.verify("steps.jsonl", &[]).output().unwrap()));
     assert_eq!(case.read("steps.jsonl"), lines[..5].concat());
+    let replace = case.report(&["steps.jsonl", "--steps", "steps.jsonl"]);
+    assert!(refused(replace).contains("is being written by another process"));
     // Who only reads is not in the way, and the control: without the lock it goes on.
     assert_eq!(case.report(&["steps.jsonl"]).status.code(), Some(1));
     drop(file);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use context_patch::Result;
-use context_patch::output::{check_writable, write_file};
+use context_patch::output::check_writable;
 use context_patch::verify::steps_file;
 
 use super::outcome::{conclude, write_json};
@@ -40,7 +40,7 @@ impl Report {
             write_json(file, &record)?;
         }
         if let Some(file) = &self.steps {
-            write_file(file, |out| steps_file::write(&record, out))?;
+            steps_file::replace(file, &record)?;
         }
         let code = conclude(&record)?;
         let Some((count, first)) = record.missing() else {

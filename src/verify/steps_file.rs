@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Kind, Machine, Record, Setting, Step};
 use crate::error::{Error, Result, one_line};
-use crate::output::create_new;
+use crate::output::{create_new, write_file};
 
 /// A line of such a file.
 #[derive(Serialize, Deserialize)]
@@ -143,6 +143,16 @@ pub fn write(record: &Record, out: &mut impl Write) -> io::Result<()> {
     });
     let mut lines = std::iter::once(setting).chain(machines).chain(steps);
     lines.try_for_each(|line| out.write_all(&line.bytes()?))
+}
+
+/// Writes the whole file of a verification in the place of what is at `path`.
+///
+/// # Errors
+///
+/// [`Error::Io`], and [`Error::StepsLocked`] where another process writes it.
+pub fn replace(path: &Path, record: &Record) -> Result<()> {
+    let _locked = path.is_file().then(|| open_locked(path)).transpose()?;
+    write_file(path, |out| write(record, out))
 }
 
 /// Reads files of steps (at least one), finished or not, and joins them. They must be of one setting, but for the model's
