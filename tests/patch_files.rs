@@ -513,6 +513,18 @@ fn a_report_about_other_layers() {
     insta::assert_snapshot!(saved.refused());
 }
 
+/// `null` is how a number that is not finite is written where it may be.
+#[test]
+fn a_report_with_a_number_that_is_none() {
+    let saved = Saved::new(&solved(&open("tiny"), Solver::Theorem1));
+    saved.forge(|parts| {
+        parts.json("report", |report| {
+            report["layers"][0]["residual"] = json!(null);
+        });
+    });
+    insta::assert_snapshot!(saved.refused());
+}
+
 #[test]
 fn a_patch_of_another_model() {
     let saved = Saved::new(&solved(&open("tiny"), Solver::ClosedForm));
