@@ -697,6 +697,167 @@ pub enum Error {
         /// Tokens of the context.
         context: usize,
     },
+
+    // ---- recordings of other engines ------------------------------------------------------
+    /// A file of a recording that is not what its name says.
+    #[error("{}: {reason}", path.display())]
+    RecordingFile {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// No tensor's name is known.
+    #[error(
+        "{}: none of its {count} tensors has a known name{}; --map FILE can say what they are", path.display(),
+        examples(names)
+    )]
+    RecordingNames {
+        /// The file or folder.
+        path: PathBuf,
+        /// How many tensors it has.
+        count: usize,
+        /// Some of their names.
+        names: Vec<String>,
+    },
+    /// A tensor in a type that is not read.
+    #[error(
+        "{}: tensor {} is {}; record it as F64, F32, BF16 or F16 (in .npy: little-endian f8, f4 or f2)", path.display(),
+        shown(tensor), shown(dtype)
+    )]
+    RecordingDtype {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor, as the recording calls it.
+        tensor: String,
+        /// Its type.
+        dtype: String,
+    },
+    /// A tensor that does not fit its point of the model.
+    #[error(
+        "{}: tensor {} is {found:?} and {point} should be {expected}; is it another model, or does a layout word of --map FILE describe it?",
+        path.display(), shown(tensor)
+    )]
+    RecordingShape {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor, as the recording calls it.
+        tensor: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What it is taken for.
+        point: String,
+        /// The shapes that fit.
+        expected: String,
+    },
+    /// A tensor whose axes can be read in two ways.
+    #[error(
+        "{}: tensor {} is {found:?}, which fits {point} as [heads, tokens, head_dim] and as [tokens, heads, head_dim]; say which by a rule with heads-first or tokens-first in --map FILE",
+        path.display(), shown(tensor)
+    )]
+    RecordingLayout {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor, as the recording calls it.
+        tensor: String,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What it is taken for.
+        point: String,
+    },
+    /// Two tensors for one point of the model.
+    #[error(
+        "{}: tensors {} and {} are both {point}; leave one out, or say by --map FILE what they are",
+        path.display(), shown(first), shown(second)
+    )]
+    RecordingTwice {
+        /// The file or folder.
+        path: PathBuf,
+        /// One of them, as the recording calls it.
+        first: String,
+        /// The other.
+        second: String,
+        /// What both are taken for.
+        point: String,
+    },
+    /// Tensors of different numbers of tokens.
+    #[error(
+        "{}: tensor {} has {rows} tokens where {} has {expected}; record all tensors in one pass",
+        path.display(), shown(tensor), shown(other)
+    )]
+    RecordingRows {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor, as the recording calls it.
+        tensor: String,
+        /// Its tokens.
+        rows: usize,
+        /// A tensor before it in forward order.
+        other: String,
+        /// That one's tokens.
+        expected: usize,
+    },
+    /// A layer that the model does not have.
+    #[error(
+        "{}: tensor {} is of layer {layer} and the model has {layers} layers, counted from 0; give the recording's model",
+        path.display(), shown(tensor)
+    )]
+    RecordingLayer {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor, as the recording calls it.
+        tensor: String,
+        /// Its layer.
+        layer: usize,
+        /// The model's number of layers.
+        layers: usize,
+    },
+    /// NaN or infinity in a recording.
+    #[error(
+        "{}: tensor {} ({point}) has {value} at token {row}, column {column}; the engine went wrong there or before: look at its tensors up to this one",
+        path.display(), shown(tensor)
+    )]
+    RecordingValue {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor, as the recording calls it.
+        tensor: String,
+        /// What it is taken for.
+        point: String,
+        /// The row, from 0.
+        row: usize,
+        /// The column of `point`, from 0.
+        column: usize,
+        /// The number.
+        value: f64,
+    },
+    /// A line of a map file that is no rule.
+    #[error("{}, line {line}, column {column}: {reason}", path.display())]
+    Rule {
+        /// The map file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The column in characters, from 1.
+        column: usize,
+        /// What is wrong, and what to write.
+        reason: String,
+    },
+    /// A rule of a map file that no tensor of the recording matches.
+    #[error(
+        "{}, line {line}: no tensor of {} is called {}; correct the rule or remove it", map.display(),
+        path.display(), shown(pattern)
+    )]
+    RuleUnmatched {
+        /// The map file.
+        map: PathBuf,
+        /// The rule's line, from 1.
+        line: usize,
+        /// Their name in the rule.
+        pattern: String,
+        /// The recording.
+        path: PathBuf,
+    },
 }
 
 impl Error {
@@ -733,6 +894,15 @@ fn escape_control(c: char) -> impl Iterator<Item = char> {
     let escaped = c.is_control().then(|| c.escape_default());
     let plain = escaped.is_none().then_some(c);
     escaped.into_iter().flatten().chain(plain)
+}
+
+/// Names in brackets, to follow a noun; nothing where there is none.
+fn examples(names: &[String]) -> String {
+    let names: Vec<_> = names.iter().map(|name| shown(name)).collect();
+    match names.as_slice() {
+        [] => String::new(),
+        names => format!(" ({})", names.join(", ")),
+    }
 }
 
 fn id_or_missing(id: Option<u32>) -> String {

@@ -50,6 +50,7 @@
 //! | [`forms`] | the blocks of other families as parts, small and random, and Theorem 5 tried on each |
 //! | [`verify`] | the paper's protocol, its figures, the table of tolerances, and runs that go on after they were killed |
 //! | [`trace`] | every intermediate under its name |
+//! | [`compare`] | recordings of other engines, their names and layouts made ours |
 //! | [`kernels`] | the operations, each in a documented order: the same bits at every instruction set, thread count and chunking |
 //! | [`tensor`] | compute types, storage types, matrices |
 //!
@@ -65,6 +66,7 @@
 )]
 
 pub mod checkpoint;
+pub mod compare;
 mod error;
 pub mod forms;
 mod json;

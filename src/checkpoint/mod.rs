@@ -22,6 +22,7 @@ use bytes::Bytes;
 pub use chat::{ChatTemplate, Message};
 pub use config::{Config, LayerKind, Rope};
 pub use safetensors::Access;
+pub(crate) use safetensors::{list, load};
 pub use tensors::Tensors;
 pub use tokenizer::{TextStream, Tokenizer};
 pub(crate) use writer::{Layout, write_tensors};

@@ -164,8 +164,32 @@ impl Tensors {
     }
 }
 
+/// A file's tensors under its own names, those of types that [`Storage`] lacks as the type's name, and its metadata.
+type Listed = (
+    Vec<(String, Result<Tensor, String>)>,
+    BTreeMap<String, String>,
+);
+
+/// Every tensor of a file with the content `data`, which need not be a checkpoint.
+///
+/// # Errors
+///
+/// Those of [`Tensors::parse`], but for types and names.
+pub(crate) fn list(file: &Path, data: &Bytes) -> Result<Listed> {
+    let (header, start) = split_header(file, data)?;
+    let metadata = parse_header(file, header)?;
+    check_length(file, metadata.data_len(), data.len() - start)?;
+    let listed = metadata.tensors().into_iter().map(|(name, info)| {
+        let found = tensor(file, &name, info, data, start);
+        (name, found.map_err(|_| info.dtype.to_string()))
+    });
+    let listed = listed.collect();
+    let metadata = metadata.metadata().clone();
+    Ok((listed, metadata.into_iter().flatten().collect()))
+}
+
 /// The content of `file`.
-fn load(file: &Path, access: Access) -> Result<Bytes> {
+pub(crate) fn load(file: &Path, access: Access) -> Result<Bytes> {
     // Opening a directory succeeds on some systems, and mapping it fails with "no such device".
     if file.is_dir() {
         return Err(Error::io("open", file)(ErrorKind::IsADirectory.into()));

@@ -44,7 +44,7 @@ use crate::model::{Model, Recorder, Session};
 use crate::tensor::{Dtype, Element, Matrix, Storage};
 
 /// The names of a layer's tensors, in forward order, relative to `model.layers.I`.
-const LAYER_NAMES: [&str; 20] = [
+pub(crate) const LAYER_NAMES: [&str; 20] = [
     ".input_layernorm",
     ".self_attn.q_proj",
     ".self_attn.k_proj",

@@ -1,0 +1,352 @@
+//! What engines call the points of the model.
+
+use std::collections::BTreeMap;
+
+use crate::checkpoint::Config;
+use crate::trace::{self, LAYER_NAMES};
+
+/// The names of other engines that mean a point of ours, `{i}` for the layer: engine, then pairs of their name and ours.
+///
+/// Only points whose numbers are the same: TransformerLens' `hook_normalized` is before the norm's weight and so not
+/// here; neither is llama.cpp's bare `Qcur-3`, which it gives to q before and after RoPE (`llama_trace.py` adds
+/// the operation).
+pub const ALIASES: &[(&str, &[(&str, &str)])] = &[
+    (
+        "llama.cpp",
+        &[
+            ("inp_scaled", "model.embed_tokens"),
+            ("attn_norm-{i}", "model.layers.{i}.input_layernorm"),
+            ("Qcur-{i}.MUL_MAT", "model.layers.{i}.self_attn.q_proj"),
+            ("Kcur-{i}.MUL_MAT", "model.layers.{i}.self_attn.k_proj"),
+            ("Vcur-{i}", "model.layers.{i}.self_attn.v_proj"),
+            ("Qcur_normed-{i}", "model.layers.{i}.self_attn.q_norm"),
+            ("Kcur_normed-{i}", "model.layers.{i}.self_attn.k_norm"),
+            ("Qcur-{i}.ROPE", "model.layers.{i}.self_attn.q_rope"),
+            ("Kcur-{i}.ROPE", "model.layers.{i}.self_attn.k_rope"),
+            ("kqv_out-{i}", "model.layers.{i}.self_attn.mixed"),
+            ("blk.{i}.attn_output", "model.layers.{i}.self_attn.o_proj"),
+            (
+                "attn_post_norm-{i}",
+                "model.layers.{i}.post_attention_layernorm",
+            ),
+            ("sa_out-{i}", "model.layers.{i}.residual_mid"),
+            ("ffn_norm-{i}", "model.layers.{i}.pre_feedforward_layernorm"),
+            ("ffn_gate-{i}", "model.layers.{i}.mlp.gate_proj"),
+            ("ffn_gelu-{i}", "model.layers.{i}.mlp.act_fn"),
+            ("ffn_up-{i}", "model.layers.{i}.mlp.up_proj"),
+            ("ffn_geglu-{i}", "model.layers.{i}.mlp.product"),
+            ("ffn_gate_par-{i}", "model.layers.{i}.mlp.product"),
+            ("ffn_out-{i}", "model.layers.{i}.mlp.down_proj"),
+            (
+                "ffn_post_norm-{i}",
+                "model.layers.{i}.post_feedforward_layernorm",
+            ),
+            ("l_out-{i}", "model.layers.{i}"),
+            ("result_norm", "model.norm"),
+            ("result_output", "lm_head"),
+        ],
+    ),
+    (
+        "TransformerLens",
+        &[
+            ("hook_embed", "model.embed_tokens"),
+            (
+                "blocks.{i}.attn.hook_q",
+                "model.layers.{i}.self_attn.q_proj",
+            ),
+            (
+                "blocks.{i}.attn.hook_k",
+                "model.layers.{i}.self_attn.k_proj",
+            ),
+            (
+                "blocks.{i}.attn.hook_v",
+                "model.layers.{i}.self_attn.v_proj",
+            ),
+            (
+                "blocks.{i}.attn.hook_rot_q",
+                "model.layers.{i}.self_attn.q_rope",
+            ),
+            (
+                "blocks.{i}.attn.hook_rot_k",
+                "model.layers.{i}.self_attn.k_rope",
+            ),
+            ("blocks.{i}.attn.hook_z", "model.layers.{i}.self_attn.mixed"),
+            (
+                "blocks.{i}.hook_attn_out",
+                "model.layers.{i}.post_attention_layernorm",
+            ),
+            ("blocks.{i}.hook_resid_mid", "model.layers.{i}.residual_mid"),
+            ("blocks.{i}.mlp.hook_pre", "model.layers.{i}.mlp.gate_proj"),
+            (
+                "blocks.{i}.mlp.hook_pre_linear",
+                "model.layers.{i}.mlp.up_proj",
+            ),
+            ("blocks.{i}.mlp.hook_post", "model.layers.{i}.mlp.product"),
+            (
+                "blocks.{i}.hook_mlp_out",
+                "model.layers.{i}.post_feedforward_layernorm",
+            ),
+            ("blocks.{i}.hook_resid_post", "model.layers.{i}"),
+        ],
+    ),
+];
+
+/// A point of the model that a tensor can be of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Point {
+    /// Its name, one of [`trace::names`].
+    pub name: String,
+    /// The numbers of one token.
+    pub width: usize,
+    /// How many heads they are of, where they are of heads.
+    pub heads: Option<usize>,
+}
+
+impl Point {
+    /// Every point of a model, in forward order.
+    pub fn all(config: &Config) -> Vec<Self> {
+        let names = trace::names(config).into_iter();
+        names.map(|name| Self::new(name, config)).collect()
+    }
+
+    fn new(name: String, config: &Config) -> Self {
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let heads = match last {
+            "q_proj" | "q_norm" | "q_rope" | "mixed" => Some(config.num_attention_heads),
+            "k_proj" | "k_norm" | "k_rope" | "v_proj" => Some(config.num_key_value_heads),
+            _ => None,
+        };
+        let width = match last {
+            "gate_proj" | "up_proj" | "act_fn" | "product" => config.intermediate_size,
+            "lm_head" => config.vocab_size,
+            _ => heads.map_or(config.hidden_size, |heads| heads * config.head_dim),
+        };
+        Self { name, width, heads }
+    }
+}
+
+/// A name in which `{i}` may stand for a layer.
+#[derive(Clone, Debug)]
+pub(super) struct Pattern<'a> {
+    before: &'a str,
+    /// What follows `{i}`, where there is one.
+    after: Option<&'a str>,
+}
+
+impl<'a> Pattern<'a> {
+    pub(super) fn new(text: &'a str) -> Self {
+        match text.split_once("{i}") {
+            Some((before, after)) => Self {
+                before,
+                after: Some(after),
+            },
+            None => Self {
+                before: text,
+                after: None,
+            },
+        }
+    }
+
+    /// Whether there is an `{i}`.
+    pub(super) fn has_layer(&self) -> bool {
+        self.after.is_some()
+    }
+
+    /// Whether `name` is of this form, and of which layer.
+    pub(super) fn matches(&self, name: &str) -> Option<Option<usize>> {
+        let Some(after) = self.after else {
+            return (name == self.before).then_some(None);
+        };
+        let layer = name.strip_prefix(self.before)?.strip_suffix(after)?;
+        parse_layer(layer).map(Some)
+    }
+
+    /// The name with a layer.
+    pub(super) fn with(&self, layer: Option<usize>) -> String {
+        match (self.after, layer) {
+            (Some(after), Some(layer)) => format!("{}{layer}{after}", self.before),
+            _ => self.before.into(),
+        }
+    }
+}
+
+/// A layer's number as every engine writes it: digits without a sign or zeros in front.
+fn parse_layer(text: &str) -> Option<usize> {
+    let layer: usize = text.parse().ok()?;
+    (layer.to_string() == text).then_some(layer)
+}
+
+/// What a tensor is taken for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    /// Our name, of a layer that the model need not have.
+    pub(super) name: String,
+    pub(super) layer: Option<usize>,
+    /// Whether another of the engine's names is the usual one of this point, and this one counts only where that is absent.
+    pub(super) second: bool,
+}
+
+/// Names looked up once for each tensor of a recording.
+pub(super) struct Names {
+    points: BTreeMap<String, Point>,
+}
+
+impl Names {
+    pub(super) fn new(config: &Config) -> Self {
+        let points = Point::all(config).into_iter();
+        Self {
+            points: points.map(|point| (point.name.clone(), point)).collect(),
+        }
+    }
+
+    /// The point of this name, if the model has it.
+    pub(super) fn point(&self, name: &str) -> Option<&Point> {
+        self.points.get(name)
+    }
+}
+
+/// What an engine's `name` means, the layers not yet compared with the model's.
+pub(super) fn recognise(name: &str) -> Option<Known> {
+    hugging_face(name)
+        .or_else(|| alias(name))
+        .or_else(|| residual_before(name))
+}
+
+/// Names of modules, with the prefixes that models around the text model and hooks add.
+fn hugging_face(name: &str) -> Option<Known> {
+    let mut rest = name.strip_suffix(".output").unwrap_or(name);
+    while let Some(inner) = ["model.", "language_model."]
+        .iter()
+        .find_map(|prefix| rest.strip_prefix(prefix))
+    {
+        rest = inner;
+    }
+    let name = match rest {
+        "lm_head" => rest.to_owned(),
+        _ => format!("model.{rest}"),
+    };
+    is_ours(&name).map(|layer| Known {
+        name,
+        layer,
+        second: false,
+    })
+}
+
+/// Whether `name` is that of a point in some model, and of which layer.
+pub(super) fn is_ours(name: &str) -> Option<Option<usize>> {
+    if ["model.embed_tokens", "model.norm", "lm_head"].contains(&name) {
+        return Some(None);
+    }
+    let rest = name.strip_prefix("model.layers.")?;
+    let (layer, point) = rest.split_at(rest.find('.').unwrap_or(rest.len()));
+    LAYER_NAMES
+        .contains(&point)
+        .then(|| parse_layer(layer).map(Some))?
+}
+
+fn alias(name: &str) -> Option<Known> {
+    let pairs = ALIASES.iter().flat_map(|(_, pairs)| *pairs);
+    pairs.into_iter().find_map(|(theirs, ours)| {
+        let layer = Pattern::new(theirs).matches(name)?;
+        let name = Pattern::new(ours).with(layer);
+        Some(Known {
+            name,
+            layer,
+            second: false,
+        })
+    })
+}
+
+/// TransformerLens' residual stream before a block: what the block before it gave, or the embedding.
+fn residual_before(name: &str) -> Option<Known> {
+    let layer = Pattern::new("blocks.{i}.hook_resid_pre").matches(name)??;
+    let before = layer.checked_sub(1);
+    let name = before.map_or("model.embed_tokens".into(), |i| format!("model.layers.{i}"));
+    Some(Known {
+        name,
+        layer: Some(layer),
+        second: true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_a_module_is_ours() {
+        for (theirs, ours) in [
+            (
+                "model.layers.3.mlp.up_proj",
+                Some("model.layers.3.mlp.up_proj"),
+            ),
+            ("language_model.model.layers.3", Some("model.layers.3")),
+            (
+                "model.language_model.layers.3.residual_mid",
+                Some("model.layers.3.residual_mid"),
+            ),
+            (
+                "model.layers.3.self_attn.q_norm.output",
+                Some("model.layers.3.self_attn.q_norm"),
+            ),
+            ("layers.12.mlp.act_fn", Some("model.layers.12.mlp.act_fn")),
+            ("embed_tokens", Some("model.embed_tokens")),
+            ("language_model.lm_head", Some("lm_head")),
+            ("model.lm_head.output", Some("lm_head")),
+            ("model.norm", Some("model.norm")),
+            ("model.layers.03", None),
+            ("model.layers.+3", None),
+            ("model.layers.3.mlp", None),
+            ("model.layers.3.mlp.up_proj.weight", None),
+            ("model.layers", None),
+            ("norm.3", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                recognise(theirs).map(|k| k.name).as_deref(),
+                ours,
+                "{theirs}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_alias_means_the_point_it_claims() {
+        for (engine, pairs) in ALIASES {
+            for (theirs, ours) in *pairs {
+                let both = [theirs, ours].map(|text| Pattern::new(text));
+                assert_eq!(
+                    both[0].has_layer(),
+                    both[1].has_layer(),
+                    "{engine}: {theirs}"
+                );
+                let [theirs, ours] = both.map(|pattern| pattern.with(Some(7)));
+                assert!(is_ours(&ours).is_some(), "{engine}: {ours}");
+                assert_eq!(recognise(&theirs).unwrap().name, ours, "{engine}: {theirs}");
+            }
+            let theirs: std::collections::BTreeSet<_> = pairs.iter().map(|pair| pair.0).collect();
+            assert_eq!(theirs.len(), pairs.len(), "{engine} has a name twice");
+        }
+        // q before or after RoPE: nobody can know.
+        assert_eq!(recognise("Qcur-3"), None);
+        // Before the norm's weight.
+        assert_eq!(recognise("blocks.3.ln1.hook_normalized"), None);
+    }
+
+    #[test]
+    fn the_stream_before_a_block_is_a_second_choice() {
+        let at = |name: &str| recognise(name).map(|k| (k.name, k.second)).unwrap();
+        assert_eq!(
+            at("blocks.0.hook_resid_pre"),
+            ("model.embed_tokens".into(), true)
+        );
+        assert_eq!(
+            at("blocks.4.hook_resid_pre"),
+            ("model.layers.3".into(), true)
+        );
+        assert_eq!(
+            at("blocks.3.hook_resid_post"),
+            ("model.layers.3".into(), false)
+        );
+    }
+}

@@ -1,0 +1,361 @@
+//! A recording: which tensors it has, checked when it is opened, and their numbers, read when asked for.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::layout::{Layout, Misfit, Words};
+use super::names::{Known, Names, Point, recognise};
+use super::rules::Rules;
+use super::source::{Found, Source};
+use crate::checkpoint::Config;
+use crate::error::{Error, Result};
+use crate::tensor::{Dtype, Matrix, Tensor};
+use crate::trace;
+
+/// Tensors that an engine recorded, under the names of [`trace::names`], each as rows `[tokens, width]`.
+///
+/// Every tensor has the rows of the same tokens, but from the last layer's `post_attention_layernorm` on there may be
+/// fewer, those of the last tokens: engines that are asked for few logits drop the other tokens there.
+#[derive(Debug)]
+pub struct Recording {
+    path: PathBuf,
+    tensors: BTreeMap<String, Entry>,
+    unknown: Vec<String>,
+    tokens: usize,
+    ids: Option<Vec<u32>>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// A tensor and how it is read.
+#[derive(Debug)]
+struct Entry {
+    /// Its name in the recording.
+    theirs: String,
+    tensor: Tensor,
+    layout: Layout,
+    second: bool,
+}
+
+impl Recording {
+    /// Opens a safetensors file, an `.npz`, or a `.npy` file or a folder of them, of a model with `config`. `rules`
+    /// say what names and layouts mean that are not known.
+    ///
+    /// Files are mapped: they must not change while the recording is in use.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::RecordingFile`] and those of
+    /// [`Tensors::parse`](crate::checkpoint::Tensors::parse) for files that are damaged, [`Error::RecordingNames`] where no name
+    /// is known, [`Error::RecordingDtype`], [`Error::RecordingShape`], [`Error::RecordingLayout`],
+    /// [`Error::RecordingTwice`], [`Error::RecordingRows`] and [`Error::RecordingLayer`] for tensors whose names are known,
+    /// [`Error::Ids`], and [`Error::RuleUnmatched`].
+    pub fn open(path: &Path, config: &Config, rules: &Rules) -> Result<Self> {
+        Self::new(path, Source::open(path)?, config, rules)
+    }
+
+    /// The same for a file with the content `data`; `path` says by its ending what it is (`.npz`, `.npy`, otherwise
+    /// safetensors).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open).
+    pub fn parse(path: &Path, data: &Bytes, config: &Config, rules: &Rules) -> Result<Self> {
+        Self::new(path, Source::parse(path, data)?, config, rules)
+    }
+
+    fn new(path: &Path, source: Source, config: &Config, rules: &Rules) -> Result<Self> {
+        let Source {
+            tensors,
+            ids,
+            metadata,
+        } = source;
+        rules.check_used(path, tensors.keys().map(String::as_str))?;
+        let mut recording = Self {
+            path: path.into(),
+            tensors: BTreeMap::new(),
+            unknown: Vec::new(),
+            tokens: 0,
+            ids,
+            metadata,
+        };
+        let names = Names::new(config);
+        for (theirs, found) in tensors {
+            let said = rules.matches(&theirs);
+            let plain = Words::default();
+            let known = match said.is_empty() {
+                true => recognise(&theirs)
+                    .map(|known| (known, &plain))
+                    .into_iter()
+                    .collect(),
+                false => said,
+            };
+            if known.is_empty() {
+                recording.unknown.push(theirs);
+                continue;
+            }
+            for (known, words) in known {
+                let point = recording.point(&theirs, &known, &names, config)?;
+                let entry = recording.entry(&theirs, &found, point, words, config)?;
+                recording.insert(
+                    Entry {
+                        second: known.second,
+                        ..entry
+                    },
+                    known.name,
+                )?;
+            }
+        }
+        recording.check_names()?;
+        recording.check_rows(config)?;
+        Ok(recording)
+    }
+
+    /// The model's point that a tensor is taken for.
+    fn point<'a>(
+        &self,
+        theirs: &str,
+        known: &Known,
+        names: &'a Names,
+        config: &Config,
+    ) -> Result<&'a Point> {
+        let point = names.point(&known.name);
+        point.ok_or_else(|| Error::RecordingLayer {
+            path: self.path.clone(),
+            tensor: theirs.into(),
+            layer: known.layer.unwrap_or_default(),
+            layers: config.num_hidden_layers,
+        })
+    }
+
+    /// A tensor as that of `point`.
+    fn entry(
+        &self,
+        theirs: &str,
+        found: &Found,
+        point: &Point,
+        words: &Words,
+        config: &Config,
+    ) -> Result<Entry> {
+        let (path, tensor) = (self.path.clone(), theirs.to_owned());
+        let numbers = match &found.numbers {
+            Ok(numbers) => numbers,
+            Err(dtype) => {
+                let dtype = dtype.clone();
+                return Err(Error::RecordingDtype {
+                    path,
+                    tensor,
+                    dtype,
+                });
+            }
+        };
+        let mut shape = numbers.shape().to_vec();
+        let layout = Layout::new(&shape, found.reversed, words, point, config.head_dim);
+        if found.reversed {
+            shape.reverse();
+        }
+        let (found, point) = (shape, point.name.clone());
+        let layout = layout.map_err(|misfit| match misfit {
+            Misfit::Shape(expected) => Error::RecordingShape {
+                path,
+                tensor,
+                found,
+                point,
+                expected,
+            },
+            Misfit::Ambiguous => Error::RecordingLayout {
+                path,
+                tensor,
+                found,
+                point,
+            },
+        })?;
+        Ok(Entry {
+            theirs: theirs.into(),
+            tensor: numbers.clone(),
+            layout,
+            second: false,
+        })
+    }
+
+    /// Adds a tensor under our name, unless a name that means the point more directly is there.
+    fn insert(&mut self, entry: Entry, name: String) -> Result<()> {
+        let Some(first) = self.tensors.get(&name) else {
+            self.tensors.insert(name, entry);
+            return Ok(());
+        };
+        match (first.second, entry.second) {
+            (false, true) => self.unknown.push(entry.theirs),
+            (true, false) => {
+                let aside = self.tensors.insert(name, entry);
+                self.unknown.extend(aside.map(|aside| aside.theirs));
+            }
+            _ => {
+                return Err(Error::RecordingTwice {
+                    path: self.path.clone(),
+                    first: first.theirs.clone(),
+                    second: entry.theirs,
+                    point: name,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any name is known.
+    fn check_names(&self) -> Result<()> {
+        if !self.tensors.is_empty() {
+            return Ok(());
+        }
+        Err(Error::RecordingNames {
+            path: self.path.clone(),
+            count: self.unknown.len(),
+            names: self.unknown.iter().take(3).cloned().collect(),
+        })
+    }
+
+    /// Whether every tensor has the rows that it should, and the ids are enough for them.
+    fn check_rows(&mut self, config: &Config) -> Result<()> {
+        let names = trace::names(config);
+        let fewer = format!(
+            "model.layers.{}.post_attention_layernorm",
+            config.num_hidden_layers - 1
+        );
+        let mut first: Option<&Entry> = None;
+        let mut may_be_fewer = false;
+        for name in &names {
+            may_be_fewer |= *name == fewer;
+            let Some(entry) = self.tensors.get(name) else {
+                continue;
+            };
+            let (rows, most) = (entry.layout.rows, first.unwrap_or(entry));
+            let expected = most.layout.rows;
+            if rows > expected || (rows < expected && !may_be_fewer) {
+                return Err(Error::RecordingRows {
+                    path: self.path.clone(),
+                    tensor: entry.theirs.clone(),
+                    rows,
+                    other: most.theirs.clone(),
+                    expected,
+                });
+            }
+            first = Some(most);
+        }
+        self.tokens = first.map_or(0, |entry| entry.layout.rows);
+        let ids = self.ids.as_ref().map_or(self.tokens, Vec::len);
+        if ids < self.tokens {
+            return Err(Error::RecordingFile {
+                path: self.path.clone(),
+                reason: format!(
+                    "it has {ids} ids and {} tokens; record the ids that were run",
+                    self.tokens
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether there is a tensor of ours called `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// Our names of the tensors, sorted.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// What the recording calls our tensor `name`.
+    pub fn stored_name(&self, name: &str) -> Option<&str> {
+        self.tensors.get(name).map(|entry| entry.theirs.as_str())
+    }
+
+    /// The recording's names that mean nothing here, or no more than another of its names.
+    pub fn unknown(&self) -> &[String] {
+        &self.unknown
+    }
+
+    /// The tensor of our name `name`, `[tokens, width]`, each number as it is stored; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RecordingValue`] for NaN and infinity.
+    pub fn read(&self, name: &str) -> Result<Option<Matrix<f64>>> {
+        let Some(Entry {
+            theirs,
+            tensor,
+            layout,
+            ..
+        }) = self.tensors.get(name)
+        else {
+            return Ok(None);
+        };
+        let mut matrix = Matrix::zeros(layout.rows, layout.cols);
+        let numbers = (!layout.is_plain()).then(|| tensor.to_vec::<f64>());
+        match numbers {
+            None => read_plain(tensor, matrix.as_mut_slice()),
+            Some(numbers) => {
+                for (row, out) in matrix.iter_rows_mut().enumerate() {
+                    for (col, x) in out.iter_mut().enumerate() {
+                        *x = numbers[layout.at(row, col)];
+                    }
+                }
+            }
+        }
+        if matrix.is_finite() {
+            return Ok(Some(matrix));
+        }
+        let numbers = matrix.as_slice();
+        let at = numbers
+            .iter()
+            .position(|x| !x.is_finite())
+            .unwrap_or_default();
+        Err(Error::RecordingValue {
+            path: self.path.clone(),
+            tensor: theirs.clone(),
+            point: name.into(),
+            row: at / layout.cols,
+            column: at % layout.cols,
+            value: numbers[at],
+        })
+    }
+
+    /// The tokens whose rows the tensors have.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// The ids of all tokens that were run, at least as many as [`tokens`](Self::tokens), if the recording says them: in
+    /// safetensors as a JSON list in the metadata `ids`, otherwise as an array of integers `ids`.
+    pub fn ids(&self) -> Option<&[u32]> {
+        self.ids.as_deref()
+    }
+
+    /// The compute type, if the metadata has `dtype`.
+    pub fn dtype(&self) -> Option<Dtype> {
+        self.metadata.get("dtype")?.parse().ok()
+    }
+
+    /// The hash of the model's weights, if the metadata has `model_hash`.
+    pub fn model_hash(&self) -> Option<&str> {
+        self.metadata.get("model_hash").map(String::as_str)
+    }
+
+    /// The model's name, if the metadata has `model`.
+    pub fn model(&self) -> Option<&str> {
+        self.metadata.get("model").map(String::as_str)
+    }
+
+    /// The file or folder it was opened from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Reads a tensor's numbers in their order.
+fn read_plain(tensor: &Tensor, out: &mut [f64]) {
+    for (row, out) in out.chunks_mut(tensor.cols()).enumerate() {
+        tensor.read_row(row, out);
+    }
+}
