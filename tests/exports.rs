@@ -40,7 +40,7 @@ fn some_down(model: &Model, layers: &[usize]) -> Patch {
 fn all_parts(model: &Model) -> Patch {
     let (hidden, inner) = sizes(model);
     let layers = model.layers().iter().enumerate().map(|(i, block)| {
-        let m: Vec<f64> = block.outer.post_feedforward_layernorm().scale();
+        let m = block.outer.post_feedforward_layernorm().scale::<f64>();
         let change = numbers(i + 50, hidden, 0.2);
         LayerPatch {
             gate: Some(low_rank(i + 10, inner, hidden, 1)),

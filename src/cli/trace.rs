@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use context_patch::kernels::Level;
+use context_patch::model::Mutation;
 use context_patch::output::check_writable;
 use context_patch::tensor::Dtype;
 use context_patch::{Result, trace};
@@ -43,6 +44,13 @@ pub(super) struct Trace {
     #[arg(long, value_name = "GLOB", num_args = 1..)]
     names: Vec<String>,
 
+    /// Record a model that is wrong in one known way, to see whether a comparison finds it: embedding-unscaled,
+    /// embedding-scale-type, missing-bos, norm-weight, norm-rounded, norm-after-rope, rope-interleaved,
+    /// rope-local-theta, rope-no-factor, scale-head-dim, window-minus-1, window-plus-1, soft-capping, silu,
+    /// gelu-erf
+    #[arg(long, value_name = "BUG", hide_possible_values = true)]
+    mutate: Option<Mutation>,
+
     /// The file to write; F64 numbers for --dtype f64, F32 for the others
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
@@ -51,8 +59,8 @@ pub(super) struct Trace {
 impl Trace {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         check_writable(&self.output)?;
-        let model = self.model.open(level)?.on(self.products.backend);
-        let tokens = match &self.ids {
+        let mut model = self.model.open(level)?.on(self.products.backend);
+        let mut tokens = match &self.ids {
             Some(file) => trace::read_ids(file)?,
             None => {
                 let text = self.prompt.as_deref().unwrap_or_default();
@@ -60,6 +68,11 @@ impl Trace {
                 model.checkpoint().tokenizer()?.encode(text)?
             }
         };
+        if let Some(mutation) = self.mutate {
+            mutation.check(model.config(), self.dtype, tokens.len())?;
+            tokens = mutation.tokens(&tokens).to_vec();
+            model = model.mutated(mutation);
+        }
         let last = self.last.map_or(usize::MAX, |last| last as usize);
         let mut recording = trace::Trace::new(model.config(), self.dtype, &self.names, last)?;
         recording.run(&model, &tokens)?;

@@ -1,9 +1,9 @@
 //! f: inner functions, which begin with a norm and linear maps of what it gives.
 
-use super::activation::Activation;
 use super::linear::Linear;
 use super::norm::Norm;
 use crate::kernels::Level;
+use crate::kernels::activation::Activation;
 use crate::patch::Precondition;
 use crate::patch::lemmas::lemma_6;
 use crate::patch::theorem_5::{Change, InputControllable, wide};

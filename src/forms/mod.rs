@@ -6,7 +6,6 @@
 //! together. [`Block::measure`] says how far the patched block is from T(C, x), against [a derived
 //! bound](mod@bounds), and that it is far off without the patch.
 
-mod activation;
 mod attention;
 pub mod bounds;
 mod build;
@@ -20,7 +19,7 @@ mod preconditions;
 mod summary;
 mod table;
 
-pub use activation::Activation;
+pub use crate::kernels::activation::Activation;
 pub use attention::Attention;
 pub use experts::{Active, ExpertsInner, ExpertsOuter};
 pub use inner::{FirstMap, FirstMaps, Inner, Mlp};

@@ -1,6 +1,6 @@
 //! The block forms of the families that the paper names (its Table 1 and the text around it).
 
-use super::activation::Activation;
+use crate::kernels::activation::Activation;
 
 /// Which sum the block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

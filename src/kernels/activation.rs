@@ -1,11 +1,49 @@
-//! GeLU in the tanh form.
+//! The functions between the linear maps: GeLU in the tanh form, which is Gemma's, and others.
 //!
-//! x/2 · (1 + tanh u) with u = √(2/π) (x + 0.044715 x³) is x / (1 + e^(−2u)), which does not cancel for negative
+//! **The tanh form.** x/2 · (1 + tanh u) with u = √(2/π) (x + 0.044715 x³) is x / (1 + e^(−2u)), which does not cancel for negative
 //! x. f64 computes that with its own exponential; f32 computes it in f64, with the exponential of
 //! [`exp`], and rounds once. No fused multiply-add.
 
 use super::{Level, elementwise, exp};
 use crate::tensor::{Element, Float, Matrix};
+
+/// An element-wise function. No lemma asks anything of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// GeLU in the tanh form.
+    GeluTanh,
+    /// GeLU itself, x/2 · (1 + erf(x/√2)): in f64 with the `libm` crate's erf, rounded once.
+    Gelu,
+    /// SiLU, x / (1 + e^−x).
+    Silu,
+    /// ReLU.
+    Relu,
+}
+
+impl Activation {
+    /// The function of one number.
+    pub fn apply<A: Float>(self, x: A) -> A {
+        match self {
+            Self::GeluTanh => x.gelu_tanh(),
+            Self::Gelu => {
+                let x = x.to_f64();
+                A::from_f64(0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)))
+            }
+            Self::Silu => x / (A::ONE + (-x).exp()),
+            // A NaN stays one.
+            Self::Relu if x < A::ZERO => A::ZERO,
+            Self::Relu => x,
+        }
+    }
+
+    /// The function of every number, rounded to the compute type.
+    pub(crate) fn of<E: Element>(self, level: Level, x: &Matrix<E>) -> Matrix<E> {
+        match self {
+            Self::GeluTanh => gelu_tanh(level, x),
+            other => x.map(|x| E::round(other.apply(x.acc()))),
+        }
+    }
+}
 
 /// GeLU (tanh form) of every number, rounded to the compute type.
 pub fn gelu_tanh<E: Element>(level: Level, x: &Matrix<E>) -> Matrix<E> {

@@ -23,9 +23,15 @@ impl Rotation {
         }
     }
 
+    /// The angles at `position`, `[head_dim / 2]`.
+    pub(crate) fn angles(&self, position: usize) -> impl Iterator<Item = f64> {
+        let frequencies = self.inverse_frequencies.iter();
+        frequencies.map(move |f| f * position as f64)
+    }
+
     /// cos and sin at `position`.
     pub fn at(&self, position: usize) -> Turn<f64> {
-        let angles = self.inverse_frequencies.iter().map(|f| f * position as f64);
+        let angles = self.angles(position);
         angles.map(|a| (libm::cos(a), libm::sin(a))).unzip()
     }
 }

@@ -7,7 +7,9 @@ use rayon::prelude::*;
 use super::cache::{Cache, LayerCache, SLACK};
 use super::norm::RmsNorm;
 use super::run::Run;
-use crate::kernels::{Level, Panel, Rotation, Rows, elementwise, rotate, softmax, weighted_sums};
+use crate::kernels::{
+    Level, Panel, Rotation, Rows, Turn, elementwise, rotate, softmax, weighted_sums,
+};
 use crate::tensor::{Element, Float, Matrix, Tensor};
 
 /// Tokens that look at their keys together, each of which is then read once for all of them.
@@ -16,20 +18,35 @@ const TOGETHER: usize = 8;
 /// v = x + post_attention_layernorm(attention(input_layernorm(x))).
 #[derive(Clone, Debug)]
 pub struct Attention {
-    pub(super) input_layernorm: RmsNorm,
-    pub(super) q_proj: Tensor,
-    pub(super) k_proj: Tensor,
-    pub(super) v_proj: Tensor,
-    pub(super) o_proj: Tensor,
-    pub(super) q_norm: RmsNorm,
-    pub(super) k_norm: RmsNorm,
-    pub(super) post_attention_layernorm: RmsNorm,
-    pub(super) head_dim: usize,
+    pub(crate) input_layernorm: RmsNorm,
+    pub(crate) q_proj: Tensor,
+    pub(crate) k_proj: Tensor,
+    pub(crate) v_proj: Tensor,
+    pub(crate) o_proj: Tensor,
+    pub(crate) q_norm: RmsNorm,
+    pub(crate) k_norm: RmsNorm,
+    pub(crate) post_attention_layernorm: RmsNorm,
+    pub(crate) head_dim: usize,
     /// `query_pre_attn_scalar`^−½.
-    pub(super) scaling: f64,
+    pub(crate) scaling: f64,
     /// The tokens a sliding layer sees; `None` on a full one.
-    pub(super) window: Option<usize>,
-    pub(super) rotation: Rotation,
+    pub(crate) window: Option<usize>,
+    pub(crate) rotation: Rotation,
+    pub(crate) turning: Turning,
+    /// Scores s become cap · tanh(s / cap), which Gemma 3 does not do.
+    pub(crate) softcap: Option<f64>,
+}
+
+/// When and how q and k are turned to their positions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Turning {
+    /// After their norm, element i with element i + head_dim/2.
+    #[default]
+    Halves,
+    /// After their norm, element 2i with element 2i + 1, as in GPT-J.
+    Neighbours,
+    /// As halves, before their norm.
+    BeforeNorm,
 }
 
 /// The rows of a batch that belong to one sequence, and what that sequence has seen.
@@ -58,22 +75,16 @@ impl Attention {
         run.record("self_attn.q_proj", &q);
         run.record("self_attn.k_proj", &k);
         run.record("self_attn.v_proj", &v);
-        let mut q = self.q_norm.forward(level, &q);
-        let mut k = self.k_norm.forward(level, &k);
-        run.record("self_attn.q_norm", &q);
-        run.record("self_attn.k_norm", &k);
-        for sequence in &*sequences {
-            for (row, &position) in sequence.rows.clone().zip(sequence.positions) {
-                let turn = run.turn(&self.rotation, self.window.is_some(), position);
-                let heads = q.row_mut(row).chunks_exact_mut(self.head_dim);
-                for head in heads.chain(k.row_mut(row).chunks_exact_mut(self.head_dim)) {
-                    rotate(head, &turn);
-                }
+        let (q, k) = match self.turning {
+            Turning::BeforeNorm => {
+                let (q, k) = self.turned(run, q, k, sequences);
+                self.normed(run, &q, &k)
             }
-        }
-        run.record("self_attn.q_rope", &q);
-        run.record("self_attn.k_rope", &k);
-
+            Turning::Halves | Turning::Neighbours => {
+                let (q, k) = self.normed(run, &q, &k);
+                self.turned(run, q, k, sequences)
+            }
+        };
         let mut mixed = Matrix::zeros(q.rows(), q.cols());
         for sequence in sequences {
             let cache = &mut sequence.cache.layers[run.layer];
@@ -96,6 +107,45 @@ impl Attention {
         let v = x.zip_map(&o, |x, o| E::round(x.acc() + o.acc()));
         run.record("residual_mid", &v);
         v
+    }
+
+    /// q and k through their norms.
+    fn normed<E: Element>(
+        &self,
+        run: &mut Run<'_>,
+        q: &Matrix<E>,
+        k: &Matrix<E>,
+    ) -> (Matrix<E>, Matrix<E>) {
+        let q = self.q_norm.forward(run.level, q);
+        let k = self.k_norm.forward(run.level, k);
+        run.record("self_attn.q_norm", &q);
+        run.record("self_attn.k_norm", &k);
+        (q, k)
+    }
+
+    /// q and k turned to their positions.
+    fn turned<E: Element>(
+        &self,
+        run: &mut Run<'_>,
+        mut q: Matrix<E>,
+        mut k: Matrix<E>,
+        sequences: &[Sequence<'_, E>],
+    ) -> (Matrix<E>, Matrix<E>) {
+        for sequence in sequences {
+            for (row, &position) in sequence.rows.clone().zip(sequence.positions) {
+                let turn = run.turn(&self.rotation, self.window.is_some(), position);
+                let heads = q.row_mut(row).chunks_exact_mut(self.head_dim);
+                for head in heads.chain(k.row_mut(row).chunks_exact_mut(self.head_dim)) {
+                    match self.turning {
+                        Turning::Neighbours => rotate_neighbours(head, &turn),
+                        Turning::Halves | Turning::BeforeNorm => rotate(head, &turn),
+                    }
+                }
+            }
+        }
+        run.record("self_attn.q_rope", &q);
+        run.record("self_attn.k_rope", &k);
+        (q, k)
     }
 
     /// softmax(q kᵀ · scaling) v for some rows of `q`, `[tokens, heads · head_dim]`, into the same rows
@@ -170,6 +220,9 @@ impl Attention {
         let scaling = E::Acc::from_f64(self.scaling);
         let scaled = |p| E::round(E::round(p).acc() * scaling).acc();
         elementwise::update(level, p, scaled);
+        if let Some(cap) = self.softcap {
+            elementwise::update(level, p, |p| E::round(softcapped(p, cap)).acc());
+        }
         softmax(level, p);
         elementwise::update(level, p, |p| E::round(p).acc());
     }
@@ -208,5 +261,21 @@ impl Attention {
             );
         }
         sums
+    }
+}
+
+/// cap · tanh(x / cap).
+pub(super) fn softcapped<A: Float>(x: A, cap: f64) -> A {
+    A::from_f64(cap * libm::tanh(x.to_f64() / cap))
+}
+
+/// [`rotate`] for pairs that lie side by side.
+fn rotate_neighbours<E: Element>(head: &mut [E], turn: &Turn<E>) {
+    let (even, odd) = (head.iter().step_by(2), head.iter().skip(1).step_by(2));
+    let mut halves: Vec<E> = even.chain(odd).copied().collect();
+    rotate(&mut halves, turn);
+    let (first, second) = halves.split_at(head.len() / 2);
+    for (pair, (&a, &b)) in head.chunks_exact_mut(2).zip(first.iter().zip(second)) {
+        pair.copy_from_slice(&[a, b]);
     }
 }

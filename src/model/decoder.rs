@@ -1,9 +1,52 @@
 //! The decoder around the blocks: embedding, final norm, head.
 
+use super::attention::softcapped;
 use super::run::Run;
-use super::{Cache, Changed, EmbeddingScale, LayerChange, Model, Sequence};
+use super::{Cache, Changed, EmbeddingScale, LayerChange, Model, RmsNorm, Sequence};
 use crate::error::{Error, Result};
-use crate::tensor::{Element, Matrix, round_to_bf16};
+use crate::tensor::{Dtype, Element, Matrix, Tensor, round_to_bf16};
+
+/// What a row of the embedding is multiplied by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Embedding {
+    /// √hidden, rounded.
+    Scaled(EmbeddingScale),
+    /// √hidden, rounded to bf16 in f64 and f32, and to f32 in bf16: not the type that it should be.
+    OtherType,
+    /// Nothing.
+    Unscaled,
+}
+
+impl Default for Embedding {
+    fn default() -> Self {
+        Self::Scaled(EmbeddingScale::default())
+    }
+}
+
+impl Embedding {
+    /// How √hidden is rounded where it is as it should be.
+    pub(crate) fn scale(self) -> EmbeddingScale {
+        match self {
+            Self::Scaled(scale) => scale,
+            Self::OtherType | Self::Unscaled => EmbeddingScale::default(),
+        }
+    }
+
+    /// The number, for a width and a compute type.
+    pub(crate) fn factor(self, hidden_size: usize, dtype: Dtype) -> f64 {
+        let root = (hidden_size as f64).sqrt();
+        let bf16 = round_to_bf16(root).to_f64();
+        match (self, dtype) {
+            (Self::Unscaled, _) => 1.0,
+            (Self::Scaled(EmbeddingScale::Bf16), _)
+            | (Self::Scaled(EmbeddingScale::Compute), Dtype::Bf16)
+            | (Self::OtherType, Dtype::F64 | Dtype::F32) => bf16,
+            (Self::Scaled(EmbeddingScale::Compute), Dtype::F64) => root,
+            (Self::Scaled(EmbeddingScale::Compute), Dtype::F32)
+            | (Self::OtherType, Dtype::Bf16) => f64::from(root as f32),
+        }
+    }
+}
 
 impl Model {
     /// An empty cache for one sequence.
@@ -52,16 +95,34 @@ impl Model {
         }
     }
 
+    /// The rows of the embedding, and what they are multiplied by in a compute type.
+    pub(crate) fn embedding(&self, dtype: Dtype) -> (&Tensor, f64) {
+        let factor = self.embedding.factor(self.config().hidden_size, dtype);
+        (&self.embed_tokens, factor)
+    }
+
+    /// The norm before the head.
+    pub(crate) fn norm(&self) -> &RmsNorm {
+        &self.norm
+    }
+
+    /// The head `[vocab, hidden]`.
+    pub(crate) fn lm_head(&self) -> &Tensor {
+        &self.lm_head
+    }
+
+    /// What logits are capped at, which Gemma 3's are not.
+    pub(crate) fn final_softcap(&self) -> Option<f64> {
+        self.final_softcap
+    }
+
     /// The embedding times its scale, `[tokens, hidden]`.
     pub(crate) fn embed<E: Element>(&self, run: &mut Run<'_>, tokens: &[u32]) -> Matrix<E> {
-        let root = (self.config().hidden_size as f64).sqrt();
-        let scale = match self.embedding_scale {
-            EmbeddingScale::Compute => E::from_f64(root).acc(),
-            EmbeddingScale::Bf16 => E::Acc::from_f64(round_to_bf16(root).to_f64()),
-        };
-        let mut x: Matrix<E> = Matrix::zeros(tokens.len(), self.config().hidden_size);
+        let (weight, factor) = self.embedding(E::DTYPE);
+        let scale = E::Acc::from_f64(factor);
+        let mut x: Matrix<E> = Matrix::zeros(tokens.len(), weight.cols());
         for (&token, x) in tokens.iter().zip(x.iter_rows_mut()) {
-            self.embed_tokens.read_row(token as usize, x);
+            weight.read_row(token as usize, x);
             for x in x {
                 *x = E::round(x.acc() * scale);
             }
@@ -120,7 +181,10 @@ impl Model {
     pub(crate) fn logits<E: Element>(&self, run: &mut Run<'_>, x: &Matrix<E>) -> Result<Matrix<E>> {
         let x = self.norm.forward(run.level, x);
         run.record_global("model.norm", &x);
-        let logits = E::round_all(run.matmul(&x, &self.lm_head));
+        let mut logits = E::round_all(run.matmul(&x, &self.lm_head));
+        if let Some(cap) = self.final_softcap {
+            logits = logits.map(|l| E::round(softcapped(l.acc(), cap)));
+        }
         run.record_global("lm_head", &logits);
         self.check_finite(&logits, || "lm_head".into())?;
         Ok(logits)

@@ -4,15 +4,16 @@ use super::change::{Changed, LayerChange, changed};
 use super::norm::RmsNorm;
 use super::run::Run;
 use crate::kernels::Rows;
-use crate::kernels::activation::gelu_tanh;
+use crate::kernels::activation::Activation;
 use crate::tensor::{Element, Matrix, Tensor};
 
 /// h = gelu_tanh(W_gate z) ⊙ (W_up z) with z = pre_feedforward_layernorm(v).
 #[derive(Clone, Debug)]
 pub struct Inner {
-    pub(super) pre_feedforward_layernorm: RmsNorm,
-    pub(super) gate_proj: Tensor,
-    pub(super) up_proj: Tensor,
+    pub(crate) pre_feedforward_layernorm: RmsNorm,
+    pub(crate) gate_proj: Tensor,
+    pub(crate) up_proj: Tensor,
+    pub(crate) activation: Activation,
 }
 
 impl Inner {
@@ -48,7 +49,7 @@ impl Inner {
         let [gate, up] = run.matmuls(z, projections.map(Rows::Stored));
         let gate = changed(run, z, gate, of(|c| c.gate.as_ref()));
         run.record("mlp.gate_proj", &gate);
-        let act = gelu_tanh(run.level, &gate);
+        let act = self.activation.of(run.level, &gate);
         run.record("mlp.act_fn", &act);
         let up = changed(run, z, up, of(|c| c.up.as_ref()));
         run.record("mlp.up_proj", &up);

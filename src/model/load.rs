@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::attention::Attention;
-use super::{Block, Inner, Model, Outer, RmsNorm};
+use super::attention::{Attention, Turning};
+use super::{Block, Embedding, Inner, Model, Outer, RmsNorm, Scaling};
 use crate::checkpoint::{Access, Checkpoint, Config, LayerKind, Tensors};
 use crate::error::{Error, Result};
+use crate::kernels::activation::Activation;
 use crate::kernels::{Backend, Level, Rotation};
 use crate::tensor::Tensor;
 
@@ -74,6 +75,7 @@ impl Model {
         let norm = RmsNorm {
             weight: tensors.get("model.norm.weight", &[hidden])?,
             eps: config.rms_norm_eps,
+            scaling: Scaling::default(),
         };
         let lm_head = if config.tie_word_embeddings && !tensors.contains("lm_head.weight") {
             embed_tokens.clone()
@@ -87,7 +89,8 @@ impl Model {
             lm_head,
             level: options.level.unwrap_or_else(Level::best),
             backend: Backend::default(),
-            embedding_scale: options.embedding_scale,
+            embedding: Embedding::Scaled(options.embedding_scale),
+            final_softcap: None,
             checkpoint,
         })
     }
@@ -100,12 +103,14 @@ impl Model {
         with: impl IntoIterator<Item = (String, Tensor)>,
     ) -> Result<Self> {
         let options = ModelOptions {
-            access: Access::default(),
             level: Some(self.level),
-            embedding_scale: self.embedding_scale,
+            ..ModelOptions::default()
         };
         let model = Self::from_checkpoint(self.checkpoint.replaced(with), options)?;
-        Ok(model.on(self.backend))
+        Ok(Self {
+            embedding: self.embedding,
+            ..model.on(self.backend)
+        })
     }
 }
 
@@ -149,6 +154,7 @@ impl Loader<'_> {
                 pre_feedforward_layernorm: self.norm("pre_feedforward_layernorm", hidden_size)?,
                 gate_proj: self.weight("mlp.gate_proj", &[intermediate_size, hidden_size])?,
                 up_proj: self.weight("mlp.up_proj", &[intermediate_size, hidden_size])?,
+                activation: Activation::GeluTanh,
             },
             outer: Outer {
                 down_proj: self.weight("mlp.down_proj", &[hidden_size, intermediate_size])?,
@@ -179,6 +185,8 @@ impl Loader<'_> {
             scaling: 1.0 / self.config.query_pre_attn_scalar.sqrt(),
             window: (kind == LayerKind::Sliding).then_some(self.config.sliding_window),
             rotation: Rotation::new(head_dim, rope.theta, rope.factor),
+            turning: Turning::default(),
+            softcap: None,
         })
     }
 
@@ -186,6 +194,7 @@ impl Loader<'_> {
         Ok(RmsNorm {
             weight: self.weight(name, &[length])?,
             eps: self.config.rms_norm_eps,
+            scaling: Scaling::default(),
         })
     }
 

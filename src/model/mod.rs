@@ -9,6 +9,7 @@ mod disturbance;
 pub mod generate;
 mod inner;
 mod load;
+mod mutation;
 mod norm;
 mod outer;
 mod run;
@@ -16,12 +17,16 @@ mod session;
 
 pub use attention::Attention;
 pub(crate) use attention::Sequence;
+pub(crate) use attention::Turning;
 pub use block::Block;
 pub(crate) use cache::Cache;
 pub(crate) use change::{Changed, LayerChange, LinearChange};
+pub(crate) use decoder::Embedding;
 pub use inner::Inner;
 pub use load::{EmbeddingScale, ModelOptions};
+pub use mutation::Mutation;
 pub use norm::RmsNorm;
+pub(crate) use norm::Scaling;
 pub use outer::Outer;
 pub use run::Recorder;
 pub(crate) use run::Run;
@@ -41,7 +46,9 @@ pub struct Model {
     lm_head: Tensor,
     level: Level,
     backend: Backend,
-    embedding_scale: EmbeddingScale,
+    embedding: Embedding,
+    /// Logits l become cap · tanh(l / cap), which Gemma 3 does not do.
+    final_softcap: Option<f64>,
 }
 
 impl Model {
@@ -57,7 +64,7 @@ impl Model {
 
     /// The rounding of the embedding's scale.
     pub fn embedding_scale(&self) -> EmbeddingScale {
-        self.embedding_scale
+        self.embedding.scale()
     }
 
     /// The blocks in order.

@@ -9,8 +9,8 @@ use crate::tensor::{Element, Matrix, Tensor};
 /// g = m ⊙ n(d) with d = W_down h and m = 1 + post_feedforward_layernorm.weight.
 #[derive(Clone, Debug)]
 pub struct Outer {
-    pub(super) down_proj: Tensor,
-    pub(super) post_feedforward_layernorm: RmsNorm,
+    pub(crate) down_proj: Tensor,
+    pub(crate) post_feedforward_layernorm: RmsNorm,
 }
 
 impl Outer {

@@ -52,12 +52,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// A pass whose matrix products are off as another platform's may be, at random.
-    pub(crate) fn disturbed(model: &Model, seed: u64) -> Self {
-        Self {
-            disturbance: Some(Disturbance::new(seed)),
-            ..Self::new(model, None, None)
-        }
+    /// The same pass, whose matrix products are off as another platform's may be, at random.
+    pub(crate) fn disturbed(mut self, seed: u64) -> Self {
+        self.disturbance = Some(Disturbance::new(seed));
+        self
     }
 
     /// W x for every row of `x` `[tokens, in]`: `[tokens, out]`, not yet rounded to the compute type.

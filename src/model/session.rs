@@ -26,6 +26,8 @@ pub struct Session<'m, E: Element> {
     /// The most bytes of the cache.
     cache_limit: Option<usize>,
     cancel: Option<Arc<AtomicBool>>,
+    /// Where the random numbers of a [disturbed](Run::disturbed) pass start.
+    disturbed: Option<u64>,
     /// Tokens have gone through some layers and not through all.
     spent: bool,
 }
@@ -41,6 +43,7 @@ impl<'m, E: Element> Session<'m, E> {
             chunk: CHUNK,
             cache_limit: None,
             cancel: None,
+            disturbed: None,
             spent: false,
         }
     }
@@ -80,6 +83,12 @@ impl<'m, E: Element> Session<'m, E> {
     #[must_use]
     pub fn with_cancel(mut self, cancel: Arc<AtomicBool>) -> Self {
         self.cancel = Some(cancel);
+        self
+    }
+
+    /// The same sequence, whose passes are [disturbed](Run::disturbed).
+    pub(crate) fn disturbed(mut self, seed: u64) -> Self {
+        self.disturbed = Some(seed);
         self
     }
 
@@ -124,7 +133,11 @@ impl<'m, E: Element> Session<'m, E> {
         }
         self.model.check_tokens(tokens, self.position)?;
         self.check_room(tokens.len())?;
-        Ok(Run::new(self.model, recorder, self.cancel.clone()))
+        let run = Run::new(self.model, recorder, self.cancel.clone());
+        Ok(match self.disturbed {
+            None => run,
+            Some(seed) => run.disturbed(seed),
+        })
     }
 
     /// Refuses `tokens` more than there is room for, in the model's positions and in the

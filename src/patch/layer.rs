@@ -152,7 +152,7 @@ impl<'a, E: Element> Layer<'a, E> {
         d_ctx: &[f64],
         t: &[f64],
     ) -> Result<Vec<f64>, Precondition> {
-        let (m, eps) = (self.norm().scale::<f64>(), self.norm().eps());
+        let (m, eps) = (self.stored_scale(), self.norm().eps());
         let (wanted, m, case) = match self.method.solver {
             Solver::Theorem1 | Solver::Span => {
                 self.report.case = Case::Regular;
@@ -184,7 +184,7 @@ impl<'a, E: Element> Layer<'a, E> {
 
     /// Δm, for the n(d) that there really is: `m` is the scale that the solver had in mind.
     fn solve_scale(&mut self, m: &[f64], n: &[f64], t: &[f64]) -> Result<(), Precondition> {
-        let stored = self.norm().scale::<f64>();
+        let stored = self.stored_scale();
         let plus = |delta_m: Vec<f64>| {
             stored
                 .iter()
@@ -209,6 +209,12 @@ impl<'a, E: Element> Layer<'a, E> {
         self.change.scale = Some(overlay::scale::<E>(&scale, self.method.form));
         self.patch.scale = Some(scale);
         Ok(())
+    }
+
+    /// m.
+    fn stored_scale(&self) -> Vec<f64> {
+        let m = self.norm().scale::<E>().into_iter();
+        m.map(Element::to_f64).collect()
     }
 
     fn norm(&self) -> &RmsNorm {

@@ -30,7 +30,7 @@ impl<'m, E: Element> Disturbed<'m, E> {
         Self {
             model,
             overlay,
-            run: Run::disturbed(model, seed),
+            run: Run::new(model, None, None).disturbed(seed),
             caches: (0..RUNS).map(|_| model.new_cache()).collect(),
         }
     }

@@ -265,7 +265,7 @@ impl<'a, E: Element> Solving<'a, E> {
         let h = block.inner.output(run, &z, &[]);
         let d = block.outer.products(run, &h);
 
-        let m = norm.scale::<f64>();
+        let m: Vec<f64> = norm.scale::<E>().into_iter().map(Element::to_f64).collect();
         let mut report = LayerReport::default();
         let mut said = Vec::new();
         let mut delta_d = Matrix::zeros(v.rows() - self.stay, v.cols());
