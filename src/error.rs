@@ -691,6 +691,72 @@ pub enum Error {
         /// The part that is wrong.
         part: String,
     },
+    // ---- comparing recordings ---------------------------------------------------------------
+    /// A recording that does not say what it is of.
+    #[error("{} is no reference: it does not say its model and tokens; make one with `context-patch trace`", path.display())]
+    NotAReference {
+        /// The recording.
+        path: PathBuf,
+    },
+    /// Two recordings of different weights.
+    #[error("{} or the reference is a recording of other weights than those of {model}; record the same model again, or name the right one with --model", path.display())]
+    OtherModel {
+        /// The recording.
+        path: PathBuf,
+        /// The model's name.
+        model: String,
+    },
+    /// Two recordings of different tokens.
+    #[error("{} is a recording of other tokens than the reference; record the same ids again", path.display())]
+    OtherTokens {
+        /// The recording.
+        path: PathBuf,
+    },
+    /// Two recordings with no tensor in common.
+    #[error("{} has no tensor of {}; --map FILE can say what its names mean", path.display(), reference.display())]
+    NothingInCommon {
+        /// The recording.
+        path: PathBuf,
+        /// The reference.
+        reference: PathBuf,
+    },
+    /// A recording that has less than the reference.
+    #[error("{} lacks {missing} of the reference's tensors, {first} first; record them, or compare what is there with --partial", path.display())]
+    MissingRecordings {
+        /// The recording.
+        path: PathBuf,
+        /// How many.
+        missing: usize,
+        /// The first in forward order.
+        first: String,
+    },
+    /// Not as many tokens as the reference has.
+    #[error("{}: {} has {rows} rows where the reference has {expected}; record the same tokens", path.display(), shown(tensor))]
+    RecordedRows {
+        /// The recording.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its rows.
+        rows: usize,
+        /// Those of the reference.
+        expected: usize,
+    },
+    /// A folder without results for the conformance kit.
+    #[error("{} has no results: put recordings there as CASE/f32.safetensors or CASE/bf16.safetensors", path.display())]
+    NoResults {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A bug that would not show.
+    #[error("the bug {bug} would not show here: {why}")]
+    NoEffect {
+        /// Its name.
+        bug: &'static str,
+        /// Why.
+        why: String,
+    },
+
     /// The whole context stays.
     #[error("nothing is left to absorb: all {context} tokens of the context stay")]
     NothingToAbsorb {

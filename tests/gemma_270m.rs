@@ -7,12 +7,15 @@ mod common;
 #[path = "gemma_270m/pinned.rs"]
 mod pinned;
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use common::compared::{Bench, with_factor_and_scalar};
 use common::{Golden, linf, reference, top_and_margin};
+use context_patch::model::Mutation;
 use context_patch::patch::{Form, Method, Positions, Solver};
-use context_patch::tensor::{Element, Matrix};
+use context_patch::tensor::{Dtype, Element, Matrix};
 use context_patch::verify::{Keep, PROMPTS, Step, Summary, Verification};
 use context_patch::{Model, Session};
 use half::bf16;
@@ -21,7 +24,7 @@ use serde_json::Value;
 
 type Test = fn() -> Result<(), Failed>;
 
-const TESTS: [(&str, Test); 15] = [
+const TESTS: [(&str, Test); 16] = [
     (
         "the_tokenizer_gives_hugging_faces_ids",
         the_tokenizer_gives_hugging_faces_ids,
@@ -58,6 +61,7 @@ const TESTS: [(&str, Test); 15] = [
         "apply_writes_what_the_prompt_would",
         apply_writes_what_the_prompt_would,
     ),
+    ("compare_finds_known_bugs", compare_finds_known_bugs),
 ];
 
 fn directory() -> std::path::PathBuf {
@@ -440,5 +444,46 @@ fn apply_writes_what_the_prompt_would() -> Result<(), Failed> {
         assert_eq!(written, generate(prompt));
         assert_ne!(written, generate(":"));
     }
+    Ok(())
+}
+
+/// More tokens than the window, so that its bugs show.
+fn longer_than_the_window() -> Vec<u32> {
+    let longest = prompts()
+        .into_iter()
+        .map(|prompt| prompt.ids)
+        .max_by_key(Vec::len);
+    let mut ids = longest.unwrap();
+    ids.truncate(model().config().sliding_window + 20);
+    ids
+}
+
+/// Every bug at its tensor and by its name, in the layers up to the first full one; without a bug nothing, anywhere.
+fn compare_finds_known_bugs() -> Result<(), Failed> {
+    let ids = longer_than_the_window();
+    for threads in [1, 2] {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()?;
+        let clean = Bench::new(model().clone(), ids[..60].to_vec(), &[]);
+        pool.install(|| {
+            for dtype in [Dtype::F32, Dtype::Bf16] {
+                let report = clean.report(dtype, None);
+                assert!(report.finding.is_none(), "{dtype}: {:?}", report.finding);
+                assert_eq!(report.rows.len(), 363);
+            }
+        });
+    }
+    let mut found = BTreeSet::new();
+    let globs: Vec<_> = (0..6).map(|i| format!("model.layers.{i}{{,.*}}")).collect();
+    let globs = [&["model.embed_tokens".to_owned()], &globs[..]].concat();
+    for model in [model().clone(), with_factor_and_scalar(&directory())] {
+        let bench = Bench::new(model, ids.clone(), &globs);
+        for dtype in [Dtype::F32, Dtype::Bf16] {
+            assert!(bench.report(dtype, None).finding.is_none(), "{dtype}");
+            found.extend(bench.find_all(dtype).into_iter().map(Mutation::name));
+        }
+    }
+    assert_eq!(found.len(), Mutation::ALL.len());
     Ok(())
 }

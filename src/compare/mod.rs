@@ -1,16 +1,361 @@
-//! Recordings of other engines, brought under our names and into our shapes.
+//! Where another engine's recording parts from ours, and why.
 //!
-//! [`Recording`] opens what an engine recorded: a safetensors file, an `.npz`, or a folder of `.npy` files. The
-//! names of Hugging Face modules, llama.cpp and TransformerLens are known ([`Point`]), whatever else there is can be said
-//! by a map file ([`Rules`]).
+//! [`Recording`] opens what an engine recorded: a safetensors file, an `.npz`, or a folder of `.npy` files. The names of
+//! Hugging Face modules, llama.cpp and TransformerLens are known ([`Point`]), whatever else there is can be said by a map
+//! file ([`Rules`]). [`Comparison`] holds it against a recording by [`trace`].
+//!
+//! Two recordings of one pass never agree to the last bit, so a difference by itself says little: it may have come in with
+//! what an operation was given. So every operation is done again on the numbers that the other engine itself recorded
+//! ([`operation`]), and its own outcome is held against that. What is left is the error that it **added**; what the
+//! replay is off from our recording is the error that it **inherited**. A number that no order of sums and no fused
+//! operation could give is *beyond* what rounding may do, and the first tensor that has one is the finding.
+//!
+//! Where a tensor's inputs were not recorded there is nothing to replay from. Then it is held against our whole pass,
+//! and it is beyond where it is further off than twice what passes are that have random errors of the size of rounding in every
+//! product.
+//!
+//! The finding's cause is looked for among the [known bugs](Mutation): one whose replay leaves nothing beyond.
 
+mod distance;
+mod interval;
 mod layout;
 mod names;
 mod npy;
+mod operation;
+mod passes;
 mod recording;
+mod replay;
+mod report;
 mod rules;
 mod source;
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+pub use distance::Distance;
 pub use names::{ALIASES, Point};
-pub use recording::Recording;
+pub use recording::{Recording, model_of};
+pub use report::{Beyond, Cause, Finding, Floor, Report, Row};
 pub use rules::Rules;
+
+use passes::Pass;
+use replay::Replay;
+
+use crate::error::{Error, Result};
+use crate::model::{Model, Mutation};
+use crate::tensor::{Dtype, Matrix};
+use crate::trace;
+
+/// Two recordings of one pass, fit to be compared.
+pub struct Comparison<'a> {
+    model: &'a Model,
+    reference: &'a Recording,
+    other: &'a Recording,
+    tokens: &'a [u32],
+    /// The compute type of `other`.
+    dtype: Dtype,
+    /// What both have, in forward order.
+    names: Vec<String>,
+    /// What the reference has and `other` has not.
+    missing: Vec<String>,
+}
+
+impl<'a> Comparison<'a> {
+    /// Looks whether `other`, which an engine recorded in compute type `dtype` (what it says itself, or what its numbers
+    /// are, where that is `None`), can be held against `reference`, which is a recording of `model` by [`trace`].
+    /// `partial`: it may lack tensors.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAReference`], [`Error::OtherModel`], [`Error::OtherTokens`], [`Error::NothingInCommon`],
+    /// [`Error::MissingRecordings`], [`Error::RecordedRows`], and those of [`Recording::read`].
+    pub fn new(
+        model: &'a Model,
+        reference: &'a Recording,
+        other: &'a Recording,
+        dtype: Option<Dtype>,
+        partial: bool,
+    ) -> Result<Self> {
+        let (hash, tokens) = identity(reference)?;
+        same_model(model, hash, other)?;
+        let (names, missing) = common(model, reference, other)?;
+        if !partial && let Some(name) = missing.first() {
+            return Err(Error::MissingRecordings {
+                path: other.path().into(),
+                missing: missing.len(),
+                first: name.clone(),
+            });
+        }
+        let comparison = Self {
+            model,
+            reference,
+            other,
+            tokens,
+            dtype: match dtype.or(other.dtype()) {
+                Some(dtype) => dtype,
+                None => guess(other, &names)?,
+            },
+            names,
+            missing,
+        };
+        if !comparison.lacks_bos() {
+            comparison.check_tokens()?;
+        }
+        Ok(comparison)
+    }
+
+    /// The compute type of the other recording.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// How many tensors are compared.
+    pub fn tensors(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Compares; `on_tensor` is called after each.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Recording::read`] and of [`Session::forward`](crate::Session::forward).
+    pub fn run(&self, mut on_tensor: impl FnMut()) -> Result<Report> {
+        let mut report = Report {
+            reference: self.reference.path().display().to_string(),
+            other: self.other.path().display().to_string(),
+            model: self.model.checkpoint().name().to_owned(),
+            dtype: self.dtype.to_string(),
+            tokens: self.tokens.len(),
+            rows: vec![],
+            missing: self.missing.clone(),
+            finding: None,
+        };
+        if self.lacks_bos() {
+            report.finding = Some(self.missing_bos()?);
+            return Ok(report);
+        }
+        let floors = floors_of(self.model, self.reference, self.tokens, &self.names)?;
+        let replay = self.replay(self.model)?;
+        for name in &self.names {
+            let floor = floors.get(name).copied().unwrap_or_default();
+            let row = self.row(&replay, name, floor)?;
+            if report.finding.is_none() && row.beyond.is_some() {
+                report.finding = Some(self.finding(&row)?);
+            }
+            report.rows.push(row);
+            on_tensor();
+        }
+        Ok(report)
+    }
+
+    fn replay<'r>(&'r self, model: &'r Model) -> Result<Replay<'r>> {
+        Replay::new(model, self.dtype, self.tokens, self.other, &self.names)
+    }
+
+    fn row(&self, replay: &Replay<'_>, name: &str, floor: Floor) -> Result<Row> {
+        let checked = replay.check(name, Some(self.reference))?;
+        Ok(Row {
+            name: name.to_owned(),
+            distance: checked.distance,
+            floor,
+            replayed: checked.replayed,
+            inherited: checked.inherited,
+            added: checked.added,
+            numbers: checked.numbers,
+            beyond: checked.beyond,
+        })
+    }
+
+    /// The finding, with the bugs that explain it.
+    fn finding(&self, row: &Row) -> Result<Finding> {
+        let mut causes = Vec::new();
+        for mutation in Mutation::ALL {
+            if self.explains(mutation, &row.name)? {
+                causes.push(Cause::from(mutation));
+            }
+        }
+        Ok(Finding {
+            tensor: row.name.clone(),
+            causes,
+        })
+    }
+
+    /// Whether a bug gives the tensor as the other engine has it.
+    fn explains(&self, mutation: Mutation, name: &str) -> Result<bool> {
+        let (config, tokens) = (self.model.config(), self.tokens.len());
+        let shows = mutation
+            .without_effect(config, self.dtype, tokens)
+            .is_none();
+        if !shows || mutation == Mutation::MissingBos {
+            return Ok(false);
+        }
+        let wrong = self.model.clone().mutated(mutation);
+        let replay = Replay::new(
+            &wrong,
+            self.dtype,
+            self.tokens,
+            self.other,
+            &[name.to_owned()],
+        )?;
+        Ok(replay.check(name, None)?.beyond.is_none())
+    }
+
+    /// Whether the other recording has a row less, or says itself that it ran all tokens but the first.
+    fn lacks_bos(&self) -> bool {
+        let all_but_first = self.tokens.len() - 1;
+        match self.other.ids() {
+            Some(ids) => ids == &self.tokens[1..],
+            None => {
+                let reference = self.reference.tokens();
+                reference == self.tokens.len() && self.other.tokens() == all_but_first
+            }
+        }
+    }
+
+    /// The finding for a recording of all tokens but the first: that what it has fits these.
+    fn missing_bos(&self) -> Result<Finding> {
+        let name = &self.names[0];
+        let tokens = Mutation::MissingBos.tokens(self.tokens);
+        let names = std::slice::from_ref(name);
+        let replay = Replay::new(self.model, self.dtype, tokens, self.other, names)?;
+        match replay.check(name, None)?.beyond {
+            None => Ok(Finding {
+                tensor: name.clone(),
+                causes: vec![Mutation::MissingBos.into()],
+            }),
+            Some(_) => Err(self.other_rows(name, self.other.rows(name))),
+        }
+    }
+
+    fn check_tokens(&self) -> Result<()> {
+        if self.other.ids().is_some_and(|ids| ids != self.tokens) {
+            return Err(Error::OtherTokens {
+                path: self.other.path().into(),
+            });
+        }
+        match self.other.tokens() == self.reference.tokens() {
+            true => Ok(()),
+            false => Err(self.other_rows(&self.names[0], self.other.tokens())),
+        }
+    }
+
+    fn other_rows(&self, name: &str, rows: usize) -> Error {
+        Error::RecordedRows {
+            path: self.other.path().into(),
+            tensor: name.to_owned(),
+            rows,
+            expected: self.reference.tokens(),
+        }
+    }
+}
+
+/// What f32 and bf16 are off from f64 at every tensor of a reference.
+///
+/// # Errors
+///
+/// [`Error::NotAReference`], and those of [`Session::forward`](crate::Session::forward).
+pub fn floors(model: &Model, reference: &Recording) -> Result<BTreeMap<String, Floor>> {
+    let (_, tokens) = identity(reference)?;
+    let (names, _) = common(model, reference, reference)?;
+    floors_of(model, reference, tokens, &names)
+}
+
+fn floors_of(
+    model: &Model,
+    reference: &Recording,
+    tokens: &[u32],
+    names: &[String],
+) -> Result<BTreeMap<String, Floor>> {
+    let pass = |dtype| Pass {
+        model,
+        dtype,
+        tokens,
+        names,
+    };
+    let own = match reference.dtype() {
+        Some(Dtype::F64) => None,
+        _ => Some(pass(Dtype::F64).record()?),
+    };
+    let exact = |name: &str, rows: Range<usize>| match &own {
+        None => {
+            // It may have the last rows only.
+            let absent = tokens.len() - reference.rows(name);
+            let [start, end] = [rows.start, rows.end].map(|row| row.saturating_sub(absent));
+            reference.read_rows(name, start..end)
+        }
+        Some(own) => Ok(own.get(name).map(|own| own.slice_rows(rows))),
+    };
+    let off = |dtype| pass(dtype).distances(&exact);
+    let (f32, bf16) = (off(Dtype::F32)?, off(Dtype::Bf16)?);
+    let pairs = f32.into_iter().map(|(name, f32)| {
+        let bf16 = bf16.get(&name).copied().unwrap_or_default();
+        (name, Floor { f32, bf16 })
+    });
+    Ok(pairs.collect())
+}
+
+/// The hash of the weights and the tokens of a reference.
+fn identity(reference: &Recording) -> Result<(&str, &[u32])> {
+    match (reference.model_hash(), reference.ids()) {
+        (Some(hash), Some(ids)) if !ids.is_empty() => Ok((hash, ids)),
+        _ => Err(Error::NotAReference {
+            path: reference.path().into(),
+        }),
+    }
+}
+
+/// Refuses recordings of other weights than the model's.
+fn same_model(model: &Model, reference: &str, other: &Recording) -> Result<()> {
+    let hash = model.checkpoint().tensors().content_hash();
+    let differs = reference != hash || other.model_hash().is_some_and(|other| other != hash);
+    match differs {
+        false => Ok(()),
+        true => Err(Error::OtherModel {
+            path: other.path().into(),
+            model: model.checkpoint().name().to_owned(),
+        }),
+    }
+}
+
+/// The names that both recordings have, and those that the second lacks.
+fn common(
+    model: &Model,
+    reference: &Recording,
+    other: &Recording,
+) -> Result<(Vec<String>, Vec<String>)> {
+    let names = trace::names(model.config()).into_iter();
+    let recorded = names.filter(|name| reference.contains(name));
+    let (names, missing): (Vec<_>, Vec<_>) = recorded.partition(|name| other.contains(name));
+    match names.is_empty() {
+        false => Ok((names, missing)),
+        true => Err(Error::NothingInCommon {
+            path: other.path().into(),
+            reference: reference.path().into(),
+        }),
+    }
+}
+
+/// The narrowest compute type that has the numbers of a recording.
+fn guess(recording: &Recording, names: &[String]) -> Result<Dtype> {
+    let mut dtype = Dtype::Bf16;
+    for name in names.iter().take(3) {
+        let Some(numbers) = recording.read_rows(name, 0..1)? else {
+            continue;
+        };
+        for dtype_too in [Dtype::F32, Dtype::F64] {
+            let fits = |x: &f64| interval::Rounding(dtype).nearest(*x) == *x;
+            if !numbers.as_slice().iter().all(fits) {
+                dtype = dtype_too;
+            }
+        }
+    }
+    Ok(dtype)
+}
+
+/// The last rows, as many as were recorded.
+fn last_rows(tensor: Matrix<f64>, rows: usize) -> Matrix<f64> {
+    match tensor.rows().checked_sub(rows) {
+        None | Some(0) => tensor,
+        Some(first) => tensor.slice_rows(first..tensor.rows()),
+    }
+}

@@ -1,6 +1,7 @@
 //! A recording: which tensors it has, checked when it is opened, and their numbers, read when asked for.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -282,6 +283,20 @@ impl Recording {
     ///
     /// [`Error::RecordingValue`] for NaN and infinity.
     pub fn read(&self, name: &str) -> Result<Option<Matrix<f64>>> {
+        self.read_rows(name, 0..self.rows(name))
+    }
+
+    /// How many rows our tensor `name` has; none where it is not there.
+    pub fn rows(&self, name: &str) -> usize {
+        self.tensors.get(name).map_or(0, |entry| entry.layout.rows)
+    }
+
+    /// Some rows of our tensor `name`, as [`read`](Self::read) gives them all.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read).
+    pub fn read_rows(&self, name: &str, rows: Range<usize>) -> Result<Option<Matrix<f64>>> {
         let Some(Entry {
             theirs,
             tensor,
@@ -291,15 +306,15 @@ impl Recording {
         else {
             return Ok(None);
         };
-        let mut matrix = Matrix::zeros(layout.rows, layout.cols);
-        let numbers = (!layout.is_plain()).then(|| tensor.to_vec::<f64>());
-        match numbers {
-            None => read_plain(tensor, matrix.as_mut_slice()),
-            Some(numbers) => {
-                for (row, out) in matrix.iter_rows_mut().enumerate() {
-                    for (col, x) in out.iter_mut().enumerate() {
-                        *x = numbers[layout.at(row, col)];
-                    }
+        let first = rows.start;
+        let mut matrix = Matrix::zeros(rows.len(), layout.cols);
+        if layout.is_plain() {
+            read_plain(tensor, first * layout.cols, matrix.as_mut_slice());
+        } else {
+            let numbers = tensor.to_vec::<f64>();
+            for (row, out) in rows.zip(matrix.iter_rows_mut()) {
+                for (col, x) in out.iter_mut().enumerate() {
+                    *x = numbers[layout.at(row, col)];
                 }
             }
         }
@@ -315,7 +330,7 @@ impl Recording {
             path: self.path.clone(),
             tensor: theirs.clone(),
             point: name.into(),
-            row: at / layout.cols,
+            row: first + at / layout.cols,
             column: at % layout.cols,
             value: numbers[at],
         })
@@ -353,9 +368,19 @@ impl Recording {
     }
 }
 
-/// Reads a tensor's numbers in their order.
-fn read_plain(tensor: &Tensor, out: &mut [f64]) {
-    for (row, out) in out.chunks_mut(tensor.cols()).enumerate() {
-        tensor.read_row(row, out);
+/// Reads a tensor's numbers in their order, from number `first` on, which begins one of its rows.
+fn read_plain(tensor: &Tensor, first: usize, out: &mut [f64]) {
+    let cols = tensor.cols();
+    for (row, out) in out.chunks_mut(cols).enumerate() {
+        tensor.read_row(first / cols + row, out);
     }
+}
+
+/// The name of the model that the recording in `path` is of, where its metadata has `model`.
+///
+/// # Errors
+///
+/// Those of [`Recording::open`] for files that are damaged.
+pub fn model_of(path: &Path) -> Result<Option<String>> {
+    Ok(Source::open(path)?.metadata.remove("model"))
 }

@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+pub mod compared;
 pub mod ways;
 
 use std::path::{Path, PathBuf};

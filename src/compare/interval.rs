@@ -1,0 +1,161 @@
+//! A number and how far off a correct computation of it may be.
+
+use crate::tensor::{Dtype, round_to_bf16};
+
+/// What a number may come to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Interval {
+    pub(super) low: f64,
+    /// What it comes to with nothing rounded but what the compute type asks for.
+    pub(super) value: f64,
+    pub(super) high: f64,
+}
+
+impl Interval {
+    /// A number that is known.
+    pub(super) fn exactly(value: f64) -> Self {
+        Self {
+            low: value,
+            value,
+            high: value,
+        }
+    }
+
+    /// A number that may be `off` too small or too large.
+    pub(super) fn around(value: f64, off: f64) -> Self {
+        Self::exactly(value).off(off)
+    }
+
+    /// The same, `off` more in both directions.
+    pub(super) fn off(self, off: f64) -> Self {
+        Self {
+            low: self.low - off,
+            high: self.high + off,
+            ..self
+        }
+    }
+
+    /// The larger of |low| and |high|.
+    pub(super) fn size(self) -> f64 {
+        self.low.abs().max(self.high.abs())
+    }
+
+    /// A function that does not fall.
+    pub(super) fn map(self, f: impl Fn(f64) -> f64) -> Self {
+        Self {
+            low: f(self.low),
+            value: f(self.value),
+            high: f(self.high),
+        }
+    }
+
+    pub(super) fn times(self, other: Self) -> Self {
+        let corners = [
+            self.low * other.low,
+            self.low * other.high,
+            self.high * other.low,
+            self.high * other.high,
+        ];
+        Self {
+            low: corners.into_iter().fold(f64::INFINITY, f64::min),
+            value: self.value * other.value,
+            high: corners.into_iter().fold(f64::NEG_INFINITY, f64::max),
+        }
+    }
+
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            low: self.low + other.low,
+            value: self.value + other.value,
+            high: self.high + other.high,
+        }
+    }
+
+    pub(super) fn minus(self, other: Self) -> Self {
+        Self {
+            low: self.low - other.high,
+            value: self.value - other.value,
+            high: self.high - other.low,
+        }
+    }
+
+    pub(super) fn contains(self, x: f64) -> bool {
+        self.low <= x && x <= self.high
+    }
+}
+
+/// How a compute type rounds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rounding(pub(super) Dtype);
+
+impl Rounding {
+    /// The relative error of one operation on sums. In f64 the replay is off as much as what it is held against.
+    pub(super) fn unit(self) -> f64 {
+        match self.0 {
+            Dtype::F64 => f64::EPSILON,
+            Dtype::F32 | Dtype::Bf16 => Dtype::F32.unit_roundoff(),
+        }
+    }
+
+    /// The relative error of a sum of `n` terms in whatever order: a random walk of n roundings.
+    pub(super) fn walk(self, n: usize) -> f64 {
+        (n as f64).sqrt() * self.unit()
+    }
+
+    /// The number of the compute type that is next to x.
+    pub(super) fn nearest(self, x: f64) -> f64 {
+        match self.0 {
+            Dtype::F64 => x,
+            Dtype::F32 => f64::from(x as f32),
+            Dtype::Bf16 => round_to_bf16(x).to_f64(),
+        }
+    }
+
+    /// A number after it is written down in the compute type. bf16 rounds wherever Hugging Face's eager code does; in
+    /// the others a fused operation may leave a rounding out.
+    pub(super) fn of(self, x: Interval) -> Interval {
+        let rounded = x.map(|x| self.nearest(x));
+        match self.0 {
+            Dtype::Bf16 => rounded,
+            Dtype::F64 | Dtype::F32 => Interval {
+                low: rounded.low.min(x.low),
+                value: rounded.value,
+                high: rounded.high.max(x.high),
+            },
+        }
+    }
+
+    /// The outcome of one operation, which is rounded.
+    pub(super) fn once(self, x: Interval) -> Interval {
+        self.of(x.off(self.unit() * x.size()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_take_the_outermost_corners() {
+        let a = Interval::around(1.0, 3.0);
+        let b = Interval::around(-2.0, 1.0);
+        let product = a.times(b);
+        assert_eq!(
+            (product.low, product.value, product.high),
+            (-12.0, -2.0, 6.0)
+        );
+        let difference = a.minus(b);
+        assert_eq!((difference.low, difference.high), (-1.0, 7.0));
+    }
+
+    #[test]
+    fn bf16_leaves_one_number_unless_a_boundary_is_near() {
+        let bf16 = Rounding(Dtype::Bf16);
+        let far = bf16.of(Interval::around(1.001, 1e-6));
+        assert_eq!((far.low, far.high), (1.0, 1.0));
+        // 1 + 2⁻⁸ lies between 1 and the next number, 1 + 2⁻⁷.
+        let near = bf16.of(Interval::around(1.0 + 1.0 / 256.0, 1e-6));
+        assert_eq!((near.low, near.high), (1.0, 1.0 + 1.0 / 128.0));
+        assert!(!near.contains(1.0 - 1.0 / 256.0));
+    }
+}

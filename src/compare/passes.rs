@@ -1,0 +1,159 @@
+//! Our own passes over the tokens of a recording.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use half::bf16;
+
+use crate::error::{Error, Result};
+use crate::model::{Model, Recorder, Session};
+use crate::tensor::{Dtype, Element, Matrix};
+
+/// Passes whose products are disturbed, of which the worst counts.
+const DISTURBED: u64 = 4;
+
+/// Tensors by name, `[tokens, width]` each.
+pub(super) type Tensors = BTreeMap<String, Matrix<f64>>;
+
+/// What a distance is taken from: some rows of a tensor, or `None` where it does not matter.
+pub(super) type Rows<'a> = dyn Fn(&str, Range<usize>) -> Result<Option<Matrix<f64>>> + 'a;
+
+/// A model's pass over the tokens of a recording, and the tensors that matter.
+#[derive(Clone, Copy)]
+pub(super) struct Pass<'a> {
+    pub(super) model: &'a Model,
+    pub(super) dtype: Dtype,
+    pub(super) tokens: &'a [u32],
+    pub(super) names: &'a [String],
+}
+
+impl Pass<'_> {
+    /// The tensors.
+    pub(super) fn record(self) -> Result<Tensors> {
+        let mut kept = Kept {
+            names: self.names,
+            rows: HashMap::new(),
+        };
+        self.run(None, &mut kept)?;
+        let tensors = kept.rows.into_iter();
+        let stacked = tensors.map(|(name, parts)| {
+            let cols = parts[0].cols();
+            (name, Matrix::stack(cols, parts))
+        });
+        Ok(stacked.collect())
+    }
+
+    /// How far the tensors are from those that `want` has, the largest difference of each.
+    pub(super) fn distances(self, want: &Rows<'_>) -> Result<BTreeMap<String, f64>> {
+        self.distances_of(None, want)
+    }
+
+    /// How far rounding may take the tensors, which are `want`: the worst of some passes whose matrix products are off by
+    /// as much as another order of sums may make them.
+    pub(super) fn disturbed(self, want: &Tensors) -> Result<BTreeMap<String, f64>> {
+        let want = |name: &str, rows: Range<usize>| {
+            let tensor = want.get(name);
+            Ok(tensor.map(|tensor| tensor.slice_rows(rows)))
+        };
+        let mut worst: BTreeMap<String, f64> = BTreeMap::new();
+        for seed in 0..DISTURBED {
+            for (name, off) in self.distances_of(Some(seed), &want)? {
+                let worst = worst.entry(name).or_default();
+                *worst = worst.max(off);
+            }
+        }
+        Ok(worst)
+    }
+
+    fn distances_of(
+        self,
+        disturbed: Option<u64>,
+        want: &Rows<'_>,
+    ) -> Result<BTreeMap<String, f64>> {
+        let mut apart = Apart {
+            names: self.names,
+            want,
+            rows: HashMap::new(),
+            largest: BTreeMap::new(),
+            error: None,
+        };
+        self.run(disturbed, &mut apart)?;
+        match apart.error {
+            Some(error) => Err(error),
+            None => Ok(apart.largest),
+        }
+    }
+
+    fn run(self, disturbed: Option<u64>, recorder: &mut dyn Recorder) -> Result<()> {
+        match self.dtype {
+            Dtype::F64 => self.run_in::<f64>(disturbed, recorder),
+            Dtype::F32 => self.run_in::<f32>(disturbed, recorder),
+            Dtype::Bf16 => self.run_in::<bf16>(disturbed, recorder),
+        }
+    }
+
+    fn run_in<E: Element>(self, disturbed: Option<u64>, recorder: &mut dyn Recorder) -> Result<()> {
+        let mut session = Session::<E>::new(self.model);
+        if let Some(seed) = disturbed {
+            session = session.disturbed(seed);
+        }
+        let ends = ["model.norm", "lm_head"]
+            .iter()
+            .any(|name| recorder.wants(name));
+        let logits = if ends { self.tokens.len() } else { 0 };
+        session.forward_recorded(self.tokens, logits, recorder)
+    }
+}
+
+/// Keeps what is wanted.
+struct Kept<'a> {
+    names: &'a [String],
+    rows: HashMap<String, Vec<Matrix<f64>>>,
+}
+
+impl Recorder for Kept<'_> {
+    fn wants(&self, name: &str) -> bool {
+        self.names.iter().any(|wanted| wanted == name)
+    }
+
+    fn record(&mut self, name: &str, rows: &Matrix<f64>) {
+        self.rows
+            .entry(name.to_owned())
+            .or_default()
+            .push(rows.clone());
+    }
+}
+
+/// Looks how far rows are from what they should be, and keeps none.
+struct Apart<'a> {
+    names: &'a [String],
+    want: &'a Rows<'a>,
+    /// How many rows of each have been seen.
+    rows: HashMap<String, usize>,
+    largest: BTreeMap<String, f64>,
+    error: Option<Error>,
+}
+
+impl Recorder for Apart<'_> {
+    fn wants(&self, name: &str) -> bool {
+        self.error.is_none() && self.names.iter().any(|wanted| wanted == name)
+    }
+
+    fn record(&mut self, name: &str, rows: &Matrix<f64>) {
+        let seen = self.rows.entry(name.to_owned()).or_default();
+        let first = *seen;
+        *seen += rows.rows();
+        let want = match (self.want)(name, first..*seen) {
+            Ok(Some(want)) => want,
+            Ok(None) => return,
+            Err(error) => return self.error = Some(error),
+        };
+        // A recording may have the last rows only.
+        let absent = (rows.rows() - want.rows()) * rows.cols();
+        let pairs = rows.as_slice()[absent..].iter().zip(want.as_slice());
+        let largest = self.largest.entry(name.to_owned()).or_default();
+        *largest = pairs.fold(*largest, |largest, (got, want)| {
+            largest.max((got - want).abs())
+        });
+    }
+}

@@ -1,0 +1,237 @@
+//! Every operation done again on what another engine recorded.
+
+use std::collections::BTreeMap;
+
+use super::distance::Measure;
+use super::interval::{Interval, Rounding};
+use super::operation::{Operation, Step};
+use super::passes::{Pass, Tensors};
+use super::report::Beyond;
+use super::{Distance, Recording, last_rows};
+use crate::error::Result;
+use crate::model::Model;
+use crate::tensor::{Dtype, Matrix};
+
+/// Numbers that are looked at together: some 100 MB.
+const TOGETHER: usize = 1 << 22;
+
+/// A model, right or wrong, that another engine's recording is held against.
+pub(super) struct Replay<'a> {
+    model: &'a Model,
+    dtype: Dtype,
+    tokens: &'a [u32],
+    other: &'a Recording,
+    /// Our own pass, for the tensors that cannot be replayed, and how far off they may be.
+    whole: Tensors,
+    allowed: BTreeMap<String, f64>,
+}
+
+/// What a check of one tensor finds.
+pub(super) struct Checked {
+    pub(super) replayed: bool,
+    /// From the reference.
+    pub(super) distance: Distance,
+    pub(super) inherited: f64,
+    pub(super) added: f64,
+    pub(super) beyond: Option<Beyond>,
+    pub(super) numbers: usize,
+}
+
+impl<'a> Replay<'a> {
+    /// For the tensors `names`.
+    pub(super) fn new(
+        model: &'a Model,
+        dtype: Dtype,
+        tokens: &'a [u32],
+        other: &'a Recording,
+        names: &[String],
+    ) -> Result<Self> {
+        let mut replay = Self {
+            model,
+            dtype,
+            tokens,
+            other,
+            whole: Tensors::new(),
+            allowed: BTreeMap::new(),
+        };
+        let names = names.iter();
+        let whole = names.filter(|name| !replay.can_replay(name)).cloned();
+        let whole: Vec<_> = whole.collect();
+        if !whole.is_empty() {
+            let pass = Pass {
+                model,
+                dtype,
+                tokens,
+                names: &whole,
+            };
+            replay.whole = pass.record()?;
+            replay.allowed = pass.disturbed(&replay.whole)?;
+        }
+        Ok(replay)
+    }
+
+    /// Whether all that the operation takes in was recorded.
+    fn can_replay(&self, name: &str) -> bool {
+        Operation::of(self.model, name).is_some_and(|operation| {
+            let all = self.other.tokens() == self.tokens.len();
+            let recorded = operation
+                .inputs
+                .iter()
+                .all(|input| self.other.contains(input));
+            recorded && (all || !operation.looks_back())
+        })
+    }
+
+    /// Holds a tensor against the replay, and against the reference where there is one.
+    pub(super) fn check(&self, name: &str, reference: Option<&Recording>) -> Result<Checked> {
+        let rows = self.other.rows(name);
+        let step = self.step(name, rows)?;
+        let mut check = Check::new(self.dtype);
+        let mut first = 0;
+        while first < rows {
+            let together = match check.cols {
+                0 => 1,
+                cols => (TOGETHER / cols).clamp(1, rows - first),
+            };
+            let these = first..first + together;
+            let Some(got) = self.other.read_rows(name, these.clone())? else {
+                break;
+            };
+            let expected = match &step {
+                Some(step) => step.rows(these.clone()),
+                None => self.whole_rows(name, rows, these.clone()),
+            };
+            if let Some(reference) = reference {
+                let ahead = reference.rows(name) - rows;
+                let these = these.start + ahead..these.end + ahead;
+                let want = reference.read_rows(name, these)?;
+                check.against(&got, want.as_ref(), &expected);
+            }
+            check.take(&got, &expected, first);
+            first += together;
+        }
+        Ok(check.finish(step.is_some()))
+    }
+
+    /// The operation with what the other engine recorded of its inputs, the last `rows` rows of them.
+    fn step(&self, name: &str, rows: usize) -> Result<Option<Step<'_>>> {
+        if !self.can_replay(name) {
+            return Ok(None);
+        }
+        let Some(operation) = Operation::of(self.model, name) else {
+            return Ok(None);
+        };
+        let mut inputs = Vec::new();
+        for input in &operation.inputs {
+            let Some(input) = self.other.read(input)? else {
+                return Ok(None);
+            };
+            inputs.push(match operation.looks_back() {
+                true => input,
+                false => last_rows(input, rows),
+            });
+        }
+        let first = self.tokens.len() - rows;
+        Ok(Some(Step::new(
+            self.model,
+            operation,
+            (&self.tokens[first..], first),
+            inputs,
+            Rounding(self.dtype),
+        )))
+    }
+
+    /// Some of the last `last` rows of our own pass.
+    fn whole_rows(&self, name: &str, last: usize, rows: std::ops::Range<usize>) -> Vec<Interval> {
+        let allowed = 2.0 * self.allowed.get(name).copied().unwrap_or_default();
+        let Some(whole) = self.whole.get(name) else {
+            return vec![];
+        };
+        let first = whole.rows() - last;
+        let rows = rows.start + first..rows.end + first;
+        let numbers = rows.flat_map(|row| whole.row(row));
+        numbers.map(|&x| Interval::around(x, allowed)).collect()
+    }
+}
+
+/// A check that is done some rows at a time.
+struct Check {
+    cols: usize,
+    measure: Measure,
+    inherited: f64,
+    added: f64,
+    beyond: Option<Beyond>,
+    numbers: usize,
+}
+
+impl Check {
+    fn new(dtype: Dtype) -> Self {
+        Self {
+            cols: 0,
+            measure: Measure::new(dtype),
+            inherited: 0.0,
+            added: 0.0,
+            beyond: None,
+            numbers: 0,
+        }
+    }
+
+    /// Takes in the reference's rows.
+    fn against(&mut self, got: &Matrix<f64>, want: Option<&Matrix<f64>>, expected: &[Interval]) {
+        let Some(want) = want else { return };
+        for (got, want) in got.iter_rows().zip(want.iter_rows()) {
+            self.measure.take(got, want);
+        }
+        let pairs = expected.iter().zip(want.as_slice());
+        let inherited = pairs.map(|(e, want)| (e.value - want).abs());
+        self.inherited = inherited.fold(self.inherited, f64::max);
+    }
+
+    /// Takes in some rows, of which `first` came before.
+    fn take(&mut self, got: &Matrix<f64>, expected: &[Interval], first: usize) {
+        self.cols = got.cols();
+        self.numbers += got.as_slice().len();
+        for (i, (&got, expected)) in got.as_slice().iter().zip(expected).enumerate() {
+            let added = (got - expected.value).abs();
+            self.added = self.added.max(added);
+            if !expected.contains(got) {
+                let (row, column) = (first + i / self.cols, i % self.cols);
+                self.beyond(row, column, got, expected);
+            }
+        }
+    }
+
+    fn beyond(&mut self, row: usize, column: usize, got: f64, expected: &Interval) {
+        let so_far = self.beyond;
+        let numbers = so_far.map_or(0, |beyond| beyond.numbers) + 1;
+        let further = so_far
+            .is_none_or(|beyond| (beyond.got - beyond.want).abs() < (got - expected.value).abs());
+        let side = if got > expected.value {
+            expected.high
+        } else {
+            expected.low
+        };
+        self.beyond = match so_far {
+            Some(beyond) if !further => Some(Beyond { numbers, ..beyond }),
+            _ => Some(Beyond {
+                numbers,
+                row,
+                column,
+                got,
+                want: expected.value,
+                allowed: (side - expected.value).abs(),
+            }),
+        };
+    }
+
+    fn finish(self, replayed: bool) -> Checked {
+        Checked {
+            replayed,
+            distance: self.measure.distance(),
+            inherited: self.inherited,
+            added: self.added,
+            beyond: self.beyond,
+            numbers: self.numbers,
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Known bugs recorded and looked for, as `trace --mutate` and `compare` do.
+
+use std::path::Path;
+
+use context_patch::Model;
+use context_patch::compare::{Comparison, Recording, Report, Rules};
+use context_patch::model::Mutation;
+use context_patch::tensor::Dtype;
+use context_patch::trace::Trace;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A model, tokens, and the recording in f64 that others are held against.
+pub struct Bench {
+    model: Model,
+    ids: Vec<u32>,
+    globs: Vec<String>,
+    dir: TempDir,
+}
+
+impl Bench {
+    /// `globs`: the tensors to record; all where there are none.
+    pub fn new(model: Model, ids: Vec<u32>, globs: &[String]) -> Self {
+        let bench = Self {
+            model,
+            ids,
+            globs: globs.to_vec(),
+            dir: TempDir::new().unwrap(),
+        };
+        bench.record(&bench.model, Dtype::F64, &bench.ids, "reference");
+        bench
+    }
+
+    fn record(&self, model: &Model, dtype: Dtype, ids: &[u32], name: &str) {
+        let mut trace = Trace::new(model.config(), dtype, &self.globs, usize::MAX).unwrap();
+        trace.run(model, ids).unwrap();
+        trace
+            .write(&self.dir.path().join(name), model, ids)
+            .unwrap();
+    }
+
+    fn open(&self, name: &str) -> Recording {
+        let path = self.dir.path().join(name);
+        Recording::open(&path, self.model.config(), &Rules::default()).unwrap()
+    }
+
+    /// A recording in `dtype`, with a bug or without, held against the one in f64.
+    pub fn report(&self, dtype: Dtype, mutation: Option<Mutation>) -> Report {
+        let (mut model, mut ids) = (self.model.clone(), &self.ids[..]);
+        if let Some(mutation) = mutation {
+            mutation.check(model.config(), dtype, ids.len()).unwrap();
+            model = model.mutated(mutation);
+            ids = mutation.tokens(ids);
+        }
+        self.record(&model, dtype, ids, "other");
+        let (reference, other) = (self.open("reference"), self.open("other"));
+        let comparison = Comparison::new(&self.model, &reference, &other, None, false).unwrap();
+        assert_eq!(comparison.dtype(), dtype);
+        comparison.run(|| ()).unwrap()
+    }
+
+    /// Whether a bug can be seen here.
+    pub fn shows(&self, mutation: Mutation, dtype: Dtype) -> bool {
+        let why = mutation.without_effect(self.model.config(), dtype, self.ids.len());
+        why.is_none()
+    }
+
+    /// Looks for every bug that can be seen: each at its tensor, and by its name. Gives those that were found.
+    pub fn find_all(&self, dtype: Dtype) -> Vec<Mutation> {
+        let mutations = Mutation::ALL.into_iter();
+        let shown: Vec<_> = mutations.filter(|&bug| self.shows(bug, dtype)).collect();
+        for &mutation in &shown {
+            let report = self.report(dtype, Some(mutation));
+            let finding = report
+                .finding
+                .unwrap_or_else(|| panic!("{mutation} {dtype}: not found"));
+            let mut enters = self.enters(mutation);
+            let alone = self.model.config().sliding_window == 1;
+            if mutation == Mutation::SoftCapping && (alone || dtype == Dtype::Bf16) {
+                // A cap of 50 does nothing to a score that is alone, nor to one so small that bf16 rounds it away; then
+                // the logits' cap of 30 is what there is.
+                assert!(
+                    finding.tensor.ends_with(".self_attn.mixed") || finding.tensor == "lm_head"
+                );
+                enters.clone_from(&finding.tensor);
+            }
+            assert_eq!(finding.tensor, enters, "{mutation} {dtype}");
+            let causes: Vec<_> = finding.causes.iter().map(|cause| cause.name).collect();
+            assert_eq!(causes, [mutation.name()], "{dtype}");
+        }
+        shown
+    }
+
+    /// The tensor at which a bug enters.
+    fn enters(&self, mutation: Mutation) -> String {
+        let kinds = &self.model.config().layer_types;
+        let first = |full: bool| {
+            let kind = |kind: &context_patch::checkpoint::LayerKind| {
+                (*kind == context_patch::checkpoint::LayerKind::Full) == full
+            };
+            kinds.iter().position(kind).unwrap()
+        };
+        let (layer, part) = match mutation {
+            Mutation::EmbeddingUnscaled | Mutation::EmbeddingScaleType | Mutation::MissingBos => {
+                return "model.embed_tokens".into();
+            }
+            Mutation::NormWeight | Mutation::NormRounded => (0, "input_layernorm"),
+            Mutation::NormAfterRope => (0, "self_attn.q_norm"),
+            Mutation::RopeInterleaved => (0, "self_attn.q_rope"),
+            Mutation::RopeLocalTheta | Mutation::RopeNoFactor => (first(true), "self_attn.q_rope"),
+            Mutation::ScaleHeadDim | Mutation::SoftCapping => (0, "self_attn.mixed"),
+            Mutation::WindowMinus1 | Mutation::WindowPlus1 => (first(false), "self_attn.mixed"),
+            Mutation::Silu | Mutation::GeluErf => (0, "mlp.act_fn"),
+        };
+        format!("model.layers.{layer}.{part}")
+    }
+}
+
+/// A model as it is, but with a factor of RoPE and an attention scale that is not head_dim, as larger ones have.
+pub fn with_factor_and_scalar(dir: &Path) -> Model {
+    let copy = TempDir::new().unwrap();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "config.json" {
+            let from = entry.path().canonicalize().unwrap();
+            std::os::unix::fs::symlink(from, copy.path().join(entry.file_name())).unwrap();
+        }
+    }
+    let config = std::fs::read(dir.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&config).unwrap();
+    config["query_pre_attn_scalar"] = json!(168);
+    match config.get_mut("rope_parameters") {
+        Some(parameters) => {
+            let full = &mut parameters["full_attention"];
+            full["rope_type"] = json!("linear");
+            full["factor"] = json!(8.0);
+        }
+        None => config["rope_scaling"] = json!({"rope_type": "linear", "factor": 8.0}),
+    }
+    std::fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
+    Model::open(copy.path().to_str().unwrap()).unwrap()
+}

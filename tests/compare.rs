@@ -1,0 +1,85 @@
+//! Known bugs are found where they enter and called by their names; without one nothing is found.
+
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::compared::{Bench, with_factor_and_scalar};
+use common::{RANDOM, open, reference};
+use context_patch::Model;
+use context_patch::model::Mutation;
+use context_patch::tensor::Dtype;
+
+/// Tokens all over a vocabulary, after the one that begins a sequence.
+fn ids(model: &Model, tokens: u32) -> Vec<u32> {
+    let vocabulary = model.config().vocab_size as u32;
+    let rest = (1..tokens).map(|i| (i * i * 7 + 3) % vocabulary);
+    std::iter::once(2).chain(rest).collect()
+}
+
+fn bench(model: Model) -> Bench {
+    let ids = ids(&model, 30);
+    Bench::new(model, ids, &[])
+}
+
+fn in_threads(threads: usize, test: impl FnOnce() + Send) {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.unwrap().install(test);
+}
+
+#[test]
+fn nothing_is_found_in_a_clean_recording() {
+    for threads in [1, 2] {
+        in_threads(threads, || {
+            let small = RANDOM.iter().map(|name| format!("checkpoints/{name}"));
+            for dir in small.chain(["tiny".to_owned()]) {
+                let bench = bench(open(&dir));
+                for dtype in [Dtype::F64, Dtype::F32, Dtype::Bf16] {
+                    let report = bench.report(dtype, None);
+                    assert!(
+                        report.finding.is_none(),
+                        "{dir} {dtype}: {:?}",
+                        report.finding
+                    );
+                    let beyond = report.rows.iter().filter(|row| row.beyond.is_some());
+                    assert_eq!(beyond.count(), 0, "{dir} {dtype}");
+                    assert!(report.rows.iter().all(|row| row.replayed), "{dir} {dtype}");
+                }
+            }
+        });
+    }
+}
+
+/// All but the type of the embedding's scale, which is a whole number for the tiny model.
+#[test]
+fn the_tiny_models_bugs_are_found() {
+    for threads in [1, 2] {
+        in_threads(threads, || {
+            let mut found = BTreeSet::new();
+            for model in [open("tiny"), with_factor_and_scalar(&reference("tiny"))] {
+                let bench = bench(model);
+                for dtype in [Dtype::F32, Dtype::Bf16] {
+                    found.extend(bench.find_all(dtype).into_iter().map(Mutation::name));
+                }
+            }
+            let missing = Mutation::ALL
+                .iter()
+                .filter(|bug| !found.contains(bug.name()));
+            let missing: Vec<_> = missing.collect();
+            assert_eq!(missing, [&Mutation::EmbeddingScaleType]);
+        });
+    }
+}
+
+#[test]
+fn bugs_are_found_in_random_models_too() {
+    for name in RANDOM {
+        let bench = bench(open(&format!("checkpoints/{name}")));
+        for dtype in [Dtype::F64, Dtype::F32, Dtype::Bf16] {
+            let found = bench.find_all(dtype).len();
+            assert!(found >= 7, "{name} {dtype}: {found}");
+        }
+    }
+}
