@@ -50,7 +50,8 @@
 //! | [`forms`] | the blocks of other families as parts, small and random, and Theorem 5 tried on each |
 //! | [`verify`] | the paper's protocol, its figures, the table of tolerances, and runs that go on after they were killed |
 //! | [`trace`] | every intermediate under its name |
-//! | [`compare`] | recordings of other engines, their names and layouts made ours |
+//! | [`compare`] | another engine's recording held against ours, operation by operation |
+//! | [`conformance`] | the kit of small checkpoints that other engines are held against |
 //! | [`kernels`] | the operations, each in a documented order: the same bits at every instruction set, thread count and chunking |
 //! | [`tensor`] | compute types, storage types, matrices |
 //!
@@ -67,6 +68,7 @@
 
 pub mod checkpoint;
 pub mod compare;
+pub mod conformance;
 mod error;
 pub mod forms;
 mod json;

@@ -57,7 +57,7 @@ impl Checkpoint {
     }
 
     /// Opens the directory `dir` of a model called `name`.
-    fn open_dir(name: &str, dir: &Path, access: Access) -> Result<Self> {
+    pub(crate) fn open_dir(name: &str, dir: &Path, access: Access) -> Result<Self> {
         let files = Files::Dir(dir.into());
         Self::with_weights(name, files, |_| Tensors::open(dir, access))
     }

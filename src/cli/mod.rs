@@ -1,6 +1,8 @@
 //! The commands: parse, call the library, print.
 
 mod apply;
+mod compare;
+mod conformance;
 mod demo;
 mod generate;
 mod inspect;
@@ -24,6 +26,7 @@ use context_patch::checkpoint::Access;
 use context_patch::kernels::{Backend, Level};
 use context_patch::model::{EmbeddingScale, Model, ModelOptions};
 use context_patch::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
 
 /// Everything went well.
 const OK: u8 = 0;
@@ -73,6 +76,8 @@ Exit codes: 0 done, 1 a check does not hold, 2 bad input, 130 interrupted.";
 #[derive(Subcommand)]
 enum Command {
     Apply(apply::Apply),
+    Compare(compare::Compare),
+    Conformance(conformance::Conformance),
     Demo(demo::Demo),
     Generate(generate::Generate),
     Inspect(inspect::Inspect),
@@ -172,8 +177,10 @@ pub(crate) fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<u8> {
     match &cli.command {
         None => demo::Demo::default().run(cli.level),
+        Some(Command::Conformance(conformance)) => conformance.run(),
         Some(Command::Demo(demo)) => demo.run(cli.level),
         Some(Command::Apply(apply)) => apply.run(cli.level),
+        Some(Command::Compare(compare)) => compare.run(cli.level),
         Some(Command::Inspect(inspect)) => inspect.run(),
         Some(Command::Patch(patch)) => patch.run(cli.level),
         Some(Command::Generate(generate)) => generate.run(cli.level),
@@ -182,6 +189,14 @@ fn run(cli: &Cli) -> Result<u8> {
         Some(Command::Trace(trace)) => trace.run(cli.level),
         Some(Command::Verify(verify)) => verify.run(cli.level),
     }
+}
+
+/// A bar for work that goes through a known number of `things`.
+fn tensors_bar(things: &str, count: usize) -> ProgressBar {
+    let style = format!("{{wide_bar}} {{pos}}/{{len}} {things}, {{eta}} left");
+    let style =
+        ProgressStyle::with_template(&style).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(count as u64).with_style(style)
 }
 
 /// Writes to standard output; a reader that has gone is an error like any other.
