@@ -49,6 +49,7 @@
 //! | [`patch`] | the [lemmas](patch::lemmas), [Theorem 5](patch::theorem_5), the [solvers](patch::Solver), and patches lent to a pass, saved and exported |
 //! | [`forms`] | the blocks of other families as parts, small and random, and Theorem 5 tried on each |
 //! | [`verify`] | the paper's protocol, its figures, the table of tolerances, and runs that go on after they were killed |
+//! | `report` | a page about a verification, with figures (feature `report`) |
 //! | [`trace`] | every intermediate under its name |
 //! | [`kernels`] | the operations, each in a documented order: the same bits at every instruction set, thread count and chunking |
 //! | [`tensor`] | compute types, storage types, matrices |
@@ -72,6 +73,8 @@ pub mod kernels;
 pub mod model;
 pub mod output;
 pub mod patch;
+#[cfg(feature = "report")]
+pub mod report;
 pub mod tensor;
 pub mod trace;
 pub mod verify;
