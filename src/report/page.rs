@@ -56,7 +56,11 @@ pub(super) fn page(record: &Record, figures: &Figures) -> Result<String> {
 fn head(record: &Record, title: &str) -> String {
     let setting = &record.setting;
     let missing = record.missing().map(|(count, first)| {
-        format!("Not finished: {count} steps are missing, the first is {first}.\n")
+        let missing = match count {
+            1 => "1 step is missing".into(),
+            _ => format!("{count} steps are missing"),
+        };
+        format!("Not finished: {missing}, the first is {first}.\n")
     });
     let good = record.findings().is_empty() && missing.is_none();
     let verdict = missing.unwrap_or_default() + &record.verdict() + "\n" + &matching(record, good);
@@ -192,9 +196,8 @@ fn steps(figures: &Figures) -> Result<String> {
             per_step(panel)?.concat()
         );
     }
-    let caption = "Each marker is a token. All must be below the black line, the derived bound, and far below the grey line, the \
-        model without a patch. A red cross is a token that differs from the one with the prompt. In the grey band at the \
-        bottom are exact zeros: no bit of any logit differs.";
+    let caption = "Each marker is a token. All must be below the line “bound”, which is derived, and far below “no patch”, the model \
+        without one. A red cross is a token that differs from the one with the prompt. In the grey band at the bottom are exact zeros: no bit of any logit differs.";
     Ok(format!(
         "<h2>Step by step</h2>\n{}",
         figure("steps", caption, charts)
@@ -246,7 +249,7 @@ fn texts(figures: &Figures) -> String {
     format!(
         "<h2>Texts</h2>\n<p>At each step all passes take in the token that the model wrote with the prompt, and say the next one. Underlined in \
          red: another token than with the prompt. Line breaks and other control characters are escaped (<code>\\n</code>). \
-         The token that a span has beyond the others is not shown.</p>\n{}",
+         A pass of the span sees the tokens of the answer so far, too; the token that it has beyond the others is not shown.</p>\n{}",
         texts.concat()
     )
 }
