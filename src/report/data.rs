@@ -54,8 +54,9 @@ pub(super) struct Point {
     pub(super) tvd: f64,
     pub(super) same_top: bool,
     pub(super) bound: f64,
-    /// L∞ and TVD without a patch.
-    pub(super) no_patch: Option<(f64, f64)>,
+    /// Without a patch.
+    pub(super) no_patch_linf: Option<f64>,
+    pub(super) no_patch_tvd: Option<f64>,
 }
 
 /// How many tokens are in which quarter of a decade.
@@ -181,7 +182,8 @@ impl Point {
             tvd: step.patched.tvd,
             same_top: step.patched.same_top,
             bound: step.bound,
-            no_patch: no_patch(step).map(|reduced| (reduced.linf, reduced.tvd)),
+            no_patch_linf: no_patch(step).map(|reduced| reduced.linf),
+            no_patch_tvd: no_patch(step).map(|reduced| reduced.tvd),
         }
     }
 }

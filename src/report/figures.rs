@@ -22,7 +22,7 @@ pub(super) fn per_step(panel: &Panel) -> Result<[String; 2]> {
             "L∞",
             "L∞ of the logits (logits)",
             |point| point.linf,
-            |point| Some(point.no_patch?.0),
+            |point| point.no_patch_linf,
             |point| Some(point.bound),
         )?,
         steps(
@@ -30,7 +30,7 @@ pub(super) fn per_step(panel: &Panel) -> Result<[String; 2]> {
             "TVD",
             "TVD (probability)",
             |point| point.tvd,
-            |point| Some(point.no_patch?.1),
+            |point| point.no_patch_tvd,
             |_| None,
         )?,
     ])
@@ -157,15 +157,9 @@ pub(super) fn distribution(platform: &str, panels: &[&Panel]) -> Result<String> 
         .iter()
         .flat_map(|panel| panel.series.iter().map(|series| (*panel, series)))
         .collect();
-    let axis = Decades::new(rows.iter().flat_map(|(_, series)| {
-        let points = series.points.iter();
-        points.flat_map(|point| {
-            [
-                point.linf,
-                point.no_patch.map_or(point.linf, |(linf, _)| linf),
-            ]
-        })
-    }));
+    let points = rows.iter().flat_map(|(_, series)| &series.points);
+    let values = points.flat_map(|point| [Some(point.linf), point.no_patch_linf]);
+    let axis = Decades::new(values.flatten());
     let base = |row: usize| (rows.len() - 1 - row) as f64;
     let forms = |form: Form| rows.iter().any(|(_, series)| series.form == form);
     let several_forms = forms(Form::Overlay) && forms(Form::Materialise);
