@@ -49,6 +49,7 @@
 //! | [`patch`] | the [lemmas](patch::lemmas), [Theorem 5](patch::theorem_5), the [solvers](patch::Solver), and patches lent to a pass, saved and exported |
 //! | [`forms`] | the blocks of other families as parts, small and random, and Theorem 5 tried on each |
 //! | [`verify`] | the paper's protocol, its figures, the table of tolerances, and runs that go on after they were killed |
+//! | `report` | a page about a verification, with figures (feature `report`) |
 //! | [`trace`] | every intermediate under its name |
 //! | [`compare`] | another engine's recording held against ours, operation by operation |
 //! | [`conformance`] | the kit of small checkpoints that other engines are held against |
@@ -76,6 +77,8 @@ pub mod kernels;
 pub mod model;
 pub mod output;
 pub mod patch;
+#[cfg(feature = "report")]
+pub mod report;
 pub mod tensor;
 pub mod trace;
 pub mod verify;

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use context_patch::Result;
-use context_patch::output::check_writable;
+use context_patch::checkpoint::Access;
+use context_patch::output::{check_new_dir, check_writable};
 use context_patch::verify::steps_file;
+use context_patch::{Checkpoint, Result};
 
-use super::outcome::{conclude, write_json};
+use super::outcome::{conclude, write_json, write_report};
 use super::{BROKEN, print};
 
 /// Join the files of `verify --steps`, and say what the verification came to
@@ -28,6 +29,10 @@ pub(super) struct Report {
     /// Write the joined steps here: the file that one uninterrupted run would have left
     #[arg(long, value_name = "FILE")]
     steps: Option<PathBuf>,
+
+    /// Make this folder with a page about it, as verify --report does; the model has to be where it was
+    #[arg(long, value_name = "DIR")]
+    output: Option<PathBuf>,
 }
 
 impl Report {
@@ -35,12 +40,19 @@ impl Report {
         for file in [&self.json, &self.steps].into_iter().flatten() {
             check_writable(file)?;
         }
+        if let Some(dir) = &self.output {
+            check_new_dir(dir)?;
+        }
         let record = steps_file::read(&self.files)?;
         if let Some(file) = &self.json {
             write_json(file, &record)?;
         }
         if let Some(file) = &self.steps {
             steps_file::replace(file, &record)?;
+        }
+        if let Some(dir) = &self.output {
+            let checkpoint = Checkpoint::open(&record.setting.model, Access::Mapped)?;
+            write_report(dir, &record, &checkpoint)?;
         }
         let code = conclude(&record)?;
         let Some((count, first)) = record.missing() else {

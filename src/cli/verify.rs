@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use context_patch::kernels::{Backend, Level};
 use context_patch::model::Model;
-use context_patch::output::check_writable;
+use context_patch::output::{check_new_dir, check_writable};
 use context_patch::patch::{Form, Positions, Solver};
 use context_patch::tensor::Dtype;
 use context_patch::verify::{
@@ -13,7 +13,7 @@ use context_patch::verify::{
 };
 use context_patch::{Error, Result};
 
-use super::outcome::{conclude, write_json};
+use super::outcome::{conclude, write_json, write_report};
 use super::progress::bar;
 use super::solving::SolvingArgs;
 use super::{ModelArgs, refuse_empty};
@@ -73,6 +73,10 @@ pub(super) struct Verify {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
+    /// Make this folder with a page about it: index.html with figures, and figures.json, which they were drawn from
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+
     /// Append every token here as soon as it is done, one JSON object a line. Where the file is there already, the
     /// verification goes on where it ended, however it ended: for runs of hours
     #[arg(long, value_name = "FILE")]
@@ -94,6 +98,9 @@ impl Verify {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         if let Some(file) = &self.json {
             check_writable(file)?;
+        }
+        if let Some(dir) = &self.report {
+            check_new_dir(dir)?;
         }
         let prompts = match &self.prompts {
             Some(file) => read_prompts(file)?,
@@ -122,6 +129,9 @@ impl Verify {
         bar.finish_and_clear();
         if let Some(file) = &self.json {
             write_json(file, &record)?;
+        }
+        if let Some(dir) = &self.report {
+            write_report(dir, &record, model.checkpoint())?;
         }
         let code = conclude(&record)?;
         unsolved.map_or(Ok(code), Err)

@@ -12,6 +12,7 @@ mod setting;
 pub mod span;
 pub mod steps_file;
 mod summary;
+mod tables;
 
 pub use bounds::Bounds;
 pub use campaign::Shard;
@@ -23,6 +24,9 @@ pub use record::{Machine, Place, Record, Run};
 pub use setting::{Kind, Setting};
 pub use steps_file::StepsFile;
 pub use summary::{ControlSummary, Summary};
+#[cfg(feature = "report")]
+pub(crate) use summary::{median, worse};
+pub use tables::Table;
 
 /// The five prompts of the paper's experiments.
 pub const PROMPTS: [&str; 5] = [

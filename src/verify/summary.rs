@@ -106,11 +106,12 @@ impl Summary {
 }
 
 /// The larger of two, NaN being the worst.
-fn worse(a: f64, b: f64) -> f64 {
+pub(crate) fn worse(a: f64, b: f64) -> f64 {
     if b > a || b.is_nan() { b } else { a }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// Of two in the middle the larger; 0 of none.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
