@@ -880,8 +880,8 @@ pub enum Error {
     },
     /// NaN or infinity in a recording.
     #[error(
-        "{}: tensor {} ({point}) has {value} at token {row}, column {column}; the engine went wrong there or before: look at its tensors up to this one",
-        path.display(), shown(tensor)
+        "{}: tensor {} has {value} at token {row}, column {column}; the engine went wrong there or before: look at its tensors up to this one",
+        path.display(), taken_for(tensor, point)
     )]
     RecordingValue {
         /// The file or folder.
@@ -968,6 +968,14 @@ fn examples(names: &[String]) -> String {
     match names.as_slice() {
         [] => String::new(),
         names => format!(" ({})", names.join(", ")),
+    }
+}
+
+/// A recording's tensor, and what it is taken for where that is called otherwise.
+fn taken_for(tensor: &str, point: &str) -> String {
+    match tensor == point {
+        true => shown(tensor),
+        false => format!("{} ({point})", shown(tensor)),
     }
 }
 

@@ -196,6 +196,16 @@ fn help_report() {
 }
 
 #[test]
+fn help_compare() {
+    insta::assert_snapshot!(printed(&["compare", "--help"]));
+}
+
+#[test]
+fn help_conformance() {
+    insta::assert_snapshot!(printed(&["conformance", "--help"]));
+}
+
+#[test]
 fn help_patch() {
     insta::assert_snapshot!(printed(&["patch", "--help"]));
 }

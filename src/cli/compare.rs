@@ -104,11 +104,15 @@ fn named(reference: &Path) -> Result<String> {
     })
 }
 
+/// What is left out of names in the table.
+const LAYERS: &str = "model.layers.";
+
 fn rows(report: &Report) -> String {
+    // With what stands before most names as its header, a line of a model with two digits of layers fits 100 columns.
     let header = [
-        "",
+        LAYERS,
         "L∞",
-        "relative",
+        "rel.",
         "1−cos",
         "ulps",
         "floor",
@@ -137,10 +141,7 @@ fn cells(row: &Row, dtype: &str) -> Vec<String> {
         _ => row.floor.f32,
     };
     vec![
-        row.name
-            .strip_prefix("model.")
-            .unwrap_or(&row.name)
-            .to_owned(),
+        row.name.strip_prefix(LAYERS).unwrap_or(&row.name).into(),
         figure(row.distance.linf),
         figure(row.distance.relative),
         figure(row.distance.one_minus_cosine.max(0.0)),
@@ -184,7 +185,7 @@ fn verdict(report: &Report) -> String {
     let row = report.rows.iter().find(|row| row.name == finding.tensor);
     if let Some((row, beyond)) = row.and_then(|row| row.beyond.as_ref().map(|b| (row, b))) {
         text += &format!(
-            ": {} of {} numbers; furthest in row {} column {}: {:e}, should be {:e} ± {:.1e}",
+            ": {} of {} numbers\nfurthest: row {} column {} has {:e}, should have {:e} ± {:.1e}",
             beyond.numbers,
             row.numbers,
             beyond.row,

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use context_patch::Result;
 use context_patch::compare::Rules;
 use context_patch::conformance::{CASES, Outcome, Score, check, write};
@@ -18,14 +18,14 @@ use super::{BROKEN, OK, is_closed_output, print, tensors_bar};
 /// a pass is in f64, f32 and bf16. An engine runs the checkpoints and records what it can; --check says for each where it
 /// parts from ours, and why where it is a known bug. Exit code 0 when it does nowhere, 1 when it does.
 #[derive(Args)]
-#[group(id = "what", required = true, multiple = false, args = ["output", "check"])]
+#[command(group(ArgGroup::new("what").required(true)))]
 pub(super) struct Conformance {
     /// The new folder to write the kit to
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", group = "what")]
     output: Option<PathBuf>,
 
     /// The folder with an engine's results: CASE/f32.safetensors or CASE/bf16.safetensors (or .npz, or a folder)
-    #[arg(long, value_name = "RESULTS")]
+    #[arg(long, value_name = "RESULTS", group = "what")]
     check: Option<PathBuf>,
 
     /// What names and layouts in the results mean, as for `compare`
@@ -104,7 +104,7 @@ fn card(scores: &[Score]) -> String {
     let outcomes: Vec<_> = rows.iter().map(|(.., outcome)| outcome.clone()).collect();
     let cells = rows
         .iter()
-        .map(|(feature, case, dtype, _)| vec![format!("{case:<15} {feature}"), (*dtype).clone()]);
+        .map(|(feature, case, dtype, _)| vec![format!("{case:<16} {feature}"), (*dtype).clone()]);
     let cells: Vec<_> = cells.collect();
     let text = table(&["case", "type"], &cells);
     let mut lines = text.lines();

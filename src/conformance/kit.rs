@@ -72,8 +72,9 @@ pub fn write(dir: &Path, mut on_case: impl FnMut()) -> Result<()> {
             version: env!("CARGO_PKG_VERSION"),
             cases,
         };
-        let json = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
-        put(&dir.join("manifest.json"), &json)?;
+        let path = dir.join("manifest.json");
+        let json = serde_json::to_vec_pretty(&manifest).map_err(std::io::Error::from);
+        put(&path, &json.map_err(Error::io("write", &path))?)?;
         put(&dir.join("README.md"), README.as_bytes())
     })
 }
