@@ -20,7 +20,8 @@ use super::{BROKEN, OK, is_closed_output, print, tensors_bar};
 /// .npz or a folder of .npy files, with the names of Hugging Face, llama.cpp, candle or TransformerLens, or what --map says.
 /// Every operation is done again on what OTHER recorded of its inputs. What that is off from REFERENCE is inherited, and
 /// what OTHER is off from that is added there; numbers that no rounding explains are beyond, and the first tensor that
-/// has some is the finding, named with its cause where it is a known bug. Exit code 0 when there is none, 1 when there is one.
+/// has some is the finding, named with its cause where it is a known bug. Exit code 0 when there is none, 1 when there is one,
+/// 2 when a file cannot be used.
 #[derive(Args)]
 pub(super) struct Compare {
     /// A recording by `context-patch trace`

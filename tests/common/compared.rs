@@ -65,10 +65,10 @@ impl Bench {
         why.is_none()
     }
 
-    /// Looks for every bug that can be seen: each at its tensor, and by its name. Gives those that were found.
-    pub fn find_all(&self, dtype: Dtype) -> Vec<Mutation> {
-        let mutations = Mutation::ALL.into_iter();
-        let shown: Vec<_> = mutations.filter(|&bug| self.shows(bug, dtype)).collect();
+    /// Looks for each of `bugs` that can be seen: at its tensor, and by its name. Gives those that were found.
+    pub fn find(&self, dtype: Dtype, bugs: &[Mutation]) -> Vec<Mutation> {
+        let bugs = bugs.iter().copied();
+        let shown: Vec<_> = bugs.filter(|&bug| self.shows(bug, dtype)).collect();
         for &mutation in &shown {
             let report = self.report(dtype, Some(mutation));
             let finding = report
