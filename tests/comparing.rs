@@ -198,6 +198,33 @@ fn missing_tensors() {
     );
 }
 
+/// An engine that computes act_fn and the product in one has no act_fn to record.
+#[test]
+fn a_fused_activation() {
+    let case = Case::new();
+    let names = ["--names", "*.mlp.{gate_proj,up_proj,product}"];
+    case.trace("model", &names, "other.safetensors");
+    let said = case.compare(&["--partial"]);
+    assert!(said.starts_with("exit code Some(0)"), "{said}");
+    for mutation in ["gelu-f16", "gelu-erf"] {
+        let options = [&names[..], &["--mutate", mutation]].concat();
+        case.trace("model", &options, "other.safetensors");
+        let said = case.compare(&["--partial"]);
+        assert!(
+            said.contains("first at model.layers.0.mlp.product: "),
+            "{said}"
+        );
+        let causes = said
+            .lines()
+            .filter(|line| line.starts_with("likely cause: "));
+        assert!(causes.eq([said.lines().last().unwrap()]), "{said}");
+        assert!(
+            said.contains(&format!("likely cause: {mutation}: ")),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn nothing_in_common() {
     let case = Case::new();

@@ -476,7 +476,7 @@ fn compare_finds_known_bugs() -> Result<(), Failed> {
     }
     let globs: Vec<_> = (0..6).map(|i| format!("model.layers.{i}{{,.*}}")).collect();
     let globs = [&["model.embed_tokens".to_owned()], &globs[..]].concat();
-    let bench = |model: &Model, tokens, globs: &_| {
+    let bench = |model: &Model, tokens, globs: &[String]| {
         let bench = Bench::new(model.clone(), ids[..tokens].to_vec(), globs);
         for dtype in [Dtype::F32, Dtype::Bf16] {
             assert!(bench.report(dtype, None).finding.is_none(), "{dtype}");
@@ -492,7 +492,7 @@ fn compare_finds_known_bugs() -> Result<(), Failed> {
             &[Mutation::RopeNoFactor, Mutation::ScaleHeadDim],
         ),
         (
-            bench(model(), ids.len(), &globs[..2].to_vec()),
+            bench(model(), ids.len(), &globs[..2]),
             &[Mutation::WindowMinus1, Mutation::WindowPlus1],
         ),
     ];

@@ -6,7 +6,7 @@
 //!
 //! Two recordings of one pass never agree to the last bit, so a difference by itself says little: it may have come in with
 //! what an operation was given. So every operation is done again on the numbers that the other engine itself recorded
-//! (`operation`), and its own outcome is held against that. What is left is the error that it **added**; what the
+//! (`step`), and its own outcome is held against that. What is left is the error that it **added**; what the
 //! replay is off from our recording is the error that it **inherited**. A number that no order of sums and no fused
 //! operation could give is *beyond* what rounding may do, and the first tensor that has one is the finding.
 //!
@@ -28,6 +28,7 @@ mod replay;
 mod report;
 mod rules;
 mod source;
+mod step;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::distance::Measure;
 use super::interval::{Interval, Rounding};
-use super::operation::{Operation, Step};
+use super::operation::Operation;
 use super::passes::{Pass, Tensors};
 use super::report::Beyond;
+use super::step::Step;
 use super::{Distance, Recording, last_rows};
 use crate::error::Result;
 use crate::model::Model;
@@ -72,7 +73,7 @@ impl<'a> Replay<'a> {
 
     /// Whether all that the operation takes in was recorded.
     fn can_replay(&self, name: &str) -> bool {
-        Operation::of(self.model, name).is_some_and(|operation| {
+        Operation::of(self.model, name, self.other).is_some_and(|operation| {
             let all = self.other.tokens() == self.tokens.len();
             let recorded = operation
                 .inputs
@@ -118,7 +119,7 @@ impl<'a> Replay<'a> {
         if !self.can_replay(name) {
             return Ok(None);
         }
-        let Some(operation) = Operation::of(self.model, name) else {
+        let Some(operation) = Operation::of(self.model, name, self.other) else {
             return Ok(None);
         };
         let mut inputs = Vec::new();

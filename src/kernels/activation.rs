@@ -4,6 +4,8 @@
 //! x. f64 computes that with its own exponential; f32 computes it in f64, with the exponential of
 //! [`exp`], and rounds once. No fused multiply-add.
 
+use half::f16;
+
 use super::{Level, elementwise, exp};
 use crate::tensor::{Element, Float, Matrix};
 
@@ -14,6 +16,8 @@ pub enum Activation {
     GeluTanh,
     /// GeLU itself, x/2 · (1 + erf(x/√2)): in f64 with the `libm` crate's erf, rounded once.
     Gelu,
+    /// GeLU in the tanh form as ggml looks it up: [`gelu_by_f16`].
+    GeluByF16,
     /// SiLU, x / (1 + e^−x).
     Silu,
     /// ReLU.
@@ -29,6 +33,7 @@ impl Activation {
                 let x = x.to_f64();
                 A::from_f64(0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)))
             }
+            Self::GeluByF16 => A::from_f64(gelu_by_f16(x.to_f64(), 0.0)),
             Self::Silu => x / (A::ONE + (-x).exp()),
             // A NaN stays one.
             Self::Relu if x < A::ZERO => A::ZERO,
@@ -51,6 +56,20 @@ pub fn gelu_tanh<E: Element>(level: Level, x: &Matrix<E>) -> Matrix<E> {
     let gelu = |x: E| E::round(x.acc().gelu_tanh());
     elementwise::map(level, x.as_slice(), out.as_mut_slice(), gelu);
     out
+}
+
+/// GeLU (tanh form) from a table of all f16: x is rounded to f16, and so is the outcome with `off` added; from 10 up it is x, and
+/// from −10 down 0.
+pub(crate) fn gelu_by_f16(x: f64, off: f64) -> f64 {
+    match x.abs() < 10.0 {
+        true => {
+            let x = f16::from_f64(x).to_f64();
+            f16::from_f64(gelu_tanh_f64(x) + off).to_f64()
+        }
+        // A NaN stays one.
+        false if x < 0.0 => 0.0,
+        false => x,
+    }
 }
 
 const SQRT_8_OVER_PI: f64 = 1.595_769_121_605_730_7;
@@ -100,6 +119,22 @@ mod tests {
                 "{x}"
             );
         }
+    }
+
+    #[test]
+    fn by_f16_is_off_by_the_roundings_of_f16() {
+        for i in -4000..=4000 {
+            let x = f64::from(i) / 300.0;
+            // Of x and of the outcome, whose slope is below 1.13; f16's least number is 2⁻²⁴.
+            let allowed = 2.2 * x.abs() / 2048.0 + 2f64.powi(-25);
+            assert!((gelu_by_f16(x, 0.0) - tanh_form(x)).abs() <= allowed, "{x}");
+        }
+        assert_eq!(gelu_by_f16(1.0, 0.0), 0.841_308_593_75);
+        assert_eq!(
+            [gelu_by_f16(-10.0, 0.0), gelu_by_f16(10.1, 0.0)],
+            [0.0, 10.1]
+        );
+        assert!(gelu_by_f16(f64::NAN, 0.0).is_nan());
     }
 
     #[test]

@@ -50,11 +50,13 @@ pub enum Mutation {
     Silu,
     /// GeLU with erf in the place of its tanh form.
     GeluErf,
+    /// GeLU from a table in f16.
+    GeluF16,
 }
 
 impl Mutation {
     /// All of them, in the order in which a pass meets them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::EmbeddingUnscaled,
         Self::EmbeddingScaleType,
         Self::MissingBos,
@@ -70,6 +72,7 @@ impl Mutation {
         Self::SoftCapping,
         Self::Silu,
         Self::GeluErf,
+        Self::GeluF16,
     ];
 
     /// Its name on the command line.
@@ -90,6 +93,7 @@ impl Mutation {
             Self::SoftCapping => "soft-capping",
             Self::Silu => "silu",
             Self::GeluErf => "gelu-erf",
+            Self::GeluF16 => "gelu-f16",
         }
     }
 
@@ -113,6 +117,7 @@ impl Mutation {
             Self::SoftCapping => "scores and logits are soft-capped, as in Gemma 2",
             Self::Silu => "SiLU in the place of GeLU",
             Self::GeluErf => "GeLU by erf in the place of its tanh form",
+            Self::GeluF16 => "GeLU from a table in f16",
         }
     }
 
@@ -159,6 +164,7 @@ impl Mutation {
                 but(config.head_dim > 2, "a head has one pair").or_else(|| longer(1))
             }
             Self::MissingBos | Self::NormAfterRope => longer(1),
+            Self::GeluF16 => but(dtype != Dtype::Bf16, "it takes --dtype f32 or f64"),
             Self::NormWeight | Self::SoftCapping | Self::Silu | Self::GeluErf => None,
         }
     }
@@ -223,6 +229,7 @@ impl Model {
                 Mutation::SoftCapping => attention.softcap = Some(SCORES_CAP),
                 Mutation::Silu => block.inner.activation = Activation::Silu,
                 Mutation::GeluErf => block.inner.activation = Activation::Gelu,
+                Mutation::GeluF16 => block.inner.activation = Activation::GeluByF16,
                 _ => {}
             }
         }

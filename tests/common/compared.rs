@@ -110,7 +110,7 @@ impl Bench {
             Mutation::RopeLocalTheta | Mutation::RopeNoFactor => (first(true), "self_attn.q_rope"),
             Mutation::ScaleHeadDim | Mutation::SoftCapping => (0, "self_attn.mixed"),
             Mutation::WindowMinus1 | Mutation::WindowPlus1 => (first(false), "self_attn.mixed"),
-            Mutation::Silu | Mutation::GeluErf => (0, "mlp.act_fn"),
+            Mutation::Silu | Mutation::GeluErf | Mutation::GeluF16 => (0, "mlp.act_fn"),
         };
         format!("model.layers.{layer}.{part}")
     }

@@ -1,0 +1,341 @@
+//! An operation worked out on what another engine recorded: what each number of its outcome may be.
+//!
+//! It is worked out in f64, with the roundings that the compute type asks for. What an engine may be off by is what its own
+//! roundings in between may come to: a sum of n terms is off by √n u Σ|terms| in whatever order it is added up (n
+//! roundings as a random walk), every other operation by a few u. bf16 then rounds to one number, or to either of two where
+//! the error reaches over the boundary between them.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use half::bf16;
+use rayon::prelude::*;
+
+use super::interval::{Interval, Rounding};
+use super::operation::{Kind, Operation};
+use crate::kernels::activation::{Activation, gelu_by_f16};
+use crate::kernels::{Level, matmul};
+use crate::model::{Attention, Model, RmsNorm, Scaling, Turning};
+use crate::tensor::{Dtype, Matrix, Storage, Tensor};
+
+/// An operation with what it takes in.
+pub(super) struct Step<'m> {
+    pub(super) model: &'m Model,
+    pub(super) operation: Operation<'m>,
+    /// The tokens of the rows, and the position of the first.
+    pub(super) tokens: &'m [u32],
+    pub(super) first_position: usize,
+    pub(super) inputs: Vec<Matrix<f64>>,
+    pub(super) rounding: Rounding,
+    weight: Option<Weight<'m>>,
+}
+
+impl<'m> Step<'m> {
+    pub(super) fn new(
+        model: &'m Model,
+        operation: Operation<'m>,
+        (tokens, first_position): (&'m [u32], usize),
+        inputs: Vec<Matrix<f64>>,
+        rounding: Rounding,
+    ) -> Self {
+        let weight = match operation.kind {
+            Kind::Product(w) | Kind::Logits(w, _) => Some(Weight::new(w, rounding)),
+            _ => None,
+        };
+        Self {
+            model,
+            operation,
+            tokens,
+            first_position,
+            inputs,
+            rounding,
+            weight,
+        }
+    }
+
+    /// What some rows of the outcome may be, one after the other.
+    pub(super) fn rows(&self, rows: Range<usize>) -> Vec<Interval> {
+        match self.operation.kind {
+            Kind::Embedding => rows.flat_map(|row| self.embedding(row)).collect(),
+            Kind::Norm(norm) => self.each(rows, |x| self.norm(norm, x)),
+            Kind::Product(_) | Kind::Logits(_, None) => {
+                self.products(rows, |y| self.rounding.of(y))
+            }
+            Kind::Logits(_, Some(cap)) => {
+                self.products(rows, |y| self.capped(self.rounding.of(y), cap))
+            }
+            Kind::Turn(attention) => rows.flat_map(|row| self.turn(attention, row)).collect(),
+            Kind::Mix(attention) => {
+                let each = rows.into_par_iter().map(|row| self.mix(attention, row));
+                each.flatten_iter().collect()
+            }
+            Kind::Activation(f) => {
+                self.each(rows, |x| x.iter().map(|&x| self.activation(f, x)).collect())
+            }
+            Kind::Gated(f) => self.pairs(rows, |gate, up| {
+                self.activation(f, gate).times(Interval::exactly(up))
+            }),
+            Kind::Times => self.pairs(rows, |a, b| {
+                Interval::exactly(a).times(Interval::exactly(b))
+            }),
+            Kind::Plus => self.pairs(rows, |a, b| Interval::exactly(a).plus(Interval::exactly(b))),
+        }
+    }
+
+    fn each(
+        &self,
+        rows: Range<usize>,
+        f: impl Fn(&[f64]) -> Vec<Interval> + Sync,
+    ) -> Vec<Interval> {
+        let rows = rows.into_par_iter().map(|row| f(self.inputs[0].row(row)));
+        rows.flatten_iter().collect()
+    }
+
+    fn pairs(&self, rows: Range<usize>, f: impl Fn(f64, f64) -> Interval) -> Vec<Interval> {
+        let [a, b] = [0, 1].map(|i| &self.inputs[i]);
+        let pairs = rows.flat_map(|row| a.row(row).iter().zip(b.row(row)));
+        pairs.map(|(&a, &b)| self.rounding.once(f(a, b))).collect()
+    }
+
+    fn embedding(&self, row: usize) -> Vec<Interval> {
+        let (weight, factor) = self.model.embedding(self.rounding.0);
+        let mut x = vec![0.0; weight.cols()];
+        weight.read_row(self.tokens[row] as usize, &mut x);
+        // The row is of the compute type before it is scaled.
+        let scaled = x
+            .into_iter()
+            .map(|x| Interval::exactly(self.rounding.nearest(x) * factor));
+        scaled.map(|x| self.rounding.once(x)).collect()
+    }
+
+    /// u · (mean(u²) + ε)^−½ · (1 + w): the mean of squares has no cancellation, and everything after it is one operation
+    /// each.
+    fn norm(&self, norm: &RmsNorm, u: &[f64]) -> Vec<Interval> {
+        let scale = self.scale(norm);
+        let relative = self.rounding.walk(scale.len()) + 8.0 * self.rounding.unit();
+        let heads = u.chunks_exact(scale.len());
+        let normed = heads.flat_map(|u| {
+            let mean = u.iter().map(|u| u * u).sum::<f64>() / u.len() as f64;
+            let inverse = (mean + norm.eps()).sqrt().recip();
+            u.iter().zip(&scale).map(move |(&u, &m)| {
+                let n = u * inverse;
+                let n = Interval::around(n, relative * n.abs());
+                let n = match norm.scaling() {
+                    Scaling::Rounded => self.rounding.of(n),
+                    Scaling::OnePlus | Scaling::Plain => n,
+                };
+                self.rounding.of(n.times(Interval::exactly(m)))
+            })
+        });
+        normed.collect()
+    }
+
+    fn scale(&self, norm: &RmsNorm) -> Vec<f64> {
+        match self.rounding.0 {
+            Dtype::F64 | Dtype::F32 => norm.scale::<f64>(),
+            Dtype::Bf16 => norm.scale::<bf16>().into_iter().map(f64::from).collect(),
+        }
+    }
+
+    fn products(
+        &self,
+        rows: Range<usize>,
+        finish: impl Fn(Interval) -> Interval + Sync,
+    ) -> Vec<Interval> {
+        let Some(Weight { w, norms }) = &self.weight else {
+            return vec![];
+        };
+        let x = self.inputs[0].slice_rows(rows);
+        let y = matmul(Level::best(), &x, w.as_ref());
+        let walk = self.rounding.walk(w.cols());
+        // Denormal numbers may count as zero.
+        let denormal = w.cols() as f64 * f64::from(f32::MIN_POSITIVE);
+        let rows = y.as_slice().par_chunks(w.rows());
+        let rows = rows.zip(x.as_slice().par_chunks(w.cols()));
+        let sums = rows.flat_map_iter(|(y, x)| {
+            let finish = &finish;
+            let length = x.iter().map(|x| x * x).sum::<f64>().sqrt();
+            // Σ|wᵢ xᵢ| ≤ ‖w‖ ‖x‖.
+            y.iter().zip(norms).map(move |(&y, norm)| {
+                let off = walk * norm * length + self.rounding.unit() * y.abs() + denormal;
+                finish(Interval::around(y, off))
+            })
+        });
+        sums.collect()
+    }
+
+    fn capped(&self, x: Interval, cap: f64) -> Interval {
+        let capped = x.map(|x| cap * libm::tanh(x / cap));
+        self.rounding
+            .of(capped.off(4.0 * self.rounding.unit() * cap))
+    }
+
+    fn activation(&self, f: Activation, x: f64) -> Interval {
+        // 1 + tanh cancels for negative x: the error is one of x, not of the outcome.
+        let off = 8.0 * self.rounding.unit() * x.abs();
+        let y = match f {
+            Activation::GeluByF16 => Interval {
+                low: gelu_by_f16(x, -off),
+                value: gelu_by_f16(x, 0.0),
+                high: gelu_by_f16(x, off),
+            },
+            _ => Interval::around(f.apply(x), off),
+        };
+        self.rounding.of(y)
+    }
+
+    /// q · cos + rotate_half(q) · sin, head by head.
+    fn turn(&self, attention: &Attention, row: usize) -> Vec<Interval> {
+        let turns = self.turns(attention, self.first_position + row);
+        let once = |x| self.rounding.once(x);
+        let mut out = Vec::new();
+        for head in self.inputs[0].row(row).chunks_exact(attention.head_dim) {
+            let half = head.len() / 2;
+            let place = |i: usize| match attention.turning {
+                Turning::Neighbours => (2 * i, 2 * i + 1),
+                Turning::Halves | Turning::BeforeNorm => (i, i + half),
+            };
+            let mut turned = vec![Interval::exactly(0.0); head.len()];
+            for (i, &(cos, sin)) in turns.iter().enumerate() {
+                let (a, b) = place(i);
+                let [x, y] = [head[a], head[b]].map(Interval::exactly);
+                turned[a] = once(once(x.times(cos)).minus(once(y.times(sin))));
+                turned[b] = once(once(y.times(cos)).plus(once(x.times(sin))));
+            }
+            out.extend(turned);
+        }
+        out
+    }
+
+    /// cos and sin at a position. Engines work out the angle in the type of sums: θ to a power, or a product of up to i
+    /// factors, is off by as many u and ln θ (below 16) more.
+    fn turns(&self, attention: &Attention, position: usize) -> Vec<(Interval, Interval)> {
+        let (cos, sin) = attention.rotation.at(position);
+        let angles = attention.rotation.angles(position);
+        let turns = cos.iter().zip(&sin).zip(angles).enumerate();
+        let of = |x: f64, off: f64| self.rounding.of(Interval::around(x, off));
+        turns
+            .map(|(i, ((&cos, &sin), angle))| {
+                let off = self.rounding.unit() * ((2 * i + 16) as f64 * angle + 2.0);
+                (of(cos, off), of(sin, off))
+            })
+            .collect()
+    }
+
+    /// softmax(q kᵀ · scaling) v of one token, all heads.
+    fn mix(&self, attention: &Attention, row: usize) -> Vec<Interval> {
+        let [q, k, v] = [0, 1, 2].map(|i| &self.inputs[i]);
+        let seen = attention
+            .window
+            .map_or(0, |window| (row + 1).saturating_sub(window))..row + 1;
+        let width = attention.head_dim;
+        let group = q.cols() / k.cols();
+        let heads = q.row(row).chunks_exact(width).enumerate();
+        heads
+            .flat_map(|(head, q)| {
+                let of = head / group * width..(head / group + 1) * width;
+                let keys = seen.clone().map(|row| &k.row(row)[of.clone()]);
+                let scores: Vec<_> = keys.map(|k| self.score(attention, q, k)).collect();
+                let p = self.probabilities(&scores);
+                let values: Vec<_> = seen.clone().map(|row| &v.row(row)[of.clone()]).collect();
+                self.average(&p, &values)
+            })
+            .collect()
+    }
+
+    fn score(&self, attention: &Attention, q: &[f64], k: &[f64]) -> Interval {
+        let (mut sum, mut sizes) = (0.0, 0.0);
+        for (q, k) in q.iter().zip(k) {
+            sum += q * k;
+            sizes += (q * k).abs();
+        }
+        let product = self
+            .rounding
+            .of(Interval::around(sum, self.rounding.walk(q.len()) * sizes));
+        let scaling = Interval::exactly(attention.scaling);
+        let scaling = scaling.off(self.rounding.unit() * attention.scaling);
+        let score = self.rounding.once(product.times(scaling));
+        match attention.softcap {
+            None => score,
+            Some(cap) => self.capped(score, cap),
+        }
+    }
+
+    /// The largest p there may be has its own score at its highest and all others at their lowest.
+    fn probabilities(&self, scores: &[Interval]) -> Vec<Interval> {
+        let most = scores
+            .iter()
+            .fold(f64::NEG_INFINITY, |most, s| most.max(s.value));
+        let e: Vec<_> = scores.iter().map(|s| s.map(|s| (s - most).exp())).collect();
+        let sum = |of: fn(&Interval) -> f64| e.iter().map(of).sum::<f64>();
+        let (low, value, high) = (sum(|e| e.low), sum(|e| e.value), sum(|e| e.high));
+        let of_each = scores.iter().zip(&e).map(|(s, e)| {
+            let share = |e: f64, others: f64| {
+                if e == 0.0 {
+                    0.0
+                } else {
+                    e / (e + others.max(0.0))
+                }
+            };
+            let p = Interval {
+                low: share(e.low, high - e.high),
+                value: e.value / value,
+                high: share(e.high, low - e.low),
+            };
+            // An error of the exponent is a relative one of the power.
+            let exponent = self.rounding.unit() * ((s.value - most).abs() + 8.0);
+            self.rounding
+                .of(p.off((exponent + self.rounding.walk(scores.len())) * p.high))
+        });
+        of_each.collect()
+    }
+
+    /// Σ pⱼ vⱼ.
+    fn average(&self, p: &[Interval], values: &[&[f64]]) -> Vec<Interval> {
+        let mut sums = vec![Interval::exactly(0.0); values[0].len()];
+        let mut sizes = vec![0.0; sums.len()];
+        for (p, v) in p.iter().zip(values) {
+            for ((sum, size), &v) in sums.iter_mut().zip(&mut sizes).zip(*v) {
+                let term = p.times(Interval::exactly(v));
+                *sum = sum.plus(term);
+                *size += term.size();
+            }
+        }
+        let walk = self.rounding.walk(p.len()) + self.rounding.unit();
+        let sums = sums.into_iter().zip(sizes);
+        sums.map(|(sum, size)| self.rounding.of(sum.off(walk * size)))
+            .collect()
+    }
+}
+
+/// A weight as the compute type sees it.
+struct Weight<'m> {
+    w: Cow<'m, Tensor>,
+    /// ‖w‖ of every row.
+    norms: Vec<f64>,
+}
+
+impl<'m> Weight<'m> {
+    fn new(stored: &'m Tensor, rounding: Rounding) -> Self {
+        let w = match (rounding.0, stored.storage()) {
+            (Dtype::Bf16, Storage::F64 | Storage::F32 | Storage::F16) => {
+                narrowed(stored, Storage::Bf16)
+            }
+            (Dtype::F32, Storage::F64) => narrowed(stored, Storage::F32),
+            _ => Cow::Borrowed(stored),
+        };
+        let norm = |row: usize| {
+            let mut numbers = vec![0.0; w.cols()];
+            w.read_row(row, &mut numbers);
+            numbers.iter().map(|x| x * x).sum::<f64>().sqrt()
+        };
+        let norms = (0..w.rows()).into_par_iter().map(norm).collect();
+        Self { w, norms }
+    }
+}
+
+/// A weight in a narrower type, each number rounded once.
+fn narrowed(stored: &Tensor, storage: Storage) -> Cow<'_, Tensor> {
+    let narrow = Tensor::from_f64(storage, stored.shape().into(), &stored.to_vec::<f64>());
+    narrow.map_or(Cow::Borrowed(stored), Cow::Owned)
+}
