@@ -22,6 +22,9 @@ const MANY_GROUPS: usize = 8;
 /// Bytes of activations that are gone through again and again: what a core's second cache holds.
 const ACTIVATIONS: usize = 5 << 17;
 
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
+
 /// Fewer tokens at once than this are not worth packing weights for.
 const TOKENS: usize = 64;
 
@@ -76,14 +79,13 @@ pub(super) fn panel<L, X, W, const B: usize, const R: usize, const T: usize>(
         for (x, packed) in x.chunks(T * cols).zip(tiles) {
             pack::<L, X, X, B, T>(lanes, x, cols, 0, packed);
         }
-        for (i, w) in w.chunks(groups * R * cols).enumerate() {
-            let row = i * groups * R;
+        for row in (0..w.len() / cols).step_by(groups * R) {
             some_rows::<L, X, W, B, R, T>(lanes, w, cols, &mut scratch, out, row);
         }
     }
 }
 
-/// As many tiles of rows as there is room for, of which the first is row `row`, times all tokens that are packed.
+/// As many tiles of rows of `w` as there is room for, of which the first is row `row`, times all tokens that are packed.
 #[inline(always)]
 fn some_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
     lanes: L,
@@ -98,8 +100,21 @@ fn some_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
     W: Element,
 {
     let (blocks, groups) = (cols.div_ceil(B), scratch.w.len() / (R * STRETCH));
+    let all = w.as_ptr();
+    let w = &w[row * cols..];
+    let w = &w[..w.len().min(groups * R * cols)];
+    let multiplications = out.len().div_ceil(T) * w.len().div_ceil(R * cols);
     for first in (0..blocks).step_by(STRETCH) {
         let stretch = first..blocks.min(first + STRETCH);
+        // While this stretch is multiplied the next one is asked for: copying it would have to wait.
+        let (next_row, next) = match stretch.end < blocks {
+            true => (row, stretch.end),
+            false => (row + groups * R, 0),
+        };
+        let next = all.wrapping_add(next_row * cols + next * B);
+        let row_bytes = size_of::<[W; B]>() * STRETCH.min(blocks);
+        let mut lines = lines(next, groups * R, cols, row_bytes);
+        let lines_each = (groups * R * row_bytes.div_ceil(LINE)).div_ceil(multiplications);
         let packed = scratch.w.chunks_exact_mut(R * STRETCH);
         for (w, packed) in w.chunks(R * cols).zip(packed) {
             let packed = &mut packed[..R * stretch.len()];
@@ -114,6 +129,9 @@ fn some_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
                     0 => [[<L as Lanes<X, X, B>>::zero(lanes); T]; R],
                     _ => scratch.sums[i * groups + g],
                 };
+                for line in lines.by_ref().take(lines_each) {
+                    lanes.prefetch(line);
+                }
                 let packed = &packed[..R * stretch.len()];
                 let so_far = add::<L, X, B, R, T>(lanes, so_far, packed, x);
                 if stretch.end < blocks {
@@ -128,6 +146,22 @@ fn some_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
             }
         }
     }
+}
+
+/// Where the lines of the cache are that the first `row_bytes` of some rows lie in.
+#[inline(always)]
+fn lines<W>(
+    first: *const W,
+    rows: usize,
+    cols: usize,
+    row_bytes: usize,
+) -> impl Iterator<Item = *const W> {
+    (0..rows).flat_map(move |row| {
+        let row = first.wrapping_add(row * cols);
+        (0..row_bytes)
+            .step_by(LINE)
+            .map(move |byte| row.wrapping_byte_add(byte))
+    })
 }
 
 /// Copies blocks `first`… of `N` rows (or as many as there are), widened: block after block, in each row after
