@@ -16,7 +16,7 @@ pub enum Activation {
     GeluTanh,
     /// GeLU itself, x/2 · (1 + erf(x/√2)): in f64 with the `libm` crate's erf, rounded once.
     Gelu,
-    /// GeLU in the tanh form as ggml looks it up: [`gelu_by_f16`].
+    /// GeLU in the tanh form as ggml looks it up: x is rounded to f16, and so is the outcome.
     GeluByF16,
     /// SiLU, x / (1 + e^−x).
     Silu,

@@ -5,6 +5,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axis::Axis;
+use super::escaped::escaped;
 use crate::error::{Error, Result};
 use crate::patch::{Form, Solver};
 
@@ -235,8 +236,8 @@ fn named(svg: &str, (width, height): (u32, u32), frame: &Frame<'_>) -> String {
     format!(
         "<svg class=\"chart\" role=\"img\" viewBox=\"0 0 {width} {height}\" xmlns=\"http://www.w3.org/2000/svg\">\n\
          <title>{}</title>\n<desc>{}</desc>\n{}",
-        super::page::escaped(frame.title),
-        super::page::escaped(frame.description),
+        escaped(frame.title),
+        escaped(frame.description),
         // What is so anyway.
         drawing.replace(" opacity=\"1\"", ""),
     )

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::texts::Text;
-use crate::patch::{Form, LayerReport, Solver, Variant};
+use crate::patch::{Form, LayerReport, Solver};
 use crate::tensor::Dtype;
-use crate::verify::{Comparison, Kind, Record, Run, Step, median, worse};
+use crate::verify::{Kind, Record, Run, Step, median, worse};
 
 /// The data of all figures: `figures.json`.
 #[derive(Debug, Serialize)]
@@ -151,7 +151,7 @@ impl Series {
     /// `longest` is how many steps a prompt has at most.
     fn new(run: &Run, longest: usize) -> Self {
         let steps = &run.steps;
-        let no_patch = steps.iter().filter_map(no_patch);
+        let no_patch = steps.iter().filter_map(Step::no_patch);
         Self {
             solver: run.kind.solver,
             form: run.kind.form,
@@ -165,13 +165,6 @@ impl Series {
     }
 }
 
-/// What the model says without a patch.
-pub(super) fn no_patch(step: &Step) -> Option<Comparison> {
-    let mut controls = step.controls.iter();
-    let control = controls.find(|control| control.variant == Variant::NoPatch);
-    control.map(|control| control.reduced)
-}
-
 impl Point {
     fn new(step: &Step, longest: usize) -> Self {
         Self {
@@ -182,8 +175,8 @@ impl Point {
             tvd: step.patched.tvd,
             same_top: step.patched.same_top,
             bound: step.bound,
-            no_patch_linf: no_patch(step).map(|reduced| reduced.linf),
-            no_patch_tvd: no_patch(step).map(|reduced| reduced.tvd),
+            no_patch_linf: step.no_patch().map(|reduced| reduced.linf),
+            no_patch_tvd: step.no_patch().map(|reduced| reduced.tvd),
         }
     }
 }

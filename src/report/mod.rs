@@ -3,6 +3,7 @@
 mod axis;
 mod chart;
 mod data;
+mod escaped;
 mod figures;
 mod page;
 mod texts;

@@ -4,29 +4,13 @@ use std::fmt::{Display, Write};
 
 use super::chart::swatch;
 use super::data::{Figures, Panel};
+use super::escaped::escaped;
 use super::figures::{QUANTITIES, distribution, per_layer, per_step};
 use super::texts::{Contextual, Said, Text};
-use crate::error::{Result, one_line};
+use crate::error::Result;
 use crate::verify::{Record, Table};
 
 const STYLE: &str = include_str!("style.css");
-
-/// Text as it stands in HTML and XML, on one line: control characters are escaped as in Rust, for none of them is allowed.
-pub(super) fn escaped(text: &str) -> String {
-    let mut out = String::new();
-    for c in one_line(text, usize::MAX).chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 /// The whole page.
 ///

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use super::data::no_patch;
 use crate::error::one_line;
 use crate::verify::{Kind, Record, Step};
 
@@ -69,7 +68,7 @@ impl Text {
                 computed,
                 said: said(kinds(&runs), &next),
                 patched: groups(|step| Some(step.patched.top)),
-                no_patch: groups(|step| no_patch(step).map(|reduced| reduced.top)),
+                no_patch: groups(|step| step.no_patch().map(|reduced| reduced.top)),
             }
         });
         Self {

@@ -54,6 +54,13 @@ pub struct Control {
 }
 
 impl Step {
+    /// What the model says without a patch, where that is among the controls.
+    pub fn no_patch(&self) -> Option<Comparison> {
+        let mut controls = self.controls.iter();
+        let control = controls.find(|control| control.variant == Variant::NoPatch);
+        control.map(|control| control.reduced)
+    }
+
     /// Whether the patch does what it should: the logits within the bound, and the same token wherever
     /// the bound leaves no doubt which it is.
     pub fn holds(&self) -> bool {
