@@ -76,8 +76,6 @@ struct Operation<O> {
     /// What it reads and writes.
     bytes: usize,
     run: Fill<O>,
-    /// Whether it is compiled for every level, or for all of them once.
-    has_levels: bool,
 }
 
 fn norm<E: Element>(n: usize) -> Operation<E> {
@@ -87,7 +85,6 @@ fn norm<E: Element>(n: usize) -> Operation<E> {
         numbers: n,
         bytes: 2 * size_of_val(&u[..]) + size_of_val(&scale[..]),
         run: Box::new(move |level, out| rms_norm(level, &u, &scale, 1e-6, out.as_mut_slice())),
-        has_levels: true,
     }
 }
 
@@ -98,7 +95,6 @@ fn gelu<E: Element>() -> Operation<E> {
         numbers: INTERMEDIATE,
         bytes: 2 * size_of_val(x.as_slice()),
         run: Box::new(move |level, out| *out = gelu_tanh(level, &x)),
-        has_levels: true,
     }
 }
 
@@ -112,7 +108,6 @@ fn residual<E: Element>() -> Operation<E> {
         run: Box::new(move |level, out| {
             elementwise::zip_map(level, &x, &o, out.as_mut_slice(), add)
         }),
-        has_levels: true,
     }
 }
 
@@ -125,11 +120,10 @@ fn rotation<E: Element>() -> Operation<E> {
         name: "RoPE",
         numbers: HEAD,
         bytes: 3 * size_of_val(&head[..]),
-        run: Box::new(move |_, out| {
+        run: Box::new(move |level, out| {
             out.as_mut_slice().copy_from_slice(&head);
-            rotate(out.as_mut_slice(), &turn);
+            rotate(level, out.as_mut_slice(), &turn);
         }),
-        has_levels: false,
     }
 }
 
@@ -146,7 +140,6 @@ fn probabilities<E: Element>(keys: usize) -> Operation<E::Acc> {
             softmax(level, out);
             elementwise::update(level, out, |p| E::round(p).acc());
         }),
-        has_levels: true,
     }
 }
 
@@ -171,12 +164,9 @@ impl<O: Element> Operation<O> {
                 }),
             ],
         );
-        let over_scalar = match self.has_levels {
-            true => format!("{:.1}", scalar / best),
-            false => "-".into(),
-        };
+        let over_scalar = scalar / best;
         println!(
-            "{:8} {dtype:5} {:7} {:9.3} {:7.1} {:>7} {over_scalar:>11}",
+            "{:8} {dtype:5} {:7} {:9.3} {:7.1} {:>7} {over_scalar:11.1}",
             self.name,
             self.numbers,
             1e9 * best / self.numbers as f64,

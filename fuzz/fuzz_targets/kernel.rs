@@ -177,21 +177,24 @@ impl Case {
         }
     }
 
-    /// There is one level of this: its error alone. In bf16 the difference is rounded to f32 and then to bf16.
+    /// In bf16 the difference is rounded to f32 and then to bf16.
     fn rotate<E: Element>(&self, half: usize, position: usize) {
         let [head] = self.operands.slices::<E, 1>([2 * half]);
         let (cos, sin) = Rotation::new(2 * half, 10_000.0, 1.0).at(position);
         let rounded = |x: &[f64]| x.iter().map(|&x| E::from_f64(x)).collect::<Vec<E>>();
         let turn = (rounded(&cos), rounded(&sin));
-        let mut turned = head.clone();
-        rotate(&mut turned, &turn);
+        let turned = self.agree(|level| {
+            let mut turned = head.clone();
+            rotate(level, &mut turned, &turn);
+            turned.to_vec()
+        });
         let each = if E::DTYPE == Dtype::Bf16 { 3 } else { 2 };
         for i in 0..half {
             let [x, y, cos, sin] = [head[i], head[half + i], turn.0[i], turn.1[i]].map(E::to_f64);
             let first = sum_of([(x, cos), (-y, sin)].into_iter());
             let second = sum_of([(y, cos), (x, sin)].into_iter());
-            self.holds::<E>(first, turned[i].to_f64(), each, each);
-            self.holds::<E>(second, turned[half + i].to_f64(), each, each);
+            self.holds::<E>(first, turned[i], each, each);
+            self.holds::<E>(second, turned[half + i], each, each);
         }
     }
 

@@ -3,6 +3,8 @@
 //! Angles, cos and sin are computed in f64, where Hugging Face uses f32: an angle of 1500 is off by up
 //! to 1e-4 there, which would be most of the error of a long prompt in f32.
 
+use super::Level;
+use super::lanes::{Simd, Task};
 use crate::tensor::Element;
 
 /// The angles of one kind of layer.
@@ -39,14 +41,34 @@ impl Rotation {
 /// cos and sin at a position, `[head_dim / 2]` each: computed in f64, then rounded once to the compute type.
 pub type Turn<E> = (Vec<E>, Vec<E>);
 
-/// Turns one head in place: q · cos + rotate_half(q) · sin, each product and the sum rounded.
-pub fn rotate<E: Element>(head: &mut [E], (cos, sin): &Turn<E>) {
-    let product = |a: E, b: E| E::round(a.acc() * b.acc()).acc();
-    let (first, second) = head.split_at_mut(cos.len());
-    for (i, (a, b)) in first.iter_mut().zip(second).enumerate() {
-        let (x, y) = (*a, *b);
-        *a = E::round(product(x, cos[i]) - product(y, sin[i]));
-        *b = E::round(product(y, cos[i]) + product(x, sin[i]));
+/// Turns heads of twice the length of cos, one after the other, in place: q · cos + rotate_half(q) · sin, each product and the
+/// sum rounded.
+pub fn rotate<E: Element>(level: Level, heads: &mut [E], (cos, sin): &Turn<E>) {
+    level.run(Rotate { heads, cos, sin });
+}
+
+struct Rotate<'a, E> {
+    heads: &'a mut [E],
+    cos: &'a [E],
+    sin: &'a [E],
+}
+
+impl<E: Element> Task for Rotate<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let product = |a: E, b: E| E::round(a.acc() * b.acc()).acc();
+        let half = self.cos.len();
+        for head in self.heads.chunks_exact_mut(2 * half) {
+            let (first, second) = head.split_at_mut(half);
+            let turns = self.cos.iter().zip(self.sin);
+            for ((a, b), (&cos, &sin)) in first.iter_mut().zip(second).zip(turns) {
+                let (x, y) = (*a, *b);
+                *a = E::round(product(x, cos) - product(y, sin));
+                *b = E::round(product(y, cos) + product(x, sin));
+            }
+        }
     }
 }
 
@@ -59,9 +81,9 @@ mod tests {
         let rotation = Rotation::new(8, 10_000.0, 1.0);
         let head: Vec<f64> = (1..=8).map(f64::from).collect();
         let mut turned = head.clone();
-        rotate(&mut turned, &rotation.at(0));
+        rotate(Level::best(), &mut turned, &rotation.at(0));
         assert_eq!(turned, head);
-        rotate(&mut turned, &rotation.at(5));
+        rotate(Level::best(), &mut turned, &rotation.at(5));
         for i in 0..4 {
             let length = |v: &[f64]| v[i].hypot(v[i + 4]);
             assert!((length(&turned) - length(&head)).abs() < 1e-14);

@@ -134,11 +134,10 @@ impl Attention {
         for sequence in sequences {
             for (row, &position) in sequence.rows.clone().zip(sequence.positions) {
                 let turn = run.turn(&self.rotation, self.window.is_some(), position);
-                let heads = q.row_mut(row).chunks_exact_mut(self.head_dim);
-                for head in heads.chain(k.row_mut(row).chunks_exact_mut(self.head_dim)) {
+                for heads in [q.row_mut(row), k.row_mut(row)] {
                     match self.turning {
-                        Turning::Neighbours => rotate_neighbours(head, &turn),
-                        Turning::Halves | Turning::BeforeNorm => rotate(head, &turn),
+                        Turning::Neighbours => rotate_neighbours(run.level, heads, &turn),
+                        Turning::Halves | Turning::BeforeNorm => rotate(run.level, heads, &turn),
                     }
                 }
             }
@@ -270,12 +269,14 @@ pub(super) fn softcapped<A: Float>(x: A, cap: f64) -> A {
 }
 
 /// [`rotate`] for pairs that lie side by side.
-fn rotate_neighbours<E: Element>(head: &mut [E], turn: &Turn<E>) {
-    let (even, odd) = (head.iter().step_by(2), head.iter().skip(1).step_by(2));
-    let mut halves: Vec<E> = even.chain(odd).copied().collect();
-    rotate(&mut halves, turn);
-    let (first, second) = halves.split_at(head.len() / 2);
-    for (pair, (&a, &b)) in head.chunks_exact_mut(2).zip(first.iter().zip(second)) {
-        pair.copy_from_slice(&[a, b]);
+fn rotate_neighbours<E: Element>(level: Level, heads: &mut [E], turn: &Turn<E>) {
+    for head in heads.chunks_exact_mut(2 * turn.0.len()) {
+        let (even, odd) = (head.iter().step_by(2), head.iter().skip(1).step_by(2));
+        let mut halves: Vec<E> = even.chain(odd).copied().collect();
+        rotate(level, &mut halves, turn);
+        let (first, second) = halves.split_at(head.len() / 2);
+        for (pair, (&a, &b)) in head.chunks_exact_mut(2).zip(first.iter().zip(second)) {
+            pair.copy_from_slice(&[a, b]);
+        }
     }
 }
