@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! python3 reference/fetch_270m.py && cargo bench --bench cost
+//! cargo bench --bench cost -- closed-form f32     # one solver, one compute type
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -34,10 +35,24 @@ fn main() {
         model.level(),
         PROMPTS.len() * TOKENS
     );
+    let arguments = common::arguments();
+    let asked = |names: &[&str], name: &str| {
+        let chosen = |argument: &String| names.contains(&argument.as_str());
+        !arguments.iter().any(chosen) || arguments.iter().any(|argument| argument == name)
+    };
     for solver in [Solver::Theorem1, Solver::ClosedForm] {
-        measure::<f32>(&model, &prompts, solver);
-        measure::<bf16>(&model, &prompts, solver);
-        measure::<f64>(&model, &prompts, solver);
+        if !asked(&["theorem-1", "closed-form"], &solver.to_string()) {
+            continue;
+        }
+        for (dtype, measure) in [
+            ("f32", measure::<f32> as fn(&Model, &[Vec<u32>], Solver)),
+            ("bf16", measure::<bf16>),
+            ("f64", measure::<f64>),
+        ] {
+            if asked(&["f32", "bf16", "f64"], dtype) {
+                measure(&model, &prompts, solver);
+            }
+        }
     }
 }
 

@@ -3,8 +3,7 @@
 //! The sixteen lanes are 4 vectors of f32, or 8 of f64. BFDOT and BFMMLA, which some machines have, round and order
 //! otherwise than `VDPBF16PS` does, so bf16 products are made of f32 multiply-adds, as on AVX2.
 //!
-//! Tiles: there are 32 registers. Two rows and two tokens in f32 are 16 registers of sums, 8 of activations and 4 of
-//! weights; in f64 one row and two tokens have as many sums.
+//! There are 32 registers, so tiles are as large as with AVX-512, but of 4 lanes of f32 or 2 of f64 at a time.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -13,6 +12,7 @@ use std::array::from_fn;
 use half::bf16;
 
 use super::instructions::{instructions, lanes};
+use super::lanes::Tile;
 use super::scalar::flushing_fma;
 
 instructions!(
@@ -27,79 +27,55 @@ instructions!(
 );
 
 lanes!(
-    Neon, f64, f64, 16, f64, [float64x2_t; 8], [float64x2_t; 8], (1, 2),
-    zero: [vdupq_n_f64(0.0); 8],
-    load: load_f64,
-    widen: load_f64,
-    multiply_add: |sum: [_; 8], w: [_; 8], x: [_; 8]| from_fn(|i| vfmaq_f64(sum[i], w[i], x[i])),
+    Neon, f64, f64, 16, f64, float64x2_t, float64x2_t, 8, Tile::FOUR_BY_FOUR,
+    zero: vdupq_n_f64(0.0),
+    load: |x: *const f64| vld1q_f64(x),
+    widen: |w: *const f64| vld1q_f64(w),
+    multiply_add: |sum, w, x| vfmaq_f64(sum, w, x),
     fold: fold_sixteen_f64,
 );
 lanes!(
-    Neon, f64, bf16, 16, f64, [float64x2_t; 8], [float64x2_t; 8], (1, 2),
-    zero: [vdupq_n_f64(0.0); 8],
-    load: load_f64,
+    Neon, f64, bf16, 16, f64, float64x2_t, float64x2_t, 8, Tile::FOUR_BY_FOUR,
+    zero: vdupq_n_f64(0.0),
+    load: |x: *const f64| vld1q_f64(x),
     widen: |w: *const bf16| {
-        let fours = widen_to_f32(w);
-        from_fn(|i| match i % 2 {
-            0 => vcvt_f64_f32(vget_low_f32(fours[i / 2])),
-            _ => vcvt_high_f64_f32(fours[i / 2]),
-        })
+        let two = [(*w).to_bits(), (*w.add(1)).to_bits()].map(|bits| u32::from(bits) << 16);
+        vcvt_f64_f32(vreinterpret_f32_u32(vld1_u32(two.as_ptr())))
     },
-    multiply_add: |sum: [_; 8], w: [_; 8], x: [_; 8]| from_fn(|i| vfmaq_f64(sum[i], w[i], x[i])),
+    multiply_add: |sum, w, x| vfmaq_f64(sum, w, x),
     fold: fold_sixteen_f64,
 );
 lanes!(
-    Neon, f32, f32, 16, f32, [float32x4_t; 4], [float32x4_t; 4], (2, 2),
-    zero: [vdupq_n_f32(0.0); 4],
-    load: load_f32,
-    widen: load_f32,
-    multiply_add: |sum: [_; 4], w: [_; 4], x: [_; 4]| from_fn(|i| vfmaq_f32(sum[i], w[i], x[i])),
+    Neon, f32, f32, 16, f32, float32x4_t, float32x4_t, 4, Tile::FOUR_BY_FOUR,
+    zero: vdupq_n_f32(0.0),
+    load: |x: *const f32| vld1q_f32(x),
+    widen: |w: *const f32| vld1q_f32(w),
+    multiply_add: |sum, w, x| vfmaq_f32(sum, w, x),
     fold: fold_sixteen_f32,
 );
 lanes!(
-    Neon, f32, bf16, 16, f32, [float32x4_t; 4], [float32x4_t; 4], (2, 2),
-    zero: [vdupq_n_f32(0.0); 4],
-    load: load_f32,
-    widen: widen_to_f32,
-    multiply_add: |sum: [_; 4], w: [_; 4], x: [_; 4]| from_fn(|i| vfmaq_f32(sum[i], w[i], x[i])),
+    Neon, f32, bf16, 16, f32, float32x4_t, float32x4_t, 4, Tile::FOUR_BY_FOUR,
+    zero: vdupq_n_f32(0.0),
+    load: |x: *const f32| vld1q_f32(x),
+    widen: |w: *const bf16| vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(w.cast()))),
+    multiply_add: |sum, w, x| vfmaq_f32(sum, w, x),
     fold: fold_sixteen_f32,
 );
 lanes!(
-    Neon, bf16, bf16, 32, f32, [uint32x4_t; 4], [float32x4_t; 4], (2, 2),
-    zero: [vdupq_n_f32(0.0); 4],
-    load: load_bf16,
-    widen: load_bf16,
-    multiply_add: |sum: [_; 4], w: [_; 4], x: [_; 4]| from_fn(|i| dot_pairs(sum[i], w[i], x[i])),
+    Neon, bf16, bf16, 32, f32, uint32x4_t, float32x4_t, 4, Tile::FOUR_BY_FOUR,
+    zero: vdupq_n_f32(0.0),
+    load: load_pairs,
+    widen: load_pairs,
+    multiply_add: dot_pairs,
     fold: fold_sixteen_f32,
 );
 
+/// Four pairs of numbers, the even one in the low half.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn load_f64(x: *const f64) -> [float64x2_t; 8] {
-    // SAFETY: the caller lends 16 numbers.
-    from_fn(|i| unsafe { vld1q_f64(x.add(2 * i)) })
-}
-
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn load_f32(x: *const f32) -> [float32x4_t; 4] {
-    // SAFETY: the caller lends 16 numbers.
-    from_fn(|i| unsafe { vld1q_f32(x.add(4 * i)) })
-}
-
-/// Pairs of numbers, the even one in the low half.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn load_bf16(x: *const bf16) -> [uint32x4_t; 4] {
-    // SAFETY: the caller lends 32 numbers.
-    from_fn(|i| vreinterpretq_u32_u16(unsafe { vld1q_u16(x.add(8 * i).cast()) }))
-}
-
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn widen_to_f32(w: *const bf16) -> [float32x4_t; 4] {
-    // SAFETY: the caller lends 16 numbers.
-    from_fn(|i| vreinterpretq_f32_u32(vshll_n_u16::<16>(unsafe { vld1_u16(w.add(4 * i).cast()) })))
+unsafe fn load_pairs(x: *const bf16) -> uint32x4_t {
+    // SAFETY: the caller lends 8 numbers.
+    vreinterpretq_u32_u16(unsafe { vld1q_u16(x.cast()) })
 }
 
 /// Four lanes of the bf16 product: odd elements first, then even ones, denormals taken as zero.

@@ -4,6 +4,9 @@
 //! proves that they exist. Its methods are inlined into its `run`, which is compiled with the
 //! instructions enabled.
 
+use super::lanes::{Lanes, part_of, put_part};
+use super::panel::AHEAD;
+
 /// One instruction set: `$detected` is the macro of `std::arch` that looks for a feature, and `prefetch` a
 /// closure over an address.
 macro_rules! instructions {
@@ -44,70 +47,155 @@ macro_rules! instructions {
     };
 }
 
-/// The lanes of one pair of types for one instruction set. `load`, `widen` and `multiply_add` are
-/// closures over intrinsics.
+/// The lanes of one pair of types for one instruction set.
+///
+/// `zero` is one part of the sums; `load` and `widen` are closures from where a part of a block begins, `multiply_add` one
+/// over parts, `fold` and `fold_four` over all parts of sums. `packed` is left out where blocks are packed as they are
+/// loaded, `add` where [`Lanes::add`](super::lanes::Lanes::add) is as good.
 macro_rules! lanes {
-    ($name:ty, $x:ty, $w:ty, $b:literal, $acc:ty, $block:ty, $sum:ty, $tile:expr,
+    ($name:ty, $x:ty, $w:ty, $b:literal, $acc:ty, $operand:ty, $sum:ty, $parts:literal, $tile:expr,
      zero: $zero:expr, load: $load:expr, widen: $widen:expr,
-     multiply_add: $multiply_add:expr, fold: $fold:expr $(, fold_four: $fold_four:expr)? $(,)?) => {
+     multiply_add: $multiply_add:expr, fold: $fold:expr $(, fold_four: $fold_four:expr)?
+     $(, pack_from: $pack_from:literal, packed: $packed:ty, add: $add:expr)? $(,)?) => {
         impl $crate::kernels::lanes::Lanes<$x, $w, $b> for $name {
-            type Block = $block;
+            type Operand = $operand;
             type Sum = $sum;
+            type Sums = [$sum; $parts];
+            type Packed = $crate::kernels::instructions::either!($($packed)?, [$x; $b]);
             type Acc = $acc;
-            const TILE: (usize, usize) = $tile;
+            const PARTS: usize = $parts;
+            const TILE: $crate::kernels::lanes::Tile = $tile;
+            $(const PACK_FROM: usize = $pack_from;)?
 
             #[inline(always)]
-            fn zero(self) -> Self::Sum {
+            fn zero(self) -> Self::Sums {
                 // SAFETY: `self` proves the instructions; memory is not touched.
-                unsafe { $zero }
+                [unsafe { $zero }; $parts]
             }
             #[inline(always)]
-            fn load(self, x: &[$x; $b]) -> Self::Block {
+            fn resume(self, sums: &[$acc; 16], part: usize) -> Self::Sum {
+                const { assert!(size_of::<Self::Sums>() == size_of::<[$acc; 16]>()) };
+                assert!(part < $parts);
+                // SAFETY: both are as many plain bits, as the lines above check.
+                unsafe { sums.as_ptr().cast::<$sum>().add(part).read_unaligned() }
+            }
+            #[inline(always)]
+            fn suspend(self, sum: Self::Sum, to: &mut [$acc; 16], part: usize) {
+                const { assert!(size_of::<Self::Sums>() == size_of::<[$acc; 16]>()) };
+                assert!(part < $parts);
+                // SAFETY: both are as many plain bits, as the lines above check.
+                unsafe { to.as_mut_ptr().cast::<$sum>().add(part).write_unaligned(sum) };
+            }
+            #[inline(always)]
+            fn load(self, x: &[$x; $b], part: usize) -> Self::Operand {
+                assert!(part < $parts);
                 // SAFETY: `self` proves the instructions; the loads are unaligned ones and stay
                 // inside the array.
-                unsafe { $load(x.as_ptr()) }
+                unsafe { $load(x.as_ptr().add(part * ($b / $parts))) }
             }
             #[inline(always)]
-            fn widen(self, w: &[$w; $b]) -> Self::Block {
+            fn widen(self, w: &[$w; $b], part: usize) -> Self::Operand {
+                assert!(part < $parts);
                 // SAFETY: as for `load`.
-                unsafe { $widen(w.as_ptr()) }
+                unsafe { $widen(w.as_ptr().add(part * ($b / $parts))) }
             }
             #[inline(always)]
-            fn store(self, block: Self::Block, to: &mut [$x; $b]) {
-                const { assert!(size_of::<$block>() == size_of::<[$x; $b]>()) };
-                // SAFETY: both are as many plain bits, as the line above checks.
-                *to = unsafe { std::mem::transmute::<$block, [$x; $b]>(block) };
+            fn pack(self, operand: Self::Operand, to: &mut Self::Packed, part: usize) {
+                const { assert!(size_of::<$operand>() * $parts == size_of::<Self::Packed>()) };
+                assert!(part < $parts);
+                // SAFETY: both are as many plain bits, as the lines above check.
+                unsafe { (&raw mut *to).cast::<$operand>().add(part).write_unaligned(operand) };
             }
             #[inline(always)]
-            fn resume(self, sums: &[$acc; 16]) -> Self::Sum {
-                // SAFETY: both are as many plain bits, as `suspend` checks.
-                unsafe { std::mem::transmute::<[$acc; 16], $sum>(*sums) }
+            fn unpack(self, block: &Self::Packed, part: usize) -> Self::Operand {
+                const { assert!(size_of::<$operand>() * $parts == size_of::<Self::Packed>()) };
+                assert!(part < $parts);
+                // SAFETY: both are as many plain bits, as the lines above check.
+                unsafe { (&raw const *block).cast::<$operand>().add(part).read_unaligned() }
             }
             #[inline(always)]
-            fn suspend(self, sums: Self::Sum) -> [$acc; 16] {
-                const { assert!(size_of::<$sum>() == size_of::<[$acc; 16]>()) };
-                // SAFETY: both are as many plain bits, as the line above checks.
-                unsafe { std::mem::transmute::<$sum, [$acc; 16]>(sums) }
-            }
-            #[inline(always)]
-            fn multiply_add(self, sum: Self::Sum, w: Self::Block, x: Self::Block) -> Self::Sum {
+            fn multiply_add(self, sum: Self::Sum, w: Self::Operand, x: Self::Operand) -> Self::Sum {
                 // SAFETY: `self` proves the instructions; memory is not touched.
                 unsafe { $multiply_add(sum, w, x) }
             }
             #[inline(always)]
-            fn fold(self, sum: Self::Sum) -> $acc {
+            fn add_rows<const R: usize, const T: usize>(
+                self,
+                sums: &mut [[Self::Sums; T]; R],
+                w: [&[[$w; $b]]; R],
+                x: [&[[$x; $b]]; T],
+            ) {
+                $crate::kernels::instructions::add_rows::<Self, $x, $w, $b, R, T>(self, sums, w, x);
+            }
+            #[inline(always)]
+            fn fold(self, sums: Self::Sums) -> $acc {
                 // SAFETY: `self` proves the instructions; memory is not touched.
-                unsafe { $fold(sum) }
+                unsafe { $fold(sums) }
             }
             $(
                 #[inline(always)]
-                fn fold_four(self, sums: [Self::Sum; 4]) -> [$acc; 4] {
+                fn fold_four(self, sums: [Self::Sums; 4]) -> [$acc; 4] {
                     // SAFETY: `self` proves the instructions; memory is not touched.
                     unsafe { $fold_four(sums) }
+                }
+            )?
+            $(
+                #[inline(always)]
+                fn add<const R: usize, const T: usize>(
+                    self,
+                    sums: &mut [[Self::Sums; T]; R],
+                    w: &[Self::Packed],
+                    x: &[Self::Packed],
+                ) {
+                    $add(self, sums, w, x);
                 }
             )?
         }
     };
 }
 
-pub(super) use {instructions, lanes};
+/// [`Lanes::add_rows`] for every instruction set.
+#[inline(always)]
+pub(super) fn add_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
+    lanes: L,
+    sums: &mut [[L::Sums; T]; R],
+    w: [&[[W; B]]; R],
+    x: [&[[X; B]]; T],
+) where
+    L: Lanes<X, W, B>,
+{
+    let blocks = w[0].len();
+    let fits = w.iter().all(|w| w.len() == blocks) && x.iter().all(|x| x.len() == blocks);
+    assert!(fits, "as many blocks of each row and token");
+    for part in 0..L::PARTS {
+        let mut of_part = part_of::<L, X, W, B, R, T>(sums, part);
+        for block in 0..blocks {
+            // SAFETY: each has `blocks` blocks, which compilers lose sight of here.
+            let x = x.map(|x| lanes.load(unsafe { x.get_unchecked(block) }, part));
+            for r in 0..R {
+                // SAFETY: as above.
+                let w = unsafe { w[r].get_unchecked(block) };
+                if part == 0 {
+                    lanes.prefetch(w.as_ptr().wrapping_byte_add(AHEAD));
+                }
+                let w = lanes.widen(w, part);
+                for t in 0..T {
+                    of_part[r][t] = lanes.multiply_add(of_part[r][t], w, x[t]);
+                }
+            }
+        }
+        put_part::<L, X, W, B, R, T>(sums, part, of_part);
+    }
+}
+
+/// The first type, or the second one where there is no first.
+macro_rules! either {
+    (, $default:ty) => {
+        $default
+    };
+    ($given:ty, $default:ty) => {
+        $given
+    };
+}
+
+pub(super) use {either, instructions, lanes};

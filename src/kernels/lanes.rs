@@ -13,47 +13,64 @@ pub(super) trait Instructions: Copy {
 
 /// Sixteen-lane multiply-add of activations `X` and weights `W`, in blocks of `B` elements.
 ///
+/// Where a register holds fewer than sixteen lanes, a block and its sums are in parts: part *p* is the *p*th stretch of the
+/// lanes, and of the elements that belong to them. What happens in one part has no bearing on the others.
+///
 /// A value of an implementing type is the proof that the machine has the instructions.
 pub(super) trait Lanes<X, W, const B: usize>: Instructions {
-    /// One block of activations or widened weights.
-    type Block: Copy;
-    /// Sixteen partial sums.
+    /// One part of a block of activations or widened weights.
+    type Operand: Copy;
+    /// One part of sixteen partial sums.
     type Sum: Copy;
+    /// All parts of them.
+    type Sums: Copy + AsRef<[Self::Sum]> + AsMut<[Self::Sum]>;
+    /// A block that is copied to be read again and again.
+    type Packed: bytemuck::Pod;
     /// The type the sums are in.
     type Acc: Float;
-    /// Weight rows and tokens of a register tile: 4, 2 or 1 each.
-    const TILE: (usize, usize);
+    /// The number of parts.
+    const PARTS: usize;
+    /// Weight rows and tokens of a tile, the sums of which stay in registers beside what is multiplied.
+    const TILE: Tile;
+    /// From this many tokens on it pays to copy weights and activations in the order they are used.
+    const PACK_FROM: usize = 12;
 
     /// Sixteen times +0.
-    fn zero(self) -> Self::Sum;
+    fn zero(self) -> Self::Sums;
     /// Takes sums up again where they were left.
-    fn resume(self, sums: &[Self::Acc; 16]) -> Self::Sum;
-    /// The sums so far, lane after lane.
-    fn suspend(self, sums: Self::Sum) -> [Self::Acc; 16];
-    /// Reads a block of activations.
-    fn load(self, x: &[X; B]) -> Self::Block;
-    /// Reads a block of weights and widens it, exactly.
-    fn widen(self, w: &[W; B]) -> Self::Block;
-    /// Writes a block down as activations.
-    fn store(self, block: Self::Block, to: &mut [X; B]);
+    fn resume(self, sums: &[Self::Acc; 16], part: usize) -> Self::Sum;
+    /// Leaves the sums so far, lane after lane.
+    fn suspend(self, sum: Self::Sum, to: &mut [Self::Acc; 16], part: usize);
+    /// Reads of a block of activations.
+    fn load(self, x: &[X; B], part: usize) -> Self::Operand;
+    /// Reads of a block of weights and widens them, exactly.
+    fn widen(self, w: &[W; B], part: usize) -> Self::Operand;
+    /// Writes down for [`unpack`](Self::unpack).
+    fn pack(self, operand: Self::Operand, to: &mut Self::Packed, part: usize);
+    /// Reads what was packed.
+    fn unpack(self, block: &Self::Packed, part: usize) -> Self::Operand;
     /// `sum + w · x` in every lane, in the order that [`kernels`](super) documents.
-    fn multiply_add(self, sum: Self::Sum, w: Self::Block, x: Self::Block) -> Self::Sum;
+    fn multiply_add(self, sum: Self::Sum, w: Self::Operand, x: Self::Operand) -> Self::Sum;
+    /// Adds the products of a tile's blocks, those of each row and of each token where they lie, to its `sums`. There must be
+    /// as many of each.
+    fn add_rows<const R: usize, const T: usize>(
+        self,
+        sums: &mut [[Self::Sums; T]; R],
+        w: [&[[W; B]]; R],
+        x: [&[[X; B]]; T],
+    );
     /// The lanes added in the documented tree.
-    fn fold(self, sum: Self::Sum) -> Self::Acc;
+    fn fold(self, sums: Self::Sums) -> Self::Acc;
 
     /// [`fold`](Self::fold) for four sums.
     #[inline(always)]
-    fn fold_four(self, sums: [Self::Sum; 4]) -> [Self::Acc; 4] {
-        let mut folded = [Self::Acc::ZERO; 4];
-        for (folded, sum) in folded.iter_mut().zip(sums) {
-            *folded = self.fold(sum);
-        }
-        folded
+    fn fold_four(self, sums: [Self::Sums; 4]) -> [Self::Acc; 4] {
+        sums.map(|sums| self.fold(sums))
     }
 
     /// [`fold`](Self::fold) for the sums of a tile's rows and one token, into the beginning of `out`.
     #[inline(always)]
-    fn fold_rows<const R: usize>(self, sums: [Self::Sum; R], out: &mut [Self::Acc]) {
+    fn fold_rows<const R: usize>(self, sums: [Self::Sums; R], out: &mut [Self::Acc]) {
         if let (Ok(sums), Some(out)) = (<[_; 4]>::try_from(&sums[..]), out.first_chunk_mut()) {
             *out = self.fold_four(sums);
             return;
@@ -62,14 +79,100 @@ pub(super) trait Lanes<X, W, const B: usize>: Instructions {
             *out = self.fold(sum);
         }
     }
+
+    /// Adds the products of a tile's packed blocks to its `sums`: of `w` block after block, in each row after row, of `x` in
+    /// each token after token.
+    #[inline(always)]
+    fn add<const R: usize, const T: usize>(
+        self,
+        sums: &mut [[Self::Sums; T]; R],
+        w: &[Self::Packed],
+        x: &[Self::Packed],
+    ) {
+        add_parts(self, sums, w, x);
+    }
+}
+
+/// [`Lanes::add`] for any size of a tile.
+#[inline(always)]
+pub(super) fn add_parts<L, X, W, const B: usize, const R: usize, const T: usize>(
+    lanes: L,
+    sums: &mut [[L::Sums; T]; R],
+    w: &[L::Packed],
+    x: &[L::Packed],
+) where
+    L: Lanes<X, W, B>,
+{
+    let (w, _) = w.as_chunks::<R>();
+    let (x, _) = x.as_chunks::<T>();
+    for part in 0..L::PARTS {
+        let mut of_part = part_of::<L, X, W, B, R, T>(sums, part);
+        for (w, x) in w.iter().zip(x) {
+            let x: [_; T] = std::array::from_fn(|t| lanes.unpack(&x[t], part));
+            for r in 0..R {
+                let w = lanes.unpack(&w[r], part);
+                for t in 0..T {
+                    of_part[r][t] = lanes.multiply_add(of_part[r][t], w, x[t]);
+                }
+            }
+        }
+        put_part::<L, X, W, B, R, T>(sums, part, of_part);
+    }
+}
+
+/// One part of a tile's sums.
+#[inline(always)]
+pub(super) fn part_of<L, X, W, const B: usize, const R: usize, const T: usize>(
+    sums: &[[L::Sums; T]; R],
+    part: usize,
+) -> [[L::Sum; T]; R]
+where
+    L: Lanes<X, W, B>,
+{
+    std::array::from_fn(|r| std::array::from_fn(|t| sums[r][t].as_ref()[part]))
+}
+
+/// Puts one part of a tile's sums back.
+#[inline(always)]
+pub(super) fn put_part<L, X, W, const B: usize, const R: usize, const T: usize>(
+    sums: &mut [[L::Sums; T]; R],
+    part: usize,
+    of: [[L::Sum; T]; R],
+) where
+    L: Lanes<X, W, B>,
+{
+    for (sums, of) in sums.as_flattened_mut().iter_mut().zip(of.as_flattened()) {
+        sums.as_mut()[part] = *of;
+    }
+}
+
+/// The size of the tiles that the registers of an instruction set have room for.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    pub(super) rows: usize,
+    pub(super) tokens: usize,
+}
+
+impl Tile {
+    /// Of 32 registers.
+    pub(super) const FOUR_BY_FOUR: Self = Self { rows: 4, tokens: 4 };
+    /// Of 16 registers.
+    pub(super) const FOUR_BY_THREE: Self = Self { rows: 4, tokens: 3 };
+    /// Of code that a compiler makes vectors of if it can.
+    pub(super) const ONE: Self = Self { rows: 1, tokens: 1 };
+
+    /// Whether it has so many rows and tokens.
+    pub(super) const fn is(self, rows: usize, tokens: usize) -> bool {
+        self.rows == rows && self.tokens == tokens
+    }
 }
 
 /// An instruction set: every pair of types that has a kernel of its own.
 pub(super) trait Simd:
     Lanes<f64, f64, 16, Acc = f64>
-    + Lanes<f64, bf16, 16, Acc = f64>
+    + Lanes<f64, bf16, 16, Acc = f64, Packed = <Self as Lanes<f64, f64, 16>>::Packed>
     + Lanes<f32, f32, 16, Acc = f32>
-    + Lanes<f32, bf16, 16, Acc = f32>
+    + Lanes<f32, bf16, 16, Acc = f32, Packed = <Self as Lanes<f32, f32, 16>>::Packed>
     + Lanes<bf16, bf16, 32, Acc = f32>
 {
 }

@@ -6,11 +6,11 @@
 
 use super::lanes::Lanes;
 use super::panel::{Panel, padded};
-use crate::tensor::{Element, Matrix};
+use crate::tensor::{Buffer, Element};
 
-/// Blocks of a tile that are worked on at once: 10 KB of each side in f32 and bf16. Longer sums are taken up
-/// again where they were left.
-const STRETCH: usize = 40;
+/// Bytes of each packed row of a tile that are worked on at once: 10 KB of four rows. Longer sums are taken up again where
+/// they were left.
+const STRETCH: usize = 2560;
 
 /// Tiles of weights that each tile of activations is multiplied with while it is in the first cache, beside them.
 const GROUPS: usize = 2;
@@ -29,11 +29,11 @@ const LINE: usize = 64;
 const TOKENS: usize = 64;
 
 /// Where the work is done.
-struct Scratch<'a, X, S, const B: usize, const R: usize, const T: usize> {
+struct Scratch<'a, P, S, const R: usize, const T: usize> {
     /// Tile after tile.
-    x: &'a mut [[X; B]],
+    x: &'a mut [P],
     /// A stretch of some tiles.
-    w: &'a mut [[X; B]],
+    w: &'a mut [P],
     /// What the stretches so far have come to, for each tile of `x` with each of `w`; empty where one is all.
     sums: Vec<[[S; T]; R]>,
 }
@@ -44,14 +44,16 @@ pub(super) fn panel<L, X, W, const B: usize, const R: usize, const T: usize>(
     lanes: L,
     panel: Panel<'_, '_, X, W>,
 ) where
-    L: Lanes<X, W, B, Acc = X::Acc> + Lanes<X, X, B, Acc = X::Acc>,
+    L: Lanes<X, W, B, Acc = X::Acc>
+        + Lanes<X, X, B, Acc = X::Acc, Packed = <L as Lanes<X, W, B>>::Packed>,
     X: Element,
     W: Element,
 {
     let Panel { x, w, cols, out } = panel;
     let blocks = cols.div_ceil(B);
     let tokens = out.len().next_multiple_of(T);
-    let held = ACTIVATIONS / (blocks * size_of::<[X; B]>()) / T * T;
+    let size = size_of::<<L as Lanes<X, W, B>>::Packed>();
+    let (held, stretch) = (ACTIVATIONS / (blocks * size) / T * T, STRETCH / size);
     let groups = if held < TOKENS.min(tokens) {
         MANY_GROUPS
     } else {
@@ -59,19 +61,17 @@ pub(super) fn panel<L, X, W, const B: usize, const R: usize, const T: usize>(
     };
     let at_once = tokens.min(held.max(TOKENS));
     let zero = <L as Lanes<X, X, B>>::zero(lanes);
-    let unfinished = if blocks > STRETCH {
+    let unfinished = if blocks > stretch {
         groups * at_once / T
     } else {
         0
     };
     // What no row is left for is stale, and the products with it are not looked at.
-    let (mut xs, mut ws) = (
-        Matrix::stale(at_once * blocks, B),
-        Matrix::stale(groups * R * STRETCH, B),
-    );
+    let lengths = [at_once * blocks, groups * R * stretch];
+    let [mut xs, mut ws] = lengths.map(Buffer::stale::<<L as Lanes<X, W, B>>::Packed>);
     let mut scratch = Scratch {
-        x: xs.as_mut_slice().as_chunks_mut().0,
-        w: ws.as_mut_slice().as_chunks_mut().0,
+        x: xs.numbers_mut(lengths[0]),
+        w: ws.numbers_mut(lengths[1]),
         sums: vec![[[zero; T]; R]; unfinished],
     };
     for (x, out) in x.chunks(at_once * cols).zip(out.chunks_mut(at_once)) {
@@ -91,31 +91,33 @@ fn some_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
     lanes: L,
     w: &[W],
     cols: usize,
-    scratch: &mut Scratch<'_, X, <L as Lanes<X, X, B>>::Sum, B, R, T>,
+    scratch: &mut Scratch<'_, <L as Lanes<X, X, B>>::Packed, <L as Lanes<X, X, B>>::Sums, R, T>,
     out: &mut [&mut [X::Acc]],
     row: usize,
 ) where
-    L: Lanes<X, W, B, Acc = X::Acc> + Lanes<X, X, B, Acc = X::Acc>,
+    L: Lanes<X, W, B, Acc = X::Acc>
+        + Lanes<X, X, B, Acc = X::Acc, Packed = <L as Lanes<X, W, B>>::Packed>,
     X: Element,
     W: Element,
 {
-    let (blocks, groups) = (cols.div_ceil(B), scratch.w.len() / (R * STRETCH));
+    let most = STRETCH / size_of::<<L as Lanes<X, X, B>>::Packed>();
+    let (blocks, groups) = (cols.div_ceil(B), scratch.w.len() / (R * most));
     let all = w.as_ptr();
     let w = &w[row * cols..];
     let w = &w[..w.len().min(groups * R * cols)];
     let multiplications = out.len().div_ceil(T) * w.len().div_ceil(R * cols);
-    for first in (0..blocks).step_by(STRETCH) {
-        let stretch = first..blocks.min(first + STRETCH);
+    for first in (0..blocks).step_by(most) {
+        let stretch = first..blocks.min(first + most);
         // While this stretch is multiplied the next one is asked for: copying it would have to wait.
         let (next_row, next) = match stretch.end < blocks {
             true => (row, stretch.end),
             false => (row + groups * R, 0),
         };
         let next = all.wrapping_add(next_row * cols + next * B);
-        let row_bytes = size_of::<[W; B]>() * STRETCH.min(blocks);
+        let row_bytes = size_of::<[W; B]>() * most.min(blocks);
         let mut lines = lines(next, groups * R, cols, row_bytes);
         let lines_each = (groups * R * row_bytes.div_ceil(LINE)).div_ceil(multiplications);
-        let packed = scratch.w.chunks_exact_mut(R * STRETCH);
+        let packed = scratch.w.chunks_exact_mut(R * most);
         for (w, packed) in w.chunks(R * cols).zip(packed) {
             let packed = &mut packed[..R * stretch.len()];
             pack::<L, X, W, B, R>(lanes, w, cols, first, packed);
@@ -123,9 +125,9 @@ fn some_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
         let tiles = scratch.x.chunks_exact(T * blocks);
         for (i, (x, out)) in tiles.zip(out.chunks_mut(T)).enumerate() {
             let x = &x[T * stretch.start..T * stretch.end];
-            let rows = w.chunks(R * cols).zip(scratch.w.chunks_exact(R * STRETCH));
+            let rows = w.chunks(R * cols).zip(scratch.w.chunks_exact(R * most));
             for (g, (w, packed)) in rows.enumerate() {
-                let so_far = match first {
+                let mut so_far = match first {
                     0 => [[<L as Lanes<X, X, B>>::zero(lanes); T]; R],
                     _ => scratch.sums[i * groups + g],
                 };
@@ -133,7 +135,7 @@ fn some_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
                     lanes.prefetch(line);
                 }
                 let packed = &packed[..R * stretch.len()];
-                let so_far = add::<L, X, B, R, T>(lanes, so_far, packed, x);
+                <L as Lanes<X, X, B>>::add(lanes, &mut so_far, packed, x);
                 if stretch.end < blocks {
                     scratch.sums[i * groups + g] = so_far;
                     continue;
@@ -172,46 +174,26 @@ fn pack<L, X, W, const B: usize, const N: usize>(
     from: &[W],
     cols: usize,
     first: usize,
-    to: &mut [[X; B]],
+    to: &mut [L::Packed],
 ) where
     L: Lanes<X, W, B>,
     X: Element,
     W: Element,
 {
+    let copy = |from: &[W; B], to: &mut L::Packed| {
+        for part in 0..L::PARTS {
+            lanes.pack(lanes.widen(from, part), to, part);
+        }
+    };
     for (r, row) in from.chunks_exact(cols).enumerate() {
         let (blocks, rest) = row.as_chunks::<B>();
         let mut to = to.iter_mut().skip(r).step_by(N);
         let full = &blocks[first.min(blocks.len())..];
         for (from, to) in full.iter().zip(to.by_ref()) {
-            lanes.store(lanes.widen(from), to);
+            copy(from, to);
         }
         if let Some(to) = to.next() {
-            lanes.store(lanes.widen(&padded(rest)), to);
+            copy(&padded(rest), to);
         }
     }
-}
-
-/// `sums` and the products of some blocks of a tile.
-#[inline(always)]
-fn add<L, X, const B: usize, const R: usize, const T: usize>(
-    lanes: L,
-    mut sums: [[L::Sum; T]; R],
-    w: &[[X; B]],
-    x: &[[X; B]],
-) -> [[L::Sum; T]; R]
-where
-    L: Lanes<X, X, B>,
-{
-    let (w, _) = w.as_chunks::<R>();
-    let (x, _) = x.as_chunks::<T>();
-    for (w, x) in w.iter().zip(x) {
-        let x: [_; T] = std::array::from_fn(|t| lanes.load(&x[t]));
-        for r in 0..R {
-            let w = lanes.load(&w[r]);
-            for t in 0..T {
-                sums[r][t] = lanes.multiply_add(sums[r][t], w, x[t]);
-            }
-        }
-    }
-    sums
 }

@@ -1,14 +1,14 @@
 //! All products of some rows of weights with some activations, in tiles whose sums stay in registers.
 
+use std::array::from_fn;
+use std::slice::from_ref;
+
 use super::lanes::Lanes;
 use super::packed;
 use crate::tensor::Element;
 
-/// From this many tokens on it pays to copy weights and activations in the order they are used.
-const PACK_FROM: usize = 12;
-
 /// How many bytes ahead weights are asked for where each is used once: the hardware does not look beyond a page.
-const AHEAD: usize = 8192;
+pub(super) const AHEAD: usize = 8192;
 
 /// Activations `x` `[tokens, cols]`, weights `w` `[rows, cols]`, and for each token where its products with the rows
 /// go: `[tokens][rows]`.
@@ -39,25 +39,35 @@ impl<'a, 'y, X: Element, W> Panel<'a, 'y, X, W> {
 #[inline(always)]
 pub(super) fn panel<L, X, W, const B: usize>(lanes: L, panel: Panel<'_, '_, X, W>)
 where
-    L: Lanes<X, W, B, Acc = X::Acc> + Lanes<X, X, B, Acc = X::Acc>,
+    L: Lanes<X, W, B, Acc = X::Acc>
+        + Lanes<X, X, B, Acc = X::Acc, Packed = <L as Lanes<X, W, B>>::Packed>,
     X: Element,
     W: Element,
 {
-    let many = panel.x.len() / panel.cols >= PACK_FROM;
-    match <L as Lanes<X, X, B>>::TILE {
-        (4, 4) if many => packed::panel::<L, X, W, B, 4, 4>(lanes, panel),
-        (4, 2) if many => packed::panel::<L, X, W, B, 4, 2>(lanes, panel),
-        (2, 2) if many => packed::panel::<L, X, W, B, 2, 2>(lanes, panel),
-        (4, _) => rows_of_tiles::<L, X, W, B, 4>(lanes, panel),
-        (2, _) => rows_of_tiles::<L, X, W, B, 2>(lanes, panel),
-        _ => rows_of_tiles::<L, X, W, B, 1>(lanes, panel),
+    let many = panel.out.len() >= <L as Lanes<X, X, B>>::PACK_FROM;
+    // In constants of their own, so that nothing is compiled for tiles that an instruction set does not have.
+    if const { <L as Lanes<X, X, B>>::TILE.is(4, 4) } {
+        match many {
+            true => packed::panel::<L, X, W, B, 4, 4>(lanes, panel),
+            // Registers that hold four tokens' sums beside packed operands hold those of five.
+            false => rows_of_tiles::<L, X, W, B, 4, 5>(lanes, panel),
+        }
+    } else if const { <L as Lanes<X, X, B>>::TILE.is(4, 3) } {
+        match many {
+            true => packed::panel::<L, X, W, B, 4, 3>(lanes, panel),
+            false => rows_of_tiles::<L, X, W, B, 4, 3>(lanes, panel),
+        }
+    } else {
+        rows_of_tiles::<L, X, W, B, 1, 1>(lanes, panel);
     }
 }
 
-/// Tiles of `R` rows, and of one where fewer are left.
+/// Tiles of `R` rows, and of one where fewer are left, and at most `MOST` tokens.
 #[inline(always)]
-fn rows_of_tiles<L, X, W, const B: usize, const R: usize>(lanes: L, panel: Panel<'_, '_, X, W>)
-where
+fn rows_of_tiles<L, X, W, const B: usize, const R: usize, const MOST: usize>(
+    lanes: L,
+    panel: Panel<'_, '_, X, W>,
+) where
     L: Lanes<X, W, B, Acc = X::Acc>,
     X: Element,
     W: Element,
@@ -66,19 +76,19 @@ where
     let rows = w.len() / cols;
     let mut row = 0;
     while row + R <= rows {
-        let w: [&[W]; R] = std::array::from_fn(|r| &w[(row + r) * cols..(row + r + 1) * cols]);
-        row_of_tiles(lanes, w, x, out, row);
+        let w: [&[W]; R] = from_fn(|r| &w[(row + r) * cols..(row + r + 1) * cols]);
+        row_of_tiles::<L, X, W, B, R, MOST>(lanes, w, x, out, row);
         row += R;
     }
     for row in row..rows {
         let w = [&w[row * cols..(row + 1) * cols]];
-        row_of_tiles(lanes, w, x, out, row);
+        row_of_tiles::<L, X, W, B, 1, MOST>(lanes, w, x, out, row);
     }
 }
 
 /// `R` rows of W, of which the first is row `row`, times all of `x`.
 #[inline(always)]
-fn row_of_tiles<L, X, W, const B: usize, const R: usize>(
+fn row_of_tiles<L, X, W, const B: usize, const R: usize, const MOST: usize>(
     lanes: L,
     w: [&[W]; R],
     x: &[X],
@@ -94,24 +104,20 @@ fn row_of_tiles<L, X, W, const B: usize, const R: usize>(
     let mut t = 0;
     while t < tokens {
         let (left, x, out) = (tokens - t, &x[t * cols..], &mut out[t..]);
-        t += match tokens_of_tile(L::TILE.1, left) {
-            5 => tile::<L, X, W, B, R, 5>(lanes, w, x, out, row),
-            4 => tile::<L, X, W, B, R, 4>(lanes, w, x, out, row),
-            3 => tile::<L, X, W, B, R, 3>(lanes, w, x, out, row),
-            2 => tile::<L, X, W, B, R, 2>(lanes, w, x, out, row),
-            _ => tile::<L, X, W, B, R, 1>(lanes, w, x, out, row),
+        // Every tile reads the weights again: so as few tiles as can be, of about one size.
+        let together = left.div_ceil(left.div_ceil(MOST));
+        t += if const { MOST >= 5 } && together == 5 {
+            tile::<L, X, W, B, R, 5>(lanes, w, x, out, row)
+        } else if const { MOST >= 4 } && together == 4 {
+            tile::<L, X, W, B, R, 4>(lanes, w, x, out, row)
+        } else if const { MOST >= 3 } && together == 3 {
+            tile::<L, X, W, B, R, 3>(lanes, w, x, out, row)
+        } else if const { MOST >= 2 } && together == 2 {
+            tile::<L, X, W, B, R, 2>(lanes, w, x, out, row)
+        } else {
+            tile::<L, X, W, B, R, 1>(lanes, w, x, out, row)
         };
     }
-}
-
-/// How many of the tokens that are `left` go into the next tile, where tiles of `most` are meant for many tokens.
-///
-/// Registers that hold four tokens' sums beside packed operands hold those of five, and every tile reads the weights
-/// again: so as few tiles as can be, of about one size.
-#[inline(always)]
-fn tokens_of_tile(most: usize, left: usize) -> usize {
-    let most = if most == 4 { 5 } else { most };
-    left.div_ceil(left.div_ceil(most))
 }
 
 /// `R` rows of W times the first `T` rows of `x`: all sums stay in registers. Returns `T`.
@@ -130,31 +136,22 @@ where
 {
     let cols = w[0].len();
     let w = w.map(|row| row[..cols].as_chunks::<B>());
-    let x: [_; T] = std::array::from_fn(|t| x[t * cols..(t + 1) * cols].as_chunks::<B>());
+    let x: [_; T] = from_fn(|t| x[t * cols..(t + 1) * cols].as_chunks::<B>());
     let mut sums = [[lanes.zero(); T]; R];
-    for block in 0..cols / B {
-        let xs: [_; T] = std::array::from_fn(|t| lanes.load(&x[t].0[block]));
-        for r in 0..R {
-            if T <= 5 {
-                lanes.prefetch(w[r].0[block].as_ptr().wrapping_byte_add(AHEAD));
-            }
-            let wide = lanes.widen(&w[r].0[block]);
-            for t in 0..T {
-                sums[r][t] = lanes.multiply_add(sums[r][t], wide, xs[t]);
-            }
-        }
-    }
+    lanes.add_rows(&mut sums, w.map(|(full, _)| full), x.map(|(full, _)| full));
     if !cols.is_multiple_of(B) {
-        let xs: [_; T] = std::array::from_fn(|t| lanes.load(&padded(x[t].1)));
-        for r in 0..R {
-            let wide = lanes.widen(&padded(w[r].1));
-            for t in 0..T {
-                sums[r][t] = lanes.multiply_add(sums[r][t], wide, xs[t]);
-            }
-        }
+        let (w, x) = (
+            w.map(|(_, rest)| padded(rest)),
+            x.map(|(_, rest)| padded(rest)),
+        );
+        lanes.add_rows(
+            &mut sums,
+            w.each_ref().map(from_ref),
+            x.each_ref().map(from_ref),
+        );
     }
     for (t, out) in out[..T].iter_mut().enumerate() {
-        let of_token: [_; R] = std::array::from_fn(|r| sums[r][t]);
+        let of_token: [_; R] = from_fn(|r| sums[r][t]);
         lanes.fold_rows(of_token, &mut out[row..]);
     }
     T
@@ -163,5 +160,5 @@ where
 /// An incomplete block, filled with zeros.
 #[inline(always)]
 pub(super) fn padded<T: Element, const B: usize>(rest: &[T]) -> [T; B] {
-    std::array::from_fn(|i| rest.get(i).copied().unwrap_or_default())
+    from_fn(|i| rest.get(i).copied().unwrap_or_default())
 }

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::lanes::{Instructions, Lanes, Simd, fold};
+use super::lanes::{Instructions, Lanes, Simd, Tile, fold};
 use crate::tensor::{Element, Float};
 
 /// Plain Rust: arrays of sixteen.
@@ -12,96 +12,97 @@ pub(super) struct Scalar;
 impl Instructions for Scalar {}
 impl Simd for Scalar {}
 
+/// The lanes of one pair of types, all in one part.
 macro_rules! plain {
-    ($x:ty, $w:ty, $acc:ty) => {
-        impl Lanes<$x, $w, 16> for Scalar {
-            type Block = [$acc; 16];
+    ($x:ty, $w:ty, $b:literal, $acc:ty, $operand:ty, widen: $widen:expr, multiply_add: $multiply_add:expr $(,)?) => {
+        impl Lanes<$x, $w, $b> for Scalar {
+            type Operand = [$operand; $b];
             type Sum = [$acc; 16];
+            type Sums = [[$acc; 16]; 1];
+            type Packed = [$operand; $b];
             type Acc = $acc;
-            const TILE: (usize, usize) = (1, 1);
+            const PARTS: usize = 1;
+            const TILE: Tile = Tile::ONE;
 
             #[inline(always)]
-            fn zero(self) -> Self::Sum {
-                [0.0; 16]
+            fn zero(self) -> Self::Sums {
+                [[0.0; 16]]
             }
             #[inline(always)]
-            fn resume(self, sums: &[$acc; 16]) -> Self::Sum {
+            fn resume(self, sums: &[$acc; 16], _part: usize) -> Self::Sum {
                 *sums
             }
             #[inline(always)]
-            fn suspend(self, sums: Self::Sum) -> [$acc; 16] {
-                sums
+            fn suspend(self, sum: Self::Sum, to: &mut [$acc; 16], _part: usize) {
+                *to = sum;
             }
             #[inline(always)]
-            fn load(self, x: &[$x; 16]) -> Self::Block {
+            fn load(self, x: &[$x; $b], _part: usize) -> Self::Operand {
                 *x
             }
             #[inline(always)]
-            fn widen(self, w: &[$w; 16]) -> Self::Block {
-                w.map(|w| w.acc().into())
+            fn widen(self, w: &[$w; $b], _part: usize) -> Self::Operand {
+                w.map($widen)
             }
             #[inline(always)]
-            fn store(self, block: Self::Block, to: &mut [$x; 16]) {
-                *to = block;
+            fn pack(self, operand: Self::Operand, to: &mut Self::Packed, _part: usize) {
+                *to = operand;
             }
             #[inline(always)]
-            fn multiply_add(self, sum: Self::Sum, w: Self::Block, x: Self::Block) -> Self::Sum {
-                std::array::from_fn(|l| Float::mul_add(w[l], x[l], sum[l]))
+            fn unpack(self, block: &Self::Packed, _part: usize) -> Self::Operand {
+                *block
             }
             #[inline(always)]
-            fn fold(self, sum: Self::Sum) -> $acc {
+            fn multiply_add(self, sum: Self::Sum, w: Self::Operand, x: Self::Operand) -> Self::Sum {
+                std::array::from_fn(|l| $multiply_add(l, sum[l], &w, &x))
+            }
+            #[inline(always)]
+            fn add_rows<const R: usize, const T: usize>(
+                self,
+                sums: &mut [[Self::Sums; T]; R],
+                w: [&[[$w; $b]]; R],
+                x: [&[[$x; $b]]; T],
+            ) {
+                for (sums, w) in sums.iter_mut().zip(w) {
+                    for ([sum], x) in sums.iter_mut().zip(x) {
+                        for (w, x) in w.iter().zip(x) {
+                            let w = Lanes::<$x, $w, $b>::widen(self, w, 0);
+                            *sum = Lanes::<$x, $w, $b>::multiply_add(self, *sum, w, *x);
+                        }
+                    }
+                }
+            }
+            #[inline(always)]
+            fn fold(self, [sum]: Self::Sums) -> $acc {
                 fold(sum)
             }
         }
     };
 }
-plain!(f64, f64, f64);
-plain!(f64, bf16, f64);
-plain!(f32, f32, f32);
-plain!(f32, bf16, f32);
 
-impl Lanes<bf16, bf16, 32> for Scalar {
-    type Block = [bf16; 32];
-    type Sum = [f32; 16];
-    type Acc = f32;
-    const TILE: (usize, usize) = (1, 1);
-
-    #[inline(always)]
-    fn zero(self) -> Self::Sum {
-        [0.0; 16]
-    }
-    #[inline(always)]
-    fn resume(self, sums: &[f32; 16]) -> Self::Sum {
-        *sums
-    }
-    #[inline(always)]
-    fn suspend(self, sums: Self::Sum) -> [f32; 16] {
-        sums
-    }
-    #[inline(always)]
-    fn load(self, x: &[bf16; 32]) -> Self::Block {
-        *x
-    }
-    #[inline(always)]
-    fn widen(self, w: &[bf16; 32]) -> Self::Block {
-        *w
-    }
-    #[inline(always)]
-    fn store(self, block: Self::Block, to: &mut [bf16; 32]) {
-        *to = block;
-    }
-    #[inline(always)]
-    fn multiply_add(self, sum: Self::Sum, w: Self::Block, x: Self::Block) -> Self::Sum {
-        std::array::from_fn(|l| {
-            let odd = flushing_fma(w[2 * l + 1], x[2 * l + 1], sum[l]);
-            flushing_fma(w[2 * l], x[2 * l], odd)
-        })
-    }
-    #[inline(always)]
-    fn fold(self, sum: Self::Sum) -> f32 {
-        fold(sum)
-    }
+/// The pairs whose products are single multiply-adds.
+macro_rules! fused {
+    ($x:ty, $w:ty) => {
+        plain!(
+            $x, $w, 16, $x, $x,
+            widen: |w| w.acc().into(),
+            multiply_add: |l, sum, w: &[$x; 16], x: &[$x; 16]| Float::mul_add(w[l], x[l], sum),
+        );
+    };
 }
+fused!(f64, f64);
+fused!(f64, bf16);
+fused!(f32, f32);
+fused!(f32, bf16);
+
+plain!(
+    bf16, bf16, 32, f32, bf16,
+    widen: |w| w,
+    multiply_add: |l, sum, w: &[bf16; 32], x: &[bf16; 32]| {
+        let odd = flushing_fma(w[2 * l + 1], x[2 * l + 1], sum);
+        flushing_fma(w[2 * l], x[2 * l], odd)
+    },
+);
 
 /// `a · b + c` in f32 with one rounding, denormal inputs and results taken as zeros of their sign.
 ///

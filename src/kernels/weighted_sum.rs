@@ -54,11 +54,12 @@ where
     L: Lanes<E::Acc, E, 16, Acc = E::Acc>,
     E: Element,
 {
-    match L::TILE {
-        (4, 4) => rows_of_tiles::<L, E, 4, 4>(lanes, sums),
-        (4, _) => rows_of_tiles::<L, E, 4, 2>(lanes, sums),
-        (2, _) => rows_of_tiles::<L, E, 4, 1>(lanes, sums),
-        _ => rows_of_tiles::<L, E, 1, 1>(lanes, sums),
+    if const { L::TILE.is(4, 4) } {
+        rows_of_tiles::<L, E, 4, 4>(lanes, sums);
+    } else if const { L::TILE.is(4, 3) } {
+        rows_of_tiles::<L, E, 4, 2>(lanes, sums);
+    } else {
+        rows_of_tiles::<L, E, 1, 1>(lanes, sums);
     }
 }
 
@@ -133,26 +134,28 @@ fn tile<L, E, const R: usize, const J: usize>(
     E: Element,
 {
     let width = out.len() / R;
-    let mut sums: [[L::Sum; J]; R] = std::array::from_fn(|r| {
-        let (blocks, _) = out[r * width + at..].as_chunks();
-        std::array::from_fn(|j| lanes.resume(&blocks[j]))
-    });
     let keys = values.len() / width;
     let p = p.map(|p| &p[..keys]);
-    for (k, v) in values.chunks_exact(width).enumerate() {
-        let (v, _) = v[at..at + 16 * J].as_chunks();
-        let v: [_; J] = std::array::from_fn(|j| lanes.widen(&v[j]));
-        for r in 0..R {
-            let p = lanes.load(&[p[r][k]; 16]);
-            for j in 0..J {
-                sums[r][j] = lanes.multiply_add(sums[r][j], v[j], p);
+    for part in 0..L::PARTS {
+        let mut sums: [[L::Sum; J]; R] = std::array::from_fn(|r| {
+            let (blocks, _) = out[r * width + at..].as_chunks();
+            std::array::from_fn(|j| lanes.resume(&blocks[j], part))
+        });
+        for (k, v) in values.chunks_exact(width).enumerate() {
+            let (v, _) = v[at..at + 16 * J].as_chunks();
+            let v: [_; J] = std::array::from_fn(|j| lanes.widen(&v[j], part));
+            for r in 0..R {
+                let p = lanes.load(&[p[r][k]; 16], part);
+                for j in 0..J {
+                    sums[r][j] = lanes.multiply_add(sums[r][j], v[j], p);
+                }
             }
         }
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        let (blocks, _) = out[r * width + at..].as_chunks_mut();
-        for (block, &sum) in blocks.iter_mut().zip(sums) {
-            *block = lanes.suspend(sum);
+        for (r, sums) in sums.iter().enumerate() {
+            let (blocks, _) = out[r * width + at..].as_chunks_mut();
+            for (block, &sum) in blocks.iter_mut().zip(sums) {
+                lanes.suspend(sum, block, part);
+            }
         }
     }
 }

@@ -1,11 +1,13 @@
 //! AVX2 with FMA, AVX-512, and AVX-512 with bf16: the dot kernels of x86-64.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
 use half::bf16;
 
 use super::instructions::{instructions, lanes};
+use super::lanes::{Lanes, Tile, add_parts};
 use super::scalar::flushing_fma;
 
 instructions!(
@@ -27,68 +29,70 @@ instructions!(
 );
 
 lanes!(
-    Avx2, f64, f64, 16, f64, [__m256d; 4], [__m256d; 4], (1, 2),
-    zero: [_mm256_setzero_pd(); 4],
-    load: load_avx2_f64,
-    widen: load_avx2_f64,
-    multiply_add: |sum: [_; 4], w: [_; 4], x: [_; 4]| from_fn(|i| _mm256_fmadd_pd(w[i], x[i], sum[i])),
+    Avx2, f64, f64, 16, f64, __m256d, __m256d, 4, Tile::FOUR_BY_THREE,
+    zero: _mm256_setzero_pd(),
+    load: |x: *const f64| _mm256_loadu_pd(x),
+    widen: |w: *const f64| _mm256_loadu_pd(w),
+    multiply_add: |sum, w, x| _mm256_fmadd_pd(w, x, sum),
     fold: fold_sixteen_f64_avx2,
 );
 lanes!(
-    Avx2, f64, bf16, 16, f64, [__m256d; 4], [__m256d; 4], (1, 2),
-    zero: [_mm256_setzero_pd(); 4],
-    load: load_avx2_f64,
-    widen: |w: *const bf16| from_fn(|i| {
-        let words = _mm_cvtepu16_epi32(_mm_loadl_epi64(w.add(4 * i).cast()));
+    Avx2, f64, bf16, 16, f64, __m256d, __m256d, 4, Tile::FOUR_BY_THREE,
+    zero: _mm256_setzero_pd(),
+    load: |x: *const f64| _mm256_loadu_pd(x),
+    widen: |w: *const bf16| {
+        let words = _mm_cvtepu16_epi32(_mm_loadl_epi64(w.cast()));
         _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32::<16>(words)))
-    }),
-    multiply_add: |sum: [_; 4], w: [_; 4], x: [_; 4]| from_fn(|i| _mm256_fmadd_pd(w[i], x[i], sum[i])),
+    },
+    multiply_add: |sum, w, x| _mm256_fmadd_pd(w, x, sum),
     fold: fold_sixteen_f64_avx2,
 );
 lanes!(
-    Avx2, f32, f32, 16, f32, [__m256; 2], [__m256; 2], (2, 2),
-    zero: [_mm256_setzero_ps(); 2],
-    load: load_avx2_f32,
-    widen: load_avx2_f32,
-    multiply_add: |sum: [_; 2], w: [_; 2], x: [_; 2]| from_fn(|i| _mm256_fmadd_ps(w[i], x[i], sum[i])),
-    fold: |sum: [__m256; 2]| fold_eight_f32(_mm256_add_ps(sum[0], sum[1])),
+    Avx2, f32, f32, 16, f32, __m256, __m256, 2, Tile::FOUR_BY_THREE,
+    zero: _mm256_setzero_ps(),
+    load: |x: *const f32| _mm256_loadu_ps(x),
+    widen: |w: *const f32| _mm256_loadu_ps(w),
+    multiply_add: |sum, w, x| _mm256_fmadd_ps(w, x, sum),
+    fold: fold_sixteen_f32_avx2,
+    fold_four: fold_four_sixteen_f32_avx2,
 );
 lanes!(
-    Avx2, f32, bf16, 16, f32, [__m256; 2], [__m256; 2], (2, 2),
-    zero: [_mm256_setzero_ps(); 2],
-    load: load_avx2_f32,
-    widen: |w: *const bf16| from_fn(|i| {
-        let half = _mm_loadu_si128(w.add(8 * i).cast());
-        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half)))
-    }),
-    multiply_add: |sum: [_; 2], w: [_; 2], x: [_; 2]| from_fn(|i| _mm256_fmadd_ps(w[i], x[i], sum[i])),
-    fold: |sum: [__m256; 2]| fold_eight_f32(_mm256_add_ps(sum[0], sum[1])),
+    Avx2, f32, bf16, 16, f32, __m256, __m256, 2, Tile::FOUR_BY_THREE,
+    zero: _mm256_setzero_ps(),
+    load: |x: *const f32| _mm256_loadu_ps(x),
+    widen: |w: *const bf16| {
+        let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(w.cast()));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
+    },
+    multiply_add: |sum, w, x| _mm256_fmadd_ps(w, x, sum),
+    fold: fold_sixteen_f32_avx2,
+    fold_four: fold_four_sixteen_f32_avx2,
 );
 
 /// The AVX-512 pairs that do not depend on the bf16 instruction.
 macro_rules! avx512_lanes {
     ($name:ty) => {
         lanes!(
-            $name, f64, f64, 16, f64, [__m512d; 2], [__m512d; 2], (4, 2),
-            zero: [_mm512_setzero_pd(); 2],
-            load: load_avx512_f64,
-            widen: load_avx512_f64,
-            multiply_add: |sum: [_; 2], w: [_; 2], x: [_; 2]| from_fn(|i| _mm512_fmadd_pd(w[i], x[i], sum[i])),
+            $name, f64, f64, 16, f64, __m512d, __m512d, 2, Tile::FOUR_BY_FOUR,
+            zero: _mm512_setzero_pd(),
+            load: |x: *const f64| _mm512_loadu_pd(x),
+            widen: |w: *const f64| _mm512_loadu_pd(w),
+            multiply_add: |sum, w, x| _mm512_fmadd_pd(w, x, sum),
             fold: fold_sixteen_f64,
         );
         lanes!(
-            $name, f64, bf16, 16, f64, [__m512d; 2], [__m512d; 2], (4, 2),
-            zero: [_mm512_setzero_pd(); 2],
-            load: load_avx512_f64,
-            widen: |w: *const bf16| from_fn(|i| {
-                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(w.add(8 * i).cast()));
+            $name, f64, bf16, 16, f64, __m512d, __m512d, 2, Tile::FOUR_BY_FOUR,
+            zero: _mm512_setzero_pd(),
+            load: |x: *const f64| _mm512_loadu_pd(x),
+            widen: |w: *const bf16| {
+                let words = _mm256_cvtepu16_epi32(_mm_loadu_si128(w.cast()));
                 _mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)))
-            }),
-            multiply_add: |sum: [_; 2], w: [_; 2], x: [_; 2]| from_fn(|i| _mm512_fmadd_pd(w[i], x[i], sum[i])),
+            },
+            multiply_add: |sum, w, x| _mm512_fmadd_pd(w, x, sum),
             fold: fold_sixteen_f64,
         );
         lanes!(
-            $name, f32, f32, 16, f32, __m512, __m512, (4, 4),
+            $name, f32, f32, 16, f32, __m512, __m512, 1, Tile::FOUR_BY_FOUR,
             zero: _mm512_setzero_ps(),
             load: |x: *const f32| _mm512_loadu_ps(x),
             widen: |w: *const f32| _mm512_loadu_ps(w),
@@ -97,7 +101,7 @@ macro_rules! avx512_lanes {
             fold_four: fold_four_sixteen_f32,
         );
         lanes!(
-            $name, f32, bf16, 16, f32, __m512, __m512, (4, 4),
+            $name, f32, bf16, 16, f32, __m512, __m512, 1, Tile::FOUR_BY_FOUR,
             zero: _mm512_setzero_ps(),
             load: |x: *const f32| _mm512_loadu_ps(x),
             widen: |w: *const bf16| {
@@ -113,16 +117,20 @@ macro_rules! avx512_lanes {
 avx512_lanes!(Avx512);
 avx512_lanes!(Avx512Bf16);
 
-/// bf16 products where there is no instruction for them.
+/// bf16 products where there is no instruction for them: of each eight pairs the odd numbers and then the even ones, in f32.
 macro_rules! emulated_bf16_lanes {
     ($name:ty) => {
         lanes!(
-            $name, bf16, bf16, 32, f32, [__m256i; 2], [__m256; 2], (2, 2),
-            zero: [_mm256_setzero_ps(); 2],
-            load: load_avx2_bf16,
-            widen: load_avx2_bf16,
-            multiply_add: |sum: [_; 2], w: [_; 2], x: [_; 2]| from_fn(|i| dot_pairs_avx2(sum[i], w[i], x[i])),
-            fold: |sum: [__m256; 2]| fold_eight_f32(_mm256_add_ps(sum[0], sum[1])),
+            $name, bf16, bf16, 32, f32, [__m256; 2], __m256, 2, Tile::FOUR_BY_THREE,
+            zero: _mm256_setzero_ps(),
+            load: load_pairs,
+            widen: load_pairs,
+            multiply_add: dot_pairs,
+            fold: fold_sixteen_f32_avx2,
+            fold_four: fold_four_sixteen_f32_avx2,
+            pack_from: 1,
+            packed: [f32; 32],
+            add: add_pairs,
         );
     };
 }
@@ -130,7 +138,7 @@ emulated_bf16_lanes!(Avx2);
 emulated_bf16_lanes!(Avx512);
 
 lanes!(
-    Avx512Bf16, bf16, bf16, 32, f32, __m512bh, __m512, (4, 4),
+    Avx512Bf16, bf16, bf16, 32, f32, __m512bh, __m512, 1, Tile::FOUR_BY_FOUR,
     zero: _mm512_setzero_ps(),
     load: load_avx512_bf16,
     widen: load_avx512_bf16,
@@ -140,53 +148,168 @@ lanes!(
 );
 
 #[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn load_avx2_f64(x: *const f64) -> [__m256d; 4] {
-    // SAFETY: the caller lends 16 numbers.
-    from_fn(|i| unsafe { _mm256_loadu_pd(x.add(4 * i)) })
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn load_avx2_f32(x: *const f32) -> [__m256; 2] {
-    // SAFETY: the caller lends 16 numbers.
-    from_fn(|i| unsafe { _mm256_loadu_ps(x.add(8 * i)) })
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn load_avx2_bf16(x: *const bf16) -> [__m256i; 2] {
-    // SAFETY: the caller lends 32 numbers.
-    from_fn(|i| unsafe { _mm256_loadu_si256(x.add(16 * i).cast()) })
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn load_avx512_f64(x: *const f64) -> [__m512d; 2] {
-    // SAFETY: the caller lends 16 numbers.
-    from_fn(|i| unsafe { _mm512_loadu_pd(x.add(8 * i)) })
-}
-
-#[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn load_avx512_bf16(x: *const bf16) -> __m512bh {
     // SAFETY: the caller lends 32 numbers; both types are 512 plain bits.
     unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(x.cast())) }
 }
 
+/// The odd and the even ones of 16 numbers, widened.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn load_pairs(x: *const bf16) -> [__m256; 2] {
+    // SAFETY: the caller lends 16 numbers.
+    let pairs = unsafe { _mm256_loadu_si256(x.cast()) };
+    let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xFFFF_0000_u32 as i32));
+    [odd, _mm256_slli_epi32::<16>(pairs)].map(|half| _mm256_castsi256_ps(half))
+}
+
 /// Eight lanes of the bf16 product: odd elements first, then even ones, denormals taken as zero.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn dot_pairs_avx2(sum: __m256, w: __m256i, x: __m256i) -> __m256 {
-    let odd = |v| {
-        _mm256_castsi256_ps(_mm256_and_si256(
-            v,
-            _mm256_set1_epi32(0xFFFF_0000_u32 as i32),
-        ))
-    };
-    let even = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v));
-    let sum = flushing_fma_avx2(odd(w), odd(x), sum);
-    flushing_fma_avx2(even(w), even(x), sum)
+fn dot_pairs(sum: __m256, w: [__m256; 2], x: [__m256; 2]) -> __m256 {
+    let sum = flushing_fma_avx2(w[0], x[0], sum);
+    flushing_fma_avx2(w[1], x[1], sum)
+}
+
+/// [`Lanes::add`] of such pairs. The processor can take denormals as zeros by itself, and decides which they are as
+/// `VDPBF16PS` does. Code that a compiler may move must not be run like that, so this is assembly.
+#[inline(always)]
+fn add_pairs<L, const R: usize, const T: usize>(
+    lanes: L,
+    sums: &mut [[[__m256; 2]; T]; R],
+    w: &[[f32; 32]],
+    x: &[[f32; 32]],
+) where
+    L: Lanes<bf16, bf16, 32, Sum = __m256, Sums = [__m256; 2], Packed = [f32; 32]>,
+{
+    let ((tiles_w, _), (tiles_x, _)) = (w.as_chunks::<4>(), x.as_chunks::<3>());
+    match sums.as_flattened_mut().try_into() {
+        Ok(sums) if (R, T) == (4, 3) => {
+            assert_eq!(tiles_w.len(), tiles_x.len(), "as many blocks of both");
+            // SAFETY: `lanes` proves the instructions.
+            unsafe { add_pairs_4_3(sums, tiles_w, tiles_x) };
+        }
+        _ => add_parts(lanes, sums, w, x),
+    }
+}
+
+/// The bits of MXCSR with which denormal results and operands are zeros.
+const FLUSH: u32 = 1 << 15 | 1 << 6;
+
+/// Adds the products of packed pairs of four rows and three tokens to the sums `[4][3]`, with denormals taken as zeros.
+///
+/// Twelve registers, ymm4 to ymm15, hold one part of the sums, three the activations and one a row of weights.
+#[target_feature(enable = "avx2,fma")]
+fn add_pairs_4_3(sums: &mut [[__m256; 2]; 12], w: &[[[f32; 32]; 4]], x: &[[[f32; 32]; 3]]) {
+    /// The sum of a row and a token, in its register.
+    macro_rules! sum {
+        (load $register:literal) => {
+            concat!(
+                "vmovups ymm",
+                $register,
+                ", [{sums} + 64 * (",
+                $register,
+                " - 4)]"
+            )
+        };
+        (store $register:literal) => {
+            concat!(
+                "vmovups [{sums} + 64 * (",
+                $register,
+                " - 4)], ymm",
+                $register
+            )
+        };
+    }
+    /// The activations of three tokens; `at` is 0 for the odd numbers and 32 for the even ones.
+    macro_rules! tokens {
+        ($at:literal) => {
+            concat!(
+                "vmovups ymm0, [{x} + ",
+                $at,
+                "]\n",
+                "vmovups ymm1, [{x} + 128 + ",
+                $at,
+                "]\n",
+                "vmovups ymm2, [{x} + 256 + ",
+                $at,
+                "]",
+            )
+        };
+    }
+    /// A row of weights times them.
+    macro_rules! row {
+        ($row:literal, $at:literal, $a:literal, $b:literal, $c:literal) => {
+            concat!(
+                "vmovups ymm3, [{w} + 128 * ",
+                $row,
+                " + ",
+                $at,
+                "]\n",
+                "vfmadd231ps ymm",
+                $a,
+                ", ymm3, ymm0\n",
+                "vfmadd231ps ymm",
+                $b,
+                ", ymm3, ymm1\n",
+                "vfmadd231ps ymm",
+                $c,
+                ", ymm3, ymm2",
+            )
+        };
+    }
+    let blocks = w.len().min(x.len());
+    if blocks == 0 {
+        return;
+    }
+    let mut usual = 0u32;
+    // SAFETY: it reads `blocks` blocks of `w` and `x` and writes the sums and `usual`, and leaves MXCSR as it was.
+    unsafe {
+        asm!("stmxcsr [{}]", in(reg) &mut usual, options(nostack, preserves_flags));
+        let flushing = usual | FLUSH;
+        asm!(
+            "ldmxcsr [{flushing}]",
+            // Once for each part.
+            "2:",
+            sum!(load 4), sum!(load 5), sum!(load 6), sum!(load 7), sum!(load 8), sum!(load 9),
+            sum!(load 10), sum!(load 11), sum!(load 12), sum!(load 13), sum!(load 14), sum!(load 15),
+            "mov {left}, {blocks}",
+            "3:",
+            tokens!(0),
+            row!(0, 0, 4, 5, 6), row!(1, 0, 7, 8, 9), row!(2, 0, 10, 11, 12), row!(3, 0, 13, 14, 15),
+            tokens!(32),
+            row!(0, 32, 4, 5, 6), row!(1, 32, 7, 8, 9), row!(2, 32, 10, 11, 12), row!(3, 32, 13, 14, 15),
+            "add {w}, 512",
+            "add {x}, 384",
+            "dec {left}",
+            "jnz 3b",
+            sum!(store 4), sum!(store 5), sum!(store 6), sum!(store 7), sum!(store 8), sum!(store 9),
+            sum!(store 10), sum!(store 11), sum!(store 12), sum!(store 13), sum!(store 14), sum!(store 15),
+            // Back to the first block, in the other part.
+            "mov {w}, {second_w}",
+            "mov {x}, {second_x}",
+            "add {sums}, 32",
+            "dec {parts}",
+            "jnz 2b",
+            "ldmxcsr [{usual}]",
+            flushing = in(reg) &flushing,
+            usual = in(reg) &usual,
+            sums = inout(reg) sums.as_mut_ptr() => _,
+            w = inout(reg) w.as_ptr() => _,
+            x = inout(reg) x.as_ptr() => _,
+            second_w = in(reg) w.as_ptr().byte_add(64),
+            second_x = in(reg) x.as_ptr().byte_add(64),
+            blocks = in(reg) blocks,
+            left = out(reg) _,
+            parts = inout(reg) 2usize => _,
+            out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
+            out("ymm4") _, out("ymm5") _, out("ymm6") _, out("ymm7") _,
+            out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
+            out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
+            options(nostack),
+        );
+    }
 }
 
 /// Eight times [`flushing_fma`].
@@ -234,7 +357,7 @@ fn to_array(x: __m256) -> [f32; 8] {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-fn fold_sixteen_f32(sum: __m512) -> f32 {
+fn fold_sixteen_f32([sum]: [__m512; 1]) -> f32 {
     let (low, high) = (
         _mm512_castps512_ps256(sum),
         _mm512_extractf32x8_ps::<1>(sum),
@@ -245,7 +368,7 @@ fn fold_sixteen_f32(sum: __m512) -> f32 {
 /// Four times [`fold_sixteen_f32`], in the same tree: after two steps each sum has a quarter of one vector.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-fn fold_four_sixteen_f32([a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+fn fold_four_sixteen_f32([[a], [b], [c], [d]]: [[__m512; 1]; 4]) -> [f32; 4] {
     let ab = _mm512_add_ps(
         _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
         _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
@@ -282,6 +405,36 @@ fn fold_sixteen_f64(sum: [__m512d; 2]) -> f64 {
 fn fold_sixteen_f64_avx2(sum: [__m256d; 4]) -> f64 {
     let (low, high) = (_mm256_add_pd(sum[0], sum[2]), _mm256_add_pd(sum[1], sum[3]));
     fold_four_f64(_mm256_add_pd(low, high))
+}
+
+#[inline]
+#[target_feature(enable = "avx")]
+fn fold_sixteen_f32_avx2(sums: [__m256; 2]) -> f32 {
+    fold_eight_f32(_mm256_add_ps(sums[0], sums[1]))
+}
+
+/// Four times [`fold_sixteen_f32_avx2`], in the same tree: after two steps each sum has half of a vector.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fold_four_sixteen_f32_avx2(sums: [[__m256; 2]; 4]) -> [f32; 4] {
+    let [a, b, c, d] = sums.map(|[low, high]| _mm256_add_ps(low, high));
+    let halves_added = |a, b| {
+        _mm256_add_ps(
+            _mm256_permute2f128_ps::<0x20>(a, b),
+            _mm256_permute2f128_ps::<0x31>(a, b),
+        )
+    };
+    let (ab, cd) = (halves_added(a, b), halves_added(c, d));
+    let two = _mm256_add_ps(
+        _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd),
+        _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd),
+    );
+    // a, c, b and d are now where every second number is.
+    let one = _mm256_add_ps(two, _mm256_movehdup_ps(two));
+    let in_order = _mm256_setr_epi32(0, 4, 2, 6, 0, 0, 0, 0);
+    let sums = _mm256_castps256_ps128(_mm256_permutevar8x32_ps(one, in_order));
+    // SAFETY: both are 128 plain bits.
+    unsafe { std::mem::transmute::<__m128, [f32; 4]>(sums) }
 }
 
 #[inline]

@@ -25,13 +25,13 @@ thread_local! {
 
 /// Memory for `len` numbers of a type; which numbers these are is up to the owner.
 #[derive(Default)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     lines: Vec<Line>,
 }
 
 impl Buffer {
     /// Room for `len` numbers. What is in it is left from earlier use.
-    pub(super) fn stale<E: Pod>(len: usize) -> Self {
+    pub(crate) fn stale<E: Pod>(len: usize) -> Self {
         // Eighths of a power of two, so that sizes which grow step by step find what the last step left.
         let needed = (len * size_of::<E>()).div_ceil(size_of::<Line>());
         let step = (needed.next_power_of_two() / 8).max(1);
@@ -55,7 +55,7 @@ impl Buffer {
     }
 
     /// The first `len` numbers, to be written.
-    pub(super) fn numbers_mut<E: Pod>(&mut self, len: usize) -> &mut [E] {
+    pub(crate) fn numbers_mut<E: Pod>(&mut self, len: usize) -> &mut [E] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..len]
     }
 }

@@ -6,6 +6,7 @@ mod element;
 mod matrix;
 mod stored;
 
+pub(crate) use buffer::Buffer;
 pub use element::{Dtype, Element, Float, round_to_bf16, round_to_f16};
 pub use matrix::Matrix;
 pub(crate) use stored::encode;
