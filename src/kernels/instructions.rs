@@ -4,8 +4,11 @@
 //! proves that they exist. Its methods are inlined into its `run`, which is compiled with the
 //! instructions enabled.
 
-use super::lanes::{Lanes, part_of, put_part};
-use super::panel::AHEAD;
+use std::array::from_fn;
+use std::hint::black_box;
+
+use super::lanes::Lanes;
+use super::panel::{AHEAD, LINE};
 
 /// One instruction set: `$detected` is the macro of `std::arch` that looks for a feature, and `prefetch` a
 /// closure over an address.
@@ -167,24 +170,67 @@ pub(super) fn add_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
     let blocks = w[0].len();
     let fits = w.iter().all(|w| w.len() == blocks) && x.iter().all(|x| x.len() == blocks);
     assert!(fits, "as many blocks of each row and token");
-    for part in 0..L::PARTS {
-        let mut of_part = part_of::<L, X, W, B, R, T>(sums, part);
-        for block in 0..blocks {
-            // SAFETY: each has `blocks` blocks, which compilers lose sight of here.
-            let x = x.map(|x| lanes.load(unsafe { x.get_unchecked(block) }, part));
-            for r in 0..R {
+    // One token's sums leave registers for two parts.
+    if const { T == 1 && L::PARTS > 1 } {
+        for part in (0..L::PARTS).step_by(2) {
+            add_rows_of_parts::<L, X, W, B, R, T, 2>(lanes, sums, w, x, part);
+        }
+    } else {
+        for part in 0..L::PARTS {
+            add_rows_of_parts::<L, X, W, B, R, T, 1>(lanes, sums, w, x, part);
+            if const { L::PARTS > 1 } {
+                // Else a compiler keeps this part in registers that the next one needs.
+                black_box(&mut *sums);
+            }
+        }
+    }
+}
+
+/// `P` parts from `first` on. All have as many blocks.
+#[inline(always)]
+fn add_rows_of_parts<L, X, W, const B: usize, const R: usize, const T: usize, const P: usize>(
+    lanes: L,
+    sums: &mut [[L::Sums; T]; R],
+    w: [&[[W; B]]; R],
+    x: [&[[X; B]]; T],
+    first: usize,
+) where
+    L: Lanes<X, W, B>,
+{
+    let mut of_parts: [[[L::Sum; P]; T]; R] =
+        from_fn(|r| from_fn(|t| from_fn(|p| sums[r][t].as_ref()[first + p])));
+    let mut ahead = w[0].as_ptr().wrapping_byte_add(AHEAD);
+    for block in 0..w[0].len() {
+        // The rows of a tile lie one after the other, and memory is read fastest in its own order.
+        if first == 0 {
+            for line in (0..R * size_of::<[W; B]>()).step_by(LINE) {
+                lanes.prefetch(ahead.wrapping_byte_add(line));
+            }
+            ahead = ahead.wrapping_add(R);
+        }
+        for p in 0..P {
+            // Without closures, which would be compiled without the caller's instructions.
+            // SAFETY: each has as many blocks as the first row, which compilers lose sight of here.
+            let mut wide = [lanes.widen(unsafe { w[0].get_unchecked(block) }, first + p); R];
+            for r in 1..R {
                 // SAFETY: as above.
-                let w = unsafe { w[r].get_unchecked(block) };
-                if part == 0 {
-                    lanes.prefetch(w.as_ptr().wrapping_byte_add(AHEAD));
-                }
-                let w = lanes.widen(w, part);
-                for t in 0..T {
-                    of_part[r][t] = lanes.multiply_add(of_part[r][t], w, x[t]);
+                wide[r] = lanes.widen(unsafe { w[r].get_unchecked(block) }, first + p);
+            }
+            for t in 0..T {
+                // SAFETY: as above.
+                let x = lanes.load(unsafe { x[t].get_unchecked(block) }, first + p);
+                for r in 0..R {
+                    of_parts[r][t][p] = lanes.multiply_add(of_parts[r][t][p], wide[r], x);
                 }
             }
         }
-        put_part::<L, X, W, B, R, T>(sums, part, of_part);
+    }
+    for (sums, of_parts) in sums
+        .as_flattened_mut()
+        .iter_mut()
+        .zip(of_parts.as_flattened())
+    {
+        sums.as_mut()[first..first + P].copy_from_slice(of_parts);
     }
 }
 

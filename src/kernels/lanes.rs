@@ -1,5 +1,7 @@
 //! What an instruction set must offer: sixteen partial sums, and one way to add to them.
 
+use std::array::from_fn;
+
 use half::bf16;
 
 use crate::tensor::Float;
@@ -106,9 +108,9 @@ pub(super) fn add_parts<L, X, W, const B: usize, const R: usize, const T: usize>
     let (w, _) = w.as_chunks::<R>();
     let (x, _) = x.as_chunks::<T>();
     for part in 0..L::PARTS {
-        let mut of_part = part_of::<L, X, W, B, R, T>(sums, part);
+        let mut of_part: [[L::Sum; T]; R] = from_fn(|r| from_fn(|t| sums[r][t].as_ref()[part]));
         for (w, x) in w.iter().zip(x) {
-            let x: [_; T] = std::array::from_fn(|t| lanes.unpack(&x[t], part));
+            let x: [_; T] = from_fn(|t| lanes.unpack(&x[t], part));
             for r in 0..R {
                 let w = lanes.unpack(&w[r], part);
                 for t in 0..T {
@@ -116,33 +118,13 @@ pub(super) fn add_parts<L, X, W, const B: usize, const R: usize, const T: usize>
                 }
             }
         }
-        put_part::<L, X, W, B, R, T>(sums, part, of_part);
-    }
-}
-
-/// One part of a tile's sums.
-#[inline(always)]
-pub(super) fn part_of<L, X, W, const B: usize, const R: usize, const T: usize>(
-    sums: &[[L::Sums; T]; R],
-    part: usize,
-) -> [[L::Sum; T]; R]
-where
-    L: Lanes<X, W, B>,
-{
-    std::array::from_fn(|r| std::array::from_fn(|t| sums[r][t].as_ref()[part]))
-}
-
-/// Puts one part of a tile's sums back.
-#[inline(always)]
-pub(super) fn put_part<L, X, W, const B: usize, const R: usize, const T: usize>(
-    sums: &mut [[L::Sums; T]; R],
-    part: usize,
-    of: [[L::Sum; T]; R],
-) where
-    L: Lanes<X, W, B>,
-{
-    for (sums, of) in sums.as_flattened_mut().iter_mut().zip(of.as_flattened()) {
-        sums.as_mut()[part] = *of;
+        for (sums, of_part) in sums
+            .as_flattened_mut()
+            .iter_mut()
+            .zip(of_part.as_flattened())
+        {
+            sums.as_mut()[part] = *of_part;
+        }
     }
 }
 

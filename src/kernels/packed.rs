@@ -5,7 +5,7 @@
 //! fall into the same cache set; bf16 weights are widened once. The order of a sum is the same.
 
 use super::lanes::Lanes;
-use super::panel::{Panel, padded};
+use super::panel::{LINE, Panel, padded};
 use crate::tensor::{Buffer, Element};
 
 /// Bytes of each packed row of a tile that are worked on at once: 10 KB of four rows. Longer sums are taken up again where
@@ -21,9 +21,6 @@ const MANY_GROUPS: usize = 8;
 
 /// Bytes of activations that are gone through again and again: what a core's second cache holds.
 const ACTIVATIONS: usize = 5 << 17;
-
-/// Bytes of a line of the cache.
-const LINE: usize = 64;
 
 /// Fewer tokens at once than this are not worth packing weights for.
 const TOKENS: usize = 64;

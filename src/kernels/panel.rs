@@ -10,6 +10,9 @@ use crate::tensor::Element;
 /// How many bytes ahead weights are asked for where each is used once: the hardware does not look beyond a page.
 pub(super) const AHEAD: usize = 8192;
 
+/// Bytes of a line of the cache.
+pub(super) const LINE: usize = 64;
+
 /// Activations `x` `[tokens, cols]`, weights `w` `[rows, cols]`, and for each token where its products with the rows
 /// go: `[tokens][rows]`.
 #[doc(hidden)]
@@ -53,9 +56,11 @@ where
             false => rows_of_tiles::<L, X, W, B, 4, 5>(lanes, panel),
         }
     } else if const { <L as Lanes<X, X, B>>::TILE.is(4, 3) } {
-        match many {
-            true => packed::panel::<L, X, W, B, 4, 3>(lanes, panel),
-            false => rows_of_tiles::<L, X, W, B, 4, 3>(lanes, panel),
+        match panel.out.len() {
+            _ if many => packed::panel::<L, X, W, B, 4, 3>(lanes, panel),
+            ..=2 => rows_of_tiles::<L, X, W, B, 4, 2>(lanes, panel),
+            // Widening a row costs as much as a token does.
+            _ => rows_of_tiles::<L, X, W, B, 2, 5>(lanes, panel),
         }
     } else {
         rows_of_tiles::<L, X, W, B, 1, 1>(lanes, panel);
