@@ -208,19 +208,20 @@ fn add_rows_of_parts<L, X, W, const B: usize, const R: usize, const T: usize, co
             }
             ahead = ahead.wrapping_add(R);
         }
-        for p in 0..P {
+        for part in first..first + P {
             // Without closures, which would be compiled without the caller's instructions.
             // SAFETY: each has as many blocks as the first row, which compilers lose sight of here.
-            let mut wide = [lanes.widen(unsafe { w[0].get_unchecked(block) }, first + p); R];
+            let mut wide = [lanes.widen(unsafe { w[0].get_unchecked(block) }, part); R];
             for r in 1..R {
                 // SAFETY: as above.
-                wide[r] = lanes.widen(unsafe { w[r].get_unchecked(block) }, first + p);
+                wide[r] = lanes.widen(unsafe { w[r].get_unchecked(block) }, part);
             }
             for t in 0..T {
                 // SAFETY: as above.
-                let x = lanes.load(unsafe { x[t].get_unchecked(block) }, first + p);
+                let x = lanes.load(unsafe { x[t].get_unchecked(block) }, part);
                 for r in 0..R {
-                    of_parts[r][t][p] = lanes.multiply_add(of_parts[r][t][p], wide[r], x);
+                    let sum = &mut of_parts[r][t][part - first];
+                    *sum = lanes.multiply_add(*sum, wide[r], x);
                 }
             }
         }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::layer::{Halfway, Layer};
 use super::{Method, Patch, Report, Solver, Variant};
 use crate::error::{Error, Result};
-use crate::model::{Cache, Model, Run, Sequence, Session};
+use crate::model::{Cache, LayerChange, Model, Run, Sequence, Session};
 use crate::tensor::{Element, Matrix};
 
 /// How often the last two layers are solved again at most.
@@ -57,7 +57,7 @@ pub struct Solution<E: Element> {
 /// A reduced pass under one variant of the patch.
 pub(super) struct Reduced<E: Element> {
     pub(super) variant: Variant,
-    pub(super) rows: Range<usize>,
+    pub(super) tokens: usize,
     cache: Cache<E>,
 }
 
@@ -93,7 +93,7 @@ pub fn solve<E: Element>(
         reduced.look_ahead(&mut run, &mut x)?;
     }
 
-    let rows = reduced.passes.iter().map(|pass| pass.rows.end - 1);
+    let rows = rows_of(&reduced.passes).map(|rows| rows.end - 1);
     let hidden = rows
         .flat_map(|row| x.row(row))
         .chain(contextual_row.as_slice());
@@ -139,10 +139,10 @@ impl<'a, E: Element> Reduction<'a, E> {
             return Err(Error::KeptTokens { query: position });
         }
         model.check_tokens(&tokens, 0)?;
-        let variants = [Variant::Whole].iter().chain(controls).enumerate();
-        let passes = variants.map(|(i, &variant)| Reduced {
+        let variants = [Variant::Whole].iter().chain(controls);
+        let passes = variants.map(|&variant| Reduced {
             variant,
-            rows: i * tokens.len()..(i + 1) * tokens.len(),
+            tokens: tokens.len(),
             cache: model.new_cache(),
         });
         Ok(Self {
@@ -181,7 +181,7 @@ impl<'a, E: Element> Reduction<'a, E> {
         let rows = self.rows();
         let position = [self.contextual_position];
         let contextual = contextual.as_rows(rows..rows + 1, &position);
-        let v = self.attention(run, layer, x, Some(contextual));
+        let v = self.attention(run, layer, x, 0..self.passes.len(), Some(contextual));
         let mut solving = Layer::new(&self.model.layers()[layer], &self.passes, self.method);
         let solved = solving.solve(run, v);
         let (x, halfway) = solved.map_err(|failed| failed.at_layer(layer))?;
@@ -192,16 +192,19 @@ impl<'a, E: Element> Reduction<'a, E> {
         Ok(x)
     }
 
-    /// v of the reduced passes and of what else goes through a layer with them.
+    /// v of some of the reduced passes and of what else goes through a layer with them.
     fn attention<'b>(
         &'b mut self,
         run: &mut Run<'_>,
         layer: usize,
         x: &Matrix<E>,
+        passes: Range<usize>,
         beside: Option<Sequence<'b, E>>,
     ) -> Matrix<E> {
-        let reduced = self.passes.iter_mut().map(|pass| Sequence {
-            rows: pass.rows.clone(),
+        let passes = &mut self.passes[passes];
+        let rows: Vec<_> = rows_of(passes).collect();
+        let reduced = passes.iter_mut().zip(rows).map(|(pass, rows)| Sequence {
+            rows,
             positions: &self.positions,
             cache: &mut pass.cache,
         });
@@ -210,19 +213,36 @@ impl<'a, E: Element> Reduction<'a, E> {
         attention.forward(run, x, &mut sequences)
     }
 
-    /// Solves the outer half of a layer anew, the inner one being under no change.
+    /// v of some of the passes in the last layer, once more.
+    fn last_attention(
+        &mut self,
+        run: &mut Run<'_>,
+        x: &Matrix<E>,
+        passes: Range<usize>,
+    ) -> Result<Matrix<E>> {
+        let layer = self.model.layers().len() - 1;
+        run.enter(layer)?;
+        for pass in &mut self.passes[passes.clone()] {
+            pass.cache = self.model.new_cache();
+        }
+        Ok(self.attention(run, layer, x, passes, None))
+    }
+
+    /// Solves the outer half of a layer anew for the whole patch, the inner one being under no change. The second result is
+    /// the change of the layer.
     fn outer_half(
         &mut self,
         run: &mut Run<'_>,
         layer: usize,
         halfway: &Halfway<E>,
-    ) -> Result<Matrix<E>> {
-        let mut solving = Layer::new(&self.model.layers()[layer], &self.passes, self.method);
+    ) -> Result<(Matrix<E>, LayerChange<E>)> {
+        let mut solving = Layer::new(&self.model.layers()[layer], &self.passes[..1], self.method);
         let x = solving.outer_half(run, halfway);
         let x = x.map_err(|failed| failed.at_layer(layer))?;
         self.model.check_layer(layer, &x)?;
+        let change = std::mem::take(&mut solving.change);
         self.solved.keep(layer, solving);
-        Ok(x)
+        Ok((x, change))
     }
 
     /// Goes through the last two layers again until every entry of the last one's output is T(C, x), bit for
@@ -230,31 +250,46 @@ impl<'a, E: Element> Reduction<'a, E> {
     ///
     /// Where v is much larger than T, its last place is too coarse for v + g to hit T. So the layer before is
     /// asked to bring v to T itself. The last attention answers to what it sees, which moves v again: going half
-    /// the way each time settles it. Of the layer before, only the outer half has to be done again.
+    /// the way each time settles it. Of the layer before, only the outer half has to be done again. The controls go through
+    /// both layers once, under what came out.
     fn look_ahead(&mut self, run: &mut Run<'_>, x: &mut Matrix<E>) -> Result<()> {
-        let [Some(mut before), Some(mut last)] = std::mem::take(&mut self.last_two) else {
+        let [Some(before), Some(last)] = std::mem::take(&mut self.last_two) else {
             return Ok(());
         };
-        let (layer, query) = (self.model.layers().len() - 1, self.tokens.len() - 1);
-        let block = &self.model.layers()[layer];
+        let (layer, tokens) = (self.model.layers().len() - 1, self.tokens.len());
+        let [block_before, block] = [layer - 1, layer].map(|layer| &self.model.layers()[layer]);
+        let controls = (
+            before.rows(tokens..self.rows()),
+            last.rows(tokens..self.rows()),
+        );
+        let (mut before, mut last) = (before.rows(0..tokens), last.rows(0..tokens));
+        let mut found = None;
         for _ in 0..LOOKS_AHEAD {
             if self.solved.report.layers[layer].hidden_off == 0 {
                 break;
             }
-            for (target, t) in before.target.iter_mut().zip(last.t(query)) {
+            for (target, t) in before.target.iter_mut().zip(last.t(tokens - 1)) {
                 *target += 0.5 * t;
             }
-            let y = self.outer_half(run, layer - 1, &before)?;
-            run.enter(layer)?;
-            for pass in &mut self.passes {
-                pass.cache = self.model.new_cache();
-            }
-            let v = self.attention(run, layer, &y, None);
+            let (y, change_before) = self.outer_half(run, layer - 1, &before)?;
+            let v = self.last_attention(run, &y, 0..1)?;
             last = last.again(run, block, v);
-            *x = self.outer_half(run, layer, &last)?;
+            let (whole, change) = self.outer_half(run, layer, &last)?;
             let report = &mut self.solved.report;
             report.passes.push(report.layers[layer].hidden_error);
+            found = Some((whole, [change_before, change]));
         }
+        let Some((whole, [change_before, change])) = found else {
+            return Ok(());
+        };
+        let passes = 1..self.passes.len();
+        let y = controls
+            .0
+            .under(run, block_before, &self.passes[1..], &change_before);
+        let v = self.last_attention(run, &y, passes)?;
+        let last = controls.1.again(run, block, v);
+        let others = last.under(run, block, &self.passes[1..], &change);
+        *x = Matrix::stack(x.cols(), vec![whole, others]);
         Ok(())
     }
 }
@@ -280,6 +315,15 @@ fn set<T>(entries: &mut Vec<T>, layer: usize, entry: T) {
         Some(old) => *old = entry,
         None => entries.push(entry),
     }
+}
+
+/// The rows of some passes, of which the first has the first ones.
+pub(super) fn rows_of<E: Element>(passes: &[Reduced<E>]) -> impl Iterator<Item = Range<usize>> {
+    passes.iter().scan(0, |first, pass| {
+        let rows = *first..*first + pass.tokens;
+        *first = rows.end;
+        Some(rows)
+    })
 }
 
 /// A row in f64.

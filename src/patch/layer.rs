@@ -1,6 +1,8 @@
 //! One layer of Algorithm 1.
 
-use super::algorithm_1::{Reduced, wide};
+use std::ops::Range;
+
+use super::algorithm_1::{Reduced, rows_of, wide};
 use super::lemmas::{check_finite, lemma_9, norm, rms};
 use super::{
     Case, LayerPatch, LayerReport, Method, Part, Precondition, Solver, appendix_b, closed_form,
@@ -32,6 +34,57 @@ impl<E: Element> Halfway<E> {
         pairs.map(|(target, v)| target - v.to_f64()).collect()
     }
 
+    /// The same of some rows.
+    pub(super) fn rows(&self, rows: Range<usize>) -> Self {
+        Self {
+            v: self.v.slice_rows(rows.clone()),
+            h: self.h.slice_rows(rows.clone()),
+            d: self.d.slice_rows(rows),
+            d_ctx: self.d_ctx.clone(),
+            target: self.target.clone(),
+        }
+    }
+
+    /// W_down h in the rows of `passes`, under what `change` has of it for each.
+    fn down(
+        &self,
+        run: &mut Run<'_>,
+        block: &Block,
+        passes: &[Reduced<E>],
+        change: &LayerChange<E>,
+    ) -> Matrix<E> {
+        let change = applied(passes, Part::Down, change);
+        block
+            .outer
+            .with_changes(run, &self.h, self.d.clone(), &change)
+    }
+
+    /// The layer's output for that.
+    fn output(
+        &self,
+        run: &mut Run<'_>,
+        block: &Block,
+        passes: &[Reduced<E>],
+        change: &LayerChange<E>,
+        d: &Matrix<E>,
+    ) -> Matrix<E> {
+        let change = applied(passes, Part::Scale, change);
+        let g = block.outer.output(run, d, &change);
+        block.add(run, &self.v, &g)
+    }
+
+    /// The layer's output in the rows of `passes`, which are these, under a change that was solved for others.
+    pub(super) fn under(
+        &self,
+        run: &mut Run<'_>,
+        block: &Block,
+        passes: &[Reduced<E>],
+        change: &LayerChange<E>,
+    ) -> Matrix<E> {
+        let d = self.down(run, block, passes, change);
+        self.output(run, block, passes, change, &d)
+    }
+
     /// The same where attention says another v: the inner half again, under no change. What the contextual pass says
     /// is known.
     pub(super) fn again(self, run: &mut Run<'_>, block: &Block, v: Matrix<E>) -> Self {
@@ -49,7 +102,7 @@ pub(super) struct Layer<'a, E: Element> {
     method: &'a Method,
     pub(super) patch: LayerPatch,
     /// The patch in the compute type.
-    change: LayerChange<E>,
+    pub(super) change: LayerChange<E>,
     pub(super) report: LayerReport,
 }
 
@@ -79,7 +132,8 @@ impl<'a, E: Element> Layer<'a, E> {
         let (block, ctx) = (self.block, v.rows() - 1);
         let z = block.inner.input(run, &v);
         self.solve_inner(run.level, &wide(&z, self.query()), &wide(&z, ctx))?;
-        let h = block.inner.output(run, &z, &self.applied(Part::GateUp));
+        let change = applied(self.passes, Part::GateUp, &self.change);
+        let h = block.inner.output(run, &z, &change);
         let d = block.outer.products(run, &h);
 
         // The contextual row runs under no change, so its output is known before the outer patch is.
@@ -103,31 +157,24 @@ impl<'a, E: Element> Layer<'a, E> {
         halfway: &Halfway<E>,
     ) -> Result<Matrix<E>, Precondition> {
         let (block, query) = (self.block, self.query());
-        let Halfway {
-            v,
-            h,
-            d,
-            d_ctx,
-            target,
-        } = halfway;
         let t = halfway.t(query);
-        let m = self.solve_down(&wide(h, query), &wide(d, query), d_ctx, &t)?;
-        let down = self.applied(Part::Down);
-        let d = block.outer.with_changes(run, h, d.clone(), &down);
+        let (h, d) = (wide(&halfway.h, query), wide(&halfway.d, query));
+        let m = self.solve_down(&h, &d, &halfway.d_ctx, &t)?;
+        let d = halfway.down(run, block, self.passes, &self.change);
         let n = unscaled_rms_norm(run.level, d.row(query), self.norm().eps());
         let n: Vec<f64> = n.into_iter().map(Element::to_f64).collect();
         self.solve_scale(&m, &n, &t)?;
-        let g = block.outer.output(run, &d, &self.applied(Part::Scale));
-        let out = block.add(run, v, &g);
+        let out = halfway.output(run, block, self.passes, &self.change, &d);
 
         self.report.measure(&self.patch, block);
-        self.report.compare(E::DTYPE, &wide(&out, query), target);
+        self.report
+            .compare(E::DTYPE, &wide(&out, query), &halfway.target);
         Ok(out)
     }
 
     /// The row of the token that is solved for.
     fn query(&self) -> usize {
-        self.passes[0].rows.end - 1
+        self.passes[0].tokens - 1
     }
 
     /// ΔW_gate and ΔW_up, from z of the reduced and the contextual pass.
@@ -224,12 +271,15 @@ impl<'a, E: Element> Layer<'a, E> {
     fn changes(&self, part: Part) -> bool {
         self.method.solver.parts().contains(&part)
     }
+}
 
-    /// The change so far for the rows of the passes whose variant has a part.
-    fn applied(&self, part: Part) -> Vec<Changed<'_, LayerChange<E>>> {
-        let taking = self.passes.iter().filter(|pass| pass.variant.has(part));
-        taking
-            .map(|pass| (pass.rows.clone(), &self.change))
-            .collect()
-    }
+/// A change for the rows of the passes whose variant has a part. The first pass has the first rows.
+fn applied<'c, E: Element>(
+    passes: &[Reduced<E>],
+    part: Part,
+    change: &'c LayerChange<E>,
+) -> Vec<Changed<'c, LayerChange<E>>> {
+    let rows = passes.iter().zip(rows_of(passes));
+    let taking = rows.filter(|(pass, _)| pass.variant.has(part));
+    taking.map(|(_, rows)| (rows, change)).collect()
 }
