@@ -37,6 +37,8 @@ PROMPT, TOKENS, PREFILLS = 32, 64, (128, 512)
 # The prompt of benches/speed.rs, and a text of 34 tokens.
 IDS = [2 + i * 7919 % 200_000 for i in range(max(PREFILLS))]
 TEXT = PROMPTS[2]
+# The unit of what was measured in pairs.
+RATIO = "times"
 COLUMNS = ("engine", "dtype", "threads", "measure", "unit", "median", "lowest", "highest", "rounds")
 
 
@@ -238,8 +240,28 @@ def measure_speed(engines, threads, rounds, record):
                 for worker in in_turn(workers, number):
                     reply = worker.ask_stopped(run="prefill", ids=IDS[:count])
                     record.add(worker.engine, threads, f"prefill {count}", "tokens/s", count / reply["seconds"])
+        for number in range(rounds):
+            measure_pairs(workers, threads, number, record)
         for worker in workers:
             record.add(worker.engine, threads, "peak memory", "MiB", worker.peak())
+
+
+def measure_pairs(workers, threads, number, record):
+    """How many times as fast ours decodes as another engine right before or after it: memory has no time to change its speed.
+
+    Ours in f32 beside everyone, ours in bf16 beside who computes with bf16 weights.
+    """
+    ours = [worker for worker in workers if worker.engine.name == "ours"]
+    others = [worker for worker in workers if not worker.engine.name.startswith("ours")]
+    for mine in ours:
+        for other in others:
+            if (mine.engine.dtype, other.engine.dtype) == ("bf16", "f32"):
+                continue
+            seconds = {
+                worker: worker.ask_stopped(run="decode", ids=IDS[:PROMPT], tokens=TOKENS)["seconds"]
+                for worker in in_turn([mine, other], number)
+            }
+            record.add(mine.engine, threads, f"decode over {other.engine}", RATIO, seconds[other] / seconds[mine])
 
 
 def measure_first(engines, threads, rounds, record):
@@ -346,6 +368,8 @@ def tables(path):
     """The tables of benches/peers.md: in brackets, a value divided by that of ours of the same type."""
     with open(path, newline="") as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    pairs = [row for row in rows if row["unit"] == RATIO]
+    rows = [row for row in rows if row["unit"] != RATIO]
     measures = list(dict.fromkeys((row["measure"], row["unit"]) for row in rows))
     engines = list(dict.fromkeys((row["engine"], row["dtype"]) for row in rows))
     found = {(row["engine"], row["dtype"], row["threads"], row["measure"]): float(row["median"]) for row in rows}
@@ -355,6 +379,11 @@ def tables(path):
         for name, dtype in engines:
             cells = [cell(found, name, dtype, threads, measure) for measure, _ in measures]
             print(f"| {name} {dtype} | " + " | ".join(cells) + " |")
+    if pairs:
+        print("\n| in pairs | threads | median | lowest | highest |\n|---|---|---|---|---|")
+    for row in pairs:
+        figures = " | ".join(f"{float(row[column]):.2f}" for column in ("median", "lowest", "highest"))
+        print(f"| {row['engine']} {row['dtype']}, {row['measure']} | {row['threads']} | {figures} |")
 
 
 def cell(found, name, dtype, threads, measure):

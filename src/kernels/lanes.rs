@@ -18,7 +18,8 @@ pub(super) trait Instructions: Copy {
 /// Where a register holds fewer than sixteen lanes, a block and its sums are in parts: part *p* is the *p*th stretch of the
 /// lanes, and of the elements that belong to them. What happens in one part has no bearing on the others.
 ///
-/// A value of an implementing type is the proof that the machine has the instructions.
+/// A value of an implementing type is the proof that the machine has the instructions. Callers must not call this from
+/// closures that may stay functions of their own, because those would be compiled without them.
 pub(super) trait Lanes<X, W, const B: usize>: Instructions {
     /// One part of a block of activations or widened weights.
     type Operand: Copy;
@@ -43,13 +44,13 @@ pub(super) trait Lanes<X, W, const B: usize>: Instructions {
     fn resume(self, sums: &[Self::Acc; 16], part: usize) -> Self::Sum;
     /// Leaves the sums so far, lane after lane.
     fn suspend(self, sum: Self::Sum, to: &mut [Self::Acc; 16], part: usize);
-    /// Reads of a block of activations.
+    /// Reads a part of a block of activations.
     fn load(self, x: &[X; B], part: usize) -> Self::Operand;
-    /// Reads of a block of weights and widens them, exactly.
+    /// Reads a part of a block of weights and widens it, exactly.
     fn widen(self, w: &[W; B], part: usize) -> Self::Operand;
-    /// Writes down for [`unpack`](Self::unpack).
+    /// Writes a part down for [`unpack`](Self::unpack).
     fn pack(self, operand: Self::Operand, to: &mut Self::Packed, part: usize);
-    /// Reads what was packed.
+    /// Reads a part that was packed.
     fn unpack(self, block: &Self::Packed, part: usize) -> Self::Operand;
     /// `sum + w · x` in every lane, in the order that [`kernels`](super) documents.
     fn multiply_add(self, sum: Self::Sum, w: Self::Operand, x: Self::Operand) -> Self::Sum;
@@ -67,7 +68,11 @@ pub(super) trait Lanes<X, W, const B: usize>: Instructions {
     /// [`fold`](Self::fold) for four sums.
     #[inline(always)]
     fn fold_four(self, sums: [Self::Sums; 4]) -> [Self::Acc; 4] {
-        sums.map(|sums| self.fold(sums))
+        let mut folded = [Self::Acc::ZERO; 4];
+        for (folded, sum) in folded.iter_mut().zip(sums) {
+            *folded = self.fold(sum);
+        }
+        folded
     }
 
     /// [`fold`](Self::fold) for the sums of a tile's rows and one token, into the beginning of `out`.
@@ -128,20 +133,19 @@ pub(super) fn add_parts<L, X, W, const B: usize, const R: usize, const T: usize>
     }
 }
 
-/// The size of the tiles that the registers of an instruction set have room for.
+/// The size of the tiles that the registers of an instruction set have room for: four rows and four tokens where there are
+/// 32, four and three where there are 16, one and one where a compiler makes vectors if it can.
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
-    pub(super) rows: usize,
-    pub(super) tokens: usize,
+    rows: usize,
+    tokens: usize,
 }
 
 impl Tile {
-    /// Of 32 registers.
-    pub(super) const FOUR_BY_FOUR: Self = Self { rows: 4, tokens: 4 };
-    /// Of 16 registers.
-    pub(super) const FOUR_BY_THREE: Self = Self { rows: 4, tokens: 3 };
-    /// Of code that a compiler makes vectors of if it can.
-    pub(super) const ONE: Self = Self { rows: 1, tokens: 1 };
+    /// Tiles of so many rows and tokens.
+    pub(super) const fn of(rows: usize, tokens: usize) -> Self {
+        Self { rows, tokens }
+    }
 
     /// Whether it has so many rows and tokens.
     pub(super) const fn is(self, rows: usize, tokens: usize) -> bool {

@@ -222,12 +222,24 @@ mod tests {
     }
 
     fn every_level_agrees<E: Element>(low: i32, high: i32) {
-        for cols in [1, 2, 15, 16, 17, 31, 32, 33, 64, 100, 640, 1403] {
-            for (rows, tokens) in [(1, 1), (3, 1), (5, 2), (4, 4), (9, 7), (6, 17), (17, 33)] {
+        let sizes = [(1, 1), (3, 1), (5, 2), (4, 4), (9, 7), (6, 17), (17, 33)];
+        // Rows so long that a sum is left and taken up again, and that not all tokens are packed at once.
+        let long = ([6000].as_slice(), [(10, 70), (5, 140)].as_slice());
+        let short = [1, 2, 15, 16, 17, 31, 32, 33, 64, 100, 640, 1403];
+        for (cols, sizes) in [(short.as_slice(), sizes.as_slice()), long] {
+            let each = cols
+                .iter()
+                .flat_map(|&cols| sizes.iter().map(move |&size| (cols, size)));
+            for (cols, (rows, tokens)) in each {
                 let x = Matrix::from_vec(cols, numbers::<E>(tokens * cols, 1, low, high));
                 let w = Matrix::from_vec(cols, numbers::<E>(rows * cols, 2, low, high));
                 let want = matmul(Level::Scalar, &x, &w);
                 for level in Level::available() {
+                    // What y is given as memory next, so that a product left out is noticed.
+                    drop(Matrix::from_vec(
+                        rows,
+                        vec![E::Acc::from_f64(f64::NAN); rows * tokens],
+                    ));
                     let got = matmul(level, &x, &w);
                     assert_eq!(
                         bits(&got),

@@ -56,7 +56,8 @@ pub(super) fn panel<L, X, W, const B: usize, const R: usize, const T: usize>(
     } else {
         GROUPS
     };
-    let at_once = tokens.min(held.max(TOKENS));
+    // Whole tiles, or tokens would be left out.
+    let at_once = tokens.min(held.max(TOKENS.next_multiple_of(T)));
     let zero = <L as Lanes<X, X, B>>::zero(lanes);
     let unfinished = if blocks > stretch {
         groups * at_once / T
