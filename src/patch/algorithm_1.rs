@@ -257,11 +257,8 @@ impl<'a, E: Element> Reduction<'a, E> {
             return Ok(());
         };
         let (layer, tokens) = (self.model.layers().len() - 1, self.tokens.len());
-        let [block_before, block] = [layer - 1, layer].map(|layer| &self.model.layers()[layer]);
-        let controls = (
-            before.rows(tokens..self.rows()),
-            last.rows(tokens..self.rows()),
-        );
+        let block = &self.model.layers()[layer];
+        let controls = [&before, &last].map(|halfway| halfway.rows(tokens..self.rows()));
         let (mut before, mut last) = (before.rows(0..tokens), last.rows(0..tokens));
         let mut found = None;
         for _ in 0..LOOKS_AHEAD {
@@ -279,18 +276,31 @@ impl<'a, E: Element> Reduction<'a, E> {
             report.passes.push(report.layers[layer].hidden_error);
             found = Some((whole, [change_before, change]));
         }
-        let Some((whole, [change_before, change])) = found else {
+        let Some((whole, changes)) = found else {
             return Ok(());
         };
-        let passes = 1..self.passes.len();
-        let y = controls
-            .0
-            .under(run, block_before, &self.passes[1..], &change_before);
-        let v = self.last_attention(run, &y, passes)?;
-        let last = controls.1.again(run, block, v);
-        let others = last.under(run, block, &self.passes[1..], &change);
-        *x = Matrix::stack(x.cols(), vec![whole, others]);
+        let mut outputs = vec![whole];
+        if self.passes.len() > 1 {
+            outputs.push(self.controls(run, controls, &changes)?);
+        }
+        *x = Matrix::stack(x.cols(), outputs);
         Ok(())
+    }
+
+    /// The last layer's output of the controls, which are halfway through the last two layers, under changes that were
+    /// solved for the whole patch.
+    fn controls(
+        &mut self,
+        run: &mut Run<'_>,
+        [before, last]: [Halfway<E>; 2],
+        [change_before, change]: &[LayerChange<E>; 2],
+    ) -> Result<Matrix<E>> {
+        let layers = self.model.layers();
+        let [block_before, block] = [&layers[layers.len() - 2], &layers[layers.len() - 1]];
+        let y = before.under(run, block_before, &self.passes[1..], change_before);
+        let v = self.last_attention(run, &y, 1..self.passes.len())?;
+        let last = last.again(run, block, v);
+        Ok(last.under(run, block, &self.passes[1..], change))
     }
 }
 
