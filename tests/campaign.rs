@@ -209,8 +209,9 @@ fn a_step_that_was_taken_out_is_missing_and_computed_again() {
     let case = Case::new(SWEEP);
     let mut lines = finished(&case);
     let whole = lines.concat();
-    // The second token of the first prompt.
-    let taken = lines.remove(3);
+    // The second token of the first prompt, after the first one of each.
+    let prompts = fs::read_to_string(reference("../tests/prompts.jsonl")).unwrap();
+    let taken = lines.remove(2 + prompts.lines().count());
     assert!(taken.contains(r#""prompt":0,"step":1,"#), "{taken}");
     case.write("steps.jsonl", lines.concat());
     let report = case.report(&["steps.jsonl"]);

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 
 use common::open;
 use context_patch::model::generate::{Sampler, Stop, generate};
-use context_patch::patch::{Form, Method, Positions, Query, Solver, solve};
+use context_patch::patch::{Form, Method, Positions, Query, Solver, Variant, solve, solve_batch};
 use context_patch::tensor::Element;
 use context_patch::verify::{Keep, Summary, Verification};
 use context_patch::{Error, Model, Session};
@@ -106,6 +106,47 @@ fn kept_tokens_must_ascend_to_the_query() {
             refused.to_string(),
             "the kept tokens' positions must ascend and be below the query's, 3"
         );
+    }
+}
+
+#[test]
+fn a_sequence_that_fails_does_not_stop_its_batch() {
+    let model = open("tiny");
+    let method = Method::new(Solver::ClosedForm);
+    let contexts = [&[2, 20, 21][..], &[2, 30], &[2, 40, 41, 42], &[2, 50]];
+    let sessions = contexts.map(|context| {
+        let mut session = Session::<f32>::new(&model);
+        session.forward(context, 0).unwrap();
+        session
+    });
+    let alone = sessions.clone().map(|mut session| {
+        let query = Query::alone(22);
+        solve(&mut session, query, &method, &[Variant::NoPatch]).unwrap()
+    });
+    let [mut a, b, mut c, mut d] = sessions;
+    let mut cancelled = b.with_cancel(Arc::new(AtomicBool::new(true)));
+    let queries = vec![
+        (&mut a, Query::alone(22)),
+        (&mut cancelled, Query::alone(22)),
+        (&mut c, Query::alone(99_999)),
+        (&mut d, Query::alone(22)),
+    ];
+    let together = solve_batch(queries, &method, &[Variant::NoPatch]);
+    assert!(matches!(together[1], Err(Error::Cancelled)));
+    assert!(matches!(together[2], Err(Error::TokenId { .. })));
+    for i in [0, 3] {
+        let (alone, together) = (&alone[i], together[i].as_ref().unwrap());
+        assert_eq!(together.contextual, alone.contextual);
+        assert_eq!(together.reduced, alone.reduced);
+        assert_eq!(together.patch, alone.patch);
+    }
+    assert_ne!(alone[0].contextual, alone[3].contextual);
+    assert!(solve_batch::<f32>(Vec::new(), &method, &[]).is_empty());
+    // Those that were solved go on.
+    for (session, context) in [(&mut a, contexts[0]), (&mut d, contexts[3])] {
+        let all = [context, &[22, 23]].concat();
+        let want = Session::<f32>::new(&model).forward(&all, 1).unwrap();
+        assert_eq!(session.forward(&[23], 1).unwrap(), want);
     }
 }
 

@@ -6,7 +6,8 @@ mod common;
 use common::open;
 use context_patch::kernels::Backend;
 use context_patch::patch::{Method, Positions, Solver, Variant};
-use context_patch::verify::{Comparison, Keep, Verification};
+use context_patch::tensor::Element;
+use context_patch::verify::{Begun, Comparison, Keep, Verification};
 use context_patch::{Model, Session};
 
 const TEXT: &str = "Ann likes plums. Ben likes pears. Ann likes";
@@ -122,4 +123,100 @@ fn a_prompt_goes_on_with_the_same_bits() {
     // The control: after another token other figures.
     let other = [written[0] + 1];
     assert_ne!(resumed(&native, &ids, &other), all[1..]);
+}
+
+/// Prompts of several lengths, of which the last one cannot be verified.
+fn prompts(model: &Model) -> Vec<Vec<u32>> {
+    let texts = [
+        TEXT,
+        "Bob likes figs. Bob likes",
+        "Ann likes plums. Bob likes figs. Cid likes limes. Bob likes",
+    ];
+    let tokenizer = model.checkpoint().tokenizer().unwrap();
+    let ids = texts.map(|text| tokenizer.encode(text).unwrap());
+    ids.into_iter().chain([vec![2]]).collect()
+}
+
+/// Steps as JSON, which says every bit, and what became of each prompt.
+fn together<E: Element>(
+    verification: &Verification<'_>,
+    prompts: &[Begun<'_>],
+) -> (Vec<String>, Vec<context_patch::Result<()>>) {
+    let mut steps = Vec::new();
+    let on_step = |step| {
+        steps.push(serde_json::to_string(&step).unwrap());
+        Ok(())
+    };
+    let done = verification.batch::<E>(prompts, on_step).unwrap();
+    (steps, done)
+}
+
+fn a_batch_is_each_of_them<E: Element>(model: &Model, solver: Solver, keep: Keep) {
+    let verification = Verification {
+        model,
+        tokens: 3,
+        method: Method::new(solver),
+        keep,
+        positions: Positions::Natural,
+    };
+    let prompts = prompts(model);
+    let begun = |prompt: usize| Begun {
+        prompt,
+        ids: &prompts[prompt],
+        written: Vec::new(),
+    };
+    let alone = |prompt| together::<E>(&verification, &[begun(prompt)]).0;
+    let alone = [alone(0), alone(1), alone(2)];
+    assert!(alone.iter().all(|steps| steps.len() == 3));
+    assert_ne!(alone[0], alone[1]);
+    let all: Vec<_> = (0..4).map(begun).collect();
+    let (steps, done) = together::<E>(&verification, &all);
+    let in_turn = (0..3).flat_map(|step| alone.iter().map(move |steps| &steps[step]));
+    assert!(steps.iter().eq(in_turn), "{solver} {keep}");
+    let failed: Vec<_> = done.iter().map(Result::is_err).collect();
+    assert_eq!(failed, [false, false, false, true]);
+
+    // One that is ahead waits for the others.
+    let mut ahead = all.clone();
+    let next = |step: &String| {
+        let step: serde_json::Value = serde_json::from_str(step).unwrap();
+        step["next"].as_u64().unwrap() as u32
+    };
+    ahead[1].written = alone[1][..2].iter().map(next).collect();
+    let (steps, _) = together::<E>(&verification, &ahead);
+    let [a, b, c] = &alone;
+    let in_turn = [&a[0], &c[0], &a[1], &c[1], &a[2], &b[2], &c[2]];
+    assert!(steps.iter().eq(in_turn), "{solver} {keep}");
+}
+
+#[test]
+fn prompts_have_the_bits_together_that_they_have_alone() {
+    let model = open("tiny");
+    for solver in [Solver::Theorem1, Solver::AppendixB, Solver::ClosedForm] {
+        a_batch_is_each_of_them::<f64>(&model, solver, Keep::Nothing);
+        a_batch_is_each_of_them::<f32>(&model, solver, Keep::Half);
+        a_batch_is_each_of_them::<half::bf16>(&model, solver, Keep::Bos);
+    }
+}
+
+#[test]
+fn spans_in_a_batch_come_one_after_the_other() {
+    let model = open("tiny");
+    let verification = Verification {
+        model: &model,
+        tokens: 2,
+        method: Method::new(Solver::Span),
+        keep: Keep::Bos,
+        positions: Positions::Absolute,
+    };
+    let prompts = prompts(&model);
+    let begun = |prompt: usize| Begun {
+        prompt,
+        ids: &prompts[prompt],
+        written: Vec::new(),
+    };
+    let alone = [0, 1].map(|prompt| together::<f64>(&verification, &[begun(prompt)]).0);
+    let (steps, done) = together::<f64>(&verification, &[begun(3), begun(0), begun(1)]);
+    assert_eq!(steps, alone.concat());
+    assert!(done[0].is_err() && done[1].is_ok() && done[2].is_ok());
 }

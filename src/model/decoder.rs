@@ -179,6 +179,17 @@ impl Model {
     ///
     /// Those of [`check_finite`](Self::check_finite).
     pub(crate) fn logits<E: Element>(&self, run: &mut Run<'_>, x: &Matrix<E>) -> Result<Matrix<E>> {
+        let logits = self.unchecked_logits(run, x);
+        self.check_logits(&logits)?;
+        Ok(logits)
+    }
+
+    /// Those, whatever they are.
+    pub(crate) fn unchecked_logits<E: Element>(
+        &self,
+        run: &mut Run<'_>,
+        x: &Matrix<E>,
+    ) -> Matrix<E> {
         let x = self.norm.forward(run.level, x);
         run.record_global("model.norm", &x);
         let mut logits = E::round_all(run.matmul(&x, &self.lm_head));
@@ -186,7 +197,11 @@ impl Model {
             logits = logits.map(|l| E::round(softcapped(l.acc(), cap)));
         }
         run.record_global("lm_head", &logits);
-        self.check_finite(&logits, || "lm_head".into())?;
-        Ok(logits)
+        logits
+    }
+
+    /// [`check_finite`](Self::check_finite) for logits.
+    pub(crate) fn check_logits<E: Element>(&self, logits: &Matrix<E>) -> Result<()> {
+        self.check_finite(logits, || "lm_head".into())
     }
 }

@@ -133,11 +133,16 @@ impl<'m, E: Element> Session<'m, E> {
         }
         self.model.check_tokens(tokens, self.position)?;
         self.check_room(tokens.len())?;
+        Ok(self.pass(recorder))
+    }
+
+    /// A pass for what has been found fit.
+    pub(crate) fn pass<'r>(&self, recorder: Option<&'r mut dyn Recorder>) -> Run<'r> {
         let run = Run::new(self.model, recorder, self.cancel.clone());
-        Ok(match self.disturbed {
+        match self.disturbed {
             None => run,
             Some(seed) => run.disturbed(seed),
-        })
+        }
     }
 
     /// Refuses `tokens` more than there is room for, in the model's positions and in the

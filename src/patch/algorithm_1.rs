@@ -1,22 +1,20 @@
 //! Algorithm 1: all layers, one after the other, each correcting what the ones before it left.
 //!
-//! The contextual and the reduced pass go through a layer together. Layer i of the reduced pass gets
+//! The contextual and the reduced pass go through a layer batch. Layer i of the reduced pass gets
 //! the actual, rounded output of the already patched layer i − 1, and its target is T_i(C, x_i) of the
-//! contextual pass.
+//! contextual pass. The passes of several sequences may go together too: each weight is then read once for all.
 //!
-//! The closed form then looks ahead: the last two layers are solved again, the earlier one so that the last
-//! can say T(C, x) bit for bit.
+//! The closed form then [looks ahead](super::look_ahead).
 
 use std::ops::Range;
 
-use super::layer::{Halfway, Layer};
-use super::{Method, Patch, Report, Solver, Variant};
-use crate::error::{Error, Result};
-use crate::model::{Cache, LayerChange, Model, Run, Sequence, Session};
-use crate::tensor::{Element, Matrix};
+use rayon::prelude::*;
 
-/// How often the last two layers are solved again at most.
-const LOOKS_AHEAD: usize = 24;
+use super::layer::{Halfway, Layer, applied};
+use super::{LayerPatch, LayerReport, Method, Part, Patch, Precondition, Report, Solver, Variant};
+use crate::error::{Error, Result};
+use crate::model::{Block, Cache, Model, Run, Sequence, Session};
+use crate::tensor::{Element, Matrix};
 
 /// The token a patch is solved for, and what else the reduced pass sees.
 #[derive(Clone, Copy, Debug)]
@@ -54,13 +52,6 @@ pub struct Solution<E: Element> {
     pub reduced: Matrix<E>,
 }
 
-/// A reduced pass under one variant of the patch.
-pub(super) struct Reduced<E: Element> {
-    pub(super) variant: Variant,
-    pub(super) tokens: usize,
-    cache: Cache<E>,
-}
-
 /// Solves the patch of the token that comes next in `contextual`, a session that has seen the whole context;
 /// it takes the query in. What of the context is not kept is absorbed.
 ///
@@ -78,59 +69,65 @@ pub fn solve<E: Element>(
     method: &Method,
     controls: &[Variant],
 ) -> Result<Solution<E>> {
-    if method.solver == Solver::Span {
-        return Err(Error::SpanSolver);
-    }
-    let mut run = contextual.start(&[query.token], None)?;
-    let mut reduced = Reduction::new(contextual, query, method, controls)?;
-    let mut x = reduced.model.embed(&mut run, &reduced.batch(query.token));
-    for layer in 0..reduced.model.layers().len() {
-        x = reduced.layer(&mut run, layer, &x, contextual)?;
-    }
-    let contextual_row = x.slice_rows(reduced.rows()..x.rows());
-    contextual.skip(1);
-    if method.solver == Solver::ClosedForm {
-        reduced.look_ahead(&mut run, &mut x)?;
-    }
-
-    let rows = rows_of(&reduced.passes).map(|rows| rows.end - 1);
-    let hidden = rows
-        .flat_map(|row| x.row(row))
-        .chain(contextual_row.as_slice());
-    let hidden = Matrix::from_vec(x.cols(), hidden.copied().collect());
-    let mut logits = reduced.model.logits(&mut run, &hidden)?;
-    let last = logits.rows() - 1;
-    let contextual = logits.row(last).to_vec();
-    logits.truncate(last);
-    Ok(Solution {
-        patch: reduced.solved.patch,
-        report: reduced.solved.report,
-        contextual,
-        reduced: logits,
-    })
+    solve_batch(vec![(contextual, query)], method, controls).remove(0)
 }
 
-/// The reduced passes on their way through the layers.
-struct Reduction<'a, E: Element> {
-    model: &'a Model,
-    method: &'a Method,
-    tokens: Vec<u32>,
-    positions: Vec<usize>,
-    contextual_position: usize,
-    passes: Vec<Reduced<E>>,
-    solved: Solved,
+/// [`solve`] for several sequences of one model, whose passes go through the layers together. Each result is the one that it
+/// has alone, to the bit where the model's backend has [such bits](crate::kernels::Backend).
+pub fn solve_batch<'m, E: Element>(
+    queries: Vec<(&mut Session<'m, E>, Query<'_>)>,
+    method: &Method,
+    controls: &[Variant],
+) -> Vec<Result<Solution<E>>> {
+    let each = queries.into_iter();
+    let each = each.map(|(contextual, query)| Reduction::new(contextual, query, method, controls));
+    let mut batch = Batch {
+        each: each.collect(),
+    };
+    if let Some(first) = batch.going().first() {
+        let model = first.model;
+        batch.solve(model);
+    }
+    let each = batch.each.into_iter();
+    each.map(|of| of.and_then(Reduction::solution)).collect()
+}
+
+/// A reduced pass under one variant of the patch.
+pub(super) struct Reduced<E: Element> {
+    pub(super) variant: Variant,
+    pub(super) tokens: usize,
+    pub(super) cache: Cache<E>,
+}
+
+/// The reduced passes of a sequence on their way through the layers, beside its contextual one.
+pub(super) struct Reduction<'a, 'm, E: Element> {
+    pub(super) model: &'m Model,
+    pub(super) method: &'a Method,
+    contextual: &'a mut Session<'m, E>,
+    contextual_position: [usize; 1],
+    pub(super) tokens: Vec<u32>,
+    pub(super) positions: Vec<usize>,
+    pub(super) passes: Vec<Reduced<E>>,
+    /// What the passes say so far, of each token a row: those of the reduced passes, then the contextual one's. In the end
+    /// the logits.
+    pub(super) x: Matrix<E>,
+    pub(super) solved: Solved,
     /// The last two layers so far, before their outer halves.
-    last_two: [Option<Halfway<E>>; 2],
+    pub(super) last_two: [Option<Halfway<E>>; 2],
 }
 
-impl<'a, E: Element> Reduction<'a, E> {
+impl<'a, 'm, E: Element> Reduction<'a, 'm, E> {
     fn new(
-        contextual: &Session<'a, E>,
+        contextual: &'a mut Session<'m, E>,
         query: Query<'_>,
         method: &'a Method,
         controls: &[Variant],
     ) -> Result<Self> {
+        if method.solver == Solver::Span {
+            return Err(Error::SpanSolver);
+        }
         let model = contextual.model();
+        let mut run = contextual.start(&[query.token], None)?;
         let (mut tokens, mut positions): (Vec<_>, Vec<_>) = query.kept.iter().copied().unzip();
         let position = query.position.unwrap_or(contextual.position());
         tokens.push(query.token);
@@ -145,177 +142,208 @@ impl<'a, E: Element> Reduction<'a, E> {
             tokens: tokens.len(),
             cache: model.new_cache(),
         });
+        let passes: Vec<_> = passes.collect();
+        let batch = [tokens.repeat(passes.len()), vec![query.token]].concat();
         Ok(Self {
+            x: model.embed(&mut run, &batch),
             model,
             method,
-            passes: passes.collect(),
+            passes,
             tokens,
             positions,
-            contextual_position: contextual.position(),
+            contextual_position: [contextual.position()],
+            contextual,
             solved: Solved::default(),
             last_two: [None, None],
         })
     }
 
-    /// The tokens of all reduced passes, then the contextual one's.
-    fn batch(&self, query: u32) -> Vec<u32> {
-        let mut batch = self.tokens.repeat(self.passes.len());
-        batch.push(query);
-        batch
-    }
-
     /// The rows of all reduced passes.
-    fn rows(&self) -> usize {
+    pub(super) fn rows(&self) -> usize {
         self.tokens.len() * self.passes.len()
     }
 
-    /// Solves a layer and takes x through it: the reduced passes and, behind them, the contextual one.
-    fn layer(
-        &mut self,
-        run: &mut Run<'_>,
-        layer: usize,
-        x: &Matrix<E>,
-        contextual: &mut Session<'_, E>,
-    ) -> Result<Matrix<E>> {
+    /// All passes in a batch in which they have the rows from `first` on: the reduced ones, then the contextual one.
+    fn sequences(&mut self, first: usize) -> impl Iterator<Item = Sequence<'_, E>> {
+        let row = first + self.rows();
+        let position = &self.contextual_position;
+        let contextual = self.contextual.as_rows(row..row + 1, position);
+        sequences_of(&mut self.passes, &self.positions, first).chain([contextual])
+    }
+
+    /// A pass through a layer for this sequence alone, unless it is cancelled.
+    pub(super) fn enter(&self, layer: usize) -> Result<Run<'static>> {
+        let mut run = self.contextual.pass(None);
         run.enter(layer)?;
-        let rows = self.rows();
-        let position = [self.contextual_position];
-        let contextual = contextual.as_rows(rows..rows + 1, &position);
-        let v = self.attention(run, layer, x, 0..self.passes.len(), Some(contextual));
-        let mut solving = Layer::new(&self.model.layers()[layer], &self.passes, self.method);
-        let solved = solving.solve(run, v);
-        let (x, halfway) = solved.map_err(|failed| failed.at_layer(layer))?;
-        self.model.check_layer(layer, &x)?;
-        self.solved.keep(layer, solving);
+        Ok(run)
+    }
+
+    /// Solves the outer half of a layer, where `solving` has what the inner one needed.
+    fn go_on(
+        &mut self,
+        layer: usize,
+        solving: Result<Layer<'_, E>, Precondition>,
+        halfway: impl FnOnce(&mut Run<'_>) -> Halfway<E>,
+    ) -> Result<()> {
+        let at_layer = |failed: Precondition| failed.at_layer(layer);
+        let mut solving = solving.map_err(at_layer)?;
+        let mut run = self.enter(layer)?;
+        let halfway = halfway(&mut run);
+        let x = solving.outer_half(&mut run, &self.passes, &halfway);
+        self.x = x.map_err(at_layer)?;
+        self.model.check_layer(layer, &self.x)?;
+        self.solved.keep(layer, solving.patch, solving.report);
         self.last_two.rotate_left(1);
         self.last_two[1] = Some(halfway);
-        Ok(x)
-    }
-
-    /// v of some of the reduced passes and of what else goes through a layer with them.
-    fn attention<'b>(
-        &'b mut self,
-        run: &mut Run<'_>,
-        layer: usize,
-        x: &Matrix<E>,
-        passes: Range<usize>,
-        beside: Option<Sequence<'b, E>>,
-    ) -> Matrix<E> {
-        let passes = &mut self.passes[passes];
-        let rows: Vec<_> = rows_of(passes).collect();
-        let reduced = passes.iter_mut().zip(rows).map(|(pass, rows)| Sequence {
-            rows,
-            positions: &self.positions,
-            cache: &mut pass.cache,
-        });
-        let mut sequences: Vec<_> = reduced.chain(beside).collect();
-        let attention = &self.model.layers()[layer].attention;
-        attention.forward(run, x, &mut sequences)
-    }
-
-    /// v of some of the passes in the last layer, once more.
-    fn last_attention(
-        &mut self,
-        run: &mut Run<'_>,
-        x: &Matrix<E>,
-        passes: Range<usize>,
-    ) -> Result<Matrix<E>> {
-        let layer = self.model.layers().len() - 1;
-        run.enter(layer)?;
-        for pass in &mut self.passes[passes.clone()] {
-            pass.cache = self.model.new_cache();
-        }
-        Ok(self.attention(run, layer, x, passes, None))
-    }
-
-    /// Solves the outer half of a layer anew for the whole patch, the inner one being under no change. The second result is
-    /// the change of the layer.
-    fn outer_half(
-        &mut self,
-        run: &mut Run<'_>,
-        layer: usize,
-        halfway: &Halfway<E>,
-    ) -> Result<(Matrix<E>, LayerChange<E>)> {
-        let mut solving = Layer::new(&self.model.layers()[layer], &self.passes[..1], self.method);
-        let x = solving.outer_half(run, halfway);
-        let x = x.map_err(|failed| failed.at_layer(layer))?;
-        self.model.check_layer(layer, &x)?;
-        let change = std::mem::take(&mut solving.change);
-        self.solved.keep(layer, solving);
-        Ok((x, change))
-    }
-
-    /// Goes through the last two layers again until every entry of the last one's output is T(C, x), bit for
-    /// bit.
-    ///
-    /// Where v is much larger than T, its last place is too coarse for v + g to hit T. So the layer before is
-    /// asked to bring v to T itself. The last attention answers to what it sees, which moves v again: going half
-    /// the way each time settles it. Of the layer before, only the outer half has to be done again. The controls go through
-    /// both layers once, under what came out.
-    fn look_ahead(&mut self, run: &mut Run<'_>, x: &mut Matrix<E>) -> Result<()> {
-        let [Some(before), Some(last)] = std::mem::take(&mut self.last_two) else {
-            return Ok(());
-        };
-        let (layer, tokens) = (self.model.layers().len() - 1, self.tokens.len());
-        let block = &self.model.layers()[layer];
-        let controls = [&before, &last].map(|halfway| halfway.rows(tokens..self.rows()));
-        let (mut before, mut last) = (before.rows(0..tokens), last.rows(0..tokens));
-        let mut found = None;
-        for _ in 0..LOOKS_AHEAD {
-            if self.solved.report.layers[layer].hidden_off == 0 {
-                break;
-            }
-            for (target, t) in before.target.iter_mut().zip(last.t(tokens - 1)) {
-                *target += 0.5 * t;
-            }
-            let (y, change_before) = self.outer_half(run, layer - 1, &before)?;
-            let v = self.last_attention(run, &y, 0..1)?;
-            last = last.again(run, block, v);
-            let (whole, change) = self.outer_half(run, layer, &last)?;
-            let report = &mut self.solved.report;
-            report.passes.push(report.layers[layer].hidden_error);
-            found = Some((whole, [change_before, change]));
-        }
-        let Some((whole, changes)) = found else {
-            return Ok(());
-        };
-        let mut outputs = vec![whole];
-        if self.passes.len() > 1 {
-            outputs.push(self.controls(run, controls, &changes)?);
-        }
-        *x = Matrix::stack(x.cols(), outputs);
         Ok(())
     }
 
-    /// The last layer's output of the controls, which are halfway through the last two layers, under changes that were
-    /// solved for the whole patch.
-    fn controls(
-        &mut self,
-        run: &mut Run<'_>,
-        [before, last]: [Halfway<E>; 2],
-        [change_before, change]: &[LayerChange<E>; 2],
-    ) -> Result<Matrix<E>> {
-        let layers = self.model.layers();
-        let [block_before, block] = [&layers[layers.len() - 2], &layers[layers.len() - 1]];
-        let y = before.under(run, block_before, &self.passes[1..], change_before);
-        let v = self.last_attention(run, &y, 1..self.passes.len())?;
-        let last = last.again(run, block, v);
-        Ok(last.under(run, block, &self.passes[1..], change))
+    /// After the last layer: leaves what the logits are of, of each reduced pass the last row, then the contextual one.
+    fn finish(&mut self) -> Result<()> {
+        self.contextual.skip(1);
+        let contextual = self.x.slice_rows(self.rows()..self.x.rows());
+        if self.method.solver == Solver::ClosedForm {
+            self.look_ahead()?;
+        }
+        let rows = rows_of(&self.passes).map(|rows| rows.end - 1);
+        let hidden = rows.flat_map(|row| self.x.row(row));
+        let hidden = hidden.chain(contextual.as_slice()).copied().collect();
+        self.x = Matrix::from_vec(contextual.cols(), hidden);
+        Ok(())
     }
+
+    /// Once x is the logits.
+    fn solution(self) -> Result<Solution<E>> {
+        let mut logits = self.x;
+        self.model.check_logits(&logits)?;
+        let last = logits.rows() - 1;
+        let contextual = logits.row(last).to_vec();
+        logits.truncate(last);
+        Ok(Solution {
+            patch: self.solved.patch,
+            report: self.solved.report,
+            contextual,
+            reduced: logits,
+        })
+    }
+}
+
+/// Sequences whose passes go through the layers together, but for those that failed.
+struct Batch<'a, 'm, E: Element> {
+    each: Vec<Result<Reduction<'a, 'm, E>>>,
+}
+
+impl<'a, 'm, E: Element> Batch<'a, 'm, E> {
+    /// Those that did not fail so far.
+    fn going(&mut self) -> Vec<&mut Reduction<'a, 'm, E>> {
+        let each = self.each.iter_mut();
+        each.filter_map(|of| of.as_mut().ok()).collect()
+    }
+
+    /// Takes down which of them failed.
+    fn settle(&mut self, done: Vec<Result<()>>) {
+        let going = self.each.iter_mut().filter(|of| of.is_ok());
+        for (of, done) in going.zip(done) {
+            if let Err(error) = done {
+                *of = Err(error);
+            }
+        }
+    }
+
+    /// All layers and the logits.
+    fn solve(&mut self, model: &Model) {
+        let mut run = Run::new(model, None, None);
+        for layer in 0..model.layers().len() {
+            let entered = self.going().into_iter().map(|of| of.enter(layer).map(drop));
+            let entered = entered.collect();
+            self.settle(entered);
+            if self.going().is_empty() {
+                return;
+            }
+            run.layer = layer;
+            let solved = layer_of(&mut run, &model.layers()[layer], self.going());
+            self.settle(solved);
+        }
+        let finished = self.going().into_par_iter().map(Reduction::finish);
+        let finished = finished.collect();
+        self.settle(finished);
+        let going = self.going();
+        let rows: Vec<_> = going.iter().map(|of| of.x.rows()).collect();
+        let logits = model
+            .unchecked_logits(&mut run, &stacked(&going))
+            .split(&rows);
+        for (of, logits) in going.into_iter().zip(logits) {
+            of.x = logits;
+        }
+    }
+}
+
+/// x of all of them.
+fn stacked<E: Element>(each: &[&mut Reduction<'_, '_, E>]) -> Matrix<E> {
+    let cols = each.first().map_or(1, |of| of.x.cols());
+    let rows = each.iter().flat_map(|of| of.x.as_slice());
+    Matrix::from_vec(cols, rows.copied().collect())
+}
+
+/// Solves a layer for some sequences and takes their x through it.
+fn layer_of<E: Element>(
+    run: &mut Run<'_>,
+    block: &Block,
+    mut each: Vec<&mut Reduction<'_, '_, E>>,
+) -> Vec<Result<()>> {
+    let rows = each.iter().scan(0, |first, of| {
+        let rows = *first..*first + of.x.rows();
+        *first = rows.end;
+        Some(rows)
+    });
+    let rows: Vec<_> = rows.collect();
+    let x = stacked(&each);
+    let pairs = each.iter_mut().zip(&rows);
+    let sequences = pairs.flat_map(|(of, rows)| of.sequences(rows.start));
+    let v = block
+        .attention
+        .forward(run, &x, &mut sequences.collect::<Vec<_>>());
+    let z = block.inner.input(run, &v);
+    let level = run.level;
+    let solving = each.par_iter().zip(&rows).map(|(of, rows)| {
+        let mut solving = Layer::new(block, of.method, of.tokens.len() - 1);
+        let query = rows.start + of.tokens.len() - 1;
+        solving.solve_inner(level, z.row(query), z.row(rows.end - 1))?;
+        Ok(solving)
+    });
+    let solving: Vec<Result<_, Precondition>> = solving.collect();
+    let changes = each.iter().zip(&solving).zip(&rows);
+    let changes = changes.filter_map(|((of, solving), rows)| {
+        let change = &solving.as_ref().ok()?.change;
+        Some(applied(&of.passes, Part::GateUp, change, rows.start))
+    });
+    let changes: Vec<_> = changes.flatten().collect();
+    let h = block.inner.output(run, &z, &changes);
+    let d = block.outer.products(run, &h);
+    drop(changes);
+    let layer = run.layer;
+    let pairs = each.into_par_iter().zip(solving).zip(rows);
+    let done = pairs.map(|((of, solving), rows)| {
+        of.go_on(layer, solving, |run| {
+            let [v, h] = [&v, &h].map(|all| all.slice_rows(rows.clone()));
+            Halfway::new(run, block, v, h, d.slice_rows(rows))
+        })
+    });
+    done.collect()
 }
 
 /// The layers so far.
 #[derive(Default)]
-struct Solved {
+pub(super) struct Solved {
     patch: Patch,
-    report: Report,
+    pub(super) report: Report,
 }
 
 impl Solved {
     /// Takes down a layer, which may be the next one.
-    fn keep<E: Element>(&mut self, layer: usize, solved: Layer<'_, E>) {
-        set(&mut self.patch.layers, layer, solved.patch);
-        set(&mut self.report.layers, layer, solved.report);
+    pub(super) fn keep(&mut self, layer: usize, patch: LayerPatch, report: LayerReport) {
+        set(&mut self.patch.layers, layer, patch);
+        set(&mut self.report.layers, layer, report);
     }
 }
 
@@ -333,6 +361,21 @@ pub(super) fn rows_of<E: Element>(passes: &[Reduced<E>]) -> impl Iterator<Item =
         let rows = *first..*first + pass.tokens;
         *first = rows.end;
         Some(rows)
+    })
+}
+
+/// Some reduced passes in a batch in which they have the rows from `first` on.
+pub(super) fn sequences_of<'p, E: Element>(
+    passes: &'p mut [Reduced<E>],
+    positions: &'p [usize],
+    first: usize,
+) -> impl Iterator<Item = Sequence<'p, E>> {
+    let rows: Vec<_> = rows_of(passes).collect();
+    let pairs = passes.iter_mut().zip(rows);
+    pairs.map(move |(pass, rows)| Sequence {
+        rows: first + rows.start..first + rows.end,
+        positions,
+        cache: &mut pass.cache,
     })
 }
 

@@ -28,6 +28,28 @@ pub(super) struct Halfway<E: Element> {
 }
 
 impl<E: Element> Halfway<E> {
+    /// `d` is W_down h.
+    pub(super) fn new(
+        run: &mut Run<'_>,
+        block: &Block,
+        v: Matrix<E>,
+        h: Matrix<E>,
+        d: Matrix<E::Acc>,
+    ) -> Self {
+        // The contextual row runs under no change, so its output is known before the outer patch is.
+        let ctx = v.rows() - 1;
+        let d_ctx = d.slice_rows(ctx..ctx + 1).map(E::round);
+        let g = block.outer.output(run, &d_ctx, &[]);
+        let target = block.add(run, &v.slice_rows(ctx..ctx + 1), &g);
+        Self {
+            d_ctx: wide(&d_ctx, 0),
+            target: wide(&target, 0),
+            v,
+            h,
+            d,
+        }
+    }
+
     /// t = T(C, x) − v, what the branch must say in the reduced pass whose token has a row.
     pub(super) fn t(&self, row: usize) -> Vec<f64> {
         let pairs = self.target.iter().zip(self.v.row(row));
@@ -53,7 +75,7 @@ impl<E: Element> Halfway<E> {
         passes: &[Reduced<E>],
         change: &LayerChange<E>,
     ) -> Matrix<E> {
-        let change = applied(passes, Part::Down, change);
+        let change = applied(passes, Part::Down, change, 0);
         block
             .outer
             .with_changes(run, &self.h, self.d.clone(), &change)
@@ -68,7 +90,7 @@ impl<E: Element> Halfway<E> {
         change: &LayerChange<E>,
         d: &Matrix<E>,
     ) -> Matrix<E> {
-        let change = applied(passes, Part::Scale, change);
+        let change = applied(passes, Part::Scale, change, 0);
         let g = block.outer.output(run, d, &change);
         block.add(run, &self.v, &g)
     }
@@ -98,8 +120,9 @@ impl<E: Element> Halfway<E> {
 /// One layer while it is solved, for the last token of the first of the reduced passes.
 pub(super) struct Layer<'a, E: Element> {
     block: &'a Block,
-    passes: &'a [Reduced<E>],
     method: &'a Method,
+    /// The row of the token that is solved for.
+    query: usize,
     pub(super) patch: LayerPatch,
     /// The patch in the compute type.
     pub(super) change: LayerChange<E>,
@@ -107,64 +130,34 @@ pub(super) struct Layer<'a, E: Element> {
 }
 
 impl<'a, E: Element> Layer<'a, E> {
-    pub(super) fn new(block: &'a Block, passes: &'a [Reduced<E>], method: &'a Method) -> Self {
+    /// The layer `block`; `query` is the row of the token that is solved for.
+    pub(super) fn new(block: &'a Block, method: &'a Method, query: usize) -> Self {
         Self {
             block,
-            passes,
             method,
+            query,
             patch: LayerPatch::default(),
             change: LayerChange::default(),
             report: LayerReport::default(),
         }
     }
 
-    /// Solves the layer, where v is what attention says; returns its output for all rows.
-    pub(super) fn solve(
-        &mut self,
-        run: &mut Run<'_>,
-        v: Matrix<E>,
-    ) -> Result<(Matrix<E>, Halfway<E>), Precondition> {
-        let halfway = self.inner_half(run, v)?;
-        Ok((self.outer_half(run, &halfway)?, halfway))
-    }
-
-    fn inner_half(&mut self, run: &mut Run<'_>, v: Matrix<E>) -> Result<Halfway<E>, Precondition> {
-        let (block, ctx) = (self.block, v.rows() - 1);
-        let z = block.inner.input(run, &v);
-        self.solve_inner(run.level, &wide(&z, self.query()), &wide(&z, ctx))?;
-        let change = applied(self.passes, Part::GateUp, &self.change);
-        let h = block.inner.output(run, &z, &change);
-        let d = block.outer.products(run, &h);
-
-        // The contextual row runs under no change, so its output is known before the outer patch is.
-        let d_ctx = d.slice_rows(ctx..ctx + 1).map(E::round);
-        let g = block.outer.output(run, &d_ctx, &[]);
-        let target = block.add(run, &v.slice_rows(ctx..ctx + 1), &g);
-        let (d_ctx, target) = (wide(&d_ctx, 0), wide(&target, 0));
-        Ok(Halfway {
-            v,
-            h,
-            d,
-            d_ctx,
-            target,
-        })
-    }
-
-    /// Solves the outer half; returns the layer's output for all rows.
+    /// Solves the outer half; returns the layer's output for all rows, of which the first ones are those of `passes`.
     pub(super) fn outer_half(
         &mut self,
         run: &mut Run<'_>,
+        passes: &[Reduced<E>],
         halfway: &Halfway<E>,
     ) -> Result<Matrix<E>, Precondition> {
-        let (block, query) = (self.block, self.query());
+        let (block, query) = (self.block, self.query);
         let t = halfway.t(query);
         let (h, d) = (wide(&halfway.h, query), wide(&halfway.d, query));
         let m = self.solve_down(&h, &d, &halfway.d_ctx, &t)?;
-        let d = halfway.down(run, block, self.passes, &self.change);
+        let d = halfway.down(run, block, passes, &self.change);
         let n = unscaled_rms_norm(run.level, d.row(query), self.norm().eps());
         let n: Vec<f64> = n.into_iter().map(Element::to_f64).collect();
         self.solve_scale(&m, &n, &t)?;
-        let out = halfway.output(run, block, self.passes, &self.change, &d);
+        let out = halfway.output(run, block, passes, &self.change, &d);
 
         self.report.measure(&self.patch, block);
         self.report
@@ -172,19 +165,20 @@ impl<'a, E: Element> Layer<'a, E> {
         Ok(out)
     }
 
-    /// The row of the token that is solved for.
-    fn query(&self) -> usize {
-        self.passes[0].tokens - 1
-    }
-
     /// ΔW_gate and ΔW_up, from z of the reduced and the contextual pass.
-    fn solve_inner(&mut self, level: Level, z: &[f64], z_ctx: &[f64]) -> Result<(), Precondition> {
+    pub(super) fn solve_inner(
+        &mut self,
+        level: Level,
+        z: &[E],
+        z_ctx: &[E],
+    ) -> Result<(), Precondition> {
         if !self.changes(Part::GateUp) {
             return Ok(());
         }
+        let [z, z_ctx] = [z, z_ctx].map(|z| z.iter().map(|z| z.to_f64()).collect::<Vec<_>>());
         let (w_gate, w_up) = (self.block.inner.gate_proj(), self.block.inner.up_proj());
-        let (gate, up) = theorem_1::inner(level, w_gate.into(), w_up.into(), z, z_ctx)?;
-        self.report.divided_by(norm(z));
+        let (gate, up) = theorem_1::inner(level, w_gate.into(), w_up.into(), &z, &z_ctx)?;
+        self.report.divided_by(norm(&z));
         self.change.gate = Some(overlay::linear(w_gate, &gate, self.method.form));
         self.change.up = Some(overlay::linear(w_up, &up, self.method.form));
         (self.patch.gate, self.patch.up) = (Some(gate), Some(up));
@@ -273,13 +267,16 @@ impl<'a, E: Element> Layer<'a, E> {
     }
 }
 
-/// A change for the rows of the passes whose variant has a part. The first pass has the first rows.
-fn applied<'c, E: Element>(
+/// A change for the rows of the passes whose variant has a part, in a batch in which the passes have the rows from `first` on.
+pub(super) fn applied<'c, E: Element>(
     passes: &[Reduced<E>],
     part: Part,
     change: &'c LayerChange<E>,
+    first: usize,
 ) -> Vec<Changed<'c, LayerChange<E>>> {
     let rows = passes.iter().zip(rows_of(passes));
     let taking = rows.filter(|(pass, _)| pass.variant.has(part));
-    taking.map(|(_, rows)| (rows, change)).collect()
+    taking
+        .map(|(_, rows)| (first + rows.start..first + rows.end, change))
+        .collect()
 }

@@ -14,6 +14,7 @@ pub mod closed_form;
 pub mod export;
 mod layer;
 pub mod lemmas;
+mod look_ahead;
 mod merged;
 mod overlay;
 mod report;
@@ -26,7 +27,7 @@ pub mod theorem_1;
 pub mod theorem_5;
 mod variant;
 
-pub use algorithm_1::{Query, Solution, solve};
+pub use algorithm_1::{Query, Solution, solve, solve_batch};
 pub use merged::{Materialised, materialise};
 pub use overlay::{Form, Overlay};
 pub use report::{Case, LayerReport, Report};

@@ -102,6 +102,21 @@ impl<E: Element> Matrix<E> {
         copy
     }
 
+    /// The first rows, as many as the first of `rows` says, then the next ones. The first part is not copied.
+    pub(crate) fn split(mut self, rows: &[usize]) -> Vec<Self> {
+        let [first, others @ ..] = rows else {
+            return Vec::new();
+        };
+        let starts = others.iter().scan(*first, |start, rows| {
+            let part = *start..*start + rows;
+            *start = part.end;
+            Some(part)
+        });
+        let others: Vec<_> = starts.map(|part| self.slice_rows(part)).collect();
+        self.truncate(*first);
+        std::iter::once(self).chain(others).collect()
+    }
+
     /// Leaves the first `rows` rows.
     pub(crate) fn truncate(&mut self, rows: usize) {
         self.rows = self.rows.min(rows);

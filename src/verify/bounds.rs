@@ -1,5 +1,6 @@
 //! The table of tolerances: how far apart two computations of the same logits may be.
 
+use super::metrics;
 use crate::kernels::Backend;
 use crate::model::Model;
 use crate::tensor::{Dtype, Element};
@@ -57,6 +58,5 @@ impl Bounds {
 
 /// max |logit|.
 fn largest<E: Element>(logits: &[E]) -> f64 {
-    let sizes = logits.iter().map(|x| x.to_f64().abs());
-    sizes.fold(0.0, f64::max)
+    metrics::largest(logits, |logit| logit.to_f64().abs()).max(0.0)
 }

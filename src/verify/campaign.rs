@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::batches::batches;
 use super::record::{Added, Place};
-use super::{Crossing, Kind, Record, Run, Step};
+use super::{Begun, Crossing, Kind, Record, Run, Step};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::tensor::{Dtype, Element};
@@ -64,7 +65,7 @@ impl FromStr for Shard {
 ///
 /// A prompt that was interrupted goes on where it was left. Where its steps have to be computed together, or in the same
 /// calls for the same bits (a span, another backend than the native one), all of them are computed again, and must be
-/// what the record has.
+/// what the record has. Otherwise several prompts go [through the layers together](super::Verification::batch).
 ///
 /// A prompt that cannot be solved does not stop the others: its error comes back when all are done, the first one as an
 /// [`Error::Unsolved`].
@@ -79,23 +80,21 @@ pub fn run(
     mut on_step: impl FnMut(Kind, &Step) -> Result<()>,
 ) -> Result<Option<Error>> {
     let mut unsolved = None;
-    for (kind, prompt) in shard.pairs(record) {
+    let pairs: Vec<_> = shard.pairs(record).collect();
+    for of_kind in pairs.chunk_by(|a, b| a.0 == b.0) {
+        let kind = of_kind[0].0;
+        let prompts: Vec<_> = of_kind.iter().map(|(_, prompt)| *prompt).collect();
         let go_on = match record.runs[kind].kind.dtype {
             Dtype::F64 => go_on::<f64>,
             Dtype::F32 => go_on::<f32>,
             Dtype::Bf16 => go_on::<half::bf16>,
         };
-        // By whether a step was refused, which the others would be as well.
-        let mut refused = false;
-        let mut push = |run: &mut Run, step| {
-            let pushed = push(run, step, &mut on_step);
-            refused = pushed.is_err();
-            pushed
-        };
-        match go_on(model, record, kind, prompt, &mut push) {
-            Ok(()) => {}
-            Err(error) if refused => return Err(error),
-            Err(error) => {
+        for mut batch in batches(&record.setting, record.runs[kind].kind, &prompts) {
+            let (run, setting) = (&record.runs[kind], &record.setting);
+            batch.retain(|&prompt| run.done(prompt) < setting.steps(run.kind));
+            let done = go_on(model, record, kind, &batch, &mut on_step)?;
+            for (prompt, done) in batch.into_iter().zip(done) {
+                let Err(error) = done else { continue };
                 let run = &record.runs[kind];
                 let place = Place {
                     kind: run.kind,
@@ -131,36 +130,51 @@ fn push(
     }
 }
 
-/// What is missing of a prompt.
+/// What is missing of some prompts of a kind. The result is an error where a step is refused, else says of each prompt whether
+/// it was solved.
 fn go_on<E: Element>(
     model: &Model,
     record: &mut Record,
     kind: usize,
-    prompt: usize,
-    push: &mut dyn FnMut(&mut Run, Step) -> Result<()>,
-) -> Result<()> {
+    prompts: &[usize],
+    on_step: &mut dyn FnMut(Kind, &Step) -> Result<()>,
+) -> Result<Vec<Result<()>>> {
     let Record { setting, runs, .. } = record;
     let run = &mut runs[kind];
     let kind = run.kind;
-    let done = run.done(prompt);
-    if done == setting.steps(kind) {
-        return Ok(());
-    }
-    let written = run.prompt(prompt)[..done].iter().map(|step| step.next);
-    let written: Vec<_> = written.collect();
-    let on_step = |step| push(run, step);
+    let begun = prompts.iter().map(|&prompt| Begun {
+        prompt,
+        ids: &setting.prompt_ids[prompt],
+        written: written(run, prompt),
+    });
+    let begun: Vec<_> = begun.collect();
     let solved = model.clone().on(kind.solved_on);
     let verification = setting.verification(kind, &solved);
-    let ids = &setting.prompt_ids[prompt];
+    let mut push = |step| push(run, step, on_step);
     if !kind.crosses() {
-        return verification.resume::<E>(prompt, ids, &written, on_step);
+        return verification.batch::<E>(&begun, push);
     }
     let applied = model.clone().on(kind.applied_on);
     let crossing = Crossing {
         solved: verification,
         applied: &applied,
     };
-    crossing.prompt::<E>(prompt, ids, on_step)
+    let each = begun.iter().map(|begun| {
+        // A step that is refused stops everything.
+        let mut refused = false;
+        let on_step = |step| push(step).inspect_err(|_| refused = true);
+        match crossing.prompt::<E>(begun.prompt, begun.ids, on_step) {
+            Err(error) if refused => Err(error),
+            done => Ok(done),
+        }
+    });
+    each.collect()
+}
+
+/// What the model wrote after a prompt in the steps that are done.
+fn written(run: &Run, prompt: usize) -> Vec<u32> {
+    let steps = &run.prompt(prompt)[..run.done(prompt)];
+    steps.iter().map(|step| step.next).collect()
 }
 
 #[cfg(test)]

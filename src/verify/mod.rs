@@ -1,5 +1,6 @@
 //! The paper's protocol: token by token, the patched model without the prompt against the model with it.
 
+mod batches;
 mod bounds;
 pub mod campaign;
 mod condition;
@@ -19,7 +20,7 @@ pub use campaign::Shard;
 pub use crossing::Crossing;
 pub use keep::Keep;
 pub use metrics::{Comparison, distribution};
-pub use protocol::{Control, Step, Verification};
+pub use protocol::{Begun, Control, Step, Verification};
 pub use record::{Machine, Place, Record, Run};
 pub use setting::{Kind, Setting};
 pub use steps_file::StepsFile;

@@ -1,5 +1,6 @@
 //! Theory section 5: greedy decoding, every token's layers freshly patched.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bounds;
@@ -11,7 +12,7 @@ use crate::kernels::Backend;
 use crate::model::generate::greedy;
 use crate::model::{Model, Session};
 use crate::patch::{
-    Method, Overlay, Positions, Query, Report, Solution, Solver, Split, Variant, solve,
+    Method, Overlay, Positions, Query, Report, Solution, Solver, Split, Variant, solve_batch,
     span as span_solver,
 };
 use crate::tensor::Element;
@@ -69,8 +70,47 @@ impl Step {
     }
 }
 
+/// A prompt on its way.
+#[derive(Clone, Debug)]
+pub struct Begun<'a> {
+    /// Which prompt, from 0.
+    pub prompt: usize,
+    /// Its tokens.
+    pub ids: &'a [u32],
+    /// The tokens that the model wrote after it in steps that are done.
+    pub written: Vec<u32>,
+}
+
+/// A prompt whose tokens are being verified.
+struct Decoding<'m, E: Element> {
+    prompt: usize,
+    contextual: Session<'m, E>,
+    kept: Vec<(u32, usize)>,
+    /// The next step, and its token.
+    step: usize,
+    token: u32,
+}
+
+impl<E: Element> Decoding<'_, E> {
+    /// Takes in that the next step is solved, and goes on to the one after it.
+    fn solved(&mut self, position: usize, solution: Solution<E>) -> Solved<E> {
+        let next = greedy(&solution.contextual);
+        let solved = Solved {
+            prompt: self.prompt,
+            step: self.step,
+            token: self.token,
+            position,
+            next,
+            solution,
+        };
+        (self.step, self.token) = (self.step + 1, next);
+        solved
+    }
+}
+
 /// A token whose passes have been run.
 struct Solved<E: Element> {
+    prompt: usize,
     step: usize,
     token: u32,
     position: usize,
@@ -80,13 +120,13 @@ struct Solved<E: Element> {
 
 impl<E: Element> Solved<E> {
     /// The reduced passes held against the contextual one.
-    fn step(self, prompt: usize, bounds: &Bounds, variants: &[Variant]) -> Step {
+    fn step(self, bounds: &Bounds, variants: &[Variant]) -> Step {
         let want = &self.solution.contextual;
         let reduced = Comparison::each(&self.solution.reduced, want);
         let controls = variants.iter().zip(&reduced[1..]);
         let controls = controls.map(|(&variant, &reduced)| Control { variant, reduced });
         Step {
-            prompt,
+            prompt: self.prompt,
             step: self.step,
             token: self.token,
             position: self.position,
@@ -147,12 +187,8 @@ impl Verification<'_> {
         self.resume::<E>(prompt, ids, &[], on_step)
     }
 
-    /// Goes on with a prompt after which the model has written some tokens already: they are taken in with it at once, and
-    /// the first step is the one after them.
-    ///
-    /// Except where that would change what is computed: the tokens of a span are solved together, and the bits of other
-    /// backends than the native one depend on what is taken in at once. There `written` is not used, and the steps before
-    /// come again.
+    /// Goes on with a prompt after which the model has written some tokens already, as [`batch`](Self::batch) does with
+    /// several.
     ///
     /// # Errors
     ///
@@ -162,55 +198,121 @@ impl Verification<'_> {
         prompt: usize,
         ids: &[u32],
         written: &[u32],
-        mut on_step: impl FnMut(Step) -> Result<()>,
+        on_step: impl FnMut(Step) -> Result<()>,
     ) -> Result<()> {
-        self.check(ids)?;
+        let written = written.to_vec();
+        let begun = Begun {
+            prompt,
+            ids,
+            written,
+        };
+        let done = self.batch::<E>(&[begun], on_step)?;
+        done.into_iter().collect()
+    }
+
+    /// Goes on with some prompts whose tokens go through the layers together, so that each weight is read once for all;
+    /// `on_step` gets the next token of each prompt, then the one after it. Every figure is that of the prompt alone, if the
+    /// model's backend is the native one. Says for each prompt whether it was solved: one that cannot be does not stop the
+    /// others.
+    ///
+    /// The tokens that are [written](Begun::written) are taken in with their prompt at once, and the first step is the one
+    /// after them; prompts that are behind the others come first. Except where that would change what is computed: the tokens
+    /// of a span are solved together, and the bits of other backends than the native one depend on what is taken in at once.
+    /// There what is written is not used, and the steps before come again.
+    ///
+    /// # Errors
+    ///
+    /// Those of `on_step`, at once. For each prompt those of [`prompt`](Self::prompt), and [`Error::TokenId`] for what is
+    /// written.
+    pub fn batch<E: Element>(
+        &self,
+        prompts: &[Begun<'_>],
+        mut on_step: impl FnMut(Step) -> Result<()>,
+    ) -> Result<Vec<Result<()>>> {
         if self.method.solver == Solver::Span {
-            return self
-                .span::<E>(prompt, ids)?
-                .into_iter()
-                .try_for_each(on_step);
+            let each = prompts.iter().map(|begun| {
+                match self.check(begun.ids).and_then(|()| self.span::<E>(begun)) {
+                    Ok(steps) => steps.into_iter().try_for_each(&mut on_step).map(Ok),
+                    Err(error) => Ok(Err(error)),
+                }
+            });
+            return each.collect();
         }
+        let bounds = Bounds::new(E::DTYPE, self.model);
+        let variants = Variant::controls(self.method.solver);
+        let each = prompts.iter().map(|begun| self.decoding::<E>(begun));
+        let mut each: Vec<_> = each.collect();
+        // A step is looked at while the next one is solved, which leaves threads waiting for memory now and then.
+        let mut solved: Vec<Solved<E>> = Vec::new();
+        loop {
+            let done = std::mem::take(&mut solved).into_par_iter();
+            let done = done.map(|solved| solved.step(&bounds, &variants));
+            let (next, steps) = rayon::join(
+                || self.solve(&mut each, &variants),
+                || done.collect::<Vec<_>>(),
+            );
+            steps.into_iter().try_for_each(&mut on_step)?;
+            solved = next;
+            if solved.is_empty() {
+                return Ok(each.into_iter().map(|of| of.map(drop)).collect());
+            }
+        }
+    }
+
+    /// A prompt that is taken in, but for the token that is next.
+    fn decoding<E: Element>(&self, begun: &Begun<'_>) -> Result<Decoding<'_, E>> {
+        self.check(begun.ids)?;
         let written = match self.model.backend() {
-            Backend::Native => written,
+            Backend::Native => &begun.written[..],
             _ => &[],
         };
-        let tokens = [ids, written].concat();
-        let (context, mut token) = (&tokens[..tokens.len() - 1], tokens[tokens.len() - 1]);
-        let bounds = Bounds::new(E::DTYPE, self.model);
-        let mut contextual = Session::<E>::new(self.model);
+        let tokens = [begun.ids, written].concat();
+        let (context, token) = (&tokens[..tokens.len() - 1], tokens[tokens.len() - 1]);
+        let mut contextual = Session::new(self.model);
         contextual.forward(context, 0)?;
-        let variants = Variant::controls(self.method.solver);
-        let kept = self.kept(ids);
-        // A step is looked at while the next one is solved, which leaves threads waiting for memory now and then.
-        let mut solved: Option<Solved<E>> = None;
-        for step in written.len()..=self.tokens {
-            let query = self.query(token, &kept);
-            let position = query.position.unwrap_or(contextual.position());
-            let next = || {
-                (step < self.tokens)
-                    .then(|| solve(&mut contextual, query, &self.method, &variants))
-                    .transpose()
-            };
-            let looked_at = || {
-                solved
-                    .take()
-                    .map(|solved| solved.step(prompt, &bounds, &variants))
-            };
-            let (solution, looked_at) = rayon::join(next, looked_at);
-            looked_at.map(&mut on_step).transpose()?;
-            let Some(solution) = solution? else { break };
-            let next = greedy(&solution.contextual);
-            solved = Some(Solved {
-                step,
-                token,
-                position,
-                next,
-                solution,
-            });
-            token = next;
+        Ok(Decoding {
+            prompt: begun.prompt,
+            contextual,
+            kept: self.kept(begun.ids),
+            step: written.len(),
+            token,
+        })
+    }
+
+    /// The next step of the prompts that are furthest behind; none where all are done. A prompt that fails becomes its error.
+    fn solve<E: Element>(
+        &self,
+        each: &mut [Result<Decoding<'_, E>>],
+        variants: &[Variant],
+    ) -> Vec<Solved<E>> {
+        let going = each.iter().flatten();
+        let step = going.map(|of| of.step).min().unwrap_or(self.tokens);
+        let next = |of: &&mut Result<_>| {
+            of.as_ref()
+                .is_ok_and(|of: &Decoding<'_, E>| of.step == step)
+        };
+        let mut behind: Vec<_> = each.iter_mut().filter(next).collect();
+        if step == self.tokens {
+            return Vec::new();
         }
-        Ok(())
+        let going = behind.iter_mut().flat_map(|of| of.as_mut().ok());
+        let (positions, queries): (Vec<_>, Vec<_>) = going
+            .map(|of| {
+                let query = self.query(of.token, &of.kept);
+                let position = query.position.unwrap_or(of.contextual.position());
+                (position, (&mut of.contextual, query))
+            })
+            .unzip();
+        let solutions = solve_batch(queries, &self.method, variants);
+        let mut solved = Vec::new();
+        for ((of, position), solution) in behind.into_iter().zip(positions).zip(solutions) {
+            match (of.as_mut(), solution) {
+                (Ok(of), Ok(solution)) => solved.push(of.solved(position, solution)),
+                (_, Err(error)) => *of = Err(error),
+                (Err(_), _) => {}
+            }
+        }
+        solved
     }
 
     /// The tokens of a prompt that stay, with their positions in the reduced pass. They are the first ones, so that
@@ -234,9 +336,9 @@ impl Verification<'_> {
     }
 
     /// The prompt's last token and the tokens that the model writes after it, all served by one patch.
-    fn span<E: Element>(&self, prompt: usize, ids: &[u32]) -> Result<Vec<Step>> {
-        let (split, overlay, report) = self.solved_span::<E>(ids)?;
-        span::check(self.model, &split, &overlay, prompt, Some(report))
+    fn span<E: Element>(&self, begun: &Begun<'_>) -> Result<Vec<Step>> {
+        let (split, overlay, report) = self.solved_span::<E>(begun.ids)?;
+        span::check(self.model, &split, &overlay, begun.prompt, Some(report))
     }
 
     /// The patch of a span, and what it is of.

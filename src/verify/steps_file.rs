@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Machine, Record, Setting, Step};
+use super::batches::batches;
+use super::{Kind, Machine, Record, Run, Setting, Step};
 use crate::error::{Error, Result, one_line};
 use crate::output::{create_new, write_file};
 
@@ -138,11 +139,23 @@ pub fn write(record: &Record, out: &mut impl Write) -> io::Result<()> {
     let machines = record.machines.iter();
     let machines = machines.map(|machine| Line::Machine(Cow::Borrowed(machine)));
     let steps = record.runs.iter().flat_map(|run| {
-        let steps = run.steps.iter();
+        let steps = in_order(&record.setting, run).into_iter();
         steps.map(|step| Line::step(run.kind, step))
     });
     let mut lines = std::iter::once(setting).chain(machines).chain(steps);
     lines.try_for_each(|line| out.write_all(&line.bytes()?))
+}
+
+/// The steps in the order in which they are computed.
+fn in_order<'r>(setting: &Setting, run: &'r Run) -> Vec<&'r Step> {
+    let prompts: Vec<_> = (0..setting.prompts.len()).collect();
+    let mut batch_of = vec![0; prompts.len()];
+    for (i, batch) in batches(setting, run.kind, &prompts).iter().enumerate() {
+        batch.iter().for_each(|&prompt| batch_of[prompt] = i);
+    }
+    let mut steps: Vec<_> = run.steps.iter().collect();
+    steps.sort_by_key(|step| (batch_of[step.prompt], step.step, step.prompt));
+    steps
 }
 
 /// Writes the whole file of a verification in the place of what is at `path`.

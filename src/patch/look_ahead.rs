@@ -1,0 +1,109 @@
+//! How the closed form leaves no bit of a logit different: it looks ahead.
+//!
+//! Where v of the last layer is much larger than T, its last place is too coarse for v + g to hit T. So the layer before is
+//! asked to bring v to T itself. The last attention answers to what it sees, which moves v again: going half the way each
+//! time settles it.
+
+use std::ops::Range;
+
+use super::algorithm_1::{Reduction, sequences_of};
+use super::layer::{Halfway, Layer};
+use crate::error::Result;
+use crate::model::{LayerChange, Run};
+use crate::tensor::{Element, Matrix};
+
+/// How often the last two layers are solved again at most.
+const ROUNDS: usize = 24;
+
+impl<E: Element> Reduction<'_, '_, E> {
+    /// Goes through the last two layers again until every entry of the last one's output is T(C, x), bit for
+    /// bit. x is that output; where something is found, it becomes that of the reduced passes alone.
+    ///
+    /// Of the layer before, only the outer half has to be done again. The controls go through both layers once, under what
+    /// came out.
+    pub(super) fn look_ahead(&mut self) -> Result<()> {
+        let [Some(before), Some(last)] = std::mem::take(&mut self.last_two) else {
+            return Ok(());
+        };
+        let (layer, tokens) = (self.model.layers().len() - 1, self.tokens.len());
+        let block = &self.model.layers()[layer];
+        let mut run = self.enter(layer - 1)?;
+        let controls = [&before, &last].map(|halfway| halfway.rows(tokens..self.rows()));
+        let (mut before, mut last) = (before.rows(0..tokens), last.rows(0..tokens));
+        let mut found = None;
+        for _ in 0..ROUNDS {
+            if self.solved.report.layers[layer].hidden_off == 0 {
+                break;
+            }
+            for (target, t) in before.target.iter_mut().zip(last.t(tokens - 1)) {
+                *target += 0.5 * t;
+            }
+            let (y, change_before) = self.outer_half(&mut run, layer - 1, &before)?;
+            let v = self.last_attention(&mut run, &y, 0..1)?;
+            last = last.again(&mut run, block, v);
+            let (whole, change) = self.outer_half(&mut run, layer, &last)?;
+            let report = &mut self.solved.report;
+            report.passes.push(report.layers[layer].hidden_error);
+            found = Some((whole, [change_before, change]));
+        }
+        let Some((whole, changes)) = found else {
+            return Ok(());
+        };
+        let mut outputs = vec![whole];
+        if self.passes.len() > 1 {
+            outputs.push(self.controls(&mut run, controls, &changes)?);
+        }
+        self.x = Matrix::stack(self.x.cols(), outputs);
+        Ok(())
+    }
+
+    /// Solves the outer half of a layer anew for the whole patch, the inner one being under no change. The second result is
+    /// the change of the layer.
+    fn outer_half(
+        &mut self,
+        run: &mut Run<'_>,
+        layer: usize,
+        halfway: &Halfway<E>,
+    ) -> Result<(Matrix<E>, LayerChange<E>)> {
+        let block = &self.model.layers()[layer];
+        let mut solving = Layer::new(block, self.method, self.tokens.len() - 1);
+        let x = solving.outer_half(run, &self.passes[..1], halfway);
+        let x = x.map_err(|failed| failed.at_layer(layer))?;
+        self.model.check_layer(layer, &x)?;
+        self.solved.keep(layer, solving.patch, solving.report);
+        Ok((x, solving.change))
+    }
+
+    /// v of some of the passes in the last layer, once more.
+    fn last_attention(
+        &mut self,
+        run: &mut Run<'_>,
+        x: &Matrix<E>,
+        passes: Range<usize>,
+    ) -> Result<Matrix<E>> {
+        let layer = self.model.layers().len() - 1;
+        run.enter(layer)?;
+        for pass in &mut self.passes[passes.clone()] {
+            pass.cache = self.model.new_cache();
+        }
+        let sequences = sequences_of(&mut self.passes[passes], &self.positions, 0);
+        let attention = &self.model.layers()[layer].attention;
+        Ok(attention.forward(run, x, &mut sequences.collect::<Vec<_>>()))
+    }
+
+    /// The last layer's output of the controls, which are halfway through the last two layers, under changes that were
+    /// solved for the whole patch.
+    fn controls(
+        &mut self,
+        run: &mut Run<'_>,
+        [before, last]: [Halfway<E>; 2],
+        [change_before, change]: &[LayerChange<E>; 2],
+    ) -> Result<Matrix<E>> {
+        let layers = self.model.layers();
+        let [block_before, block] = [&layers[layers.len() - 2], &layers[layers.len() - 1]];
+        let y = before.under(run, block_before, &self.passes[1..], change_before);
+        let v = self.last_attention(run, &y, 1..self.passes.len())?;
+        let last = last.again(run, block, v);
+        Ok(last.under(run, block, &self.passes[1..], change))
+    }
+}
