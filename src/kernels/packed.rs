@@ -17,13 +17,16 @@ const GROUPS: usize = 2;
 
 /// The same where rows are so long that activations are read from the third cache: more of it for each reading, with
 /// the tiles of weights in the second.
-const MANY_GROUPS: usize = 8;
+const MANY_GROUPS: usize = 16;
 
 /// Bytes of activations that are gone through again and again: what a core's second cache holds.
 const ACTIVATIONS: usize = 5 << 17;
 
 /// Fewer tokens at once than this are not worth packing weights for.
 const TOKENS: usize = 64;
+
+/// Tokens at once where rows are so long: from where activations are read then, there is room for more.
+const MANY_TOKENS: usize = 128;
 
 /// Where the work is done.
 struct Scratch<'a, P, S, const R: usize, const T: usize> {
@@ -51,13 +54,12 @@ pub(super) fn panel<L, X, W, const B: usize, const R: usize, const T: usize>(
     let tokens = out.len().next_multiple_of(T);
     let size = size_of::<<L as Lanes<X, W, B>>::Packed>();
     let (held, stretch) = (ACTIVATIONS / (blocks * size) / T * T, STRETCH / size);
-    let groups = if held < TOKENS.min(tokens) {
-        MANY_GROUPS
-    } else {
-        GROUPS
+    let (groups, most) = match held < TOKENS.min(tokens) {
+        true => (MANY_GROUPS, MANY_TOKENS),
+        false => (GROUPS, held.max(TOKENS)),
     };
     // Whole tiles, or tokens would be left out.
-    let at_once = tokens.min(held.max(TOKENS.next_multiple_of(T)));
+    let at_once = tokens.min(most.next_multiple_of(T));
     let zero = <L as Lanes<X, X, B>>::zero(lanes);
     let unfinished = if blocks > stretch {
         groups * at_once / T
