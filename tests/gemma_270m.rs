@@ -16,7 +16,7 @@ use common::{Golden, linf, reference, top_and_margin};
 use context_patch::model::Mutation;
 use context_patch::patch::{Form, Method, Positions, Solver};
 use context_patch::tensor::{Dtype, Element, Matrix};
-use context_patch::verify::{Keep, PROMPTS, Step, Summary, Verification};
+use context_patch::verify::{Begun, Keep, PROMPTS, Step, Summary, Verification};
 use context_patch::{Model, Session};
 use half::bf16;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -254,16 +254,22 @@ fn verify<E: Element>(
         keep,
         positions,
     };
+    let ids = prompts
+        .iter()
+        .map(|prompt| tokenizer.encode(prompt).unwrap());
+    let ids: Vec<_> = ids.collect();
+    let begun = ids.iter().enumerate().map(|(prompt, ids)| Begun {
+        prompt,
+        ids,
+        written: Vec::new(),
+    });
     let mut steps = Vec::new();
-    for (i, prompt) in prompts.iter().enumerate() {
-        let ids = tokenizer.encode(prompt).unwrap();
-        verification
-            .prompt::<E>(i, &ids, |step| {
-                steps.push(step);
-                Ok(())
-            })
-            .unwrap();
-    }
+    let on_step = |step| {
+        steps.push(step);
+        Ok(())
+    };
+    let done = verification.batch::<E>(&begun.collect::<Vec<_>>(), on_step);
+    done.unwrap().into_iter().for_each(|done| done.unwrap());
     steps
 }
 
@@ -355,8 +361,8 @@ fn span<E: Element>(form: Form, keep: Keep, positions: Positions, tokens: usize)
         gain: Method::gain(Solver::Span, E::DTYPE),
         ..Method::new(Solver::Span)
     };
-    // A long one takes half a minute a prompt.
-    let prompts = if tokens < 100 { PROMPTS.len() } else { 2 };
+    // A long one takes up to half a minute a prompt.
+    let prompts = if tokens < 50 { PROMPTS.len() } else { 2 };
     let steps = verify::<E>(method, keep, positions, tokens, &PROMPTS[..prompts]);
     for report in steps.iter().filter_map(|step| step.report.as_ref()) {
         let mut changed = report.layers.iter().filter(|layer| layer.rank > 0);

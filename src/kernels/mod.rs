@@ -23,6 +23,7 @@ mod instructions;
 mod lanes;
 mod matmul;
 mod norm;
+mod outer_products;
 mod packed;
 mod panel;
 mod products;
@@ -37,6 +38,7 @@ pub use backend::Backend;
 pub use dispatch::Level;
 pub use matmul::{Rows, dot, matmul};
 pub use norm::{rms_norm, unscaled_rms_norm};
+pub(crate) use outer_products::add_outer_products;
 pub(crate) use panel::Panel;
 pub use products::Products;
 #[doc(hidden)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
+use super::overlay::ROWS;
 use super::{LowRank, Patch};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -109,10 +110,12 @@ impl Change<'_> {
         let storage = storage.unwrap_or(old.storage());
         let stride = old.cols() * storage.size();
         let mut bytes = vec![0; old.rows() * stride];
-        let row = |(row, bytes): (usize, &mut [u8])| {
-            encode(storage, &self.row(old, row), bytes);
+        let rows = |(i, bytes): (usize, &mut [u8])| {
+            let numbers = self.rows(old, i * ROWS, bytes.len() / storage.size());
+            encode(storage, &numbers, bytes);
         };
-        bytes.par_chunks_mut(stride).enumerate().for_each(row);
+        let pieces = bytes.par_chunks_mut(ROWS * stride);
+        pieces.enumerate().for_each(rows);
         let new = Tensor::new(storage, old.shape().into(), bytes.into());
         new.filter(is_finite).ok_or_else(|| Error::StorageOverflow {
             tensor: name.into(),
@@ -120,13 +123,13 @@ impl Change<'_> {
         })
     }
 
-    /// One row of the new tensor.
-    fn row(&self, old: &Tensor, row: usize) -> Vec<f64> {
+    /// So many numbers of the new tensor from row `first` on.
+    fn rows(&self, old: &Tensor, first: usize, numbers: usize) -> Vec<f64> {
         match self {
             Self::Linear(delta) => {
-                let mut sum = vec![0.0; old.cols()];
-                delta.sum_row(old, row, &mut sum);
-                sum
+                let mut sums = vec![0.0; numbers];
+                delta.sum_rows(old, first, &mut sums);
+                sums
             }
             Self::Scale(m) => m.iter().map(|m| m - 1.0).collect(),
         }

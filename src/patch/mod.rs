@@ -39,6 +39,7 @@ pub use variant::Variant;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::kernels::{Level, add_outer_products};
 use crate::model::Model;
 use crate::tensor::{Matrix, Tensor};
 
@@ -68,14 +69,14 @@ impl LowRank {
         }
     }
 
-    /// Row `row` of W + U V, summed in f64.
-    fn sum_row(&self, w: &Tensor, row: usize, sum: &mut [f64]) {
-        w.read_row(row, sum);
-        for (&u, v) in self.u.row(row).iter().zip(self.v.iter_rows()) {
-            for (sum, v) in sum.iter_mut().zip(v) {
-                *sum += u * v;
-            }
+    /// Rows `first`… of W + U V, summed in f64: as many as `sums` has room for.
+    fn sum_rows(&self, w: &Tensor, first: usize, sums: &mut [f64]) {
+        let (rank, cols) = (self.v.rows(), self.v.cols());
+        for (r, sum) in sums.chunks_exact_mut(cols).enumerate() {
+            w.read_row(first + r, sum);
         }
+        let u = &self.u.as_slice()[first * rank..][..sums.len() / cols * rank];
+        add_outer_products(Level::best(), u, self.v.as_slice(), cols, sums);
     }
 
     /// ‖ΔW‖ in the Frobenius norm; for rank 1 that is ‖u‖‖v‖.

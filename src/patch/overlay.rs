@@ -84,14 +84,17 @@ pub(super) fn linear<E: Element>(w: &Tensor, delta: &LowRank, form: Form) -> Lin
     }
 }
 
+/// Rows of a weight that are summed at once.
+pub(super) const ROWS: usize = 32;
+
 /// W + U V, summed in f64 and rounded once to the compute type.
 fn materialise<E: Element>(w: &Tensor, delta: &LowRank) -> Matrix<E> {
-    let mut out = Matrix::zeros(w.rows(), w.cols());
-    let rows = out.as_mut_slice().par_chunks_mut(w.cols()).enumerate();
-    rows.for_each(|(row, out)| {
-        let mut sum = vec![0.0; out.len()];
-        delta.sum_row(w, row, &mut sum);
-        for (out, &sum) in out.iter_mut().zip(&sum) {
+    let mut out = Matrix::stale(w.rows(), w.cols());
+    let pieces = out.as_mut_slice().par_chunks_mut(ROWS * w.cols());
+    pieces.enumerate().for_each(|(i, out)| {
+        let mut sums = vec![0.0; out.len()];
+        delta.sum_rows(w, i * ROWS, &mut sums);
+        for (out, &sum) in out.iter_mut().zip(&sums) {
             *out = E::from_f64(sum);
         }
     });

@@ -249,6 +249,19 @@ fn round_to_odd(x: f64) -> f32 {
     f32::from_bits(toward_zero | u32::from(inexact))
 }
 
+/// Pairs of numbers, each with its lane of 16, so that compilers can look at several at once.
+pub(crate) fn in_lanes<T: Copy>(a: &[T], b: &[T], mut pair: impl FnMut(usize, T, T)) {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    for (a, b) in a.iter().zip(b) {
+        for l in 0..16 {
+            pair(l, a[l], b[l]);
+        }
+    }
+    for (l, (&a, &b)) in a_rest.iter().zip(b_rest).enumerate() {
+        pair(l, a, b);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,6 +7,7 @@ mod matrix;
 mod stored;
 
 pub(crate) use buffer::Buffer;
+pub(crate) use element::in_lanes;
 pub use element::{Dtype, Element, Float, round_to_bf16, round_to_f16};
 pub use matrix::Matrix;
 pub(crate) use stored::encode;

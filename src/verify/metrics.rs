@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::json::or_nan;
 use crate::kernels::{Level, softmax};
 use crate::model::generate::greedy;
-use crate::tensor::{Element, Matrix};
+use crate::tensor::{Element, Matrix, in_lanes};
 
 /// Logits held against the ones they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,19 +95,6 @@ impl<'a, E: Element> Said<'a, E> {
             top: self.top,
             same_top: self.top == want.top,
         }
-    }
-}
-
-/// Pairs of numbers, each with its lane.
-fn in_lanes<T: Copy>(a: &[T], b: &[T], mut pair: impl FnMut(usize, T, T)) {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
-    for (a, b) in a.iter().zip(b) {
-        for l in 0..16 {
-            pair(l, a[l], b[l]);
-        }
-    }
-    for (l, (&a, &b)) in a_rest.iter().zip(b_rest).enumerate() {
-        pair(l, a, b);
     }
 }
 

@@ -15,6 +15,8 @@
 mod least_squares;
 pub mod reach;
 
+use rayon::prelude::*;
+
 use self::reach::{Said, last, near, weak};
 use super::algorithm_1::wide;
 use super::{
@@ -24,7 +26,7 @@ use super::{
 use crate::error::{Error, Result};
 use crate::model::generate::greedy;
 use crate::model::{Cache, LayerChange, Model, Recorder, Run, Sequence, Session};
-use crate::tensor::{Element, Matrix};
+use crate::tensor::{Element, Matrix, in_lanes};
 
 /// Passes that are no better than the best one after which a solve ends.
 const PATIENCE: usize = 3;
@@ -68,7 +70,11 @@ pub fn solve<E: Element>(
             (best, since) = (pass, 0);
         }
     }
-    let (_, patch, layers) = best;
+    let (_, patch, mut layers) = best;
+    let solved = layers.iter_mut().zip(&patch.layers).zip(model.layers());
+    for ((report, patch), block) in solved.skip(solving.first) {
+        report.measure(patch, block);
+    }
     Ok((patch, Report { layers, passes }))
 }
 
@@ -301,7 +307,6 @@ impl<'a, E: Element> Solving<'a, E> {
             down: Some(down),
             ..LayerPatch::default()
         };
-        report.measure(&patch, block);
         report.condition = condition;
         self.compare(&mut report, layer, &m, &said, v, &out);
         Ok((out, patch, report))
@@ -379,23 +384,35 @@ impl<'a, E: Element> Solving<'a, E> {
 
     /// The logits of the span against the contextual ones.
     fn quality(&self, run: &mut Run<'_>, x: &Matrix<E>) -> Result<Quality> {
-        let mut quality = Quality {
-            differing: 0,
-            linf: 0.0,
-        };
         // A few tokens at a time: each reads all of the head, and each token's logits are a megabyte.
         const LOGITS: usize = 16;
+        let (mut differing, mut linf) = (0, 0.0f64);
         for first in (0..self.logits.rows()).step_by(LOGITS) {
             let end = self.logits.rows().min(first + LOGITS);
             let rows = x.slice_rows(self.stay + first..self.stay + end);
             let got = self.model.logits(run, &rows)?;
-            for (got, want) in got.iter_rows().zip(self.logits.iter_rows().skip(first)) {
-                quality.differing += usize::from(greedy(got) != greedy(want));
-                for (got, want) in got.iter().zip(want) {
-                    quality.linf = quality.linf.max((got.to_f64() - want.to_f64()).abs());
-                }
+            let pairs = (first..end).into_par_iter();
+            let each = pairs.map(|row| {
+                let (got, want) = (got.row(row - first), self.logits.row(row));
+                (greedy(got) != greedy(want), largest_difference(got, want))
+            });
+            for (differs, off) in each.collect::<Vec<_>>() {
+                differing += usize::from(differs);
+                linf = linf.max(off);
             }
         }
-        Ok(quality)
+        Ok(Quality { differing, linf })
     }
+}
+
+/// max |a − b|; NaN is passed over.
+fn largest_difference<E: Element>(a: &[E], b: &[E]) -> f64 {
+    let mut largest = [0.0f64; 16];
+    in_lanes(a, b, |l, a, b| {
+        let difference = (a.to_f64() - b.to_f64()).abs();
+        if difference > largest[l] {
+            largest[l] = difference;
+        }
+    });
+    largest.into_iter().fold(0.0, f64::max)
 }
