@@ -1,6 +1,6 @@
 //! Algorithm 1: all layers, one after the other, each correcting what the ones before it left.
 //!
-//! The contextual and the reduced pass go through a layer batch. Layer i of the reduced pass gets
+//! The contextual and the reduced pass go through a layer together. Layer i of the reduced pass gets
 //! the actual, rounded output of the already patched layer i − 1, and its target is T_i(C, x_i) of the
 //! contextual pass. The passes of several sequences may go together too: each weight is then read once for all.
 //!

@@ -3,6 +3,7 @@
 use super::{Kind, Setting};
 use crate::kernels::Backend;
 use crate::patch::{Solver, Variant};
+use crate::tensor::Dtype;
 
 /// Rows at once at most: with more of them it is no longer reading weights that takes the time.
 const ROWS: usize = 32;
@@ -15,7 +16,7 @@ pub(super) fn batches(setting: &Setting, kind: Kind, prompts: &[usize]) -> Vec<V
     for &prompt in prompts {
         let more = rows_of(setting, kind, prompt);
         match batches.last_mut() {
-            Some(batch) if independent(kind) && rows + more <= ROWS => {
+            Some(batch) if together(kind) && rows + more <= ROWS => {
                 batch.push(prompt);
                 rows += more;
             }
@@ -28,10 +29,11 @@ pub(super) fn batches(setting: &Setting, kind: Kind, prompts: &[usize]) -> Vec<V
     batches
 }
 
-/// Whether prompts of a kind have the same figures together as by themselves, and something is gained.
-fn independent(kind: Kind) -> bool {
+/// Whether prompts of a kind have the same figures together as by themselves, and are done sooner: f64 is busy multiplying with
+/// one already.
+fn together(kind: Kind) -> bool {
     let native = [kind.solved_on, kind.applied_on] == [Backend::Native; 2];
-    native && kind.solver != Solver::Span
+    native && kind.solver != Solver::Span && kind.dtype != Dtype::F64
 }
 
 /// The rows of a prompt's token: of each reduced pass its own and those of the tokens that stay, and the contextual one.
