@@ -4,7 +4,7 @@
 //! the actual, rounded output of the already patched layer i − 1, and its target is T_i(C, x_i) of the
 //! contextual pass. The passes of several sequences may go together too: each weight is then read once for all.
 //!
-//! The closed form then [looks ahead](super::look_ahead).
+//! The closed form then looks ahead (`look_ahead.rs`).
 
 use std::ops::Range;
 
@@ -268,6 +268,9 @@ impl<'a, 'm, E: Element> Batch<'a, 'm, E> {
         let finished = finished.collect();
         self.settle(finished);
         let going = self.going();
+        if going.is_empty() {
+            return;
+        }
         let rows: Vec<_> = going.iter().map(|of| of.x.rows()).collect();
         let logits = model
             .unchecked_logits(&mut run, &stacked(&going))
@@ -278,11 +281,10 @@ impl<'a, 'm, E: Element> Batch<'a, 'm, E> {
     }
 }
 
-/// x of all of them.
+/// x of all of them, of which there is at least one.
 fn stacked<E: Element>(each: &[&mut Reduction<'_, '_, E>]) -> Matrix<E> {
-    let cols = each.first().map_or(1, |of| of.x.cols());
     let rows = each.iter().flat_map(|of| of.x.as_slice());
-    Matrix::from_vec(cols, rows.copied().collect())
+    Matrix::from_vec(each[0].x.cols(), rows.copied().collect())
 }
 
 /// Solves a layer for some sequences and takes their x through it.

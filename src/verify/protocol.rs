@@ -177,7 +177,7 @@ impl Verification<'_> {
     ///
     /// # Errors
     ///
-    /// Those of [`check`](Self::check), of [`solve`] and of `on_step`.
+    /// Those of [`check`](Self::check), of [`solve`](crate::patch::solve) and of `on_step`.
     pub fn prompt<E: Element>(
         &self,
         prompt: usize,
@@ -238,10 +238,18 @@ impl Verification<'_> {
             });
             return each.collect();
         }
+        let each = prompts.iter().map(|begun| self.decoding::<E>(begun));
+        self.decode(each.collect(), on_step)
+    }
+
+    /// All steps of some prompts.
+    fn decode<E: Element>(
+        &self,
+        mut each: Vec<Result<Decoding<'_, E>>>,
+        mut on_step: impl FnMut(Step) -> Result<()>,
+    ) -> Result<Vec<Result<()>>> {
         let bounds = Bounds::new(E::DTYPE, self.model);
         let variants = Variant::controls(self.method.solver);
-        let each = prompts.iter().map(|begun| self.decoding::<E>(begun));
-        let mut each: Vec<_> = each.collect();
         // A step is looked at while the next one is solved, which leaves threads waiting for memory now and then.
         let mut solved: Vec<Solved<E>> = Vec::new();
         loop {
@@ -252,9 +260,9 @@ impl Verification<'_> {
                 || done.collect::<Vec<_>>(),
             );
             steps.into_iter().try_for_each(&mut on_step)?;
-            solved = next;
-            if solved.is_empty() {
-                return Ok(each.into_iter().map(|of| of.map(drop)).collect());
+            match next {
+                Some(next) => solved = next,
+                None => return Ok(each.into_iter().map(|of| of.map(drop)).collect()),
             }
         }
     }
@@ -279,22 +287,20 @@ impl Verification<'_> {
         })
     }
 
-    /// The next step of the prompts that are furthest behind; none where all are done. A prompt that fails becomes its error.
+    /// The next step of the prompts that are furthest behind, or nothing where all are done. A prompt that fails becomes its
+    /// error.
     fn solve<E: Element>(
         &self,
         each: &mut [Result<Decoding<'_, E>>],
         variants: &[Variant],
-    ) -> Vec<Solved<E>> {
-        let going = each.iter().flatten();
-        let step = going.map(|of| of.step).min().unwrap_or(self.tokens);
+    ) -> Option<Vec<Solved<E>>> {
+        let steps = each.iter().flatten().map(|of| of.step);
+        let step = steps.min().filter(|step| *step < self.tokens)?;
         let next = |of: &&mut Result<_>| {
             of.as_ref()
                 .is_ok_and(|of: &Decoding<'_, E>| of.step == step)
         };
         let mut behind: Vec<_> = each.iter_mut().filter(next).collect();
-        if step == self.tokens {
-            return Vec::new();
-        }
         let going = behind.iter_mut().flat_map(|of| of.as_mut().ok());
         let (positions, queries): (Vec<_>, Vec<_>) = going
             .map(|of| {
@@ -312,7 +318,7 @@ impl Verification<'_> {
                 (Err(_), _) => {}
             }
         }
-        solved
+        Some(solved)
     }
 
     /// The tokens of a prompt that stay, with their positions in the reduced pass. They are the first ones, so that
@@ -360,5 +366,52 @@ impl Verification<'_> {
         let (patch, report) = span_solver::solve::<E>(self.model, &split, &self.method, |_| {})?;
         let overlay = Overlay::<E>::new(self.model, &patch, self.method.form);
         Ok((split, overlay, report))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    /// One that fails alone in its round, while the others are ahead and wait for it.
+    #[test]
+    fn a_prompt_that_fails_on_its_way_does_not_stop_the_others() {
+        let model = Model::open("reference/tiny").unwrap();
+        let verification = Verification {
+            model: &model,
+            tokens: 3,
+            method: Method::new(Solver::ClosedForm),
+            keep: Keep::Nothing,
+            positions: Positions::Absolute,
+        };
+        let begun = |prompt, written: &[u32]| Begun {
+            prompt,
+            ids: &[2, 20, 21],
+            written: written.to_vec(),
+        };
+        let failing = |prompt: Option<usize>| {
+            let mut each = [begun(0, &[]), begun(1, &[30])]
+                .map(|begun| verification.decoding::<f32>(&begun).unwrap());
+            if let Some(prompt) = prompt {
+                let of: &mut Decoding<'_, f32> = &mut each[prompt];
+                let cancelled = Arc::new(AtomicBool::new(true));
+                of.contextual = of.contextual.clone().with_cancel(cancelled);
+            }
+            let mut steps = Vec::new();
+            let on_step = |step: Step| {
+                steps.push((step.prompt, step.step));
+                Ok(())
+            };
+            let done = verification.decode(each.map(Ok).into(), on_step).unwrap();
+            (steps, [done[0].is_ok(), done[1].is_ok()])
+        };
+        let all = vec![(0, 0), (0, 1), (1, 1), (0, 2), (1, 2)];
+        assert_eq!(failing(None), (all, [true, true]));
+        assert_eq!(failing(Some(0)), (vec![(1, 1), (1, 2)], [false, true]));
+        let first = vec![(0, 0), (0, 1), (0, 2)];
+        assert_eq!(failing(Some(1)), (first, [true, false]));
     }
 }
