@@ -36,9 +36,12 @@ const SHAPES: [(usize, usize); 6] = [
 const TOKENS: [usize; 7] = [1, 2, 4, 32, 128, 256, 512];
 const ROUNDS: usize = 11;
 
-/// Multiplications at once, where one product has fewer: some milliseconds at most, which other work on the machine
-/// seldom interrupts.
-const AT_ONCE: usize = 50_000_000;
+/// Multiplications at once, where one product has fewer: some milliseconds. In less time a thread that has slept may not
+/// have got a processor of its own.
+const AT_ONCE: usize = 2_000_000_000;
+
+/// Fewer tokens than this take about as long: reading the weights does.
+const AS_LONG: usize = 16;
 
 /// Reading counts where a weight is used this often at most.
 const FEW: usize = 4;
@@ -193,7 +196,7 @@ impl Row {
         let x16 = x.map(bf16::from_f32);
         let y = RefCell::new(Matrix::zeros(tokens, out));
         let (level, threads) = (Level::best(), machine.threads);
-        let repeats = (AT_ONCE / (out * cols * tokens)).max(1);
+        let repeats = (AT_ONCE / (out * cols * tokens.max(AS_LONG))).max(1);
         let gemm = || theirs(&x, wide, &mut y.borrow_mut(), threads);
         gemm();
         agree(&matmul(level, &x, wide), &y.borrow());

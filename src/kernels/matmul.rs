@@ -54,6 +54,9 @@ const CONVERTED: usize = 32;
 /// Tokens of a piece of work at most.
 const TOGETHER: usize = 256;
 
+/// Rows of a piece, unless some threads had none: it copies all activations of its tokens, which fewer rows do not pay for.
+const LEAST: usize = 256;
+
 /// W x for every row x of `x` `[tokens, in]`: `[tokens, out]`, not yet rounded to the compute type.
 ///
 /// Threads of the current rayon pool share the rows of W and the tokens.
@@ -89,6 +92,7 @@ pub(crate) fn matmuls<E: Element, const N: usize>(
     }
     // Several pieces a thread, so that a slow one holds nobody up.
     let pieces = (4 * threads).div_ceil(tokens.div_ceil(TOGETHER));
+    let pieces = pieces.min(threads * (rows / (threads * LEAST)).max(1));
     let share = rows.div_ceil(pieces).next_multiple_of(16);
     let work: Vec<_> = pairs.flat_map(|(w, y)| pieces_of(x, w, y, share)).collect();
     work.into_par_iter().for_each(|mut piece| {
