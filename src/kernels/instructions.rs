@@ -149,8 +149,9 @@ macro_rules! lanes {
                     sums: &mut [[Self::Sums; T]; R],
                     w: &[Self::Packed],
                     x: &[Self::Packed],
+                    ahead: $crate::kernels::lanes::Ahead,
                 ) {
-                    $add(self, sums, w, x);
+                    $add(self, sums, w, x, ahead);
                 }
             )?
         }

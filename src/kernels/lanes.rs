@@ -13,6 +13,16 @@ pub(super) trait Instructions: Copy {
     fn prefetch<T>(self, _at: *const T) {}
 }
 
+/// Bytes that are asked for while something else is multiplied. A few at each step, because many at once keep what is
+/// multiplied waiting.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    /// The first of them.
+    pub(super) at: *const u8,
+    /// Bytes from one step to the next: a step is a part of a block.
+    pub(super) pace: usize,
+}
+
 /// Sixteen-lane multiply-add of activations `X` and weights `W`, in blocks of `B` elements.
 ///
 /// Where a register holds fewer than sixteen lanes, a block and its sums are in parts: part *p* is the *p*th stretch of the
@@ -88,15 +98,16 @@ pub(super) trait Lanes<X, W, const B: usize>: Instructions {
     }
 
     /// Adds the products of a tile's packed blocks to its `sums`: of `w` block after block, in each row after row, of `x` in
-    /// each token after token.
+    /// each token after token. Meanwhile it asks for what is needed `ahead`.
     #[inline(always)]
     fn add<const R: usize, const T: usize>(
         self,
         sums: &mut [[Self::Sums; T]; R],
         w: &[Self::Packed],
         x: &[Self::Packed],
+        ahead: Ahead,
     ) {
-        add_parts(self, sums, w, x);
+        add_parts(self, sums, w, x, ahead);
     }
 }
 
@@ -107,6 +118,7 @@ pub(super) fn add_parts<L, X, W, const B: usize, const R: usize, const T: usize>
     sums: &mut [[L::Sums; T]; R],
     w: &[L::Packed],
     x: &[L::Packed],
+    mut ahead: Ahead,
 ) where
     L: Lanes<X, W, B>,
 {
@@ -115,6 +127,8 @@ pub(super) fn add_parts<L, X, W, const B: usize, const R: usize, const T: usize>
     for part in 0..L::PARTS {
         let mut of_part: [[L::Sum; T]; R] = from_fn(|r| from_fn(|t| sums[r][t].as_ref()[part]));
         for (w, x) in w.iter().zip(x) {
+            lanes.prefetch(ahead.at);
+            ahead.at = ahead.at.wrapping_add(ahead.pace);
             let x: [_; T] = from_fn(|t| lanes.unpack(&x[t], part));
             for r in 0..R {
                 let w = lanes.unpack(&w[r], part);

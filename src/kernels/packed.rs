@@ -4,8 +4,8 @@
 //! loads never straddle cache lines, wherever a file was mapped; rows whose distance is a power of two do not
 //! fall into the same cache set; bf16 weights are widened once. The order of a sum is the same.
 
-use super::lanes::Lanes;
-use super::panel::{LINE, Panel, padded};
+use super::lanes::{Ahead, Lanes};
+use super::panel::{Panel, padded};
 use crate::tensor::{Buffer, Element};
 
 /// Bytes of each packed row of a tile that are worked on at once: 10 KB of four rows. Longer sums are taken up again where
@@ -108,15 +108,20 @@ fn some_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
     let multiplications = out.len().div_ceil(T) * w.len().div_ceil(R * cols);
     for first in (0..blocks).step_by(most) {
         let stretch = first..blocks.min(first + most);
-        // While this stretch is multiplied the next one is asked for: copying it would have to wait.
+        // While this stretch is multiplied the next one is asked for, or copying it would have to wait.
         let (next_row, next) = match stretch.end < blocks {
             true => (row, stretch.end),
             false => (row + groups * R, 0),
         };
-        let next = all.wrapping_add(next_row * cols + next * B);
-        let row_bytes = size_of::<[W; B]>() * most.min(blocks);
-        let mut lines = lines(next, groups * R, cols, row_bytes);
-        let lines_each = (groups * R * row_bytes.div_ceil(LINE)).div_ceil(multiplications);
+        let runs = (multiplications / (groups * R)).max(1);
+        let run = (size_of::<[W; B]>() * most.min(blocks)).div_ceil(runs);
+        let ahead = Runs {
+            first: all.wrapping_add(next_row * cols + next * B).cast(),
+            row: size_of::<W>() * cols,
+            runs,
+            run,
+            pace: run.div_ceil(<L as Lanes<X, X, B>>::PARTS * stretch.len()),
+        };
         let packed = scratch.w.chunks_exact_mut(R * most);
         for (w, packed) in w.chunks(R * cols).zip(packed) {
             let packed = &mut packed[..R * stretch.len()];
@@ -131,11 +136,9 @@ fn some_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
                     0 => [[<L as Lanes<X, X, B>>::zero(lanes); T]; R],
                     _ => scratch.sums[i * groups + g],
                 };
-                for line in lines.by_ref().take(lines_each) {
-                    lanes.prefetch(line);
-                }
                 let packed = &packed[..R * stretch.len()];
-                <L as Lanes<X, X, B>>::add(lanes, &mut so_far, packed, x);
+                let ahead = ahead.after(i * groups + g);
+                <L as Lanes<X, X, B>>::add(lanes, &mut so_far, packed, x, ahead);
                 if stretch.end < blocks {
                     scratch.sums[i * groups + g] = so_far;
                     continue;
@@ -150,20 +153,31 @@ fn some_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
     }
 }
 
-/// Where the lines of the cache are that the first `row_bytes` of some rows lie in.
-#[inline(always)]
-fn lines<W>(
-    first: *const W,
-    rows: usize,
-    cols: usize,
-    row_bytes: usize,
-) -> impl Iterator<Item = *const W> {
-    (0..rows).flat_map(move |row| {
-        let row = first.wrapping_add(row * cols);
-        (0..row_bytes)
-            .step_by(LINE)
-            .map(move |byte| row.wrapping_byte_add(byte))
-    })
+/// What is asked for ahead: the beginnings of some rows in runs of bytes, one for each multiplication. Where there are fewer
+/// multiplications than rows, the last rows are in none.
+struct Runs {
+    /// Where the first row begins.
+    first: *const u8,
+    /// Bytes from a row to the next.
+    row: usize,
+    /// Runs of a row.
+    runs: usize,
+    /// Bytes of a run.
+    run: usize,
+    /// Bytes of it for each step.
+    pace: usize,
+}
+
+impl Runs {
+    /// The one that comes after `n` others.
+    #[inline(always)]
+    fn after(&self, n: usize) -> Ahead {
+        let (row, run) = (n / self.runs, n % self.runs);
+        Ahead {
+            at: self.first.wrapping_add(row * self.row + run * self.run),
+            pace: self.pace,
+        }
+    }
 }
 
 /// Copies blocks `first`… of `N` rows (or as many as there are), widened: block after block, in each row after

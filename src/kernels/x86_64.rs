@@ -7,7 +7,7 @@ use std::array::from_fn;
 use half::bf16;
 
 use super::instructions::{instructions, lanes};
-use super::lanes::{Lanes, Tile, add_parts};
+use super::lanes::{Ahead, Lanes, Tile, add_parts};
 use super::scalar::flushing_fma;
 
 instructions!(
@@ -180,6 +180,7 @@ fn add_pairs<L, const R: usize, const T: usize>(
     sums: &mut [[[__m256; 2]; T]; R],
     w: &[[f32; 32]],
     x: &[[f32; 32]],
+    ahead: Ahead,
 ) where
     L: Lanes<bf16, bf16, 32, Sum = __m256, Sums = [__m256; 2], Packed = [f32; 32]>,
 {
@@ -188,9 +189,9 @@ fn add_pairs<L, const R: usize, const T: usize>(
         Ok(sums) if (R, T) == (4, 3) => {
             assert_eq!(tiles_w.len(), tiles_x.len(), "as many blocks of both");
             // SAFETY: `lanes` proves the instructions.
-            unsafe { add_pairs_4_3(sums, tiles_w, tiles_x) };
+            unsafe { add_pairs_4_3(sums, tiles_w, tiles_x, ahead) };
         }
-        _ => add_parts(lanes, sums, w, x),
+        _ => add_parts(lanes, sums, w, x, ahead),
     }
 }
 
@@ -201,7 +202,12 @@ const FLUSH: u32 = 1 << 15 | 1 << 6;
 ///
 /// Twelve registers, ymm4 to ymm15, hold one part of the sums, three the activations and one a row of weights.
 #[target_feature(enable = "avx2,fma")]
-fn add_pairs_4_3(sums: &mut [[__m256; 2]; 12], w: &[[[f32; 32]; 4]], x: &[[[f32; 32]; 3]]) {
+fn add_pairs_4_3(
+    sums: &mut [[__m256; 2]; 12],
+    w: &[[[f32; 32]; 4]],
+    x: &[[[f32; 32]; 3]],
+    ahead: Ahead,
+) {
     /// The sum of a row and a token, in its register.
     macro_rules! sum {
         (load $register:literal) => {
@@ -264,7 +270,8 @@ fn add_pairs_4_3(sums: &mut [[__m256; 2]; 12], w: &[[[f32; 32]; 4]], x: &[[[f32;
         return;
     }
     let mut usual = 0u32;
-    // SAFETY: it reads `blocks` blocks of `w` and `x` and writes the sums and `usual`, and leaves MXCSR as it was.
+    // SAFETY: it reads `blocks` blocks of `w` and `x` and writes the sums and `usual`, and leaves MXCSR as it was. What it
+    // asks for ahead is not read, and no address makes that fault.
     unsafe {
         asm!("stmxcsr [{}]", in(reg) &mut usual, options(nostack, preserves_flags));
         let flushing = usual | FLUSH;
@@ -276,6 +283,8 @@ fn add_pairs_4_3(sums: &mut [[__m256; 2]; 12], w: &[[[f32; 32]; 4]], x: &[[[f32;
             sum!(load 10), sum!(load 11), sum!(load 12), sum!(load 13), sum!(load 14), sum!(load 15),
             "mov {left}, {blocks}",
             "3:",
+            "prefetcht0 [{ahead}]",
+            "add {ahead}, {pace}",
             tokens!(0),
             row!(0, 0, 4, 5, 6), row!(1, 0, 7, 8, 9), row!(2, 0, 10, 11, 12), row!(3, 0, 13, 14, 15),
             tokens!(32),
@@ -300,6 +309,8 @@ fn add_pairs_4_3(sums: &mut [[__m256; 2]; 12], w: &[[[f32; 32]; 4]], x: &[[[f32;
             x = inout(reg) x.as_ptr() => _,
             second_w = in(reg) w.as_ptr().byte_add(64),
             second_x = in(reg) x.as_ptr().byte_add(64),
+            ahead = inout(reg) ahead.at => _,
+            pace = in(reg) ahead.pace,
             blocks = in(reg) blocks,
             left = out(reg) _,
             parts = inout(reg) 2usize => _,
