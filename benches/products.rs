@@ -40,7 +40,7 @@ const ROUNDS: usize = 11;
 /// have got a processor of its own.
 const AT_ONCE: usize = 2_000_000_000;
 
-/// Fewer tokens than this take about as long: reading the weights does.
+/// A product of fewer tokens takes about as long as one of so many, because it reads as many weights.
 const AS_LONG: usize = 16;
 
 /// Reading counts where a weight is used this often at most.

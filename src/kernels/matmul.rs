@@ -54,7 +54,8 @@ const CONVERTED: usize = 32;
 /// Tokens of a piece of work at most.
 const TOGETHER: usize = 256;
 
-/// Rows of a piece, unless some threads had none: it copies all activations of its tokens, which fewer rows do not pay for.
+/// Rows of a piece at least, unless a thread would have none: where tokens are many a piece copies all of their
+/// activations, which fewer rows do not pay for.
 const LEAST: usize = 256;
 
 /// W x for every row x of `x` `[tokens, in]`: `[tokens, out]`, not yet rounded to the compute type.
