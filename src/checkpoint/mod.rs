@@ -25,7 +25,7 @@ pub use safetensors::Access;
 pub(crate) use safetensors::{list, load};
 pub use tensors::Tensors;
 pub use tokenizer::{TextStream, Tokenizer};
-pub(crate) use writer::{Layout, write_tensors};
+pub(crate) use writer::{Layout, TensorsFile, write_tensors};
 pub use writer::{TensorData, write_safetensors};
 
 use crate::error::{Error, Result};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use context_patch::checkpoint::Tokenizer;
 use context_patch::kernels::Level;
-use context_patch::model::generate::{Sampler, generate};
+use context_patch::model::generate::{Sampler, Stop, generate};
 use context_patch::model::{Model, Session};
 use context_patch::patch::{Form, Overlay, SavedPatch};
 use context_patch::tensor::{Dtype, Element};
@@ -14,7 +14,7 @@ use context_patch::{Result, trace};
 
 use super::solving::ExportArgs;
 use super::table::table;
-use super::{ModelArgs, OK, end_line, print, refuse_empty, with_dtype};
+use super::{ModelArgs, OK, end_line, print, refuse_empty, signals, with_dtype};
 
 /// Run a model under a saved patch and without the context: write on, or print logits
 ///
@@ -103,7 +103,9 @@ impl Apply {
     ) -> Result<u8> {
         let form = self.apply.unwrap_or(saved.method.form);
         let overlay = Overlay::<E>::new(model, &saved.patch, form);
-        let mut session = Session::new(model).with_overlay(&overlay);
+        let mut session = Session::new(model)
+            .with_overlay(&overlay)
+            .with_cancel(signals::cancel());
         let last = tokens.len() - 1;
         session.forward_at(&tokens[..last], &positions[..last], 0)?;
         let mut session = session.at(positions[last]);
@@ -122,12 +124,16 @@ impl Apply {
             text.push_str(&piece);
             Ok(())
         };
-        generate(&mut session, query, most, &mut greedy, |id| {
+        let stop = generate(&mut session, query, most, &mut greedy, |id| {
             say(stream.push(id)?)
         })?;
         say(stream.finish()?)?;
         end_line(&text)?;
-        Ok(OK)
+        Ok(if stop == Stop::Cancelled {
+            signals::code()
+        } else {
+            OK
+        })
     }
 }
 

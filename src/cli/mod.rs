@@ -13,6 +13,7 @@ mod outcome;
 mod patch;
 mod progress;
 mod report;
+mod signals;
 mod solving;
 mod table;
 mod trace;
@@ -34,8 +35,6 @@ const OK: u8 = 0;
 const BROKEN: u8 = 1;
 /// Bad input.
 const BAD_INPUT: u8 = 2;
-/// Ended by Ctrl-C.
-const INTERRUPTED: u8 = 130;
 
 const STANDARD_OUTPUT: &str = "standard output";
 
@@ -71,7 +70,7 @@ Examples:
   context-patch generate --model models/gemma-3-270m --prompt 'The capital of France is'
   context-patch trace --model models/gemma-3-270m --prompt 'Hello' --names '*.residual_mid' --output hello.safetensors
 
-Exit codes: 0 done, 1 a check does not hold, 2 bad input, 130 interrupted.";
+Exit codes: 0 done, 1 a check does not hold, 2 bad input, 128 + N ended by signal N (130 Ctrl-C, 143 SIGTERM).";
 
 #[derive(Subcommand)]
 enum Command {
@@ -154,6 +153,7 @@ use with_dtype;
 /// The program: parses, runs, and says what went wrong.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
+    signals::watch();
     // Inside the pool from the start: to enter it for every product would cost more than some of them.
     let threads = cli.threads.map_or(0, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
@@ -167,6 +167,7 @@ pub(crate) fn main() -> ExitCode {
     match outcome {
         Ok(code) => code.into(),
         Err(error) if is_closed_output(&error) => OK.into(),
+        Err(Error::Cancelled) => signals::code().into(),
         Err(error) => {
             eprintln!("error: {error}");
             BAD_INPUT.into()

@@ -9,7 +9,7 @@ use context_patch::output::check_writable;
 use context_patch::tensor::Dtype;
 use context_patch::{Result, trace};
 
-use super::{BackendArgs, ModelArgs, OK, print, refuse_empty};
+use super::{BackendArgs, ModelArgs, OK, print, refuse_empty, signals};
 
 /// Record the named intermediates of a forward pass into a safetensors file
 ///
@@ -74,13 +74,13 @@ impl Trace {
             model = model.mutated(mutation);
         }
         let last = self.last.map_or(usize::MAX, |last| last as usize);
-        let mut recording = trace::Trace::new(model.config(), self.dtype, &self.names, last)?;
-        recording.run(&model, &tokens)?;
+        let recording = trace::Trace::new(model.config(), self.dtype, &self.names, last)?;
+        let recording = recording.with_cancel(signals::cancel());
         recording.write(&self.output, &model, &tokens)?;
         print(&format!(
             "{}: tensors: {}, tokens: {} of {}\n",
             self.output.display(),
-            recording.tensors().len(),
+            recording.shapes(model.config(), tokens.len()).len(),
             tokens.len().min(last),
             tokens.len(),
         ))?;

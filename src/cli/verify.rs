@@ -1,6 +1,7 @@
 //! `context-patch verify`.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use clap::Args;
 use context_patch::kernels::{Backend, Level};
@@ -16,7 +17,7 @@ use context_patch::{Error, Result};
 use super::outcome::{conclude, write_json, write_report};
 use super::progress::bar;
 use super::solving::SolvingArgs;
-use super::{ModelArgs, refuse_empty};
+use super::{ModelArgs, refuse_empty, signals};
 
 /// Check that the patched model without the prompt says what the model says with it
 ///
@@ -121,12 +122,31 @@ impl Verify {
         let shard = self.shard.unwrap_or(Shard::WHOLE);
         let (done, all) = shard.progress(&record);
         let bar = bar(done, all);
+        let cancel = signals::cancel();
         let unsolved = campaign::run(&model, &mut record, shard, |kind, step| {
             bar.set_message(kind.to_string());
             bar.inc(1);
-            file.as_mut().map_or(Ok(()), |file| file.push(kind, step))
-        })?;
+            if let Some(file) = &mut file {
+                file.push(kind, step)?;
+            }
+            match cancel.load(Ordering::Relaxed) {
+                false => Ok(()),
+                true => Err(Error::Cancelled),
+            }
+        });
         bar.finish_and_clear();
+        if let Err(Error::Cancelled) = unsolved {
+            let done = bar.position();
+            match &self.steps {
+                Some(_) => eprintln!(
+                    "interrupted after {done} of {all} tokens; the same command goes on there"
+                ),
+                None => eprintln!(
+                    "interrupted after {done} of {all} tokens; --steps FILE would have kept them"
+                ),
+            }
+        }
+        let unsolved = unsolved?;
         if let Some(file) = &self.json {
             write_json(file, &record)?;
         }

@@ -34,7 +34,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 pub use distance::Distance;
-pub use names::{ALIASES, Point};
+pub use names::ALIASES;
 pub use recording::{Recording, model_of};
 pub use report::{Beyond, Cause, Finding, Floor, Report, Row};
 pub use rules::Rules;
@@ -46,6 +46,7 @@ use crate::error::{Error, Result};
 use crate::model::{Model, Mutation};
 use crate::tensor::{Dtype, Matrix};
 use crate::trace;
+pub use crate::trace::Point;
 
 /// Two recordings of one pass, fit to be compared.
 pub struct Comparison<'a> {

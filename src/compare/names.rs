@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::checkpoint::Config;
-use crate::trace::{self, LAYER_NAMES};
+use crate::trace::{LAYER_NAMES, Point};
 
 /// The names of other engines that mean a point of ours, `{i}` for the layer: engine, then pairs of their name and ours.
 ///
@@ -90,40 +90,6 @@ pub const ALIASES: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
 ];
-
-/// A point of the model that a tensor can be of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Point {
-    /// Its name, one of [`trace::names`].
-    pub name: String,
-    /// The numbers of one token.
-    pub width: usize,
-    /// How many heads they are of, where they are of heads.
-    pub heads: Option<usize>,
-}
-
-impl Point {
-    /// Every point of a model, in forward order.
-    pub fn all(config: &Config) -> Vec<Self> {
-        let names = trace::names(config).into_iter();
-        names.map(|name| Self::new(name, config)).collect()
-    }
-
-    fn new(name: String, config: &Config) -> Self {
-        let last = name.rsplit('.').next().unwrap_or_default();
-        let heads = match last {
-            "q_proj" | "q_norm" | "q_rope" | "mixed" => Some(config.num_attention_heads),
-            "k_proj" | "k_norm" | "k_rope" | "v_proj" => Some(config.num_key_value_heads),
-            _ => None,
-        };
-        let width = match last {
-            "gate_proj" | "up_proj" | "act_fn" | "product" => config.intermediate_size,
-            "lm_head" => config.vocab_size,
-            _ => heads.map_or(config.hidden_size, |heads| heads * config.head_dim),
-        };
-        Self { name, width, heads }
-    }
-}
 
 /// A name in which `{i}` may stand for a layer.
 #[derive(Clone, Debug)]

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::Point;
 use super::layout::{Layout, Misfit, Words};
-use super::names::{Known, Names, Point, recognise};
+use super::names::{Known, Names, recognise};
 use super::rules::Rules;
 use super::source::{Found, Source};
 use crate::checkpoint::Config;

@@ -32,8 +32,7 @@ impl Bench {
     }
 
     fn record(&self, model: &Model, dtype: Dtype, ids: &[u32], name: &str) {
-        let mut trace = Trace::new(model.config(), dtype, &self.globs, usize::MAX).unwrap();
-        trace.run(model, ids).unwrap();
+        let trace = Trace::new(model.config(), dtype, &self.globs, usize::MAX).unwrap();
         trace
             .write(&self.dir.path().join(name), model, ids)
             .unwrap();
