@@ -107,10 +107,10 @@ fn our_own_trace_comes_back() {
         assert_eq!(recording.names().len(), names(config).len());
         assert!(names(config).iter().all(|name| recording.contains(name)));
         assert_eq!((recording.tokens(), recording.ids()), (4, Some(&ids[..])));
-        assert_eq!(recording.dtype(), Some(dtype));
+        assert_eq!(recording.dtype(), Some(dtype.into()));
         let hash = model.checkpoint().tensors().content_hash();
         assert_eq!(recording.model_hash(), Some(hash.as_str()));
-        assert!(recording.unknown().is_empty() && recording.model().is_some());
+        assert!(recording.aside().is_empty() && recording.model().is_some());
         for (name, shape) in trace.shapes(config, ids.len()) {
             let matrix = recording.read(&name).unwrap().unwrap();
             assert_eq!([matrix.rows(), matrix.cols()], shape, "{name}");

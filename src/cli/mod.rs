@@ -169,10 +169,22 @@ pub(crate) fn main() -> ExitCode {
         Err(error) if is_closed_output(&error) => OK.into(),
         Err(Error::Cancelled) => signals::code().into(),
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", one_line(&error.to_string()));
             BAD_INPUT.into()
         }
     }
+}
+
+/// `text` with control characters, which file names and tensors' names can have too, written as escapes.
+fn one_line(text: &str) -> String {
+    let escaped = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(escaped).collect()
 }
 
 fn run(cli: &Cli) -> Result<u8> {

@@ -54,7 +54,7 @@ impl Bench {
         self.record(&model, dtype, ids, "other");
         let (reference, other) = (self.open("reference"), self.open("other"));
         let comparison = Comparison::new(&self.model, &reference, &other, None, false).unwrap();
-        assert_eq!(comparison.dtype(), dtype);
+        assert_eq!(comparison.dtype(), dtype.into());
         comparison.run(|| ()).unwrap()
     }
 
