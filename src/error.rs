@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::output::shown_bytes;
 use crate::patch::Solver;
 use crate::tensor::{Dtype, Storage};
 
@@ -424,12 +425,14 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A file of prompts that is something else.
-    #[error("{} line {line} is not a JSON string such as \"Hello\", one a line", path.display())]
+    #[error("{} line {line} is not a JSON string such as \"Hello\", one a line: {}", path.display(), one_line(reason, 200))]
     Prompts {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
+        /// Where it goes wrong.
+        reason: String,
     },
     /// A file of prompts without any.
     #[error("{} has no prompt: give one JSON string a line", path.display())]
@@ -741,6 +744,19 @@ pub enum Error {
         rows: usize,
         /// Those of the reference.
         expected: usize,
+    },
+    /// Tensors that cannot be replayed, or a reference that is not exact, of too many tokens.
+    #[error(
+        "comparing would hold {} of our own pass over {tokens} tokens in memory, and {} is the most: trace the reference with --dtype f64, and both with --last N where OTHER lacks inputs",
+        shown_bytes(*needed), shown_bytes(*most)
+    )]
+    ComparisonMemory {
+        /// The tokens whose rows would be held.
+        tokens: usize,
+        /// The bytes of them.
+        needed: u64,
+        /// The bytes that may be held.
+        most: u64,
     },
     /// A folder without results for the conformance kit.
     #[error("{} has no results: put recordings there as CASE/f32.safetensors or CASE/bf16.safetensors", path.display())]

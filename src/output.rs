@@ -9,7 +9,7 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 pub use part::remove_parts;
-pub(crate) use pending::Pending;
+pub(crate) use pending::{Pending, shown_bytes};
 
 use part::{FilePart, FolderPart};
 
@@ -136,7 +136,17 @@ fn is_special(path: &Path) -> bool {
         .is_ok_and(|there| !there.is_file() && !there.is_dir())
 }
 
+/// Whether there is a folder for `path`, and `path` names a file.
 fn check_folder(path: &Path) -> Result<()> {
+    let no_name = match path.as_os_str().to_str() {
+        Some("") => "a file has a name of at least a letter",
+        Some("-") => "write /dev/stdout for standard output, or ./- for a file of that name",
+        _ => "",
+    };
+    if !no_name.is_empty() {
+        let no_name = std::io::Error::new(ErrorKind::InvalidInput, no_name);
+        return Err(Error::io("write", path)(no_name));
+    }
     let folder = folder(path);
     if folder.is_dir() {
         return Ok(());
@@ -197,6 +207,16 @@ mod tests {
         assert!(write_dir(&path.join("file"), fill).is_err());
         assert!(write_dir(&dir.path().join("none/out"), fill).is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_has_a_name() {
+        for (name, hint) in [("", "at least a letter"), ("-", "./-")] {
+            let refused = write_file(Path::new(name), |out| out.write_all(b"x"));
+            assert!(refused.unwrap_err().to_string().contains(hint));
+            assert!(check_writable(Path::new(name)).is_err());
+            assert!(check_new_dir(Path::new(name)).is_err());
+        }
     }
 
     #[cfg(unix)]

@@ -14,6 +14,7 @@ use context_patch::{Result, trace};
 
 use super::solving::ExportArgs;
 use super::table::table;
+use super::text::{print_written, read_input};
 use super::{ModelArgs, OK, end_line, print, refuse_empty, signals, with_dtype};
 
 /// Run a model under a saved patch and without the context: write on, or print logits
@@ -38,10 +39,10 @@ pub(super) struct Apply {
     logits: Option<usize>,
 
     /// Another text to run under the patch
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     prompt: Option<String>,
 
-    /// Other token ids to run: a file with a JSON list, taken as they are
+    /// Other token ids to run: a file with a JSON list, taken as they are; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     ids: Option<PathBuf>,
 
@@ -82,7 +83,7 @@ impl Apply {
         let own = saved.split.reduced_prompt();
         let tokens = match (&self.prompt, &self.ids) {
             (Some(text), _) => tokenizer.encode(text)?,
-            (None, Some(file)) => trace::read_ids(file)?,
+            (None, Some(file)) => trace::parse_ids(file, &read_input(file)?)?,
             (None, None) => return Ok(own),
         };
         let positions: Vec<_> = (0..tokens.len()).map(|i| self.position + i).collect();
@@ -120,7 +121,7 @@ impl Apply {
         let mut greedy = Sampler::default();
         let mut text = String::new();
         let mut say = |piece: String| {
-            print(&piece)?;
+            print_written(&piece)?;
             text.push_str(&piece);
             Ok(())
         };

@@ -13,6 +13,7 @@ use context_patch::output::{check_writable, write_file};
 use context_patch::{Error, Result};
 
 use super::table::table;
+use super::text::read_input;
 use super::{BROKEN, OK, is_closed_output, one_line, print, tensors_bar};
 
 /// Find where another engine's recording parts from ours, and why
@@ -31,7 +32,8 @@ pub(super) struct Compare {
     /// The recording to look at
     other: PathBuf,
 
-    /// What names and layouts in OTHER mean, one rule a line: THEIRS = OURS [layout]
+    /// What names and layouts in OTHER mean, one rule a line: THEIRS = OURS [layout]; - is standard
+    /// input
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
 
@@ -60,7 +62,7 @@ impl Compare {
         }
         let model = self.open(level)?;
         let rules = match &self.map {
-            Some(file) => Rules::read(file)?,
+            Some(file) => Rules::parse(file, &read_input(file)?)?,
             None => Rules::default(),
         };
         let reference = Recording::open(&self.reference, model.config(), &Rules::default())?;

@@ -8,6 +8,7 @@ use context_patch::model::generate::{Sampler, Stop, generate};
 use context_patch::model::{Model, Session};
 use context_patch::tensor::{Dtype, Element};
 
+use super::text::print_written;
 use super::{BackendArgs, ModelArgs, OK, end_line, print, refuse_empty, signals, with_dtype};
 
 /// Continue a text: the likeliest token by default, or drawn at a temperature
@@ -22,7 +23,7 @@ pub(super) struct Generate {
     products: BackendArgs,
 
     /// The text to continue, or the message to answer with --chat
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     prompt: String,
 
     /// Put the prompt into the model's chat template
@@ -111,7 +112,11 @@ impl Generate {
         let mut session = Session::<E>::new(model).with_cancel(signals::cancel());
         let say = |piece: &str, text: &mut String| {
             text.push_str(piece);
-            if self.json { Ok(()) } else { print(piece) }
+            if self.json {
+                Ok(())
+            } else {
+                print_written(piece)
+            }
         };
         let stop = generate(&mut session, prompt, self.max_tokens, &mut sampler, |id| {
             ids.push(id);

@@ -16,13 +16,14 @@ mod report;
 mod signals;
 mod solving;
 mod table;
+mod text;
 mod trace;
 mod verify;
 
 use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use context_patch::checkpoint::Access;
 use context_patch::kernels::{Backend, Level};
 use context_patch::model::{EmbeddingScale, Model, ModelOptions};
@@ -152,6 +153,11 @@ use with_dtype;
 
 /// The program: parses, runs, and says what went wrong.
 pub(crate) fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if let Some(wrong) = text::forgotten(&Cli::command(), &arguments) {
+        eprintln!("error: {}", one_line(&wrong));
+        return BAD_INPUT.into();
+    }
     let cli = Cli::parse();
     signals::watch();
     // Inside the pool from the start: to enter it for every product would cost more than some of them.

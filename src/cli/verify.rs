@@ -1,6 +1,6 @@
 //! `context-patch verify`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
@@ -17,6 +17,7 @@ use context_patch::{Error, Result};
 use super::outcome::{conclude, write_json, write_report};
 use super::progress::bar;
 use super::solving::SolvingArgs;
+use super::text::{parse_prompts, read_input};
 use super::{ModelArgs, refuse_empty, signals};
 
 /// Check that the patched model without the prompt says what the model says with it
@@ -32,7 +33,7 @@ pub(super) struct Verify {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Prompts to use, one JSON string a line [default: the paper's five]
+    /// Prompts to use, one JSON string a line; - is standard input [default: the paper's five]
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
 
@@ -104,7 +105,7 @@ impl Verify {
             check_new_dir(dir)?;
         }
         let prompts = match &self.prompts {
-            Some(file) => read_prompts(file)?,
+            Some(file) => parse_prompts(file, &read_input(file)?)?,
             None => PROMPTS.map(str::to_owned).into(),
         };
         let model = self.model.open(level)?;
@@ -169,29 +170,4 @@ impl Verify {
             ..Setting::new(model, prompts, kinds)?
         })
     }
-}
-
-/// One JSON string a line.
-fn read_prompts(file: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(file).map_err(|source| Error::Io {
-        action: "read",
-        path: file.into(),
-        source,
-    })?;
-    let lines = text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty());
-    let prompts: Vec<String> = lines
-        .map(|(number, line)| {
-            serde_json::from_str(line).map_err(|_| Error::Prompts {
-                path: file.into(),
-                line: number + 1,
-            })
-        })
-        .collect::<Result<_>>()?;
-    if prompts.is_empty() {
-        return Err(Error::NoPrompts { path: file.into() });
-    }
-    Ok(prompts)
 }

@@ -128,7 +128,8 @@ impl<'a> Comparison<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`Recording::read`] and of [`Session::forward`](crate::Session::forward).
+    /// [`Error::ComparisonMemory`], and those of [`Recording::read`] and of
+    /// [`Session::forward`](crate::Session::forward).
     pub fn run(&self, mut on_tensor: impl FnMut()) -> Result<Report> {
         let mut report = Report {
             reference: self.reference.path().display().to_string(),
@@ -290,7 +291,7 @@ fn floors_of(
     };
     let own = match reference.dtype() {
         Some(Precision::F64) => None,
-        _ => Some(pass(Dtype::F64).record()?),
+        _ => Some(pass(Dtype::F64).record(tokens.len())?),
     };
     let exact = |name: &str, rows: Range<usize>| match &own {
         None => {

@@ -66,7 +66,7 @@ impl<'a> Replay<'a> {
                 tokens,
                 names: &whole,
             };
-            replay.whole = pass(dtype.pass()).record()?;
+            replay.whole = pass(dtype.pass()).record(other.tokens())?;
             replay.allowed = match dtype {
                 // What rounding to bf16 does is eight times what rounding to f16 does.
                 Precision::F16 => {
