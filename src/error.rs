@@ -71,10 +71,12 @@ pub enum Error {
         dir: PathBuf,
     },
     /// A directory without weights.
-    #[error("{} has neither model.safetensors nor model.safetensors.index.json; fetch the weights in safetensors form", dir.display())]
+    #[error("{} has neither model.safetensors nor model.safetensors.index.json{}", dir.display(), instead(other.as_deref()))]
     NoWeights {
         /// The directory.
         dir: PathBuf,
+        /// A file of weights that is there.
+        other: Option<String>,
     },
     /// A checkpoint without a tokenizer.
     #[error("{} has no tokenizer.json; copy the model's own there, or give token ids instead of text", dir.display())]
@@ -228,16 +230,6 @@ pub enum Error {
         /// Its dtype in safetensors' spelling.
         dtype: String,
     },
-    /// The same tensor twice, in two shards or under two spellings of its name.
-    #[error("tensor {} is stored twice, in {} and in {}; remove one", shown(tensor), first.display(), second.display())]
-    DuplicateTensor {
-        /// The tensor's canonical name.
-        tensor: String,
-        /// The file of the first.
-        first: PathBuf,
-        /// The file of the second.
-        second: PathBuf,
-    },
     /// A tensor that the config calls for is not stored.
     #[error("{} has no tensor {}; config.json and the weights do not belong together", file.display(), shown(tensor))]
     MissingTensor {
@@ -286,17 +278,6 @@ pub enum Error {
         /// The name it gives.
         shard: String,
     },
-    /// A shard lacks a tensor that the index places there.
-    #[error("{} places tensor {} in {}, which does not hold it; index and shards do not belong together", index.display(), shown(tensor), shown(shard))]
-    NotInShard {
-        /// The index.
-        index: PathBuf,
-        /// The tensor, as the index spells it.
-        tensor: String,
-        /// The shard's file name.
-        shard: String,
-    },
-
     // ---- tokenizer and chat template ------------------------------------------------------
     /// A tokenizer.json that the tokenizer library refuses, or a text or ids that it cannot convert.
     #[error("{}: {reason}", path.display())]
@@ -960,6 +941,21 @@ fn escape_control(c: char) -> impl Iterator<Item = char> {
     let escaped = c.is_control().then(|| c.escape_default());
     let plain = escaped.is_none().then_some(c);
     escaped.into_iter().flatten().chain(plain)
+}
+
+/// What a directory has in place of the weights that are looked for, and what to do.
+fn instead(other: Option<&str>) -> String {
+    match other {
+        None => "; fetch the weights in safetensors form".into(),
+        Some(file) if file.ends_with(".safetensors") => {
+            let file = shown(file);
+            format!(", but {file}; if that is all of the weights, rename it to model.safetensors")
+        }
+        Some(file) => {
+            let file = shown(file);
+            format!(", but {file}; convert it to safetensors: load it with transformers and save_pretrained it")
+        }
+    }
 }
 
 /// Names in brackets, to follow a noun; nothing where there is none.

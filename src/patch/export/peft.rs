@@ -27,9 +27,10 @@ pub fn peft(model: &Model, patch: &Patch, dir: &Path) -> Result<()> {
     let nothing = no_change(model);
     add_a_linear_map(&mut changes, &nothing);
     let rank = rank(&changes);
-    let prefix = match model.checkpoint().tensors().multimodal() {
-        false => "base_model.model.model.layers",
-        true => "base_model.model.model.language_model.layers",
+    let prefix = if model.config().multimodal {
+        "base_model.model.model.language_model.layers"
+    } else {
+        "base_model.model.model.layers"
     };
     let mut tensors = BTreeMap::new();
     for (name, change) in &changes {
