@@ -56,13 +56,26 @@ pub enum Error {
         /// The repository id.
         model: String,
     },
-    /// The cache holds a repository, but not the revision that `refs/main` names.
-    #[error("the cache has {model} without its main revision ({} is missing or malformed); fetch it again with `hf download {model}`", missing.display())]
+    /// The cache holds a repository, but not the revision asked for.
+    #[error(
+        "the cache has {model}, but not its revision {}; {}fetch it with `hf download {model} --revision {}`",
+        shown(revision),
+        choose(commits),
+        shown(revision)
+    )]
     NoRevision {
         /// The repository id.
         model: String,
-        /// The file or directory that should be there.
-        missing: PathBuf,
+        /// The branch, tag or commit.
+        revision: String,
+        /// The commits that are there.
+        commits: Vec<String>,
+    },
+    /// A link to a file that is not there, as where a cache's blobs were removed.
+    #[error("{} is a link to a file that is not there; fetch it again", link.display())]
+    DanglingLink {
+        /// The link.
+        link: PathBuf,
     },
     /// A directory without config.json.
     #[error("{} has no config.json; give the directory of a Hugging Face checkpoint", dir.display())]
@@ -953,7 +966,22 @@ fn instead(other: Option<&str>) -> String {
         }
         Some(file) => {
             let file = shown(file);
-            format!(", but {file}; convert it to safetensors: load it with transformers and save_pretrained it")
+            format!(
+                ", but {file}; convert it to safetensors: load it with transformers and save_pretrained it"
+            )
+        }
+    }
+}
+
+/// The revisions that can be named.
+fn choose(commits: &[String]) -> String {
+    match commits {
+        [] => String::new(),
+        [one] => format!("choose one with --revision {}, or ", shown(one)),
+        [first, others @ ..] => {
+            let others: Vec<_> = others.iter().map(|other| shown(other)).collect();
+            let (first, others) = (shown(first), others.join(", "));
+            format!("choose one with --revision {first} (or {others}), or ")
         }
     }
 }

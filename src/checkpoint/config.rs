@@ -231,7 +231,9 @@ pub(super) fn weights_file(path: &Path, json: &[u8]) -> Result<Option<String>> {
     let Some(file) = fields.string(NAME)? else {
         return Ok(None);
     };
-    let known = [".safetensors", ".safetensors.index.json"].iter().any(|end| file.ends_with(end));
+    let known = [".safetensors", ".safetensors.index.json"]
+        .iter()
+        .any(|end| file.ends_with(end));
     if known && is_file_name(file) {
         Ok(Some(file.into()))
     } else {
@@ -243,7 +245,9 @@ pub(super) fn weights_file(path: &Path, json: &[u8]) -> Result<Option<String>> {
 /// The token before every text; transformers does not use what config.json says of it, but the tokenizer's.
 fn bos_token_id(text: &Fields<'_>) -> Result<u32> {
     let ids = text.typed("bos_token_id", "a token id", |v| whole(v))?;
-    Ok(ids.and_then(|n| u32::try_from(n.as_u64()?).ok()).unwrap_or(2))
+    Ok(ids
+        .and_then(|n| u32::try_from(n.as_u64()?).ok())
+        .unwrap_or(2))
 }
 
 /// `num_attention_heads` and `num_key_value_heads`.
@@ -337,16 +341,26 @@ impl RopeSource {
         let path = text.full("rope_parameters.");
         let nested = nested.map(|map| text.inner(&path, map));
         let path = text.full(&format!("rope_parameters.{}.", self.kind));
-        let own = nested.map(|nested| nested.object(self.kind)).transpose()?.flatten();
+        let own = nested
+            .map(|nested| nested.object(self.kind))
+            .transpose()?
+            .flatten();
         let own = own.map(|map| text.inner(&path, map));
         let path = text.full("rope_scaling.");
-        let scaling = if self.scaled { text.object("rope_scaling")? } else { None };
+        let scaling = if self.scaled {
+            text.object("rope_scaling")?
+        } else {
+            None
+        };
         let scaling = scaling.map(|map| text.inner(&path, map));
         if let (Some(nested), Some(_), None) = (nested, scaling, own) {
             let expected = "an object, which rope_scaling changes";
             return Err(nested.value(self.kind, "left out", expected));
         }
-        let default = Rope { theta: self.default_theta, factor: 1.0 };
+        let default = Rope {
+            theta: self.default_theta,
+            factor: 1.0,
+        };
         if !in_use {
             return Ok(default);
         }
@@ -371,7 +385,9 @@ impl RopeSource {
                     let fields = scaling.or(own).unwrap_or(*text);
                     return Err(fields.value("factor", "left out", "a number"));
                 };
-                let factor = fields.number("factor", 1e-6..=1e6)?.unwrap_or(default.factor);
+                let factor = fields
+                    .number("factor", 1e-6..=1e6)?
+                    .unwrap_or(default.factor);
                 Ok(Rope { theta, factor })
             }
             other => {
@@ -385,7 +401,9 @@ impl RopeSource {
     fn refuse_partial(&self, fields: Fields<'_>) -> Result<()> {
         const NAME: &str = "partial_rotary_factor";
         match fields.number(NAME, f64::MIN..=f64::MAX)? {
-            Some(factor) if factor != 1.0 => Err(fields.unsupported(NAME, factor, "whole heads (1)")),
+            Some(factor) if factor != 1.0 => {
+                Err(fields.unsupported(NAME, factor, "whole heads (1)"))
+            }
             _ => Ok(()),
         }
     }

@@ -113,7 +113,8 @@ fn special(json: &[u8]) -> (usize, Option<Vec<u8>>) {
         "NaN" | "Infinity" | "-Infinity" => word,
         _ => beyond_f64(word).unwrap_or_default(),
     };
-    let object = (!spelling.is_empty()).then(|| format!(r#"{{"{FLOAT}":"{spelling}"}}"#).into_bytes());
+    let object =
+        (!spelling.is_empty()).then(|| format!(r#"{{"{FLOAT}":"{spelling}"}}"#).into_bytes());
     (length.max(1), object)
 }
 
@@ -143,7 +144,9 @@ mod tests {
 
     #[test]
     fn numbers_that_only_python_has() {
-        let value = read(r#"{"a": NaN, "b": [-Infinity, Infinity], "c": "NaN Infinity \" NaN", "d": -1e999}"#);
+        let value = read(
+            r#"{"a": NaN, "b": [-Infinity, Infinity], "c": "NaN Infinity \" NaN", "d": -1e999}"#,
+        );
         assert!(number(&value["a"]).unwrap().is_nan());
         assert_eq!(number(&value["b"][0]), Some(f64::NEG_INFINITY));
         assert_eq!(number(&value["b"][1]), Some(f64::INFINITY));
@@ -174,8 +177,14 @@ mod tests {
 
     #[test]
     fn halves_of_surrogate_pairs() {
-        assert_eq!(read(r#"["\ud800", "\udc00x", "\ud800\ud83d\ude00"]"#), json!(["\u{fffd}", "\u{fffd}x", "\u{fffd}\u{1f600}"]));
-        assert_eq!(read(r#"{"\uDFFF": "\\ud800"}"#), json!({"\u{fffd}": "\\ud800"}));
+        assert_eq!(
+            read(r#"["\ud800", "\udc00x", "\ud800\ud83d\ude00"]"#),
+            json!(["\u{fffd}", "\u{fffd}x", "\u{fffd}\u{1f600}"])
+        );
+        assert_eq!(
+            read(r#"{"\uDFFF": "\\ud800"}"#),
+            json!({"\u{fffd}": "\\ud800"})
+        );
     }
 
     #[test]
@@ -187,8 +196,33 @@ mod tests {
     #[test]
     fn what_python_refuses_is_refused() {
         for text in [
-            "nan", "NAN", "-NaN", "+Infinity", "Infinit", "NaNs", "1e", "01", "+1", "1.", ".5", "True", "'a'", "[1,]", "{\"a\": 1,}",
-            "// x\n1", "\u{feff}1", "1 x", "NaN x", "1\0", "\u{a0}1", "\"\\x41\"", "\"\\ud8\"", "\"\\ud800", "\"a\tb\"", "", "-",
+            "nan",
+            "NAN",
+            "-NaN",
+            "+Infinity",
+            "Infinit",
+            "NaNs",
+            "1e",
+            "01",
+            "+1",
+            "1.",
+            ".5",
+            "True",
+            "'a'",
+            "[1,]",
+            "{\"a\": 1,}",
+            "// x\n1",
+            "\u{feff}1",
+            "1 x",
+            "NaN x",
+            "1\0",
+            "\u{a0}1",
+            "\"\\x41\"",
+            "\"\\ud8\"",
+            "\"\\ud800",
+            "\"a\tb\"",
+            "",
+            "-",
         ] {
             assert!(parse(text.as_bytes()).is_err(), "{text:?}");
         }

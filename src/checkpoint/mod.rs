@@ -53,10 +53,19 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// Those of [`hub::resolve`], [`Config::parse`] and [`Tensors::open`], and
-    /// [`Error::NoConfig`].
+    /// Those of [`open_revision`](Self::open_revision).
     pub fn open(model: &str, access: Access) -> Result<Self> {
-        let dir = hub::resolve(model, |name| std::env::var_os(name))?;
+        Self::open_revision(model, None, access)
+    }
+
+    /// [`open`](Self::open) with the revision of a repository: a branch, a tag or a full commit.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`hub::resolve`], [`Config::parse`] and [`Tensors::open`], [`Error::NoConfig`] and
+    /// [`Error::DanglingLink`].
+    pub fn open_revision(model: &str, revision: Option<&str>, access: Access) -> Result<Self> {
+        let dir = hub::resolve(model, revision, hub::variable)?;
         Self::open_dir(model, &dir, access)
     }
 
@@ -104,12 +113,13 @@ impl Checkpoint {
         files: Files,
         weights: impl FnOnce(&Files, Option<&str>) -> Result<Tensors>,
     ) -> Result<Self> {
+        let path = files.path("config.json");
         let Some(json) = files.read("config.json")? else {
+            refuse_dangling(&path)?;
             return Err(Error::NoConfig {
                 dir: files.path(""),
             });
         };
-        let path = files.path("config.json");
         let config = Config::parse(&path, &json)?;
         let eos_token_ids = eos_token_ids(&files, &config)?;
         let weights_file = config::weights_file(&path, &json)?;
@@ -127,6 +137,18 @@ impl Checkpoint {
     /// What the model was opened as: a path, a repository id, or the name given.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What names the model from any folder: a repository and its commit for one of the Hugging Face cache, a whole
+    /// path for another directory, and the name of files in memory.
+    pub(crate) fn origin(&self) -> hub::Origin {
+        match self.dir() {
+            Some(dir) => hub::origin(dir),
+            None => hub::Origin {
+                name: self.name.clone(),
+                revision: None,
+            },
+        }
     }
 
     /// The directory of the files, or `None` for files in memory.
@@ -225,6 +247,14 @@ impl Checkpoint {
             None => Ok(TokenizerConfig::default()),
         }
     }
+}
+
+/// Says of a file that it is a link to nothing, if it is.
+fn refuse_dangling(file: &Path) -> Result<()> {
+    if file.is_symlink() && !file.exists() {
+        return Err(Error::DanglingLink { link: file.into() });
+    }
+    Ok(())
 }
 
 /// The ids in generation_config.json; where there is no such file, or it is no JSON, those in config.json.

@@ -18,6 +18,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 
 use super::fields::{Fields, brief, is_file_name, parse_object};
+use super::refuse_dangling;
 use super::tensors::{Entry, OtherTensor, Tensors};
 use crate::error::{Error, Result, one_line, shown};
 use crate::tensor::{Storage, Tensor};
@@ -47,16 +48,22 @@ impl Tensors {
     ///
     /// # Errors
     ///
-    /// [`Error::NoWeights`] where neither is there, [`Error::MissingShard`] and [`Error::ShardName`] for an index
+    /// [`Error::NoWeights`] and [`Error::DanglingLink`] where neither is there, [`Error::MissingShard`] and [`Error::ShardName`] for an index
     /// that does not fit its shards, [`Error::Io`], and those of [`parse`](Self::parse) for each file.
     pub fn open(dir: &Path, access: Access) -> Result<Self> {
         // A directory of such a name is no file, but no sign of absent weights either.
-        match [SINGLE, INDEX].into_iter().find(|name| dir.join(name).exists()) {
+        match [SINGLE, INDEX]
+            .into_iter()
+            .find(|name| dir.join(name).exists())
+        {
             Some(name) => Self::open_named(dir, name, access),
-            None => Err(Error::NoWeights {
-                dir: dir.into(),
-                other: other_weights(dir),
-            }),
+            None => {
+                refuse_dangling(&dir.join(SINGLE))?;
+                Err(Error::NoWeights {
+                    dir: dir.into(),
+                    other: other_weights(dir),
+                })
+            }
         }
     }
 
@@ -107,7 +114,10 @@ impl Tensors {
         data: &Bytes,
     ) -> Result<(Self, BTreeSet<String>, BTreeMap<String, String>)> {
         let tensors = Self::parse(file, data.clone())?;
-        let names = tensors.stored().map(|tensor| tensor.name.to_owned()).collect();
+        let names = tensors
+            .stored()
+            .map(|tensor| tensor.name.to_owned())
+            .collect();
         let metadata = tensors.metadata().clone();
         Ok((tensors, names, metadata))
     }
@@ -140,8 +150,14 @@ pub(crate) fn is_index(name: &str) -> bool {
 
 /// A file of weights in `dir` that is not opened by itself, the first by name.
 fn other_weights(dir: &Path) -> Option<String> {
-    let names = fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let weights = |name: &String| [".safetensors", ".bin", ".gguf", ".pth", ".h5", ".npz"].iter().any(|end| name.ends_with(end));
+    let names = fs::read_dir(dir)
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let weights = |name: &String| {
+        [".safetensors", ".bin", ".gguf", ".pth", ".h5", ".npz"]
+            .iter()
+            .any(|end| name.ends_with(end))
+    };
     names.filter(weights).min()
 }
 
@@ -168,7 +184,8 @@ impl Files {
             };
             self.entries.insert(name, entry);
         }
-        self.metadata.extend(metadata.metadata().clone().unwrap_or_default());
+        self.metadata
+            .extend(metadata.metadata().clone().unwrap_or_default());
         Ok(())
     }
 }

@@ -118,7 +118,10 @@ impl Tensors {
 
     /// Every tensor of the files, those that nothing is computed with too.
     pub(crate) fn stored(&self) -> impl Iterator<Item = Stored<'_>> {
-        let text = self.map.iter().map(|(name, entry)| entry.stored(Some(name)));
+        let text = self
+            .map
+            .iter()
+            .map(|(name, entry)| entry.stored(Some(name)));
         text.chain(self.aside.iter().map(|entry| entry.stored(None)))
     }
 
@@ -199,7 +202,10 @@ impl Tensors {
             chunks.map(|c| Sha256::digest(c).into()).collect()
         };
         let tensors: Vec<_> = self.iter().collect();
-        let digests: Vec<_> = tensors.par_iter().map(|(_, tensor)| chunks(tensor)).collect();
+        let digests: Vec<_> = tensors
+            .par_iter()
+            .map(|(_, tensor)| chunks(tensor))
+            .collect();
         let mut hash = Sha256::new();
         for ((name, tensor), digests) in tensors.into_iter().zip(digests) {
             hash.update(name);

@@ -119,7 +119,10 @@ fn embeddings(config: &Config, tensors: &Tensors) -> Result<[Tensor; 2]> {
         (true, [false, true]) => [NAMES[1]; 2],
         _ => NAMES,
     };
-    Ok([tensors.get(names[0], &shape)?, tensors.get(names[1], &shape)?])
+    Ok([
+        tensors.get(names[0], &shape)?,
+        tensors.get(names[1], &shape)?,
+    ])
 }
 
 /// A config of fewer layers than the weights have would run a shorter model without a word.

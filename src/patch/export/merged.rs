@@ -71,7 +71,10 @@ fn weights(
     path: &Path,
 ) -> Result<()> {
     let tensors = model.checkpoint().tensors();
-    let stored: BTreeMap<_, _> = tensors.stored().map(|tensor| (tensor.name, tensor)).collect();
+    let stored: BTreeMap<_, _> = tensors
+        .stored()
+        .map(|tensor| (tensor.name, tensor))
+        .collect();
     let layout = stored.values().map(|tensor| {
         let changed = change(changes, tensor).map(|(_, old)| storage.unwrap_or(old.storage()));
         let numbers = |storage: Storage| tensor.shape.iter().product::<usize>() * storage.size();
