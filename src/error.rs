@@ -152,7 +152,7 @@ pub enum Error {
         found: String,
     },
     /// A config that does not say what it is the config of.
-    #[error("{} names neither architectures nor model_type; is it a model's config.json?", path.display())]
+    #[error("{} has no model_type; transformers needs it: gemma3_text for Gemma3ForCausalLM, gemma3 for Gemma3ForConditionalGeneration", path.display())]
     NoArchitecture {
         /// The config file.
         path: PathBuf,

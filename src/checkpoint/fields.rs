@@ -29,7 +29,7 @@ pub(super) fn parse_object(path: &Path, json: &[u8]) -> Result<Map<String, Value
 pub(super) fn brief(value: &Value) -> String {
     match value {
         Value::Object(_) => match json::number(value) {
-            Some(x) => x.to_string(),
+            Some(x) => x.to_string().replace("inf", "Infinity"),
             None => "an object".into(),
         },
         Value::Array(_) => "a list".into(),
