@@ -71,10 +71,14 @@ lanes!(
 );
 
 /// Four pairs of numbers, the even one in the low half.
+///
+/// # Safety
+///
+/// `x` must point to 8 readable numbers.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn load_pairs(x: *const bf16) -> uint32x4_t {
-    // SAFETY: the caller lends 8 numbers.
+    // SAFETY: the caller promises 8 numbers.
     vreinterpretq_u32_u16(unsafe { vld1q_u16(x.cast()) })
 }
 

@@ -47,15 +47,7 @@ impl Level {
 
     /// The fastest level this machine has.
     pub fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let bf16 = Avx512Bf16::detect().map(|_| Self::Avx512Bf16);
-            let found = bf16.or_else(|| Avx512::detect().map(|_| Self::Avx512));
-            if let Some(level) = found.or_else(|| Avx2::detect().map(|_| Self::Avx2)) {
-                return level;
-            }
-        }
-        Self::Scalar
+        Self::available().pop().unwrap_or(Self::Scalar)
     }
 
     /// Runs `task` compiled for this level, or for [`Level::Scalar`] where the machine lacks it.
@@ -120,5 +112,21 @@ impl FromStr for Level {
                 names.join(", ")
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_level_is_the_last_available_one() {
+        assert_eq!(Some(&Level::best()), Level::available().last());
+    }
+
+    #[test]
+    #[cfg(target_arch = "aarch64")]
+    fn the_best_level_of_64_bit_arm_is_neon() {
+        assert_eq!(Level::best(), Level::Neon);
     }
 }

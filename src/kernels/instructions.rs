@@ -174,11 +174,13 @@ pub(super) fn add_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
     // One token's sums leave registers for two parts.
     if const { T == 1 && L::PARTS > 1 } {
         for part in (0..L::PARTS).step_by(2) {
-            add_rows_of_parts::<L, X, W, B, R, T, 2>(lanes, sums, w, x, part);
+            // SAFETY: the assertion above: all of `w` and `x` have as many blocks.
+            unsafe { add_rows_of_parts::<L, X, W, B, R, T, 2>(lanes, sums, w, x, part) };
         }
     } else {
         for part in 0..L::PARTS {
-            add_rows_of_parts::<L, X, W, B, R, T, 1>(lanes, sums, w, x, part);
+            // SAFETY: as above.
+            unsafe { add_rows_of_parts::<L, X, W, B, R, T, 1>(lanes, sums, w, x, part) };
             if const { L::PARTS > 1 } {
                 // Else a compiler keeps this part in registers that the next one needs.
                 black_box(&mut *sums);
@@ -187,9 +189,13 @@ pub(super) fn add_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
     }
 }
 
-/// `P` parts from `first` on. All have as many blocks.
+/// [`add_rows`] for `P` parts from `first` on.
+///
+/// # Safety
+///
+/// All of `w` and `x` must have as many blocks.
 #[inline(always)]
-fn add_rows_of_parts<L, X, W, const B: usize, const R: usize, const T: usize, const P: usize>(
+unsafe fn add_rows_of_parts<L, X, W, const B: usize, const R: usize, const T: usize, const P: usize>(
     lanes: L,
     sums: &mut [[L::Sums; T]; R],
     w: [&[[W; B]]; R],
@@ -211,7 +217,8 @@ fn add_rows_of_parts<L, X, W, const B: usize, const R: usize, const T: usize, co
         }
         for part in first..first + P {
             // Without closures, which would be compiled without the caller's instructions.
-            // SAFETY: each has as many blocks as the first row, which compilers lose sight of here.
+            // SAFETY: the caller promises that each has as many blocks as the first row. (Checked access
+            // would stay in the loop.)
             let mut wide = [lanes.widen(unsafe { w[0].get_unchecked(block) }, part); R];
             for r in 1..R {
                 // SAFETY: as above.

@@ -147,18 +147,27 @@ lanes!(
     fold_four: fold_four_sixteen_f32,
 );
 
+/// Sixteen pairs of numbers.
+///
+/// # Safety
+///
+/// `x` must point to 32 readable numbers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn load_avx512_bf16(x: *const bf16) -> __m512bh {
-    // SAFETY: the caller lends 32 numbers; both types are 512 plain bits.
+    // SAFETY: the caller promises 32 numbers; both types are 512 plain bits.
     unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(x.cast())) }
 }
 
 /// The odd and the even ones of 16 numbers, widened.
+///
+/// # Safety
+///
+/// `x` must point to 16 readable numbers.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn load_pairs(x: *const bf16) -> [__m256; 2] {
-    // SAFETY: the caller lends 16 numbers.
+    // SAFETY: the caller promises 16 numbers.
     let pairs = unsafe { _mm256_loadu_si256(x.cast()) };
     let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xFFFF_0000_u32 as i32));
     [odd, _mm256_slli_epi32::<16>(pairs)].map(|half| _mm256_castsi256_ps(half))
