@@ -48,7 +48,7 @@ impl Backend {
     ) -> [Matrix<E::Acc>; N] {
         match self {
             Self::Native => matmuls(level, x, ws),
-            Self::Gemm => ws.map(|w| gemm::matmul(x, w)),
+            Self::Gemm => ws.map(|w| gemm::matmul(level, x, w)),
         }
     }
 

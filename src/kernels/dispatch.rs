@@ -52,6 +52,8 @@ impl Level {
 
     /// Runs `task` compiled for this level, or for [`Level::Scalar`] where the machine lacks it.
     pub(super) fn run<T: Task>(self, task: T) -> T::Output {
+        #[cfg(test)]
+        observed::note(self);
         match self {
             Self::Scalar => {}
             #[cfg(target_arch = "x86_64")]
@@ -111,6 +113,35 @@ impl FromStr for Level {
                 "'{s}' is not a level of this machine: it has {}",
                 names.join(", ")
             )
+        })
+    }
+}
+
+/// Which levels tasks were run at: for tests that an operation obeys the level it is given.
+#[cfg(test)]
+pub(crate) mod observed {
+    use std::cell::RefCell;
+
+    use super::Level;
+
+    thread_local! {
+        static LEVELS: RefCell<Vec<Level>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn note(level: Level) {
+        LEVELS.with_borrow_mut(|levels| {
+            if !levels.contains(&level) {
+                levels.push(level);
+            }
+        });
+    }
+
+    /// The levels of all tasks that `f` runs, each once. It has a thread of its own, rayon's tasks included.
+    pub(crate) fn levels(f: impl FnOnce() + Send) -> Vec<Level> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
+        pool.build().unwrap().install(|| {
+            f();
+            LEVELS.take()
         })
     }
 }

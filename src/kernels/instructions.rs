@@ -195,7 +195,15 @@ pub(super) fn add_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
 ///
 /// All of `w` and `x` must have as many blocks.
 #[inline(always)]
-unsafe fn add_rows_of_parts<L, X, W, const B: usize, const R: usize, const T: usize, const P: usize>(
+unsafe fn add_rows_of_parts<
+    L,
+    X,
+    W,
+    const B: usize,
+    const R: usize,
+    const T: usize,
+    const P: usize,
+>(
     lanes: L,
     sums: &mut [[L::Sums; T]; R],
     w: [&[[W; B]]; R],

@@ -6,6 +6,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::panel::Panel;
+use super::products::{multiply, multiply_bf16};
 use super::{Level, PARALLEL_FROM};
 use crate::tensor::{Element, Matrix, Storage, Tensor};
 
@@ -142,7 +143,7 @@ fn pieces_of<'a, E: Element>(
 pub fn dot<E: Element>(level: Level, a: &[E], b: &[E]) -> E::Acc {
     assert_eq!(a.len(), b.len(), "vectors of different lengths");
     let mut out = [E::Acc::default()];
-    E::panel(level, Panel::new(a, b, a.len(), &mut [&mut out]));
+    multiply(level, Panel::new(a, b, a.len(), &mut [&mut out]));
     out[0]
 }
 
@@ -158,7 +159,7 @@ fn products<E: Element>(
     let numbers = rows.start * cols..rows.end * cols;
     let tensor = match *w {
         Rows::Typed(data, _) => {
-            return E::panel(level, Panel::new(x, &data[numbers], cols, out));
+            return multiply(level, Panel::new(x, &data[numbers], cols, out));
         }
         Rows::Stored(tensor) => tensor,
     };
@@ -166,7 +167,7 @@ fn products<E: Element>(
         let bytes = &tensor.bytes()[2 * numbers.start..2 * numbers.end];
         // A file may put them at an odd address; then they go the slow way below.
         if let Ok(w) = bytemuck::try_cast_slice::<u8, bf16>(bytes) {
-            return E::bf16_panel(level, Panel::new(x, w, cols, out));
+            return multiply_bf16(level, Panel::new(x, w, cols, out));
         }
     }
     // Any other type: a few rows at a time, converted.
@@ -179,7 +180,7 @@ fn products<E: Element>(
         let w = &converted.as_slice()[..now * cols];
         let part = first - rows.start..first - rows.start + now;
         let mut out: Vec<_> = out.iter_mut().map(|out| &mut out[part.clone()]).collect();
-        E::panel(level, Panel::new(x, w, cols, &mut out));
+        multiply(level, Panel::new(x, w, cols, &mut out));
     }
 }
 

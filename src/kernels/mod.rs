@@ -36,11 +36,13 @@ mod x86_64;
 
 pub use backend::Backend;
 pub use dispatch::Level;
+#[cfg(test)]
+pub(crate) use dispatch::observed;
 pub use matmul::{Rows, dot, matmul};
 pub use norm::{rms_norm, unscaled_rms_norm};
 pub(crate) use outer_products::add_outer_products;
 pub(crate) use panel::Panel;
-pub use products::Products;
+pub(crate) use products::multiply;
 #[doc(hidden)]
 pub use rope::rotate;
 pub use rope::{Rotation, Turn};

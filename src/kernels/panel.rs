@@ -15,8 +15,7 @@ pub(super) const LINE: usize = 64;
 
 /// Activations `x` `[tokens, cols]`, weights `w` `[rows, cols]`, and for each token where its products with the rows
 /// go: `[tokens][rows]`.
-#[doc(hidden)]
-pub struct Panel<'a, 'y, X: Element, W> {
+pub(crate) struct Panel<'a, 'y, X: Element, W> {
     pub(super) x: &'a [X],
     pub(super) w: &'a [W],
     pub(super) cols: usize,

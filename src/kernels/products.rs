@@ -1,32 +1,60 @@
 //! Which pairs of types have a kernel: the compute type with itself, and with bf16 weights.
 
+use std::marker::PhantomData;
+
 use half::bf16;
 
 use super::Level;
 use super::lanes::{Simd, Task};
 use super::panel::{self, Panel};
 use super::weighted_sum::{self, WeightedSums};
-use crate::tensor::Element;
+use crate::tensor::{ByType, Element};
 
-/// The products a compute type takes part in. Implemented for f64, f32 and bf16 and for no other.
-pub trait Products: Sized + bytemuck::Pod {
-    /// Every product of the rows of `panel` with its activations, weights of this type.
-    #[doc(hidden)]
-    fn panel(level: Level, panel: Panel<'_, '_, Self, Self>)
-    where
-        Self: Element;
+/// In each type, the level's version of a task.
+macro_rules! run_each {
+    () => {
+        fn f64((level, task): Self::Input<f64>) {
+            level.run(task);
+        }
+        fn f32((level, task): Self::Input<f32>) {
+            level.run(task);
+        }
+        fn bf16((level, task): Self::Input<bf16>) {
+            level.run(task);
+        }
+    };
+}
 
-    /// The averages of values of this type.
-    #[doc(hidden)]
-    fn weighted_sums(level: Level, sums: WeightedSums<'_, Self>)
-    where
-        Self: Element;
+/// All products of a panel whose weights are of the compute type.
+pub(crate) fn multiply<E: Element>(level: Level, panel: Panel<'_, '_, E, E>) {
+    E::by_type::<Products>((level, panel));
+}
 
-    /// [`panel`](Self::panel) over bf16 weights, widened in registers.
-    #[doc(hidden)]
-    fn bf16_panel(level: Level, panel: Panel<'_, '_, Self, bf16>)
-    where
-        Self: Element;
+/// All products of a panel of bf16 weights, which are widened in registers.
+pub(super) fn multiply_bf16<E: Element>(level: Level, panel: Panel<'_, '_, E, bf16>) {
+    E::by_type::<Bf16Products>((level, panel));
+}
+
+/// Weighted sums of values of the compute type.
+pub(super) fn weighted_sums<E: Element>(level: Level, sums: WeightedSums<'_, E>) {
+    E::by_type::<Sums>((level, sums));
+}
+
+struct Products<'a, 'y>(PhantomData<(&'a (), &'y ())>);
+struct Bf16Products<'a, 'y>(PhantomData<(&'a (), &'y ())>);
+struct Sums<'a>(PhantomData<&'a ()>);
+
+impl<'a, 'y: 'a> ByType for Products<'a, 'y> {
+    type Input<E: Element> = (Level, Panel<'a, 'y, E, E>);
+    run_each!();
+}
+impl<'a, 'y: 'a> ByType for Bf16Products<'a, 'y> {
+    type Input<E: Element> = (Level, Panel<'a, 'y, E, bf16>);
+    run_each!();
+}
+impl<'a> ByType for Sums<'a> {
+    type Input<E: Element> = (Level, WeightedSums<'a, E>);
+    run_each!();
 }
 
 macro_rules! task {
@@ -60,20 +88,3 @@ macro_rules! weighted_sums {
     )*};
 }
 weighted_sums!(f64, f32, bf16);
-
-macro_rules! products {
-    ($($x:ty),*) => {$(
-        impl Products for $x {
-            fn panel(level: Level, panel: Panel<'_, '_, $x, $x>) {
-                level.run(panel);
-            }
-            fn weighted_sums(level: Level, sums: WeightedSums<'_, $x>) {
-                level.run(sums);
-            }
-            fn bf16_panel(level: Level, panel: Panel<'_, '_, $x, bf16>) {
-                level.run(panel);
-            }
-        }
-    )*};
-}
-products!(f64, f32, bf16);

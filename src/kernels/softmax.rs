@@ -1,6 +1,7 @@
 //! Softmax in two passes: the maximum, then the exponentials and their sum.
 
 use super::Level;
+use super::exp::exp;
 use super::lanes::{Simd, Task, fold};
 use crate::tensor::Float;
 
@@ -37,12 +38,12 @@ impl<A: Float> Task for Softmax<'_, A> {
         let (blocks, rest) = scores.as_chunks_mut::<16>();
         for block in blocks {
             for (s, lane) in block.iter_mut().zip(&mut lanes) {
-                *s = (*s - max).exp();
+                *s = exp(*s - max);
                 *lane = *lane + *s;
             }
         }
         for (s, lane) in rest.iter_mut().zip(&mut lanes) {
-            *s = (*s - max).exp();
+            *s = exp(*s - max);
             *lane = *lane + *s;
         }
         let sum = fold(lanes);

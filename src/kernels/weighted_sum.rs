@@ -1,7 +1,7 @@
 //! The attention's averages of values: Σ pⱼ vⱼ.
 
-use super::Level;
 use super::lanes::Lanes;
+use super::{Level, products};
 use crate::tensor::{Element, Float};
 
 /// Adds pⱼ vⱼ to `out` for each key j in order, a fused multiply-add per element, so that the pieces the keys
@@ -33,13 +33,12 @@ pub fn weighted_sums<E: Element>(
             out,
             width,
         };
-        E::weighted_sums(level, sums);
+        products::weighted_sums(level, sums);
     }
 }
 
 /// What [`weighted_sums`] is called with.
-#[doc(hidden)]
-pub struct WeightedSums<'a, E: Element> {
+pub(super) struct WeightedSums<'a, E: Element> {
     p: &'a [E::Acc],
     stride: usize,
     values: &'a [E],

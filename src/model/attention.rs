@@ -8,7 +8,7 @@ use super::cache::{Cache, LayerCache, SLACK};
 use super::norm::RmsNorm;
 use super::run::Run;
 use crate::kernels::{
-    Level, Panel, Rotation, Rows, Turn, elementwise, rotate, softmax, weighted_sums,
+    Level, Panel, Rotation, Rows, Turn, elementwise, multiply, rotate, softmax, weighted_sums,
 };
 use crate::tensor::{Element, Float, Matrix, Tensor};
 
@@ -71,7 +71,7 @@ impl Attention {
         let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
         let [q, k, v] = run
             .matmuls(&a, projections.map(Rows::Stored))
-            .map(E::round_all);
+            .map(|sums| elementwise::round(level, sums));
         run.record("self_attn.q_proj", &q);
         run.record("self_attn.k_proj", &k);
         run.record("self_attn.v_proj", &v);
@@ -100,11 +100,11 @@ impl Attention {
             }
         }
         run.record("self_attn.mixed", &mixed);
-        let o = E::round_all(run.matmul(&mixed, &self.o_proj));
+        let o = elementwise::round(level, run.matmul(&mixed, &self.o_proj));
         run.record("self_attn.o_proj", &o);
         let o = self.post_attention_layernorm.forward(level, &o);
         run.record("post_attention_layernorm", &o);
-        let v = x.zip_map(&o, |x, o| E::round(x.acc() + o.acc()));
+        let v = elementwise::add(level, x, &o);
         run.record("residual_mid", &v);
         v
     }
@@ -195,7 +195,7 @@ impl Attention {
         let mut scores = vec![E::Acc::ZERO; q.len() / self.head_dim * all.len()];
         let keys = cache.keys(head, all.clone());
         let mut of_each: Vec<_> = scores.chunks_exact_mut(all.len()).collect();
-        E::panel(level, Panel::new(&q, keys, self.head_dim, &mut of_each));
+        multiply(level, Panel::new(&q, keys, self.head_dim, &mut of_each));
         let mut of_each = scores.chunks_exact_mut(all.len());
         for seen in &ranges {
             for scores in of_each.by_ref().take(group / self.head_dim) {

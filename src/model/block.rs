@@ -5,6 +5,7 @@ use super::change::{Changed, LayerChange};
 use super::inner::Inner;
 use super::outer::Outer;
 use super::run::Run;
+use crate::kernels::elementwise;
 use crate::tensor::{Element, Matrix};
 
 /// One layer.
@@ -42,7 +43,7 @@ impl Block {
         v: &Matrix<E>,
         g: &Matrix<E>,
     ) -> Matrix<E> {
-        let t = v.zip_map(g, |v, g| E::round(v.acc() + g.acc()));
+        let t = elementwise::add(run.level, v, g);
         run.record("", &t);
         t
     }

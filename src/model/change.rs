@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::Run;
+use crate::kernels::elementwise;
 use crate::tensor::{Element, Matrix};
 
 /// A change of one linear map.
@@ -55,7 +56,7 @@ pub(super) fn changed<'a, E: Element>(
         let y = &mut y.as_mut_slice()[rows.start * cols..rows.end * cols];
         match change {
             LinearChange::LowRank { u, v } => {
-                let vx = run.matmul(&x.map(E::acc), v);
+                let vx = run.matmul(&elementwise::map(run.level, &x, E::acc), v);
                 let delta = run.matmul(&vx, u);
                 for (y, &delta) in y.iter_mut().zip(delta.as_slice()) {
                     *y = *y + delta;
@@ -64,5 +65,5 @@ pub(super) fn changed<'a, E: Element>(
             LinearChange::Replaced(w) => y.copy_from_slice(run.matmul(&x, w).as_slice()),
         }
     }
-    E::round_all(y)
+    elementwise::round(run.level, y)
 }

@@ -4,6 +4,7 @@ use super::attention::softcapped;
 use super::run::Run;
 use super::{Cache, Changed, EmbeddingScale, LayerChange, Model, RmsNorm, Sequence};
 use crate::error::{Error, Result};
+use crate::kernels::elementwise;
 use crate::tensor::{Dtype, Element, Matrix, Tensor, round_to_bf16};
 
 /// What a row of the embedding is multiplied by.
@@ -192,9 +193,11 @@ impl Model {
     ) -> Matrix<E> {
         let x = self.norm.forward(run.level, x);
         run.record_global("model.norm", &x);
-        let mut logits = E::round_all(run.matmul(&x, &self.lm_head));
+        let mut logits = elementwise::round(run.level, run.matmul(&x, &self.lm_head));
         if let Some(cap) = self.final_softcap {
-            logits = logits.map(|l| E::round(softcapped(l.acc(), cap)));
+            logits = elementwise::map(run.level, &logits, |l: E| {
+                E::round(softcapped(l.acc(), cap))
+            });
         }
         run.record_global("lm_head", &logits);
         logits

@@ -3,8 +3,8 @@
 use super::change::{Changed, LayerChange, changed};
 use super::norm::RmsNorm;
 use super::run::Run;
-use crate::kernels::Rows;
 use crate::kernels::activation::Activation;
+use crate::kernels::{Rows, elementwise};
 use crate::tensor::{Element, Matrix, Tensor};
 
 /// h = gelu_tanh(W_gate z) ⊙ (W_up z) with z = pre_feedforward_layernorm(v).
@@ -49,11 +49,11 @@ impl Inner {
         let [gate, up] = run.matmuls(z, projections.map(Rows::Stored));
         let gate = changed(run, z, gate, of(|c| c.gate.as_ref()));
         run.record("mlp.gate_proj", &gate);
-        let act = self.activation.of(run.level, &gate);
+        let act = self.activation.map(run.level, &gate);
         run.record("mlp.act_fn", &act);
         let up = changed(run, z, up, of(|c| c.up.as_ref()));
         run.record("mlp.up_proj", &up);
-        let h = act.zip_map(&up, |act, up| E::round(act.acc() * up.acc()));
+        let h = elementwise::multiply(run.level, &act, &up);
         run.record("mlp.product", &h);
         h
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Model;
 use super::disturbance::Disturbance;
 use crate::error::{Error, Result};
-use crate::kernels::{Backend, Level, Rotation, Rows, Turn};
+use crate::kernels::{Backend, Level, Rotation, Rows, Turn, elementwise};
 use crate::tensor::{Element, Matrix};
 
 /// Someone who listens to a forward pass.
@@ -79,8 +79,8 @@ impl<'a> Run<'a> {
             None => backend.matmuls(level, x, ws),
             Some(disturbance) => ws.map(|w| {
                 let y = backend.matmul(level, x, w);
-                let off = backend.matmul(level, &disturbance.of(x), w);
-                y.zip_map(&off, |y, off| y + off)
+                let off = backend.matmul(level, &disturbance.of(level, x), w);
+                elementwise::add(level, &y, &off)
             }),
         }
     }
@@ -126,7 +126,7 @@ impl<'a> Run<'a> {
         if let Some(recorder) = &mut self.recorder
             && recorder.wants(name)
         {
-            recorder.record(name, &values.map(E::to_f64));
+            recorder.record(name, &elementwise::map(self.level, values, E::to_f64));
         }
     }
 }

@@ -294,6 +294,8 @@ fn consecutive<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::{Level, observed};
+    use crate::model::ModelOptions;
     use half::bf16;
 
     /// Takes in `tokens` in pieces of `piece`, chunks of `chunk`: nothing is allocated beyond the figure.
@@ -307,6 +309,34 @@ mod tests {
             assert!(session.cache.allocated() <= bytes, "{tokens} {chunk}");
         }
         assert!(session.cache.allocated() > bytes / 2);
+    }
+
+    /// Of a pass that is recorded and disturbed besides.
+    #[test]
+    fn every_operation_of_a_pass_runs_at_the_models_level() {
+        struct All;
+        impl Recorder for All {
+            fn wants(&self, _: &str) -> bool {
+                true
+            }
+            fn record(&mut self, _: &str, _: &Matrix<f64>) {}
+        }
+        fn levels<E: Element>(model: &Model) -> Vec<Level> {
+            observed::levels(|| {
+                let mut session = Session::<E>::new(model).disturbed(1);
+                session.forward_recorded(&[5; 20], 2, &mut All).unwrap();
+            })
+        }
+        for level in Level::available() {
+            let options = ModelOptions {
+                level: Some(level),
+                ..ModelOptions::default()
+            };
+            let model = Model::open_with("reference/tiny", options).unwrap();
+            assert_eq!(levels::<f64>(&model), [level]);
+            assert_eq!(levels::<f32>(&model), [level]);
+            assert_eq!(levels::<bf16>(&model), [level]);
+        }
     }
 
     #[test]
