@@ -6,7 +6,8 @@
 
 use half::f16;
 
-use super::{Level, elementwise, exp};
+use super::simd::Level;
+use super::{elementwise, exp};
 use crate::tensor::{Dtype, Element, Float, Matrix};
 
 /// An element-wise function. No lemma asks anything of it.

@@ -4,8 +4,7 @@
 
 use rayon::prelude::*;
 
-use super::Level;
-use super::lanes::{Simd, Task};
+use super::simd::{Level, Simd, Task};
 use crate::tensor::{Element, Matrix};
 
 /// Fewer numbers than this are not worth a second thread.

@@ -4,8 +4,8 @@
 //! plus ε, square root, one over it, times u, times (1 + w); every step rounded, and once more to bf16 at
 //! the end where that is the compute type.
 
-use super::lanes::{Simd, Task};
-use super::{Level, dot};
+use super::matmul::dot;
+use super::simd::{Level, Simd, Task};
 use crate::tensor::{Element, Float};
 
 /// n(u), not rounded to the compute type. `eps` is ε.

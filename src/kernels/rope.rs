@@ -3,8 +3,7 @@
 //! Angles, cos and sin are computed in f64, where Hugging Face uses f32: an angle of 1500 is off by up
 //! to 1e-4 there, which would be most of the error of a long prompt in f32.
 
-use super::Level;
-use super::lanes::{Simd, Task};
+use super::simd::{Level, Simd, Task};
 use crate::tensor::Element;
 
 /// The angles of one kind of layer.

@@ -1,8 +1,7 @@
 //! Softmax in two passes: the maximum, then the exponentials and their sum.
 
-use super::Level;
 use super::exp::exp;
-use super::lanes::{Simd, Task, fold};
+use super::simd::{Level, Simd, Task, fold};
 use crate::tensor::Float;
 
 /// Turns scores into probabilities in place.

@@ -1,8 +1,11 @@
 //! The attention's averages of values: Σ pⱼ vⱼ.
 
-use super::lanes::Lanes;
-use super::{Level, products};
-use crate::tensor::{Element, Float};
+use std::marker::PhantomData;
+
+use half::bf16;
+
+use super::simd::{Lanes, Level, Simd, Task, run_at_level};
+use crate::tensor::{ByType, Element, Float};
 
 /// Adds pⱼ vⱼ to `out` for each key j in order, a fused multiply-add per element, so that the pieces the keys
 /// come in do not show. `values` is `[keys, out.len()]`.
@@ -33,12 +36,12 @@ pub fn weighted_sums<E: Element>(
             out,
             width,
         };
-        products::weighted_sums(level, sums);
+        E::by_type::<AtLevel>((level, sums));
     }
 }
 
 /// What [`weighted_sums`] is called with.
-pub(super) struct WeightedSums<'a, E: Element> {
+struct WeightedSums<'a, E: Element> {
     p: &'a [E::Acc],
     stride: usize,
     values: &'a [E],
@@ -46,9 +49,32 @@ pub(super) struct WeightedSums<'a, E: Element> {
     width: usize,
 }
 
+/// The tasks of the compute types.
+macro_rules! task {
+    ($($x:ty),*) => {$(
+        impl Task for WeightedSums<'_, $x> {
+            type Output = ();
+
+            #[inline(always)]
+            fn run<S: Simd>(self, simd: S) {
+                all_sums(simd, self);
+            }
+        }
+    )*};
+}
+task!(f64, f32, bf16);
+
+/// Runs [`WeightedSums`] of each compute type.
+struct AtLevel<'a>(PhantomData<&'a ()>);
+
+impl<'a> ByType for AtLevel<'a> {
+    type Input<E: Element> = (Level, WeightedSums<'a, E>);
+    run_at_level!();
+}
+
 /// All sums, in tiles that stay in registers while all keys go by.
 #[inline(always)]
-pub(super) fn sums<L, E>(lanes: L, sums: WeightedSums<'_, E>)
+fn all_sums<L, E>(lanes: L, sums: WeightedSums<'_, E>)
 where
     L: Lanes<E::Acc, E, 16, Acc = E::Acc>,
     E: Element,
@@ -138,7 +164,7 @@ fn tile<L, E, const R: usize, const J: usize>(
     for part in 0..L::PARTS {
         let mut sums: [[L::Sum; J]; R] = std::array::from_fn(|r| {
             let (blocks, _) = out[r * width + at..].as_chunks();
-            std::array::from_fn(|j| lanes.resume(&blocks[j], part))
+            std::array::from_fn(|j| lanes.load_partial(&blocks[j], part))
         });
         for (k, v) in values.chunks_exact(width).enumerate() {
             let (v, _) = v[at..at + 16 * J].as_chunks();
@@ -153,7 +179,7 @@ fn tile<L, E, const R: usize, const J: usize>(
         for (r, sums) in sums.iter().enumerate() {
             let (blocks, _) = out[r * width + at..].as_chunks_mut();
             for (block, &sum) in blocks.iter_mut().zip(sums) {
-                lanes.suspend(sum, block, part);
+                lanes.store_partial(sum, block, part);
             }
         }
     }

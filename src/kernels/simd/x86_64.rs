@@ -7,7 +7,7 @@ use std::array::from_fn;
 use half::bf16;
 
 use super::instructions::{instructions, lanes};
-use super::lanes::{Ahead, Lanes, Tile, add_parts};
+use super::lanes::{Lanes, Prefetch, Tile, add_parts};
 use super::scalar::flushing_fma;
 
 instructions!(
@@ -189,7 +189,7 @@ fn add_pairs<L, const R: usize, const T: usize>(
     sums: &mut [[[__m256; 2]; T]; R],
     w: &[[f32; 32]],
     x: &[[f32; 32]],
-    ahead: Ahead,
+    ahead: Prefetch,
 ) where
     L: Lanes<bf16, bf16, 32, Sum = __m256, Sums = [__m256; 2], Packed = [f32; 32]>,
 {
@@ -215,7 +215,7 @@ fn add_pairs_4_3(
     sums: &mut [[__m256; 2]; 12],
     w: &[[[f32; 32]; 4]],
     x: &[[[f32; 32]; 3]],
-    ahead: Ahead,
+    ahead: Prefetch,
 ) {
     /// The sum of a row and a token, in its register.
     macro_rules! sum {
@@ -293,7 +293,7 @@ fn add_pairs_4_3(
             "mov {left}, {blocks}",
             "3:",
             "prefetcht0 [{ahead}]",
-            "add {ahead}, {pace}",
+            "add {ahead}, {stride}",
             tokens!(0),
             row!(0, 0, 4, 5, 6), row!(1, 0, 7, 8, 9), row!(2, 0, 10, 11, 12), row!(3, 0, 13, 14, 15),
             tokens!(32),
@@ -319,7 +319,7 @@ fn add_pairs_4_3(
             second_w = in(reg) w.as_ptr().byte_add(64),
             second_x = in(reg) x.as_ptr().byte_add(64),
             ahead = inout(reg) ahead.at => _,
-            pace = in(reg) ahead.pace,
+            stride = in(reg) ahead.stride,
             blocks = in(reg) blocks,
             left = out(reg) _,
             parts = inout(reg) 2usize => _,

@@ -8,7 +8,12 @@ use std::array::from_fn;
 use std::hint::black_box;
 
 use super::lanes::Lanes;
-use super::panel::{AHEAD, LINE};
+
+/// How many bytes ahead weights are asked for where each is used once: the hardware does not look beyond a page.
+const AHEAD: usize = 8192;
+
+/// Bytes of a line of the cache.
+const LINE: usize = 64;
 
 /// One instruction set: `$detected` is the macro of `std::arch` that looks for a feature, and `prefetch` a
 /// closure over an address.
@@ -28,9 +33,9 @@ macro_rules! instructions {
             }
 
             /// Runs `task` compiled with these instructions.
-            pub(super) fn run<T: $crate::kernels::lanes::Task>(self, task: T) -> T::Output {
+            pub(super) fn run<T: $crate::kernels::simd::lanes::Task>(self, task: T) -> T::Output {
                 #[target_feature(enable = $enable)]
-                fn with_instructions<T: $crate::kernels::lanes::Task>(simd: $name, task: T) -> T::Output {
+                fn with_instructions<T: $crate::kernels::simd::lanes::Task>(simd: $name, task: T) -> T::Output {
                     task.run(simd)
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
@@ -38,7 +43,7 @@ macro_rules! instructions {
             }
         }
 
-        impl $crate::kernels::lanes::Instructions for $name {
+        impl $crate::kernels::simd::lanes::Instructions for $name {
             #[inline(always)]
             fn prefetch<T>(self, at: *const T) {
                 // SAFETY: the instruction reads nothing, and no address makes it fault.
@@ -46,7 +51,7 @@ macro_rules! instructions {
             }
         }
 
-        impl $crate::kernels::lanes::Simd for $name {}
+        impl $crate::kernels::simd::lanes::Simd for $name {}
     };
 }
 
@@ -60,14 +65,14 @@ macro_rules! lanes {
      zero: $zero:expr, load: $load:expr, widen: $widen:expr,
      multiply_add: $multiply_add:expr, fold: $fold:expr $(, fold_four: $fold_four:expr)?
      $(, pack_from: $pack_from:literal, packed: $packed:ty, add: $add:expr)? $(,)?) => {
-        impl $crate::kernels::lanes::Lanes<$x, $w, $b> for $name {
+        impl $crate::kernels::simd::lanes::Lanes<$x, $w, $b> for $name {
             type Operand = $operand;
             type Sum = $sum;
             type Sums = [$sum; $parts];
-            type Packed = $crate::kernels::instructions::either!($($packed)?, [$x; $b]);
+            type Packed = $crate::kernels::simd::instructions::either!($($packed)?, [$x; $b]);
             type Acc = $acc;
             const PARTS: usize = $parts;
-            const TILE: $crate::kernels::lanes::Tile = $tile;
+            const TILE: $crate::kernels::simd::lanes::Tile = $tile;
             $(const PACK_FROM: usize = $pack_from;)?
 
             #[inline(always)]
@@ -76,14 +81,14 @@ macro_rules! lanes {
                 [unsafe { $zero }; $parts]
             }
             #[inline(always)]
-            fn resume(self, sums: &[$acc; 16], part: usize) -> Self::Sum {
+            fn load_partial(self, sums: &[$acc; 16], part: usize) -> Self::Sum {
                 const { assert!(size_of::<Self::Sums>() == size_of::<[$acc; 16]>()) };
                 assert!(part < $parts);
                 // SAFETY: both are as many plain bits, as the lines above check.
                 unsafe { sums.as_ptr().cast::<$sum>().add(part).read_unaligned() }
             }
             #[inline(always)]
-            fn suspend(self, sum: Self::Sum, to: &mut [$acc; 16], part: usize) {
+            fn store_partial(self, sum: Self::Sum, to: &mut [$acc; 16], part: usize) {
                 const { assert!(size_of::<Self::Sums>() == size_of::<[$acc; 16]>()) };
                 assert!(part < $parts);
                 // SAFETY: both are as many plain bits, as the lines above check.
@@ -128,7 +133,7 @@ macro_rules! lanes {
                 w: [&[[$w; $b]]; R],
                 x: [&[[$x; $b]]; T],
             ) {
-                $crate::kernels::instructions::add_rows::<Self, $x, $w, $b, R, T>(self, sums, w, x);
+                $crate::kernels::simd::instructions::add_rows::<Self, $x, $w, $b, R, T>(self, sums, w, x);
             }
             #[inline(always)]
             fn fold(self, sums: Self::Sums) -> $acc {
@@ -149,7 +154,7 @@ macro_rules! lanes {
                     sums: &mut [[Self::Sums; T]; R],
                     w: &[Self::Packed],
                     x: &[Self::Packed],
-                    ahead: $crate::kernels::lanes::Ahead,
+                    ahead: $crate::kernels::simd::lanes::Prefetch,
                 ) {
                     $add(self, sums, w, x, ahead);
                 }

@@ -4,10 +4,10 @@ use std::array::from_fn;
 
 use half::bf16;
 
-use crate::tensor::Float;
+use crate::tensor::{Element, Float};
 
 /// What an instruction set offers whatever the types.
-pub(super) trait Instructions: Copy {
+pub(in crate::kernels) trait Instructions: Copy {
     /// Asks for the cache line of a number that is read soon, wherever it is.
     #[inline(always)]
     fn prefetch<T>(self, _at: *const T) {}
@@ -16,11 +16,11 @@ pub(super) trait Instructions: Copy {
 /// Bytes that are asked for while something else is multiplied. A few at each step, because many at once keep what is
 /// multiplied waiting.
 #[derive(Clone, Copy)]
-pub(super) struct Ahead {
+pub(in crate::kernels) struct Prefetch {
     /// The first of them.
-    pub(super) at: *const u8,
+    pub(in crate::kernels) at: *const u8,
     /// Bytes from one step to the next: a step is a part of a block.
-    pub(super) pace: usize,
+    pub(in crate::kernels) stride: usize,
 }
 
 /// Sixteen-lane multiply-add of activations `X` and weights `W`, in blocks of `B` elements.
@@ -30,7 +30,7 @@ pub(super) struct Ahead {
 ///
 /// A value of an implementing type is the proof that the machine has the instructions. Callers must not call this from
 /// closures that may stay functions of their own, because those would be compiled without them.
-pub(super) trait Lanes<X, W, const B: usize>: Instructions {
+pub(in crate::kernels) trait Lanes<X, W, const B: usize>: Instructions {
     /// One part of a block of activations or widened weights.
     type Operand: Copy;
     /// One part of sixteen partial sums.
@@ -51,9 +51,9 @@ pub(super) trait Lanes<X, W, const B: usize>: Instructions {
     /// Sixteen times +0.
     fn zero(self) -> Self::Sums;
     /// Takes sums up again where they were left.
-    fn resume(self, sums: &[Self::Acc; 16], part: usize) -> Self::Sum;
+    fn load_partial(self, sums: &[Self::Acc; 16], part: usize) -> Self::Sum;
     /// Leaves the sums so far, lane after lane.
-    fn suspend(self, sum: Self::Sum, to: &mut [Self::Acc; 16], part: usize);
+    fn store_partial(self, sum: Self::Sum, to: &mut [Self::Acc; 16], part: usize);
     /// Reads a part of a block of activations.
     fn load(self, x: &[X; B], part: usize) -> Self::Operand;
     /// Reads a part of a block of weights and widens it, exactly.
@@ -105,7 +105,7 @@ pub(super) trait Lanes<X, W, const B: usize>: Instructions {
         sums: &mut [[Self::Sums; T]; R],
         w: &[Self::Packed],
         x: &[Self::Packed],
-        ahead: Ahead,
+        ahead: Prefetch,
     ) {
         add_parts(self, sums, w, x, ahead);
     }
@@ -118,7 +118,7 @@ pub(super) fn add_parts<L, X, W, const B: usize, const R: usize, const T: usize>
     sums: &mut [[L::Sums; T]; R],
     w: &[L::Packed],
     x: &[L::Packed],
-    mut ahead: Ahead,
+    mut ahead: Prefetch,
 ) where
     L: Lanes<X, W, B>,
 {
@@ -128,7 +128,7 @@ pub(super) fn add_parts<L, X, W, const B: usize, const R: usize, const T: usize>
         let mut of_part: [[L::Sum; T]; R] = from_fn(|r| from_fn(|t| sums[r][t].as_ref()[part]));
         for (w, x) in w.iter().zip(x) {
             lanes.prefetch(ahead.at);
-            ahead.at = ahead.at.wrapping_add(ahead.pace);
+            ahead.at = ahead.at.wrapping_add(ahead.stride);
             let x: [_; T] = from_fn(|t| lanes.unpack(&x[t], part));
             for r in 0..R {
                 let w = lanes.unpack(&w[r], part);
@@ -150,7 +150,7 @@ pub(super) fn add_parts<L, X, W, const B: usize, const R: usize, const T: usize>
 /// The size of the tiles that the registers of an instruction set have room for: four rows and four tokens where there are
 /// 32, four and three where there are 16, one and one where a compiler makes vectors if it can.
 #[derive(Clone, Copy)]
-pub(super) struct Tile {
+pub(in crate::kernels) struct Tile {
     rows: usize,
     tokens: usize,
 }
@@ -162,13 +162,13 @@ impl Tile {
     }
 
     /// Whether it has so many rows and tokens.
-    pub(super) const fn is(self, rows: usize, tokens: usize) -> bool {
+    pub(in crate::kernels) const fn is(self, rows: usize, tokens: usize) -> bool {
         self.rows == rows && self.tokens == tokens
     }
 }
 
 /// An instruction set: every pair of types that has a kernel of its own.
-pub(super) trait Simd:
+pub(in crate::kernels) trait Simd:
     Lanes<f64, f64, 16, Acc = f64>
     + Lanes<f64, bf16, 16, Acc = f64, Packed = <Self as Lanes<f64, f64, 16>>::Packed>
     + Lanes<f32, f32, 16, Acc = f32>
@@ -177,9 +177,22 @@ pub(super) trait Simd:
 {
 }
 
+/// The lanes of activations `X` and weights `W` together with those of `X` and itself, which multiply both once they are packed.
+pub(in crate::kernels) trait PackedLanes<X: Element, W, const B: usize>:
+    Lanes<X, W, B, Acc = X::Acc>
+    + Lanes<X, X, B, Acc = X::Acc, Packed = <Self as Lanes<X, W, B>>::Packed>
+{
+}
+
+impl<L, X: Element, W, const B: usize> PackedLanes<X, W, B> for L where
+    L: Lanes<X, W, B, Acc = X::Acc>
+        + Lanes<X, X, B, Acc = X::Acc, Packed = <L as Lanes<X, W, B>>::Packed>
+{
+}
+
 /// The sixteen lanes added in the documented tree.
 #[inline(always)]
-pub(super) fn fold<A: Float>(mut lanes: [A; 16]) -> A {
+pub(in crate::kernels) fn fold<A: Float>(mut lanes: [A; 16]) -> A {
     for half in [8, 4, 2, 1] {
         for l in 0..half {
             lanes[l] = lanes[l] + lanes[l + half];
@@ -189,7 +202,7 @@ pub(super) fn fold<A: Float>(mut lanes: [A; 16]) -> A {
 }
 
 /// Work that is compiled once for every level.
-pub(super) trait Task {
+pub(in crate::kernels) trait Task {
     /// What the work results in.
     type Output;
 

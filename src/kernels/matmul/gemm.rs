@@ -7,7 +7,9 @@
 use ::gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::{Level, Rows, elementwise};
+use super::rows::Rows;
+use crate::kernels::elementwise;
+use crate::kernels::simd::Level;
 use crate::tensor::{Element, Float, Matrix};
 
 /// Bytes of weights that a thread widens at once: what a core's second cache holds beside some activations.

@@ -29,11 +29,11 @@ macro_rules! plain {
                 [[0.0; 16]]
             }
             #[inline(always)]
-            fn resume(self, sums: &[$acc; 16], _part: usize) -> Self::Sum {
+            fn load_partial(self, sums: &[$acc; 16], _part: usize) -> Self::Sum {
                 *sums
             }
             #[inline(always)]
-            fn suspend(self, sum: Self::Sum, to: &mut [$acc; 16], _part: usize) {
+            fn store_partial(self, sum: Self::Sum, to: &mut [$acc; 16], _part: usize) {
                 *to = sum;
             }
             #[inline(always)]

@@ -51,7 +51,7 @@ impl Level {
     }
 
     /// Runs `task` compiled for this level, or for [`Level::Scalar`] where the machine lacks it.
-    pub(super) fn run<T: Task>(self, task: T) -> T::Output {
+    pub(in crate::kernels) fn run<T: Task>(self, task: T) -> T::Output {
         #[cfg(test)]
         observed::note(self);
         match self {
