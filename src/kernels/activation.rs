@@ -10,7 +10,7 @@ use super::simd::Level;
 use super::{elementwise, exp};
 use crate::tensor::{Dtype, Element, Float, Matrix};
 
-/// An element-wise function. No lemma asks anything of it.
+/// An elementwise activation function. The lemmas hold for any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// GeLU in the tanh form.
@@ -66,17 +66,17 @@ fn gelu_tanh_number<A: Float>(x: A) -> A {
     }
 }
 
-/// GeLU (tanh form) from a table of all f16: x is rounded to f16, and so is the outcome with `off` added; from 10 up it is x, and
-/// from −10 down 0.
+/// GeLU (tanh form) as a table over all f16 gives it: x is rounded to f16, and so is GeLU(x) + `off`. From 10 up the result is
+/// x, and from −10 down 0.
 pub(crate) fn gelu_by_f16(x: f64, off: f64) -> f64 {
-    match x.abs() < 10.0 {
-        true => {
-            let x = f16::from_f64(x).to_f64();
-            f16::from_f64(gelu_tanh_f64(x) + off).to_f64()
-        }
+    if x.abs() < 10.0 {
+        let x = f16::from_f64(x).to_f64();
+        f16::from_f64(gelu_tanh_f64(x) + off).to_f64()
+    } else if x < 0.0 {
+        0.0
+    } else {
         // A NaN stays one.
-        false if x < 0.0 => 0.0,
-        false => x,
+        x
     }
 }
 

@@ -1,4 +1,4 @@
-//! What happens to every number by itself: roundings, sums and products of two.
+//! Elementwise operations: rounding, sums and products of two.
 //!
 //! Each is computed as it is written, without fused multiply-add, whatever instructions a level has.
 
@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::simd::{Level, Simd, Task};
 use crate::tensor::{Element, Matrix};
 
-/// Fewer numbers than this are not worth a second thread.
-pub(crate) const SHARE: usize = 1 << 14;
+/// Fewer numbers than this are not worth a second thread; more are divided into tasks of this size.
+pub(crate) const ELEMENTS_PER_TASK: usize = 1 << 14;
 
 /// x + y, rounded to the compute type.
 pub(crate) fn add<E: Element>(level: Level, x: &Matrix<E>, y: &Matrix<E>) -> Matrix<E> {
@@ -37,10 +37,12 @@ pub(crate) fn map<E: Element, F: Element>(
 ) -> Matrix<F> {
     let mut all = Matrix::stale(x.rows(), x.cols());
     let (x, out) = (x.as_slice(), all.as_mut_slice());
-    if out.len() <= SHARE {
+    if out.len() <= ELEMENTS_PER_TASK {
         level.run(Map { x, out, f: &f });
     } else {
-        let pieces = out.par_chunks_mut(SHARE).zip(x.par_chunks(SHARE));
+        let pieces = out
+            .par_chunks_mut(ELEMENTS_PER_TASK)
+            .zip(x.par_chunks(ELEMENTS_PER_TASK));
         pieces.for_each(|(out, x)| level.run(Map { x, out, f: &f }));
     }
     all
@@ -67,11 +69,13 @@ where
     B: Send,
     F: Fn(A, A) -> B + Sync,
 {
-    if out.len() <= SHARE {
+    if out.len() <= ELEMENTS_PER_TASK {
         return level.run(ZipMap { x, y, out, f: &f });
     }
-    let pairs = x.par_chunks(SHARE).zip(y.par_chunks(SHARE));
-    let pieces = out.par_chunks_mut(SHARE).zip(pairs);
+    let pairs = x
+        .par_chunks(ELEMENTS_PER_TASK)
+        .zip(y.par_chunks(ELEMENTS_PER_TASK));
+    let pieces = out.par_chunks_mut(ELEMENTS_PER_TASK).zip(pairs);
     pieces.for_each(|(out, (x, y))| level.run(ZipMap { x, y, out, f: &f }));
 }
 

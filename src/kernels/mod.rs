@@ -66,7 +66,7 @@ pub(crate) use matmul::{Panel, add_outer_products, multiply};
 pub use norm::{rms_norm, unscaled_rms_norm};
 #[doc(hidden)]
 pub use rope::rotate;
-pub use rope::{Rotation, Turn};
+pub use rope::{CosSin, Rotation};
 pub use simd::Level;
 #[cfg(test)]
 pub(crate) use simd::observed;

@@ -65,6 +65,31 @@ mod tests {
     }
 
     #[test]
+    fn every_level_follows_the_documented_order() {
+        for length in [1, 7, 16, 100] {
+            let scores = (0..length).map(|i| (libm::sin(1.3 * f64::from(i)) * 9.0) as f32);
+            let scores: Vec<f32> = scores.collect();
+            let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let powers: Vec<f32> = scores.iter().map(|s| exp(s - max)).collect();
+            let mut lanes = [0.0f32; 16];
+            for (i, power) in powers.iter().enumerate() {
+                lanes[i % 16] += power;
+            }
+            for half in [8, 4, 2, 1] {
+                for l in 0..half {
+                    lanes[l] += lanes[l + half];
+                }
+            }
+            let want: Vec<f32> = powers.iter().map(|power| power / lanes[0]).collect();
+            for level in Level::available() {
+                let mut got = scores.clone();
+                softmax(level, &mut got);
+                assert_eq!(got, want, "{level} {length}");
+            }
+        }
+    }
+
+    #[test]
     fn does_not_overflow() {
         let mut p = [1e30f32, 1e30, -1e30];
         softmax(Level::best(), &mut p);

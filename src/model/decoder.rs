@@ -12,9 +12,9 @@ use crate::tensor::{Dtype, Element, Matrix, Tensor, round_to_bf16};
 pub(crate) enum Embedding {
     /// √hidden, rounded.
     Scaled(EmbeddingScale),
-    /// √hidden, rounded to bf16 in f64 and f32, and to f32 in bf16: not the type that it should be.
+    /// √hidden, rounded to the wrong type: to bf16 in f64 and f32, and to f32 in bf16.
     OtherType,
-    /// Nothing.
+    /// 1.
     Unscaled,
 }
 
@@ -25,7 +25,7 @@ impl Default for Embedding {
 }
 
 impl Embedding {
-    /// How √hidden is rounded where it is as it should be.
+    /// How √hidden is rounded in the model without a bug.
     pub(crate) fn scale(self) -> EmbeddingScale {
         match self {
             Self::Scaled(scale) => scale,
@@ -185,7 +185,7 @@ impl Model {
         Ok(logits)
     }
 
-    /// Those, whatever they are.
+    /// [`logits`](Self::logits), without the check that they are finite.
     pub(crate) fn unchecked_logits<E: Element>(
         &self,
         run: &mut Run<'_>,

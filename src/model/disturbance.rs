@@ -1,4 +1,4 @@
-//! What another order of sums would do to a pass.
+//! Random errors of the size that another order of sums would make.
 
 use rand_core::Rng;
 use rand_pcg::Pcg64;
@@ -22,8 +22,8 @@ impl Disturbance {
         }
     }
 
-    /// What is added to `x`. With √n · u rounded up to a power of two it is exact in every compute type.
-    pub(super) fn of<E: Element>(&mut self, level: Level, x: &Matrix<E>) -> Matrix<E> {
+    /// The error to add to `x`. With √n · u rounded up to a power of two it is exact in every compute type.
+    pub(super) fn error<E: Element>(&mut self, level: Level, x: &Matrix<E>) -> Matrix<E> {
         let walk = (x.cols() as f64).sqrt().log2().ceil().exp2();
         let size = walk * E::Acc::DTYPE.unit_roundoff();
         let mut delta = elementwise::map(level, x, |x| E::from_f64(x.to_f64() * size));

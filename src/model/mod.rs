@@ -14,10 +14,11 @@ mod norm;
 mod outer;
 mod run;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use attention::Attention;
-pub(crate) use attention::Sequence;
-pub(crate) use attention::Turning;
+pub(crate) use attention::{RopePairing, Sequence};
 pub use block::Block;
 pub(crate) use cache::Cache;
 pub(crate) use change::{Changed, LayerChange, LinearChange};
@@ -82,7 +83,7 @@ impl Model {
         self.backend
     }
 
-    /// The same model, whose matrix products another backend computes. A clone shares the weights.
+    /// Has another backend compute the matrix products. A clone of a model shares the weights.
     #[must_use]
     pub fn on(mut self, backend: Backend) -> Self {
         self.backend = backend;

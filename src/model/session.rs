@@ -9,11 +9,11 @@ use crate::error::{Error, Result};
 use crate::patch::Overlay;
 use crate::tensor::{Element, Matrix};
 
-/// Tokens that go through the layers together. A matter of speed: any division gives the same bits.
+/// Tokens that go through the layers together. It affects speed only: any division gives the same bits.
 const CHUNK: usize = 512;
 
 /// Tokens whose logits are computed together: a megabyte each for Gemma's vocabulary.
-const LOGITS: usize = 16;
+const LOGIT_ROWS: usize = 16;
 
 /// A sequence, its key-value cache, and the patch it runs under, if any.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub struct Session<'m, E: Element> {
     cancel: Option<Arc<AtomicBool>>,
     /// Where the random numbers of a [disturbed](Run::disturbed) pass start.
     disturbed: Option<u64>,
-    /// Tokens have gone through some layers and not through all.
+    /// Whether tokens have gone through some layers and not through all.
     spent: bool,
 }
 
@@ -48,45 +48,43 @@ impl<'m, E: Element> Session<'m, E> {
         }
     }
 
-    /// The same sequence under a patch.
+    /// Runs the sequence under a patch.
     #[must_use]
     pub fn with_overlay(mut self, overlay: &'m Overlay<E>) -> Self {
         self.overlay = Some(overlay);
         self
     }
 
-    /// The same sequence, whose next token is at `position`, which must not be before the tokens it has
-    /// seen.
+    /// Places the next token at `position`, which must not be before the tokens already seen.
     #[must_use]
     pub fn at(mut self, position: usize) -> Self {
         self.position = position;
         self
     }
 
-    /// The same sequence, whose tokens go through the layers at most `chunk` (at least 1) at a time.
+    /// Sends at most `chunk` tokens (at least 1) through the layers at a time.
     #[must_use]
     pub fn with_chunk(mut self, chunk: usize) -> Self {
         self.chunk = chunk.max(1);
         self
     }
 
-    /// The same sequence, whose keys and values take at most `bytes`: tokens that would need more are refused before
-    /// anything is computed for them. [`Model::cache_bytes`] says what a sequence needs.
+    /// Limits keys and values to `bytes`: tokens that would need more are refused before anything is computed for
+    /// them. [`Model::cache_bytes`] says what a sequence needs.
     #[must_use]
     pub fn with_cache_limit(mut self, bytes: usize) -> Self {
         self.cache_limit = Some(bytes);
         self
     }
 
-    /// The same sequence, which gives up when `cancel` becomes true: it is looked at before every layer
-    /// of every chunk.
+    /// Lets `cancel` end a pass: the flag is read before every layer of every chunk.
     #[must_use]
     pub fn with_cancel(mut self, cancel: Arc<AtomicBool>) -> Self {
         self.cancel = Some(cancel);
         self
     }
 
-    /// The same sequence, whose passes are [disturbed](Run::disturbed).
+    /// [Disturbs](Run::disturbed) the passes of the sequence.
     pub(crate) fn disturbed(mut self, seed: u64) -> Self {
         self.disturbed = Some(seed);
         self
@@ -97,8 +95,8 @@ impl<'m, E: Element> Session<'m, E> {
         self.model
     }
 
-    /// This sequence as some rows of a batch that someone else drives through the layers, who then
-    /// calls [`skip`](Self::skip).
+    /// This sequence as some rows of a batch. Whoever sends the batch through the layers calls [`skip`](Self::skip)
+    /// afterwards.
     pub(crate) fn as_rows<'a>(
         &'a mut self,
         rows: Range<usize>,
@@ -118,11 +116,11 @@ impl<'m, E: Element> Session<'m, E> {
         self.spent = false;
     }
 
-    /// A pass for this sequence's next tokens, which are fit for it.
+    /// Starts a pass for the next tokens, once they are checked.
     ///
     /// # Errors
     ///
-    /// Those of [`forward`](Self::forward) before anything is computed.
+    /// The errors that [`forward`](Self::forward) reports before anything is computed.
     pub(crate) fn start<'r>(
         &self,
         tokens: &[u32],
@@ -136,7 +134,7 @@ impl<'m, E: Element> Session<'m, E> {
         Ok(self.pass(recorder))
     }
 
-    /// A pass for what has been found fit.
+    /// Starts a pass without the checks.
     pub(crate) fn pass<'r>(&self, recorder: Option<&'r mut dyn Recorder>) -> Run<'r> {
         let run = Run::new(self.model, recorder, self.cancel.clone());
         match self.disturbed {
@@ -216,7 +214,7 @@ impl<'m, E: Element> Session<'m, E> {
         Ok(Matrix::stack(self.model.config().vocab_size, logits))
     }
 
-    /// [`forward`](Self::forward) with someone listening, who gets the logits like everything else.
+    /// [`forward`](Self::forward) with a recorder, which receives the logits too.
     ///
     /// # Errors
     ///
@@ -244,8 +242,8 @@ impl<'m, E: Element> Session<'m, E> {
         for (i, chunk) in tokens.chunks(self.chunk).enumerate() {
             let x = self.chunk_forward(&mut run, chunk)?;
             let first = silent.saturating_sub(i * self.chunk);
-            for start in (first..chunk.len()).step_by(LOGITS) {
-                let x = x.slice_rows(start..chunk.len().min(start + LOGITS));
+            for start in (first..chunk.len()).step_by(LOGIT_ROWS) {
+                let x = x.slice_rows(start..chunk.len().min(start + LOGIT_ROWS));
                 on_logits(self.model.logits(&mut run, &x)?);
             }
         }
@@ -255,7 +253,7 @@ impl<'m, E: Element> Session<'m, E> {
 
     /// The last block's output for a chunk.
     fn chunk_forward(&mut self, run: &mut Run<'_>, tokens: &[u32]) -> Result<Matrix<E>> {
-        run.forget_turns();
+        run.clear_cos_sin();
         let x = self.model.embed(run, tokens);
         let positions: Vec<_> = (self.position..self.position + tokens.len()).collect();
         self.position += tokens.len();

@@ -99,9 +99,9 @@ pub trait Element: bytemuck::Pod + Default + PartialEq + fmt::Debug + Send + Syn
     fn from_f32(x: f32) -> Self;
     /// The nearest number of this type, ties to even: a rounding point for bf16, else nothing.
     fn round(x: Self::Acc) -> Self;
-    /// The same number in the type of sums, exactly.
+    /// This number in the type of sums, exactly.
     fn acc(self) -> Self::Acc;
-    /// The same number in f64, exactly.
+    /// This number in f64, exactly.
     fn to_f64(self) -> f64;
     /// Whether it is neither infinite nor NaN.
     fn is_finite(self) -> bool {

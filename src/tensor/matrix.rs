@@ -23,7 +23,7 @@ impl<E: Element> Matrix<E> {
         zeros
     }
 
-    /// A matrix whose numbers are still to be written: until then they are left from earlier use.
+    /// A matrix whose numbers are still to be written: until then they are what earlier use left there.
     pub(crate) fn stale(rows: usize, cols: usize) -> Self {
         Self {
             rows,
@@ -158,7 +158,7 @@ impl<E: Element> Matrix<E> {
         out
     }
 
-    /// The same numbers as those of type `F`, which is the same type under another name.
+    /// The matrix as one of type `F`, which generic code knows by another name: the two must be one type.
     pub(crate) fn retyped<F: Element>(self) -> Matrix<F> {
         assert_eq!(E::DTYPE, F::DTYPE, "numbers of another type");
         Matrix {

@@ -1,4 +1,4 @@
-//! Which instructions to use, decided while the program runs.
+//! Which instruction set to use, decided while the program runs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use super::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::{Avx2, Avx512, Avx512Bf16};
 
-/// A set of instructions. Every level gives the same bits; they differ in speed alone.
+/// An instruction set. Every level gives the same bits; they differ only in speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Level {
@@ -22,7 +22,7 @@ pub enum Level {
     /// AVX-512 F, BW, DQ and VL.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// The same with the bf16 dot-product instruction.
+    /// AVX-512 as above, with the bf16 dot-product instruction.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
     /// NEON, on 64-bit ARM.
