@@ -7,16 +7,16 @@ use half::bf16;
 use super::simd::{Lanes, Level, Simd, Task, run_at_level};
 use crate::tensor::{ByType, Element, Float};
 
-/// Adds pⱼ vⱼ to `out` for each key j in order, a fused multiply-add per element, so that the pieces the keys
-/// come in do not show. `values` is `[keys, out.len()]`.
+/// Adds pⱼ vⱼ to `out` for each key j in order, one fused multiply-add per element, so that the bits do not depend on how the
+/// keys are divided into calls. `values` is `[keys, out.len()]`.
 pub fn weighted_sum<E: Element>(level: Level, p: &[E::Acc], values: &[E], out: &mut [E::Acc]) {
     let width = out.len();
     assert_eq!(p.len() * width, values.len(), "a p for every value");
     weighted_sums(level, p, p.len(), values, out, width);
 }
 
-/// [`weighted_sum`] with several rows of p, the beginnings of `p`'s rows `[rows, stride]`, for the same `values`
-/// `[keys, width]`; `out` is `[rows, width]`.
+/// [`weighted_sum`] for several rows of probabilities over the same `values` `[keys, width]`: the first `keys` numbers of each row
+/// of `p` `[rows, stride]`. `out` is `[rows, width]`.
 pub fn weighted_sums<E: Element>(
     level: Level,
     p: &[E::Acc],

@@ -1,19 +1,19 @@
-//! What the files of instruction sets share.
+//! What the instruction sets share: the macros that define them, and their loop over blocks.
 //!
 //! Each instruction set is a type whose only constructor looks the instructions up, so a value of it
-//! proves that they exist. Its methods are inlined into its `run`, which is compiled with the
-//! instructions enabled.
+//! proves that they exist. Its methods are inlined into its `run`, which is compiled with the instructions
+//! enabled.
 
 use std::array::from_fn;
 use std::hint::black_box;
 
 use super::lanes::Lanes;
 
-/// How many bytes ahead weights are asked for where each is used once: the hardware does not look beyond a page.
-const AHEAD: usize = 8192;
+/// How far ahead weights are prefetched where each is read once: the hardware prefetcher stops at the end of a page.
+const PREFETCH_BYTES: usize = 8192;
 
-/// Bytes of a line of the cache.
-const LINE: usize = 64;
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
 
 /// One instruction set: `$detected` is the macro of `std::arch` that looks for a feature, and `prefetch` a
 /// closure over an address.
@@ -187,7 +187,7 @@ pub(super) fn add_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
             // SAFETY: as above.
             unsafe { add_rows_of_parts::<L, X, W, B, R, T, 1>(lanes, sums, w, x, part) };
             if const { L::PARTS > 1 } {
-                // Else a compiler keeps this part in registers that the next one needs.
+                // Without this the compiler keeps this part in registers that the next one needs.
                 black_box(&mut *sums);
             }
         }
@@ -217,13 +217,13 @@ unsafe fn add_rows_of_parts<
 ) where
     L: Lanes<X, W, B>,
 {
-    let mut of_parts: [[[L::Sum; P]; T]; R] =
+    let mut partial: [[[L::Sum; P]; T]; R] =
         from_fn(|r| from_fn(|t| from_fn(|p| sums[r][t].as_ref()[first + p])));
-    let mut ahead = w[0].as_ptr().wrapping_byte_add(AHEAD);
+    let mut ahead = w[0].as_ptr().wrapping_byte_add(PREFETCH_BYTES);
     for block in 0..w[0].len() {
-        // The rows of a tile lie one after the other, and memory is read fastest in its own order.
+        // A tile's rows lie one after the other, and memory is read fastest in order.
         if first == 0 {
-            for line in (0..R * size_of::<[W; B]>()).step_by(LINE) {
+            for line in (0..R * size_of::<[W; B]>()).step_by(CACHE_LINE) {
                 lanes.prefetch(ahead.wrapping_byte_add(line));
             }
             ahead = ahead.wrapping_add(R);
@@ -241,18 +241,18 @@ unsafe fn add_rows_of_parts<
                 // SAFETY: as above.
                 let x = lanes.load(unsafe { x[t].get_unchecked(block) }, part);
                 for r in 0..R {
-                    let sum = &mut of_parts[r][t][part - first];
+                    let sum = &mut partial[r][t][part - first];
                     *sum = lanes.multiply_add(*sum, wide[r], x);
                 }
             }
         }
     }
-    for (sums, of_parts) in sums
+    for (sums, partial) in sums
         .as_flattened_mut()
         .iter_mut()
-        .zip(of_parts.as_flattened())
+        .zip(partial.as_flattened())
     {
-        sums.as_mut()[first..first + P].copy_from_slice(of_parts);
+        sums.as_mut()[first..first + P].copy_from_slice(partial);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What an instruction set must offer: sixteen partial sums, and one way to add to them.
+//! What an instruction set must offer: sixteen partial sums ("lanes"), and one way to add to them.
 
 use std::array::from_fn;
 
@@ -6,73 +6,73 @@ use half::bf16;
 
 use crate::tensor::{Element, Float};
 
-/// What an instruction set offers whatever the types.
+/// What an instruction set offers independent of types.
 pub(in crate::kernels) trait Instructions: Copy {
-    /// Asks for the cache line of a number that is read soon, wherever it is.
+    /// Prefetches the cache line at an address, which may be any.
     #[inline(always)]
     fn prefetch<T>(self, _at: *const T) {}
 }
 
-/// Bytes that are asked for while something else is multiplied. A few at each step, because many at once keep what is
-/// multiplied waiting.
+/// What to prefetch during a multiplication: one address at each step, because many prefetches at once would keep the
+/// multiplication's own loads waiting.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Prefetch {
-    /// The first of them.
+    /// The first address.
     pub(in crate::kernels) at: *const u8,
-    /// Bytes from one step to the next: a step is a part of a block.
+    /// Bytes from one step's address to the next; a step is a part of a block.
     pub(in crate::kernels) stride: usize,
 }
 
 /// Sixteen-lane multiply-add of activations `X` and weights `W`, in blocks of `B` elements.
 ///
-/// Where a register holds fewer than sixteen lanes, a block and its sums are in parts: part *p* is the *p*th stretch of the
-/// lanes, and of the elements that belong to them. What happens in one part has no bearing on the others.
+/// Where a register holds fewer than sixteen lanes, a block and its sums come in parts: part *p* is the *p*th run of lanes
+/// and the elements that belong to them. Parts are independent.
 ///
-/// A value of an implementing type is the proof that the machine has the instructions. Callers must not call this from
-/// closures that may stay functions of their own, because those would be compiled without them.
+/// A value of an implementing type proves that the machine has the instructions. Do not call these methods in closures that the
+/// compiler may keep as functions of their own: those would be compiled without the instructions.
 pub(in crate::kernels) trait Lanes<X, W, const B: usize>: Instructions {
     /// One part of a block of activations or widened weights.
     type Operand: Copy;
     /// One part of sixteen partial sums.
     type Sum: Copy;
-    /// All parts of them.
+    /// All parts of sixteen partial sums.
     type Sums: Copy + AsRef<[Self::Sum]> + AsMut<[Self::Sum]>;
-    /// A block that is copied to be read again and again.
+    /// A block that is packed to be read many times.
     type Packed: bytemuck::Pod;
-    /// The type the sums are in.
+    /// The type of the sums.
     type Acc: Float;
     /// The number of parts.
     const PARTS: usize;
-    /// Weight rows and tokens of a tile, the sums of which stay in registers beside what is multiplied.
+    /// The largest tile whose sums fit into registers beside the operands.
     const TILE: Tile;
-    /// From this many tokens on it pays to copy weights and activations in the order they are used.
+    /// From this many tokens on it pays to pack weights and activations.
     const PACK_FROM: usize = 12;
 
     /// Sixteen times +0.
     fn zero(self) -> Self::Sums;
-    /// Takes sums up again where they were left.
+    /// Loads one part of partial sums, which memory has lane after lane.
     fn load_partial(self, sums: &[Self::Acc; 16], part: usize) -> Self::Sum;
-    /// Leaves the sums so far, lane after lane.
+    /// Stores one part of partial sums, lane after lane.
     fn store_partial(self, sum: Self::Sum, to: &mut [Self::Acc; 16], part: usize);
     /// Reads a part of a block of activations.
     fn load(self, x: &[X; B], part: usize) -> Self::Operand;
     /// Reads a part of a block of weights and widens it, exactly.
     fn widen(self, w: &[W; B], part: usize) -> Self::Operand;
-    /// Writes a part down for [`unpack`](Self::unpack).
+    /// Stores a part for [`unpack`](Self::unpack).
     fn pack(self, operand: Self::Operand, to: &mut Self::Packed, part: usize);
-    /// Reads a part that was packed.
+    /// Reads a part that [`pack`](Self::pack) stored.
     fn unpack(self, block: &Self::Packed, part: usize) -> Self::Operand;
     /// `sum + w · x` in every lane, in the order that [`kernels`](super) documents.
     fn multiply_add(self, sum: Self::Sum, w: Self::Operand, x: Self::Operand) -> Self::Sum;
-    /// Adds the products of a tile's blocks, those of each row and of each token where they lie, to its `sums`. There must be
-    /// as many of each.
+    /// Adds the products of a tile's rows and tokens, read where they lie, to its `sums`. All must have as many blocks, or this
+    /// panics.
     fn add_rows<const R: usize, const T: usize>(
         self,
         sums: &mut [[Self::Sums; T]; R],
         w: [&[[W; B]]; R],
         x: [&[[X; B]]; T],
     );
-    /// The lanes added in the documented tree.
+    /// Adds the lanes in the documented tree.
     fn fold(self, sums: Self::Sums) -> Self::Acc;
 
     /// [`fold`](Self::fold) for four sums.
@@ -97,8 +97,8 @@ pub(in crate::kernels) trait Lanes<X, W, const B: usize>: Instructions {
         }
     }
 
-    /// Adds the products of a tile's packed blocks to its `sums`: of `w` block after block, in each row after row, of `x` in
-    /// each token after token. Meanwhile it asks for what is needed `ahead`.
+    /// Adds the products of a tile's packed rows and tokens to its `sums`, and prefetches `ahead` meanwhile. `w` has block after
+    /// block, in each of them row after row; `x` likewise token after token.
     #[inline(always)]
     fn add<const R: usize, const T: usize>(
         self,
@@ -125,7 +125,7 @@ pub(super) fn add_parts<L, X, W, const B: usize, const R: usize, const T: usize>
     let (w, _) = w.as_chunks::<R>();
     let (x, _) = x.as_chunks::<T>();
     for part in 0..L::PARTS {
-        let mut of_part: [[L::Sum; T]; R] = from_fn(|r| from_fn(|t| sums[r][t].as_ref()[part]));
+        let mut partial: [[L::Sum; T]; R] = from_fn(|r| from_fn(|t| sums[r][t].as_ref()[part]));
         for (w, x) in w.iter().zip(x) {
             lanes.prefetch(ahead.at);
             ahead.at = ahead.at.wrapping_add(ahead.stride);
@@ -133,22 +133,22 @@ pub(super) fn add_parts<L, X, W, const B: usize, const R: usize, const T: usize>
             for r in 0..R {
                 let w = lanes.unpack(&w[r], part);
                 for t in 0..T {
-                    of_part[r][t] = lanes.multiply_add(of_part[r][t], w, x[t]);
+                    partial[r][t] = lanes.multiply_add(partial[r][t], w, x[t]);
                 }
             }
         }
-        for (sums, of_part) in sums
+        for (sums, partial) in sums
             .as_flattened_mut()
             .iter_mut()
-            .zip(of_part.as_flattened())
+            .zip(partial.as_flattened())
         {
-            sums.as_mut()[part] = *of_part;
+            sums.as_mut()[part] = *partial;
         }
     }
 }
 
-/// The size of the tiles that the registers of an instruction set have room for: four rows and four tokens where there are
-/// 32, four and three where there are 16, one and one where a compiler makes vectors if it can.
+/// The size of a tile: four rows and four tokens where there are 32 registers, four and three where there are 16, one and one where
+/// the compiler vectorises as it can.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Tile {
     rows: usize,
@@ -156,18 +156,18 @@ pub(in crate::kernels) struct Tile {
 }
 
 impl Tile {
-    /// Tiles of so many rows and tokens.
-    pub(super) const fn of(rows: usize, tokens: usize) -> Self {
+    /// A tile of this many rows and tokens.
+    pub(super) const fn new(rows: usize, tokens: usize) -> Self {
         Self { rows, tokens }
     }
 
-    /// Whether it has so many rows and tokens.
+    /// Whether it has this many rows and tokens.
     pub(in crate::kernels) const fn is(self, rows: usize, tokens: usize) -> bool {
         self.rows == rows && self.tokens == tokens
     }
 }
 
-/// An instruction set: every pair of types that has a kernel of its own.
+/// An instruction set: lanes for every pair of types that has a kernel.
 pub(in crate::kernels) trait Simd:
     Lanes<f64, f64, 16, Acc = f64>
     + Lanes<f64, bf16, 16, Acc = f64, Packed = <Self as Lanes<f64, f64, 16>>::Packed>
@@ -201,11 +201,11 @@ pub(in crate::kernels) fn fold<A: Float>(mut lanes: [A; 16]) -> A {
     lanes[0]
 }
 
-/// Work that is compiled once for every level.
+/// A kernel, which is compiled once for every level.
 pub(in crate::kernels) trait Task {
-    /// What the work results in.
+    /// Its result.
     type Output;
 
-    /// The work. Must be `#[inline(always)]`, so that it is compiled with the caller's instructions.
+    /// Computes it. Must be `#[inline(always)]`, so that it is compiled with the caller's instructions.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }

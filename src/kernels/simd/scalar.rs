@@ -22,7 +22,7 @@ macro_rules! plain {
             type Packed = [$operand; $b];
             type Acc = $acc;
             const PARTS: usize = 1;
-            const TILE: Tile = Tile::of(1, 1);
+            const TILE: Tile = Tile::new(1, 1);
 
             #[inline(always)]
             fn zero(self) -> Self::Sums {

@@ -29,7 +29,7 @@ instructions!(
 );
 
 lanes!(
-    Avx2, f64, f64, 16, f64, __m256d, __m256d, 4, Tile::of(4, 3),
+    Avx2, f64, f64, 16, f64, __m256d, __m256d, 4, Tile::new(4, 3),
     zero: _mm256_setzero_pd(),
     load: |x: *const f64| _mm256_loadu_pd(x),
     widen: |w: *const f64| _mm256_loadu_pd(w),
@@ -37,7 +37,7 @@ lanes!(
     fold: fold_sixteen_f64_avx2,
 );
 lanes!(
-    Avx2, f64, bf16, 16, f64, __m256d, __m256d, 4, Tile::of(4, 3),
+    Avx2, f64, bf16, 16, f64, __m256d, __m256d, 4, Tile::new(4, 3),
     zero: _mm256_setzero_pd(),
     load: |x: *const f64| _mm256_loadu_pd(x),
     widen: |w: *const bf16| {
@@ -48,7 +48,7 @@ lanes!(
     fold: fold_sixteen_f64_avx2,
 );
 lanes!(
-    Avx2, f32, f32, 16, f32, __m256, __m256, 2, Tile::of(4, 3),
+    Avx2, f32, f32, 16, f32, __m256, __m256, 2, Tile::new(4, 3),
     zero: _mm256_setzero_ps(),
     load: |x: *const f32| _mm256_loadu_ps(x),
     widen: |w: *const f32| _mm256_loadu_ps(w),
@@ -57,7 +57,7 @@ lanes!(
     fold_four: fold_four_sixteen_f32_avx2,
 );
 lanes!(
-    Avx2, f32, bf16, 16, f32, __m256, __m256, 2, Tile::of(4, 3),
+    Avx2, f32, bf16, 16, f32, __m256, __m256, 2, Tile::new(4, 3),
     zero: _mm256_setzero_ps(),
     load: |x: *const f32| _mm256_loadu_ps(x),
     widen: |w: *const bf16| {
@@ -73,7 +73,7 @@ lanes!(
 macro_rules! avx512_lanes {
     ($name:ty) => {
         lanes!(
-            $name, f64, f64, 16, f64, __m512d, __m512d, 2, Tile::of(4, 4),
+            $name, f64, f64, 16, f64, __m512d, __m512d, 2, Tile::new(4, 4),
             zero: _mm512_setzero_pd(),
             load: |x: *const f64| _mm512_loadu_pd(x),
             widen: |w: *const f64| _mm512_loadu_pd(w),
@@ -81,7 +81,7 @@ macro_rules! avx512_lanes {
             fold: fold_sixteen_f64,
         );
         lanes!(
-            $name, f64, bf16, 16, f64, __m512d, __m512d, 2, Tile::of(4, 4),
+            $name, f64, bf16, 16, f64, __m512d, __m512d, 2, Tile::new(4, 4),
             zero: _mm512_setzero_pd(),
             load: |x: *const f64| _mm512_loadu_pd(x),
             widen: |w: *const bf16| {
@@ -92,7 +92,7 @@ macro_rules! avx512_lanes {
             fold: fold_sixteen_f64,
         );
         lanes!(
-            $name, f32, f32, 16, f32, __m512, __m512, 1, Tile::of(4, 4),
+            $name, f32, f32, 16, f32, __m512, __m512, 1, Tile::new(4, 4),
             zero: _mm512_setzero_ps(),
             load: |x: *const f32| _mm512_loadu_ps(x),
             widen: |w: *const f32| _mm512_loadu_ps(w),
@@ -101,7 +101,7 @@ macro_rules! avx512_lanes {
             fold_four: fold_four_sixteen_f32,
         );
         lanes!(
-            $name, f32, bf16, 16, f32, __m512, __m512, 1, Tile::of(4, 4),
+            $name, f32, bf16, 16, f32, __m512, __m512, 1, Tile::new(4, 4),
             zero: _mm512_setzero_ps(),
             load: |x: *const f32| _mm512_loadu_ps(x),
             widen: |w: *const bf16| {
@@ -121,7 +121,7 @@ avx512_lanes!(Avx512Bf16);
 macro_rules! emulated_bf16_lanes {
     ($name:ty) => {
         lanes!(
-            $name, bf16, bf16, 32, f32, [__m256; 2], __m256, 2, Tile::of(4, 3),
+            $name, bf16, bf16, 32, f32, [__m256; 2], __m256, 2, Tile::new(4, 3),
             zero: _mm256_setzero_ps(),
             load: load_pairs,
             widen: load_pairs,
@@ -138,7 +138,7 @@ emulated_bf16_lanes!(Avx2);
 emulated_bf16_lanes!(Avx512);
 
 lanes!(
-    Avx512Bf16, bf16, bf16, 32, f32, __m512bh, __m512, 1, Tile::of(4, 4),
+    Avx512Bf16, bf16, bf16, 32, f32, __m512bh, __m512, 1, Tile::new(4, 4),
     zero: _mm512_setzero_ps(),
     load: load_avx512_bf16,
     widen: load_avx512_bf16,
