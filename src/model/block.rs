@@ -1,9 +1,9 @@
 //! A block of Theorem 5: T(C, x) = v + g(f(v)) with v = A(C, x).
 
 use super::attention::{Attention, Sequence};
-use super::change::{Changed, LayerChange};
 use super::inner::Inner;
 use super::outer::Outer;
+use super::overlay::{Changed, LayerChange};
 use super::run::Run;
 use crate::kernels::elementwise;
 use crate::tensor::{Element, Matrix};

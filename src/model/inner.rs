@@ -1,7 +1,7 @@
 //! f of Theorem 5: the inner function, pre-norm, first linear maps and activation.
 
-use super::change::{Changed, LayerChange, changed};
 use super::norm::RmsNorm;
+use super::overlay::{Changed, LayerChange, overlaid};
 use super::run::Run;
 use crate::kernels::activation::Activation;
 use crate::kernels::{Rows, elementwise};
@@ -47,11 +47,11 @@ impl Inner {
         };
         let projections = [&self.gate_proj, &self.up_proj];
         let [gate, up] = run.matmuls(z, projections.map(Rows::Stored));
-        let gate = changed(run, z, gate, rows_of(|c| c.gate.as_ref()));
+        let gate = overlaid(run, z, gate, rows_of(|c| c.gate.as_ref()));
         run.record("mlp.gate_proj", &gate);
         let act = self.activation.map(run.level, &gate);
         run.record("mlp.act_fn", &act);
-        let up = changed(run, z, up, rows_of(|c| c.up.as_ref()));
+        let up = overlaid(run, z, up, rows_of(|c| c.up.as_ref()));
         run.record("mlp.up_proj", &up);
         let h = elementwise::multiply(run.level, &act, &up);
         run.record("mlp.product", &h);

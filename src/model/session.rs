@@ -4,9 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::{Cache, LayerChange, Model, Recorder, Run, Sequence};
+use super::{Cache, LayerChange, Model, Overlay, Recorder, Run, Sequence};
 use crate::error::{Error, Result};
-use crate::patch::Overlay;
 use crate::tensor::{Element, Matrix};
 
 /// Tokens that go through the layers together. It affects speed only: any division gives the same bits.
