@@ -200,15 +200,15 @@ impl<'m, E: Element> Session<'m, E> {
         last: usize,
     ) -> Result<Matrix<E>> {
         assert_eq!(tokens.len(), positions.len(), "a position for each token");
-        // All of them, before the first run is computed.
+        // All of them, before the first stretch is computed.
         self.check_room(tokens.len())?;
         let mut logits = Vec::new();
         let mut left = tokens.len();
-        for (run, positions) in consecutive(tokens, positions) {
-            left -= run.len();
+        for (stretch, positions) in consecutive(tokens, positions) {
+            left -= stretch.len();
             self.position = positions[0];
-            let rows = last.saturating_sub(left).min(run.len());
-            self.advance(run, rows, None, |rows| logits.push(rows))?;
+            let rows = last.saturating_sub(left).min(stretch.len());
+            self.advance(stretch, rows, None, |rows| logits.push(rows))?;
         }
         Ok(Matrix::stack(self.model.config().vocab_size, logits))
     }
@@ -274,17 +274,17 @@ impl<'m, E: Element> Session<'m, E> {
     }
 }
 
-/// Tokens and their positions, in runs without a gap.
+/// Tokens and their positions, in stretches without a gap.
 fn consecutive<'a>(
     tokens: &'a [u32],
     positions: &'a [usize],
 ) -> impl Iterator<Item = (&'a [u32], &'a [usize])> {
-    let runs = positions.chunk_by(|a, b| a + 1 == *b);
+    let stretches = positions.chunk_by(|a, b| a + 1 == *b);
     let mut start = 0;
-    runs.map(move |positions| {
-        let run = &tokens[start..start + positions.len()];
+    stretches.map(move |positions| {
+        let stretch = &tokens[start..start + positions.len()];
         start += positions.len();
-        (run, positions)
+        (stretch, positions)
     })
 }
 
