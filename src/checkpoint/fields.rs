@@ -5,8 +5,9 @@ use std::path::{Component, Path};
 
 use serde_json::{Map, Number, Value};
 
+use super::error::{Error, Result};
 use super::json;
-use crate::error::{Error, Result, shown};
+use crate::message::shown;
 
 /// Parses a JSON file whose top level is an object.
 pub(super) fn parse_object(path: &Path, json: &[u8]) -> Result<Map<String, Value>> {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use crate::error::{Error, Result};
+use super::error::{Error, Result};
 
 /// The revision of a repository where none is named.
 const MAIN: &str = "main";

@@ -10,8 +10,8 @@ use rayon::prelude::*;
 use safetensors::tensor::Dtype;
 use sha2::{Digest, Sha256};
 
+use super::error::{Error, Result};
 use super::names::canonical;
-use crate::error::{Error, Result};
 use crate::tensor::{Storage, Tensor};
 
 /// The tensors of a checkpoint by name: `model.embed_tokens.weight`,

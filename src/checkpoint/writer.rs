@@ -8,7 +8,7 @@ use std::path::Path;
 
 use safetensors::tensor::Dtype;
 
-use crate::error::Result;
+use crate::message::IoError;
 use crate::output;
 use crate::tensor::{Storage, encode, round_to_bf16, round_to_f16};
 
@@ -49,12 +49,12 @@ impl TensorData<'static> {
 ///
 /// # Errors
 ///
-/// [`Error::Io`](crate::Error::Io).
+/// [`IoError`].
 pub fn write_safetensors(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     tensors: &BTreeMap<String, TensorData<'_>>,
-) -> Result<()> {
+) -> Result<(), IoError> {
     let layout = tensors.iter().map(|(name, tensor)| Layout {
         name,
         dtype: tensor.storage.into(),
@@ -90,12 +90,12 @@ pub(crate) struct Layout<'a> {
 
 /// [`write_safetensors`] with one tensor in memory at a time, which `bytes` is asked for. Wide types come first, so
 /// that every tensor lies at a multiple of its numbers' size.
-pub(crate) fn write_tensors<'a>(
+pub(crate) fn write_tensors<'a, E: From<IoError>>(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     layout: &[Layout<'a>],
-    mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>>,
-) -> Result<()> {
+    mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>, E>,
+) -> Result<(), E> {
     let mut layout = layout.to_vec();
     layout.sort_by_key(|tensor| (Reverse(tensor.dtype.bitsize()), tensor.name));
     let header = header(metadata, &layout);
@@ -114,7 +114,7 @@ pub(crate) fn write_tensors<'a>(
         }
         Ok(())
     });
-    failed.map_or(written, Err)
+    failed.map_or(written.map_err(E::from), Err)
 }
 
 /// Where each tensor lies, filled with spaces to whole 8 bytes.

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::attention::{Attention, Turning};
-use super::{Block, Embedding, Inner, Model, Outer, RmsNorm, Scaling};
-use crate::checkpoint::{Access, Checkpoint, Config, LayerKind, Tensors};
-use crate::error::{Error, Result};
+use super::attention::Attention;
+use super::error::Result;
+use super::{Block, Embedding, Inner, Model, Outer, RmsNorm, RopePairing, Scaling};
+use crate::checkpoint::{self, Access, Checkpoint, Config, LayerKind, Tensors};
 use crate::kernels::activation::Activation;
 use crate::kernels::{Backend, Level, Rotation};
 use crate::tensor::Tensor;
@@ -55,7 +55,8 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`Error::MissingTensor`], [`Error::TensorShape`] and [`Error::ExtraLayer`].
+    /// [`checkpoint::Error::MissingTensor`], [`checkpoint::Error::TensorShape`] and
+    /// [`checkpoint::Error::ExtraLayer`].
     pub fn from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> Result<Self> {
         let (config, tensors) = (checkpoint.config(), checkpoint.tensors());
         refuse_extra_layers(config, tensors)?;
@@ -92,7 +93,7 @@ impl Model {
 }
 
 impl Model {
-    /// The same model with some tensors replaced, by their canonical names; the others are shared.
+    /// A copy of the model with some tensors replaced, by their canonical names; the others are shared.
     pub(crate) fn replaced(
         &self,
         with: impl IntoIterator<Item = (String, Tensor)>,
@@ -125,7 +126,7 @@ fn embeddings(config: &Config, tensors: &Tensors) -> Result<[Tensor; 2]> {
     ])
 }
 
-/// A config of fewer layers than the weights have would run a shorter model without a word.
+/// Refuses weights of more layers than the config has, because that would silently run a shorter model.
 fn refuse_extra_layers(config: &Config, tensors: &Tensors) -> Result<()> {
     let layers = config.num_hidden_layers;
     let layer = |name: &str| {
@@ -137,11 +138,12 @@ fn refuse_extra_layers(config: &Config, tensors: &Tensors) -> Result<()> {
         .find(|name| layer(name).is_some_and(|layer| layer >= layers))
     {
         None => Ok(()),
-        Some(tensor) => Err(Error::ExtraLayer {
+        Some(tensor) => Err(checkpoint::Error::ExtraLayer {
             file: tensors.source().into(),
             tensor: tensor.into(),
             layers,
-        }),
+        }
+        .into()),
     }
 }
 
@@ -196,7 +198,8 @@ impl Loader<'_> {
             scaling: 1.0 / self.config.query_pre_attn_scalar.sqrt(),
             window: (kind == LayerKind::Sliding).then_some(self.config.sliding_window),
             rotation: Rotation::new(head_dim, rope.theta, rope.factor),
-            turning: Turning::default(),
+            pairing: RopePairing::default(),
+            norm_after_rope: false,
             softcap: None,
         })
     }
@@ -210,7 +213,7 @@ impl Loader<'_> {
     }
 
     fn weight(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.tensors
-            .get(&format!("{}.{name}.weight", self.prefix), shape)
+        let name = format!("{}.{name}.weight", self.prefix);
+        Ok(self.tensors.get(&name, shape)?)
     }
 }

@@ -7,10 +7,9 @@ use std::path::Path;
 use super::{Change, base_of, factors, layer_and_module, rank, some_changes};
 use crate::checkpoint::TensorData;
 use crate::checkpoint::hub::Origin;
-use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::output;
-use crate::patch::Patch;
+use crate::patch::{Error, Patch, Result};
 
 /// Every tensor begins at a multiple of it, counted from where the first one begins.
 const ALIGNMENT: usize = 32;
@@ -40,7 +39,8 @@ pub fn gguf(model: &Model, patch: &Patch, base: Option<&str>, file: &Path) -> Re
     output::write_file(file, |out| {
         out.write_all(&header)?;
         tensors.values().try_for_each(|t| padded(out, &t.bytes))
-    })
+    })?;
+    Ok(())
 }
 
 /// llama.cpp's name for a tensor of a block's inner or outer function.

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use super::super::merged::{Change, changes};
 use crate::checkpoint::{Layout, SINGLE, Stored, is_index, write_tensors};
-use crate::error::{Error, Result};
+use crate::message::IoError;
 use crate::model::Model;
 use crate::output;
-use crate::patch::Patch;
+use crate::patch::{Patch, Result};
 use crate::tensor::{Storage, Tensor};
 
 /// What belongs to a checkpoint beside its weights, where it is there.
@@ -33,13 +33,13 @@ const FILES: [&str; 13] = [
 /// does, to the new folder `dir`.
 ///
 /// All tensors, also those that nothing is computed with, go into one file of weights under the names they had,
-/// with the metadata of the files they come from; the other files are copied as they are. config.json therefore still says the type of the original
-/// weights, to which Hugging Face rounds what it loads unless it is told another: with `storage` of
-/// f32, load with `dtype=torch.float32`. One patched tensor is in memory at a time.
+/// with the metadata of the files they come from; the other files are copied as they are. config.json therefore
+/// still says the type of the original weights, to which Hugging Face rounds what it loads unless it is told another:
+/// with `storage` of f32, load with `dtype=torch.float32`. One patched tensor is in memory at a time.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] where `dir` is there and not empty or cannot be written, and those of
+/// [`Io`](crate::patch::Error::Io) where `dir` is there and not empty or cannot be written, and those of
 /// [`materialise`](crate::patch::materialise).
 pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path) -> Result<()> {
     let changes = changes(model, patch)?;
@@ -47,7 +47,7 @@ pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path
         for name in FILES {
             if let Some(content) = model.checkpoint().file(name)? {
                 let path = dir.join(name);
-                std::fs::write(&path, content).map_err(Error::io("write", path))?;
+                std::fs::write(&path, content).map_err(IoError::at("write", path))?;
             }
         }
         let named = model.checkpoint().weights_file().unwrap_or(SINGLE);
@@ -58,7 +58,7 @@ pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path
             let places: BTreeMap<_, _> = names.map(|tensor| (tensor.name, file)).collect();
             let index = serde_json::json!({"metadata": {}, "weight_map": places});
             let path = dir.join(named);
-            std::fs::write(&path, index.to_string()).map_err(Error::io("write", path))?;
+            std::fs::write(&path, index.to_string()).map_err(IoError::at("write", path))?;
         }
         Ok(())
     })
