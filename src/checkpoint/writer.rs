@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use crate::error::Result;
+use safetensors::tensor::Dtype;
+
+use crate::message::IoError;
 use crate::output::Pending;
 use crate::tensor::{Storage, encode, round_to_bf16, round_to_f16};
 
@@ -47,15 +49,15 @@ impl TensorData<'static> {
 ///
 /// # Errors
 ///
-/// [`Error::Io`](crate::Error::Io).
+/// [`IoError`].
 pub fn write_safetensors(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     tensors: &BTreeMap<String, TensorData<'_>>,
-) -> Result<()> {
+) -> Result<(), IoError> {
     let layout = tensors.iter().map(|(name, tensor)| Layout {
         name,
-        storage: tensor.storage,
+        dtype: tensor.storage.into(),
         shape: &tensor.shape,
         length: tensor.bytes.len(),
     });
@@ -65,28 +67,39 @@ pub fn write_safetensors(
     })
 }
 
+impl From<Storage> for Dtype {
+    fn from(storage: Storage) -> Self {
+        match storage {
+            Storage::F64 => Self::F64,
+            Storage::F32 => Self::F32,
+            Storage::F16 => Self::F16,
+            Storage::Bf16 => Self::BF16,
+        }
+    }
+}
+
 /// What the header says of a tensor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout<'a> {
     pub(crate) name: &'a str,
-    pub(crate) storage: Storage,
+    pub(crate) dtype: Dtype,
     pub(crate) shape: &'a [usize],
     /// Bytes.
     pub(crate) length: usize,
 }
 
 /// [`write_safetensors`] with one tensor in memory at a time, which `bytes` is asked for.
-pub(crate) fn write_tensors<'a>(
+pub(crate) fn write_tensors<'a, E: From<IoError>>(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     layout: &[Layout<'a>],
-    mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>>,
-) -> Result<()> {
+    mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>, E>,
+) -> Result<(), E> {
     let mut file = TensorsFile::create(path, metadata, layout)?;
     for tensor in layout {
         file.append(tensor.name, &bytes(tensor.name)?)?;
     }
-    file.finish()
+    Ok(file.finish()?)
 }
 
 /// A safetensors file whose tensors are written piece by piece, in any order among each other: nothing of it is held in memory.
@@ -103,9 +116,9 @@ impl TensorsFile {
         path: &Path,
         metadata: &BTreeMap<String, String>,
         layout: &[Layout<'_>],
-    ) -> Result<Self> {
+    ) -> Result<Self, IoError> {
         let mut layout = layout.to_vec();
-        layout.sort_by_key(|tensor| (Reverse(tensor.storage.size()), tensor.name));
+        layout.sort_by_key(|tensor| (Reverse(tensor.dtype.bitsize()), tensor.name));
         let header = header(metadata, &layout);
         let mut end = 8 + header.len() as u64;
         let place = |tensor: &Layout<'_>| {
@@ -121,7 +134,7 @@ impl TensorsFile {
     }
 
     /// Writes the next bytes of a tensor that was listed.
-    pub(crate) fn append(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn append(&mut self, name: &str, bytes: &[u8]) -> Result<(), IoError> {
         let Some(left) = self.places.get_mut(name) else {
             unreachable!("{name} was not listed");
         };
@@ -132,7 +145,7 @@ impl TensorsFile {
     }
 
     /// Puts the file, of which every tensor is written, in its place.
-    pub(crate) fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<(), IoError> {
         for (name, left) in &self.places {
             assert!(left.is_empty(), "{name} is shorter than was listed");
         }
@@ -147,7 +160,7 @@ fn header(metadata: &BTreeMap<String, String>, layout: &[Layout<'_>]) -> Vec<u8>
     for tensor in layout {
         let end = offset + tensor.length;
         let entry = serde_json::json!({
-            "dtype": tensor.storage.to_string(),
+            "dtype": tensor.dtype.to_string(),
             "shape": tensor.shape,
             "data_offsets": [offset, end],
         });

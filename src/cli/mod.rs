@@ -24,10 +24,10 @@ use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use context_patch::checkpoint::Access;
+use context_patch::checkpoint::{Access, Checkpoint};
 use context_patch::kernels::{Backend, Level};
-use context_patch::model::{EmbeddingScale, Model, ModelOptions};
-use context_patch::{Error, Result};
+use context_patch::model::{self, EmbeddingScale, Model, ModelOptions};
+use context_patch::{Error, IoError, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Everything went well.
@@ -95,6 +95,10 @@ struct ModelArgs {
     #[arg(long, value_name = "DIR|ID")]
     model: String,
 
+    /// Branch, tag or full commit of a repository in the cache [default: main]
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+
     /// Read the weights into memory: for files that may change underneath
     #[arg(long)]
     no_mmap: bool,
@@ -118,7 +122,9 @@ impl ModelArgs {
                 false => EmbeddingScale::Compute,
             },
         };
-        Model::open_with(&self.model, options)
+        let revision = self.revision.as_deref();
+        let checkpoint = Checkpoint::open_revision(&self.model, revision, options.access)?;
+        Ok(Model::from_checkpoint(checkpoint, options)?)
     }
 }
 
@@ -173,7 +179,7 @@ pub(crate) fn main() -> ExitCode {
     match outcome {
         Ok(code) => code.into(),
         Err(error) if is_closed_output(&error) => OK.into(),
-        Err(Error::Cancelled) => signals::code().into(),
+        Err(Error::Model(model::Error::Cancelled)) => signals::code().into(),
         Err(error) => {
             eprintln!("error: {}", one_line(&error.to_string()));
             BAD_INPUT.into()
@@ -223,11 +229,11 @@ fn print(text: &str) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|source| Error::Io {
+    Ok(written.map_err(|source| IoError {
         action: "write",
         path: STANDARD_OUTPUT.into(),
         source,
-    })
+    })?)
 }
 
 /// Ends a text that was printed piece by piece: in a pipe only where it has not ended its line itself.
@@ -241,7 +247,7 @@ fn end_line(text: &str) -> Result<()> {
 /// Refuses an empty text, before anything is read for it.
 fn refuse_empty(text: &str) -> Result<()> {
     if text.is_empty() {
-        Err(Error::EmptyPrompt)
+        Err(model::Error::EmptyPrompt.into())
     } else {
         Ok(())
     }
@@ -249,6 +255,6 @@ fn refuse_empty(text: &str) -> Result<()> {
 
 /// Whether standard output has a reader no more, which ends a program without being its fault.
 fn is_closed_output(error: &Error) -> bool {
-    matches!(error, Error::Io { path, source, .. }
+    matches!(error, Error::Io(IoError { path, source, .. })
         if path.as_os_str() == STANDARD_OUTPUT && source.kind() == ErrorKind::BrokenPipe)
 }

@@ -5,7 +5,8 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 
 use clap::Command;
-use context_patch::{Error, Result};
+use context_patch::verify::Error;
+use context_patch::{IoError, Result};
 
 use super::print;
 
@@ -50,11 +51,11 @@ pub(super) fn read_input(file: &Path) -> Result<Vec<u8>> {
         std::io::stdin().lock().read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    read().map_err(|source| Error::Io {
+    Ok(read().map_err(|source| IoError {
         action: "read",
         path: file.into(),
         source,
-    })
+    })?)
 }
 
 /// One JSON string a line; lines without anything are left out.
@@ -85,7 +86,7 @@ pub(super) fn parse_prompts(file: &Path, bytes: &[u8]) -> Result<Vec<String>> {
         })?);
     }
     if prompts.is_empty() {
-        return Err(Error::NoPrompts { path: file.into() });
+        return Err(Error::NoPrompts { path: file.into() }.into());
     }
     Ok(prompts)
 }

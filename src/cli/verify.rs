@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
+use context_patch::Result;
 use context_patch::kernels::{Backend, Level};
-use context_patch::model::Model;
+use context_patch::model::{self, Model};
 use context_patch::output::{check_new_dir, check_writable};
 use context_patch::patch::{Form, Positions, Solver};
 use context_patch::tensor::Dtype;
 use context_patch::verify::{
-    Keep, Kind, Machine, PROMPTS, Record, Setting, Shard, StepsFile, campaign,
+    Error, Keep, Kind, Machine, PROMPTS, Record, Setting, Shard, StepsFile, campaign,
 };
-use context_patch::{Error, Result};
 
 use super::outcome::{conclude, write_json, write_report};
 use super::progress::bar;
@@ -130,22 +130,19 @@ impl Verify {
             if let Some(file) = &mut file {
                 file.push(kind, step)?;
             }
-            match cancel.load(Ordering::Relaxed) {
-                false => Ok(()),
-                true => Err(Error::Cancelled),
+            if cancel.load(Ordering::Relaxed) {
+                return Err(model::Error::Cancelled.into());
             }
+            Ok(())
         });
+        let done = bar.position();
         bar.finish_and_clear();
-        if let Err(Error::Cancelled) = unsolved {
-            let done = bar.position();
-            match &self.steps {
-                Some(_) => eprintln!(
-                    "interrupted after {done} of {all} tokens; the same command goes on there"
-                ),
-                None => eprintln!(
-                    "interrupted after {done} of {all} tokens; --steps FILE would have kept them"
-                ),
-            }
+        if let Err(Error::Model(model::Error::Cancelled)) = unsolved {
+            let kept = match self.steps {
+                Some(_) => "the same command goes on there",
+                None => "--steps FILE would have kept them",
+            };
+            eprintln!("interrupted after {done} of {all} tokens; {kept}");
         }
         let unsolved = unsolved?;
         if let Some(file) = &self.json {
@@ -155,7 +152,7 @@ impl Verify {
             write_report(dir, &record, model.checkpoint())?;
         }
         let code = conclude(&record)?;
-        unsolved.map_or(Ok(code), Err)
+        unsolved.map_or(Ok(code), |error| Err(error.into()))
     }
 
     fn setting(&self, model: &Model, prompts: Vec<String>) -> Result<Setting> {

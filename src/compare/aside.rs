@@ -34,9 +34,9 @@ impl Aside {
     }
 
     /// A tensor of a point that another one is of more directly, or as directly and before it.
-    pub(super) fn spare(name: String, point: &str, taken: &str) -> Self {
+    pub(super) fn spare(name: String, taken: &str) -> Self {
         Self {
-            reason: format!("{point} is there already, as {taken}"),
+            reason: format!("it is the same point as {taken}, which is compared"),
             name,
             nearest: None,
             spare: true,

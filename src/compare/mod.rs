@@ -18,6 +18,7 @@
 
 mod aside;
 mod distance;
+mod error;
 mod interval;
 mod layout;
 mod names;
@@ -37,6 +38,7 @@ use std::ops::Range;
 
 pub use aside::Aside;
 pub use distance::Distance;
+pub use error::{Error, Result};
 pub use names::ALIASES;
 pub use precision::Precision;
 pub use recording::{Recording, model_of};
@@ -46,7 +48,6 @@ pub use rules::Rules;
 use passes::Pass;
 use replay::Replay;
 
-use crate::error::{Error, Result};
 use crate::model::{Model, Mutation};
 use crate::tensor::{Dtype, Matrix};
 use crate::trace;

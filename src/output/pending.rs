@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::part::FilePart;
 use super::{check_folder, is_special};
-use crate::error::{Error, Result};
+use crate::message::IoError;
 
 /// A file that has its room on the disk from the start, and appears when it is [finished](Self::finish).
 ///
@@ -30,8 +30,8 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`], with the figure where there is not as much room.
-    pub(crate) fn create(path: &Path, length: u64) -> Result<Self> {
+    /// [`IoError`], with the figure where there is not as much room.
+    pub(crate) fn create(path: &Path, length: u64) -> Result<Self, IoError> {
         check_folder(path)?;
         let attempt = || {
             if is_special(path) {
@@ -41,13 +41,13 @@ impl Pending {
             let place = path.canonicalize().unwrap_or_else(|_| path.into());
             Ok(To::Place(FilePart::beside(&place)?, place))
         };
-        let to = attempt().map_err(Error::io("write", path))?;
+        let to = attempt().map_err(IoError::at("write", path))?;
         let path = path.to_owned();
         let pending = Self { path, to };
         reserve(pending.file(), length).map_err(|error| {
             let size = shown_bytes(length);
             let why = format!("no room for its {size}: {error}");
-            Error::io("write", &pending.path)(io::Error::new(error.kind(), why))
+            IoError::at("write", &pending.path)(io::Error::new(error.kind(), why))
         })?;
         Ok(pending)
     }
@@ -63,21 +63,21 @@ impl Pending {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`].
-    pub(crate) fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+    /// [`IoError`].
+    pub(crate) fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), IoError> {
         let mut file = self.file();
         let written = file
             .seek(SeekFrom::Start(offset))
             .and_then(|_| file.write_all(bytes));
-        written.map_err(Error::io("write", &self.path))
+        written.map_err(IoError::at("write", &self.path))
     }
 
     /// Puts the file in its place.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`].
-    pub(crate) fn finish(self) -> Result<()> {
+    /// [`IoError`].
+    pub(crate) fn finish(self) -> Result<(), IoError> {
         let place = || match self.to {
             To::Place(part, place) => part.place(&place),
             To::Device(mut file, mut device) => {
@@ -85,7 +85,7 @@ impl Pending {
                 io::copy(&mut file, &mut device).map(drop)
             }
         };
-        place().map_err(Error::io("write", &self.path))
+        place().map_err(IoError::at("write", &self.path))
     }
 }
 

@@ -27,6 +27,7 @@
 //! | `model.layers.I.residual_mid` | v = A(C, x) |
 //! | `model.layers.I.mlp.product` | h, the input of `down_proj` |
 
+mod error;
 mod ids;
 mod points;
 
@@ -38,12 +39,13 @@ use std::sync::atomic::AtomicBool;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use half::bf16;
 
+pub use error::{Error, Result};
 pub use ids::{parse_ids, read_ids};
 pub(crate) use points::LAYER_NAMES;
 pub use points::{Point, names};
 
 use crate::checkpoint::{Config, Layout, TensorsFile};
-use crate::error::{Error, Result};
+use crate::message::IoError;
 use crate::model::{Model, Recorder, Session};
 use crate::tensor::{Dtype, Element, Matrix, Storage, encode};
 
@@ -134,7 +136,7 @@ impl Trace {
         let storage = self.storage();
         let layout = shapes.iter().map(|(name, shape)| Layout {
             name,
-            storage,
+            dtype: storage.into(),
             shape,
             length: shape.iter().product::<usize>() * storage.size(),
         });
@@ -152,8 +154,8 @@ impl Trace {
             Dtype::Bf16 => self.run::<bf16>(model, tokens, &mut sink)?,
         }
         match sink.error {
-            Some(error) => Err(error),
-            None => sink.file.finish(),
+            Some(error) => Err(error.into()),
+            None => Ok(sink.file.finish()?),
         }
     }
 
@@ -164,7 +166,7 @@ impl Trace {
         }
         let ends = ENDS.iter().any(|name| self.wanted.is_match(name));
         let logits = if ends { self.last } else { 0 };
-        session.forward_recorded(tokens, logits, sink)
+        Ok(session.forward_recorded(tokens, logits, sink)?)
     }
 
     fn metadata(&self, model: &Model, tokens: &[u32]) -> BTreeMap<String, String> {
@@ -189,7 +191,7 @@ struct Sink<'t> {
     skipped: BTreeMap<String, usize>,
     file: TensorsFile,
     /// What went wrong; nothing is written after it.
-    error: Option<Error>,
+    error: Option<IoError>,
 }
 
 impl Recorder for Sink<'_> {
