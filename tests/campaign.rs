@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{numbers, open, reference};
 use context_patch::patch::Solver;
@@ -109,7 +109,11 @@ fn told_to_end_it_leaves_whole_lines_and_goes_on() {
         let mut command = case.verify(&name, &[]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::piped());
         let child = child.spawn().unwrap();
-        while !fs::read_to_string(case.path(&name)).is_ok_and(|text| text.lines().count() > 2) {}
+        let begun =
+            || fs::read_to_string(case.path(&name)).is_ok_and(|text| text.lines().count() > 2);
+        while !begun() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let kill = Command::new("kill").arg(child.id().to_string()).status();
         assert!(kill.unwrap().success());
         let done = child.wait_with_output().unwrap();
