@@ -242,6 +242,16 @@ pub enum Error {
         /// The tensor's canonical name.
         tensor: String,
     },
+    /// A tensor that the config calls for is stored under a name that is not taken for it.
+    #[error("{} has the tensor {} in the place of {}; take what is too much off the names", file.display(), shown(stored), shown(tensor))]
+    OtherPrefix {
+        /// The file that stores it.
+        file: PathBuf,
+        /// The tensor's canonical name.
+        tensor: String,
+        /// Its name in the file.
+        stored: String,
+    },
     /// A tensor has another shape than the config says.
     #[error("{}: tensor {} has shape {found:?}, but config.json says {expected:?}; they do not belong together", file.display(), shown(tensor))]
     TensorShape {
