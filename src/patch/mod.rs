@@ -30,10 +30,11 @@ pub mod theorem_1;
 pub mod theorem_5;
 mod variant;
 
+pub use crate::model::Overlay;
 pub use algorithm_1::{solve, solve_batch};
 pub use error::{Error, Result};
 pub use merged::{Materialised, materialise};
-pub use overlay::{Form, Overlay};
+pub use overlay::Form;
 pub use report::{Case, LayerReport, Report};
 pub use saved::SavedPatch;
 pub use sequence::{Query, Solution};
