@@ -83,8 +83,8 @@ fn layer_and_module(name: &str) -> Option<(&str, &str)> {
 /// What `patch` changes of `model`, which must be something.
 fn some_changes<'a>(model: &Model, patch: &'a Patch) -> Result<BTreeMap<String, Change<'a>>> {
     let changes = changes(model, patch)?;
-    match changes.is_empty() {
-        true => Err(Error::EmptyPatch),
-        false => Ok(changes),
+    if changes.is_empty() {
+        return Err(Error::EmptyPatch);
     }
+    Ok(changes)
 }
