@@ -19,6 +19,10 @@ pub(super) fn format(time: DateTime, format: &str) -> Result<String, String> {
         match directive {
             "%f" => out += &format!("{:06}", time.subsec_nanosecond() / 1000),
             "%z" | "%Z" => {}
+            "%c" => out += &self::format(time, "%a %b %e %H:%M:%S %Y")?,
+            "%x" => out += &self::format(time, "%m/%d/%y")?,
+            "%X" => out += &self::format(time, "%H:%M:%S")?,
+            "%r" => out += &self::format(time, "%I:%M:%S %p")?,
             _ => {
                 let text = strtime::format(directive, time);
                 out += &text.map_err(|_| format!("strftime_now does not know {directive}"))?;

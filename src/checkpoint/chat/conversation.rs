@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use jiff::civil::DateTime;
 use minijinja::Value;
+use minijinja::value::{Rest, ValueOrKwargs};
 
 use super::clock;
 use super::json::Json;
-use super::python::{Dict, List, wrong};
+use super::python::{Dict, List, arguments, wrong};
 use crate::error::{Error, Result, one_line};
 
 /// One turn of a conversation that is text alone.
@@ -158,8 +159,10 @@ impl Conversation {
         }
         let messages = self.messages.iter().map(|m| Value::from_object(message(m)));
         let time = self.time;
-        let strftime_now = move |format: &str| {
+        let strftime_now = move |rest: Rest<ValueOrKwargs>| {
+            let [format] = arguments("strftime_now", &rest.into_values(), ["format"])?;
             let time = time.unwrap_or_else(|| jiff::Zoned::now().datetime());
+            let format = format.as_ref().and_then(Value::as_str).unwrap_or_default();
             clock::format(time, format).map_err(|e| wrong(&e))
         };
         let mut variables = vec![

@@ -32,10 +32,11 @@ pub(super) fn environment(fuel: u64) -> Result<Environment<'static>, Error> {
     env.set_fuel(Some(fuel));
     env.set_unknown_method_callback(methods::call);
     env.set_formatter(|out, state, value| {
-        if value.is_number() && !value.is_integer() {
-            return Ok(out.write_str(&text(value))?);
+        // Undefined values and strings need no other text than they have.
+        match value.kind() {
+            ValueKind::Number | ValueKind::Seq | ValueKind::Map => Ok(out.write_str(&text(value))?),
+            _ => minijinja::escape_formatter(out, state, value),
         }
-        minijinja::escape_formatter(out, state, value)
     });
     for name in NOT_IN_JINJA.0 {
         env.remove_filter(name);
@@ -87,8 +88,8 @@ fn raise_exception(message: &Value) -> Result<Value, Error> {
 
 fn is_sequence(value: &Value) -> bool {
     match value.kind() {
-        ValueKind::String | ValueKind::Seq | ValueKind::Map => true,
-        ValueKind::Iterable | ValueKind::Undefined => value.len().is_some(),
+        ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Undefined => true,
+        ValueKind::Iterable => value.len().is_some(),
         _ => false,
     }
 }

@@ -4,7 +4,7 @@ use minijinja::value::{Tuple, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::python::{arguments, wrong};
+use super::python::{View, arguments, wrong};
 
 /// A call of a method of a value: those below, and else minijinja's own set of Python's methods.
 pub(super) fn call(
@@ -130,9 +130,23 @@ fn dict(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Er
             let [] = arguments::<0>(method, args, [])?;
             Ok(Some(value.clone()))
         }
+        "items" => {
+            let entry = |key: Value| Ok(Value::from(Tuple::from([key.clone(), value.get_item(&key)?])));
+            view("items", args, value.try_iter()?.map(entry).collect::<Result<_, Error>>()?)
+        }
+        "keys" => view("keys", args, value.try_iter()?.collect()),
+        "values" => {
+            let values = value.try_iter()?.map(|key| value.get_item(&key));
+            view("values", args, values.collect::<Result<_, Error>>()?)
+        }
         "clear" | "pop" | "popitem" | "setdefault" | "update" => Err(immutable("dict", method)),
         _ => Ok(None),
     }
+}
+
+fn view(method: &'static str, args: &[Value], items: Vec<Value>) -> Result<Option<Value>, Error> {
+    let [] = arguments::<0>(method, args, [])?;
+    Ok(Some(Value::from_object(View { method, items })))
 }
 
 fn immutable(kind: &str, method: &str) -> Error {

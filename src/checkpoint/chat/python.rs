@@ -1,7 +1,7 @@
 //! Python's lists, dicts and `repr` for templates.
 
 use std::collections::HashMap;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::sync::Arc;
 
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, ValueKind, from_args};
@@ -52,7 +52,7 @@ impl Object for List {
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_joined(f, "[]", &self.0, write_repr)
+        f.write_str(&repr(&Value::from_dyn_object(self.clone())))
     }
 }
 
@@ -79,27 +79,35 @@ impl Dict {
         self.places.get(key).map(|place| &self.entries[*place].1)
     }
 
+    fn method(self: &Arc<Self>, name: &str) -> Option<Value> {
+        let is_method = ["copy", "get", "items", "keys", "values"].contains(&name);
+        is_method.then(|| {
+            Value::from_object(Method {
+                of: Value::from_dyn_object(self.clone()),
+                name: name.to_owned(),
+            })
+        })
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Value)> {
         self.entries.iter().map(|(key, value)| (key, value))
     }
 }
 
 impl Object for Dict {
+    /// `dict['name']`: the entry, else the method of this name.
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        self.get(key.as_str()?).cloned()
+        let key = key.as_str()?;
+        self.get(key).cloned().or_else(|| self.method(key))
     }
 
-    /// `dict.name`, which in Jinja2 is the method of this name before it is the entry.
+    /// `dict.name`: the method of this name, else the entry.
     fn get_value_by_str(self: &Arc<Self>, key: &str) -> Option<Value> {
-        match key {
-            "copy" | "get" | "items" | "keys" | "values" => Some(Value::from_object(Method {
-                of: Value::from_dyn_object(self.clone()),
-                name: key.to_owned(),
-            })),
-            // What would change the dict is hidden by the sandbox.
-            "clear" | "pop" | "popitem" | "setdefault" | "update" => None,
-            key => self.get(key).cloned(),
+        // What would change the dict is hidden by the sandbox.
+        if ["clear", "pop", "popitem", "setdefault", "update"].contains(&key) {
+            return None;
         }
+        self.method(key).or_else(|| self.get(key).cloned())
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
@@ -108,11 +116,7 @@ impl Object for Dict {
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_joined(f, "{}", &self.entries, |f, (key, value)| {
-            write_str_repr(f, key)?;
-            f.write_str(": ")?;
-            write_repr(f, value)
-        })
+        f.write_str(&repr(&Value::from_dyn_object(self.clone())))
     }
 }
 
@@ -137,34 +141,67 @@ impl Object for Method {
     }
 }
 
-fn write_joined<T>(
-    f: &mut fmt::Formatter<'_>,
-    brackets: &str,
-    items: &[T],
-    write: impl Fn(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
-) -> fmt::Result {
-    let (open, close) = brackets.split_at(1);
-    f.write_str(open)?;
-    for (i, item) in items.iter().enumerate() {
-        f.write_str(if i > 0 { ", " } else { "" })?;
-        write(f, item)?;
-    }
-    f.write_str(close)
+/// What `items`, `keys` or `values` of a dict gives: it can be gone through, and has no places.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) method: &'static str,
+    pub(super) items: Vec<Value>,
 }
 
-fn write_repr(f: &mut fmt::Formatter<'_>, value: &Value) -> fmt::Result {
-    match (value.kind(), value.as_str()) {
-        (ValueKind::String, Some(text)) => write_str_repr(f, text),
-        _ => f.write_str(&text(value)),
+impl Object for View {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Iterable
+    }
+
+    fn get_value(self: &Arc<Self>, _: &Value) -> Option<Value> {
+        Some(Value::UNDEFINED)
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.items.clone())
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let items: Vec<String> = self.items.iter().map(repr).collect();
+        write!(f, "dict_{}([{}])", self.method, items.join(", "))
     }
 }
 
 /// Python's `str` of a value.
 pub(super) fn text(value: &Value) -> String {
-    if value.is_number() && !value.is_integer() {
-        f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float_repr)
-    } else {
-        value.to_string()
+    match value.as_str() {
+        Some(text) => text.to_owned(),
+        None if value.is_undefined() => String::new(),
+        None => repr(value),
+    }
+}
+
+/// Python's `repr` of a value.
+fn repr(value: &Value) -> String {
+    let items = || value.try_iter().into_iter().flatten();
+    match value.kind() {
+        ValueKind::Undefined => "Undefined".into(),
+        ValueKind::Number if !value.is_integer() => {
+            f64::try_from(value.clone()).map_or_else(|_| value.to_string(), float_repr)
+        }
+        ValueKind::String => str_repr(value.as_str().unwrap_or_default()),
+        ValueKind::Seq => {
+            let items: Vec<String> = items().map(|item| repr(&item)).collect();
+            match (value.is_tuple(), &items[..]) {
+                (true, [one]) => format!("({one},)"),
+                (true, items) => format!("({})", items.join(", ")),
+                (false, items) => format!("[{}]", items.join(", ")),
+            }
+        }
+        ValueKind::Map => {
+            let entry = |key: Value| {
+                let value = value.get_item(&key).unwrap_or_default();
+                format!("{}: {}", repr(&key), repr(&value))
+            };
+            let entries: Vec<String> = items().map(entry).collect();
+            format!("{{{}}}", entries.join(", "))
+        }
+        _ => value.to_string(),
     }
 }
 
@@ -184,27 +221,27 @@ pub(super) fn float_repr(x: f64) -> String {
     }
 }
 
-fn write_str_repr(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+fn str_repr(text: &str) -> String {
     let quote = if text.contains('\'') && !text.contains('"') {
         '"'
     } else {
         '\''
     };
-    f.write_char(quote)?;
+    let mut out = String::from(quote);
     for c in text.chars() {
         match c {
-            '\\' => f.write_str("\\\\")?,
-            '\n' => f.write_str("\\n")?,
-            '\r' => f.write_str("\\r")?,
-            '\t' => f.write_str("\\t")?,
-            c if c == quote => write!(f, "\\{c}")?,
-            c if is_printable(c) => f.write_char(c)?,
-            c if c <= '\u{ff}' => write!(f, "\\x{:02x}", c as u32)?,
-            c if c <= '\u{ffff}' => write!(f, "\\u{:04x}", c as u32)?,
-            c => write!(f, "\\U{:08x}", c as u32)?,
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote || c == '\\' => out.extend(['\\', c]),
+            c if is_printable(c) => out.push(c),
+            c if c <= '\u{ff}' => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if c <= '\u{ffff}' => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c => out.push_str(&format!("\\U{:08x}", c as u32)),
         }
     }
-    f.write_char(quote)
+    out.push(quote);
+    out
 }
 
 /// Python's `isprintable` for assigned characters: everything but controls, formats, private use and spaces other

@@ -1,0 +1,205 @@
+//! Chat templates and tokenizers against transformers, whose results `reference/check_templates.py` wrote.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use context_patch::checkpoint::{Access, ChatTemplate, Checkpoint, Conversation, Tokenizer};
+use minijinja::Environment;
+use minijinja::syntax::SyntaxConfig;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+/// The time of the reference's clock.
+const TIME: &str = "2026-11-07T09:05:03.000042";
+
+fn reference(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("reference").join(path)
+}
+
+fn golden<T: for<'de> Deserialize<'de>>(name: &str) -> Vec<T> {
+    let path = reference(&format!("templates/{name}.golden.json"));
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+fn open(dir: &Path) -> Checkpoint {
+    Checkpoint::open(dir.to_str().unwrap(), Access::Mapped).unwrap()
+}
+
+/// How many ids, and a hash of them, as the reference writes them.
+fn digest(tokenizer: &Tokenizer, text: &str) -> String {
+    let ids = tokenizer.encode_as_written(text).unwrap();
+    let words: Vec<String> = ids.iter().map(u32::to_string).collect();
+    let hash = Sha256::digest(words.join(" "));
+    let hex: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{} {hex}", ids.len())
+}
+
+#[derive(Deserialize)]
+struct Case {
+    template: String,
+    conversation: String,
+    text: Option<String>,
+    tiny: Option<String>,
+    gemma: Option<String>,
+}
+
+#[test]
+fn templates_of_all_families_give_transformers_text_and_ids() {
+    let checkpoint = open(&reference("tiny"));
+    let tiny = checkpoint.tokenizer().unwrap();
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/gemma-3-270m");
+    let gemma = dir.exists().then(|| open(&dir).tokenizer().unwrap());
+    let tokens = [("bos_token", "<bos>"), ("eos_token", "<eos>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")];
+    let cases: Vec<Case> = golden("cases");
+    assert!(cases.len() >= 20 * 6);
+    for case in cases {
+        let path = reference(&format!("templates/{}.jinja", case.template));
+        let source = fs::read_to_string(&path).unwrap();
+        let messages = reference(&format!("templates/conversations/{}.json", case.conversation));
+        let conversation = Conversation::read(&messages).unwrap().at(TIME).unwrap();
+        for source in [source.replace('\n', "\r\n"), source] {
+            let template = ChatTemplate::parse(&path, source, tokens).unwrap();
+            let text = template.render(&conversation);
+            let name = format!("{} of {}", case.template, case.conversation);
+            assert_eq!(text.as_ref().ok(), case.text.as_ref(), "{name}: {text:?}");
+            let Ok(text) = text else { continue };
+            assert_eq!(Some(digest(&tiny, &text)), case.tiny, "{name}");
+            if let Some(gemma) = &gemma {
+                assert_eq!(Some(digest(gemma, &text)), case.gemma, "{name}");
+            }
+        }
+    }
+}
+
+fn features() -> Conversation {
+    Conversation::read(&reference("templates/features.json")).unwrap().at(TIME).unwrap()
+}
+
+fn render(source: &str) -> Option<String> {
+    let tokens: [(&str, &str); 0] = [];
+    let template = ChatTemplate::parse(Path::new("features"), source.into(), tokens);
+    template.and_then(|template| template.render(&features())).ok()
+}
+
+#[test]
+fn jinjas_expressions_and_statements_mean_the_same() {
+    let mut different = BTreeMap::from(DIFFERENT);
+    let mut wrong = Vec::new();
+    for (source, theirs) in golden::<(String, Option<String>)>("features") {
+        let ours = render(&source);
+        let known = different.remove(&*source).map(|ours| ours.map(String::from));
+        if ours != known.unwrap_or(theirs.clone()) {
+            wrong.push(format!("{source:?}\n    theirs {theirs:?}\n    ours   {ours:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(different.is_empty(), "not in features.txt: {:?}", different.keys());
+}
+
+/// What differs, and docs/chat-templates.md says so: ours, where it is text.
+const DIFFERENT: [(&str, Option<&str>); 0] = [];
+
+#[test]
+fn minijinja_alone_would_be_noticed() {
+    let alone = |source: &str| {
+        let mut env = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        env.set_syntax(syntax.unwrap());
+        env.render_str(source, ()).ok()
+    };
+    let theirs: BTreeMap<String, Option<String>> = golden("features").into_iter().collect();
+    for source in [
+        "{% if t %}\r\nx\r\n{% endif %}\r\n",
+        "{% raw %}\n{{ x }}\n{% endraw %}\ny",
+        "{{ '\\a\\b\\f\\v\\0' }}",
+        "{{ 1e16 }}",
+        "{{ 'x'|int }}",
+        "{{ {'é':'é'}|tojson(ensure_ascii=true) }}",
+        "{% generation %}a{% endgeneration %}",
+        "{{ strftime_now('%d %b %Y') }}",
+    ] {
+        assert_eq!(render(source), theirs[source], "{source:?}");
+        assert_ne!(alone(source), theirs[source], "{source:?}");
+    }
+}
+
+#[derive(Deserialize)]
+struct Files {
+    name: String,
+    changes: Map<String, Value>,
+    ids: Vec<Vec<u32>>,
+    written: Vec<Vec<u32>>,
+    decoded: Vec<String>,
+    special: BTreeMap<String, String>,
+}
+
+/// The tiny model's files with changes; a file that is null is left out.
+fn changed(changes: &Map<String, Value>) -> Checkpoint {
+    let read = |name: &str| fs::read(reference("tiny").join(name)).unwrap();
+    let mut files = BTreeMap::new();
+    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        files.insert(name, serde_json::from_slice::<Value>(&read(name)).unwrap());
+    }
+    // Room for tokens that are added.
+    files.get_mut("config.json").unwrap()["vocab_size"] = 1024.into();
+    for (name, change) in changes {
+        merge(files.entry(name).or_insert_with(|| Value::Object(Map::new())), change);
+    }
+    let files = files.into_iter().filter(|(_, content)| !content.is_null());
+    let files = files.map(|(name, content)| (name, content.to_string().into()));
+    let weights = ("model.safetensors", read("model.safetensors").into());
+    Checkpoint::from_files("tiny", files.chain([weights])).unwrap()
+}
+
+fn merge(base: &mut Value, change: &Value) {
+    match (base, change) {
+        (Value::Object(base), Value::Object(change)) => {
+            for (name, change) in change {
+                merge(base.entry(name.clone()).or_insert(Value::Null), change);
+            }
+        }
+        (base, change) => *base = change.clone(),
+    }
+}
+
+#[test]
+fn tokenizers_are_those_that_auto_tokenizer_makes() {
+    let mut cases = golden::<Value>("tokenizers").into_iter();
+    let texts: Vec<String> = serde_json::from_value(cases.next().unwrap()["texts"].clone()).unwrap();
+    let mut wrong = Vec::new();
+    for case in cases {
+        let case: Files = serde_json::from_value(case).unwrap();
+        let mut check = |what: &str, ours: String, theirs: String| {
+            if ours != theirs {
+                wrong.push(format!("{}, {what}\n    theirs {theirs}\n    ours   {ours}", case.name));
+            }
+        };
+        let checkpoint = changed(&case.changes);
+        let tokenizer = checkpoint.tokenizer().unwrap();
+        for (i, text) in texts.iter().enumerate() {
+            let written = tokenizer.encode_as_written(text).unwrap();
+            check(text, format!("{written:?}"), format!("{:?}", case.written[i]));
+            // What transformers gives, but for a second <bos>.
+            let ids = &case.ids[i];
+            let ids = if ids.starts_with(&[2, 2]) { &ids[1..] } else { ids };
+            check(text, format!("{:?}", tokenizer.encode(text).unwrap()), format!("{ids:?}"));
+            let decoded = tokenizer.decode(&case.ids[i]).unwrap();
+            check(text, decoded, case.decoded[i].clone());
+        }
+        let names: Vec<&String> = case.special.keys().collect();
+        let source: String = names.iter().map(|name| format!("{{{{ {name} }}}};")).collect();
+        let theirs: String = case.special.values().map(|text| format!("{text};")).collect();
+        let mut changes = case.changes.clone();
+        let settings = changes.entry("tokenizer_config.json").or_insert_with(|| Value::Object(Map::new()));
+        if settings.is_null() {
+            continue;
+        }
+        merge(settings, &serde_json::json!({ "chat_template": source }));
+        let template = changed(&changes).chat_template().unwrap();
+        let messages = Conversation::parse(Path::new("m"), br#"[{"role": "user"}]"#).unwrap();
+        check("special tokens", template.render(&messages).unwrap(), theirs);
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
