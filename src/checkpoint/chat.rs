@@ -19,9 +19,10 @@ use minijinja::{Environment, ErrorKind, Value};
 
 pub use conversation::{Conversation, Message};
 
+use super::error::{Error, Result};
 use super::fields::{Fields, parse_object};
 use super::files::Files;
-use crate::error::{Error, Result, one_line};
+use crate::message::one_line;
 
 /// A chat template, parsed; or several under names, of which the one for tools is used where there are tools.
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use crate::error::{Error, Result};
+use super::error::Result;
+use crate::message::IoError;
 
 /// The files of one checkpoint.
 #[derive(Clone, Debug)]
@@ -39,7 +40,7 @@ impl Files {
                 match std::fs::read(&path) {
                     Ok(data) => Ok(Some(data.into())),
                     Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-                    Err(e) => Err(Error::io("read", path)(e)),
+                    Err(e) => Err(IoError::at("read", path)(e).into()),
                 }
             }
         }
@@ -57,10 +58,10 @@ impl Files {
                 let entries = match std::fs::read_dir(&path) {
                     Ok(entries) => entries,
                     Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-                    Err(e) => return Err(Error::io("read", path)(e)),
+                    Err(e) => return Err(IoError::at("read", path)(e).into()),
                 };
                 let entries: std::io::Result<Vec<_>> = entries.collect();
-                let entries = entries.map_err(Error::io("read", path))?;
+                let entries = entries.map_err(IoError::at("read", path))?;
                 let name = |entry: std::fs::DirEntry| entry.file_name().into_string().ok();
                 entries.into_iter().filter_map(name).collect()
             }

@@ -12,8 +12,9 @@ mod class;
 mod stream;
 
 use super::Config;
+use super::error::{Error, Result};
 use super::tokenizer_config::TokenizerConfig;
-use crate::error::{Error, Result, one_line};
+use crate::message::one_line;
 use class::Class;
 pub use stream::TextStream;
 use stream::{Bytes, level_bytes};

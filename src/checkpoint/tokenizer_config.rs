@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
+use super::error::{Error, Result};
 use super::fields::{Fields, brief, parse_object};
 use super::files::Files;
-use crate::error::{Error, Result};
 
 /// What is used of a tokenizer's settings.
 #[derive(Clone, Debug, Default, PartialEq)]

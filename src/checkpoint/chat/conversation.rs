@@ -10,7 +10,8 @@ use minijinja::value::{Rest, ValueOrKwargs};
 use super::clock;
 use super::json::Json;
 use super::python::{Dict, List, arguments, wrong};
-use crate::error::{Error, Result, one_line};
+use super::super::error::{Error, Result};
+use crate::message::{IoError, one_line};
 
 /// One turn of a conversation that is text alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +78,7 @@ impl Conversation {
     ///
     /// [`Error::Io`] and [`Error::Conversation`].
     pub fn read(path: &Path) -> Result<Self> {
-        let json = std::fs::read(path).map_err(Error::io("read", path))?;
+        let json = std::fs::read(path).map_err(IoError::at("read", path))?;
         Self::parse(path, &json)
     }
 

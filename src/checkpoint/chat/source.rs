@@ -104,7 +104,8 @@ fn tag_name(name: &str) -> Result<&str, String> {
     match name {
         "generation" => Ok("with"),
         "endgeneration" => Ok("endwith"),
-        "autoescape" => Err("the tag autoescape is not supported".into()),
+        // minijinja has `do`; transformers' environment has not.
+        "autoescape" | "do" => Err(format!("the tag {name} is not supported")),
         name => Ok(name),
     }
 }

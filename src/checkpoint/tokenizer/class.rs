@@ -7,9 +7,9 @@ use tokenizers::{
     AddedToken, AddedVocabulary, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper,
 };
 
+use super::super::error::Result;
 use super::super::tokenizer_config::TokenizerConfig;
 use super::Bpe;
-use crate::error::Result;
 
 /// A class by what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Text out of tokens as they come.
 
+use super::super::error::Result;
 use super::Tokenizer;
-use crate::error::Result;
 
 /// Text out of tokens as they come, never cutting a character in two. The pieces joined are what
 /// [`Tokenizer::decode`] gives for all the tokens at once, as long as these spell valid UTF-8. A byte that can no longer
@@ -40,7 +40,7 @@ impl<'a> TextStream<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Tokenizer`](crate::Error::Tokenizer).
+    /// [`Error::Tokenizer`](crate::checkpoint::Error::Tokenizer).
     pub fn push(&mut self, id: u32) -> Result<String> {
         if let Some(bytes) = self.tokenizer.bytes_of(id) {
             self.pending.extend(&bytes);
@@ -61,7 +61,7 @@ impl<'a> TextStream<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Tokenizer`](crate::Error::Tokenizer).
+    /// [`Error::Tokenizer`](crate::checkpoint::Error::Tokenizer).
     pub fn finish(mut self) -> Result<String> {
         Ok(self.rest())
     }
