@@ -7,6 +7,7 @@
 mod clock;
 mod conversation;
 mod environment;
+mod globals;
 mod json;
 mod methods;
 mod python;

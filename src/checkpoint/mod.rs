@@ -203,8 +203,7 @@ impl Checkpoint {
             const NAME: &str = "config.json";
             let path = self.files.path(NAME);
             let map = parse_object(&path, &self.files.read(NAME)?.unwrap_or_default())?;
-            let class = Fields::new(&path, "", &map).string("tokenizer_class")?;
-            settings.class = class.map(String::from);
+            settings.class = tokenizer_config::class(&path, &Fields::new(&path, "", &map))?;
         }
         Ok(settings)
     }

@@ -93,6 +93,8 @@ impl Tokenizer {
             .map_err(|e| wrong(format!("not a tokenizer this crate can read: {e}")))?;
         let pad = inner.get_padding().map(|padding| padding.pad_token.clone());
         class.add_special_tokens(&mut settings, pad.as_deref());
+        let bos_token = settings.special_text("bos_token").unwrap_or("<bos>");
+        let bos = inner.token_to_id(bos_token);
         let mut finish = || {
             class.apply(&mut inner, &settings)?;
             // Lengths to cut or pad to and merges left out at random belong to training, and would change a prompt
@@ -121,7 +123,7 @@ impl Tokenizer {
             model_vocab_size: config.vocab_size,
         };
         tokenizer.check_vocabulary()?;
-        tokenizer.check_bos(settings.special_text("bos_token"))?;
+        tokenizer.check_bos(bos_token, bos)?;
         Ok(tokenizer)
     }
 
@@ -140,10 +142,9 @@ impl Tokenizer {
         }
     }
 
-    fn check_bos(&self, bos_token: Option<&str>) -> Result<()> {
-        let token = bos_token.unwrap_or("<bos>");
-        let found = self.inner.token_to_id(token);
-        if found == Some(self.bos) {
+    /// Checks that `token` begins a sequence; `found` is its id in the file.
+    fn check_bos(&self, token: &str, found: Option<u32>) -> Result<()> {
+        if self.inner.token_to_id(token) == Some(self.bos) {
             return Ok(());
         }
         Err(Error::TokenizerBos {

@@ -14,9 +14,10 @@ use super::files::Files;
 /// What is used of a tokenizer's settings.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct TokenizerConfig {
+    /// The file that is being read, for messages.
     path: PathBuf,
-    /// Name of the class that makes the tokenizer out of tokenizer.json.
-    pub(super) class: Option<String>,
+    /// The class that makes the tokenizer out of tokenizer.json, and the file that names it.
+    pub(super) class: Option<(String, PathBuf)>,
     /// The special tokens by name, `bos_token` and so on; `None` where the file says null.
     pub(super) special: BTreeMap<String, Option<AddedToken>>,
     /// Special tokens without a name.
@@ -37,7 +38,7 @@ impl TokenizerConfig {
     pub(super) fn as_written(bos_token: Option<&str>) -> Self {
         let bos_token = bos_token.map(|text| Some(AddedToken::from(text, true)));
         Self {
-            class: Some("PreTrainedTokenizerFast".into()),
+            class: Some(("PreTrainedTokenizerFast".into(), PathBuf::new())),
             special: bos_token.map(|token| ("bos_token".into(), token)).into_iter().collect(),
             ..Self::default()
         }
@@ -67,7 +68,7 @@ impl TokenizerConfig {
         }
         let mut config = Self {
             path: path.into(),
-            class: fields.string("tokenizer_class")?.map(String::from),
+            class: class(path, &fields)?,
             split_special_tokens: fields.flag("split_special_tokens", false)?,
             chat_templates: templates(path, &fields)?,
             ..Self::default()
@@ -164,13 +165,12 @@ impl TokenizerConfig {
     fn wrong(&self, field: &str, expected: &'static str, found: &Value) -> Error {
         field_type(&self.path, field, expected, found)
     }
+}
 
-    /// An error about a class that makes another tokenizer out of tokenizer.json.
-    pub(super) fn unsupported_class(&self, class: &str) -> Error {
-        const SUPPORTED: &str = "GemmaTokenizer, or PreTrainedTokenizerFast for a tokenizer.json as it is";
-        let map = Map::new();
-        Fields::new(&self.path, "", &map).unsupported("tokenizer_class", class, SUPPORTED)
-    }
+/// The class that a file names, if it does.
+pub(super) fn class(path: &Path, fields: &Fields<'_>) -> Result<Option<(String, PathBuf)>> {
+    let name = fields.string("tokenizer_class")?;
+    Ok(name.map(|name| (name.to_owned(), path.to_owned())))
 }
 
 fn field_type(path: &Path, field: &str, expected: &'static str, found: &Value) -> Error {
@@ -215,4 +215,63 @@ fn templates(path: &Path, fields: &Fields<'_>) -> Result<BTreeMap<String, String
     let expected = "a string or a list of objects with name and template";
     let value = fields.get(NAME).unwrap_or(&Value::Null);
     found.ok_or_else(|| field_type(path, NAME, expected, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<TokenizerConfig> {
+        let path = Path::new("tokenizer_config.json");
+        TokenizerConfig::parse(path, &parse_object(path, json.as_bytes())?)
+    }
+
+    #[test]
+    fn plain_and_structured_forms_say_the_same() {
+        let plain = parse(r#"{"bos_token": "<bos>", "eos_token": "<eos>", "chat_template": "T"}"#);
+        let structured = parse(
+            r#"{"bos_token": {"content": "<bos>", "special": true},
+                "eos_token": {"content": "<eos>", "normalized": false},
+                "chat_template": [{"name": "default", "template": "T"}]}"#,
+        );
+        let config = plain.unwrap();
+        assert_eq!(structured.unwrap(), config);
+        assert_eq!(config.special_text("bos_token"), Some("<bos>"));
+        assert_eq!(config.special_text("eos_token"), Some("<eos>"));
+        assert_eq!(config.chat_templates["default"], "T");
+    }
+
+    #[test]
+    fn settings_that_end_as_tokens_do_are_no_tokens() {
+        let config = parse(r#"{"add_bos_token": true, "image_token": "<i>", "pad_token": null}"#);
+        let config = config.unwrap();
+        assert_eq!(config.special_text("image_token"), Some("<i>"));
+        assert_eq!(config.special.get("pad_token"), Some(&None));
+        assert!(!config.special.contains_key("add_bos_token"));
+    }
+
+    #[test]
+    fn wrong_types_are_named() {
+        for (json, message) in [
+            (
+                r#"{"bos_token": 2}"#,
+                "bos_token must be a string or an object with content, not 2",
+            ),
+            (
+                r#"{"chat_template": [{"name": "other"}]}"#,
+                "chat_template must be a string or a list of objects with name and template, not a list",
+            ),
+            (
+                r#"{"added_tokens_decoder": {"one": {"content": "a"}}}"#,
+                "added_tokens_decoder must be an object of tokens by id, not an object",
+            ),
+            (
+                r#"{"extra_special_tokens": [3]}"#,
+                "extra_special_tokens must be a list or object of tokens, not 3",
+            ),
+        ] {
+            let message = format!("tokenizer_config.json: {message}");
+            assert_eq!(parse(json).unwrap_err().to_string(), message);
+        }
+    }
 }

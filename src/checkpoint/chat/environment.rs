@@ -1,12 +1,10 @@
 //! The Jinja environment that transformers renders chat templates in.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Object, Rest, ValueKind, ValueOrKwargs};
-use minijinja::{Environment, Error, State, Value};
+use minijinja::value::{Kwargs, Rest, ValueKind, ValueOrKwargs};
+use minijinja::{Environment, Error, State, Value, filters};
 
+use super::globals::{cycler, joiner};
 use super::json::tojson;
 use super::methods::{self, lines, pad, strip, width_of};
 use super::python::{arguments, text, wrong};
@@ -52,6 +50,7 @@ pub(super) fn environment(fuel: u64) -> Result<Environment<'static>, Error> {
         env.add_filter(name, refuse);
     }
     add_filters(&mut env);
+    add_sorting_filters(&mut env);
     env.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
     env.add_test("sequence", is_sequence);
     env.add_function("raise_exception", raise_exception);
@@ -79,6 +78,47 @@ fn add_filters(env: &mut Environment<'_>) {
         let word = |c: char| c.is_alphanumeric() || c == '_';
         text(value).split(|c| !word(c)).filter(|w| !w.is_empty()).count()
     });
+}
+
+/// Filters of minijinja that take by name alone what Jinja2 takes by position, too, or the other way round.
+fn add_sorting_filters(env: &mut Environment<'_>) {
+    env.add_filter("sort", |state: &State, value: Value, rest: Arguments| {
+        let names = ["reverse", "case_sensitive", "attribute"];
+        filters::sort(state, value, by_name("sort", rest, names)?)
+    });
+    env.add_filter("dictsort", |value: &Value, rest: Arguments| {
+        let names = ["case_sensitive", "by", "reverse"];
+        filters::dictsort(value, by_name("dictsort", rest, names)?)
+    });
+    const COMPARED: [&str; 2] = ["case_sensitive", "attribute"];
+    env.add_filter("unique", |state: &State, value: Value, rest: Arguments| {
+        filters::unique(state, value, by_name("unique", rest, COMPARED)?)
+    });
+    env.add_filter("min", |state: &State, value: Value, rest: Arguments| {
+        filters::min(state, value, by_name("min", rest, COMPARED)?)
+    });
+    env.add_filter("max", |state: &State, value: Value, rest: Arguments| {
+        filters::max(state, value, by_name("max", rest, COMPARED)?)
+    });
+    env.add_filter("batch", |state: &State, value: Value, rest: Arguments| {
+        let [count, fill] = arguments("batch", &rest.into_values(), ["linecount", "fill_with"])?;
+        filters::batch(state, value, count.unwrap_or_default().try_into()?, fill)
+    });
+    env.add_filter("slice", |state: &State, value: Value, rest: Arguments| {
+        let [count, fill] = arguments("slice", &rest.into_values(), ["slices", "fill_with"])?;
+        filters::slice(state, value, count.unwrap_or_default().try_into()?, fill)
+    });
+}
+
+/// A filter's arguments, given by position or by name, by name.
+fn by_name<const N: usize>(
+    filter: &str,
+    rest: Arguments,
+    names: [&str; N],
+) -> Result<Kwargs, Error> {
+    let values = arguments(filter, &rest.into_values(), names)?;
+    let named = names.into_iter().zip(values);
+    Ok(named.filter_map(|(name, value)| Some((name, value?))).collect())
 }
 
 /// What templates call to refuse a conversation.
@@ -242,81 +282,4 @@ fn truncate(value: &Value, rest: Arguments) -> Result<String, Error> {
         return Ok(kept + &end);
     }
     Ok(kept.rsplit_once(' ').map_or(&*kept, |(words, _)| words).to_owned() + &end)
-}
-
-/// `cycler`: its values one after the other, and again.
-#[derive(Debug)]
-struct Cycler {
-    items: Vec<Value>,
-    place: AtomicUsize,
-}
-
-fn cycler(items: Rest<Value>) -> Result<Value, Error> {
-    if items.is_empty() {
-        return Err(wrong("cycler takes one item at least"));
-    }
-    Ok(Value::from_object(Cycler {
-        items: items.to_vec(),
-        place: AtomicUsize::new(0),
-    }))
-}
-
-impl Cycler {
-    fn at(&self, place: usize) -> Value {
-        self.items[place % self.items.len()].clone()
-    }
-}
-
-impl Object for Cycler {
-    fn repr(self: &Arc<Self>) -> minijinja::value::ObjectRepr {
-        minijinja::value::ObjectRepr::Plain
-    }
-
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        (key.as_str() == Some("current")).then(|| self.at(self.place.load(Ordering::Relaxed)))
-    }
-
-    fn call_method(
-        self: &Arc<Self>,
-        _: &mut State<'_, '_>,
-        method: &str,
-        _: &[Value],
-    ) -> Result<Value, Error> {
-        match method {
-            "next" => Ok(self.at(self.place.fetch_add(1, Ordering::Relaxed))),
-            "reset" => {
-                self.place.store(0, Ordering::Relaxed);
-                Ok(Value::from(()))
-            }
-            _ => Err(Error::from(minijinja::ErrorKind::UnknownMethod)),
-        }
-    }
-}
-
-/// `joiner`: nothing when it is called first, then the separator.
-#[derive(Debug)]
-struct Joiner {
-    separator: Value,
-    is_used: AtomicBool,
-}
-
-fn joiner(separator: Option<Value>) -> Value {
-    Value::from_object(Joiner {
-        separator: separator.unwrap_or_else(|| ", ".into()),
-        is_used: AtomicBool::new(false),
-    })
-}
-
-impl Object for Joiner {
-    fn repr(self: &Arc<Self>) -> minijinja::value::ObjectRepr {
-        minijinja::value::ObjectRepr::Plain
-    }
-
-    fn call(self: &Arc<Self>, _: &mut State<'_, '_>, _: &[Value]) -> Result<Value, Error> {
-        Ok(if self.is_used.swap(true, Ordering::Relaxed) {
-            self.separator.clone()
-        } else {
-            "".into()
-        })
-    }
 }

@@ -77,9 +77,16 @@ fn string(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Err
             let fill = fill.as_ref().map_or(Ok(" "), |v| some_text(Some(v)))?;
             pad(text, width_of(&width)?, fill, method).into()
         }
-        "isdecimal" | "isdigit" if text.is_ascii() => {
+        "isdecimal" | "isdigit" | "isnumeric" => {
             let [] = none()?;
+            if text.contains(|c: char| !c.is_ascii() && c.is_numeric()) {
+                return Err(wrong("numbers other than ASCII's are not told apart"));
+            }
             (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())).into()
+        }
+        "isspace" => {
+            let [] = none()?;
+            (!text.is_empty() && text.chars().all(is_space)).into()
         }
         "swapcase" => {
             let [] = none()?;

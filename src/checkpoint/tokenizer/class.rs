@@ -7,9 +7,10 @@ use tokenizers::{
     AddedToken, AddedVocabulary, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper,
 };
 
-use super::super::error::Result;
+use super::super::error::{Error, Result};
 use super::super::tokenizer_config::TokenizerConfig;
 use super::Bpe;
+use crate::message::shown;
 
 /// A class by what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +48,19 @@ const OTHER_CLASSES: &[&str] = &[
 impl Class {
     /// The class that reads a Gemma checkpoint with these settings and the tokenizer.json `json`.
     pub(super) fn of(settings: &TokenizerConfig, json: &[u8]) -> Result<Self> {
-        let Some(name) = &settings.class else {
+        let Some((name, path)) = &settings.class else {
             return Ok(Self::Gemma);
         };
         match name.strip_suffix("Fast").unwrap_or(name) {
             "GemmaTokenizer" => Ok(Self::Gemma),
             // Many files name this class although their tokenizer is not of its kind, and transformers knows.
             "LlamaTokenizer" if contains(json, b"\"ByteLevel\"") => Ok(Self::AsWritten),
-            other if OTHER_CLASSES.contains(&other) => Err(settings.unsupported_class(name)),
+            other if OTHER_CLASSES.contains(&other) => Err(Error::UnsupportedOption {
+                path: path.clone(),
+                field: "tokenizer_class".into(),
+                found: shown(name),
+                supported: "GemmaTokenizer, or PreTrainedTokenizerFast for a tokenizer.json as it is",
+            }),
             _ => Ok(Self::AsWritten),
         }
     }
