@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::attention::{Attention, Turning};
+use super::attention::Attention;
 use super::error::Result;
-use super::{Block, Embedding, Inner, Model, Outer, RmsNorm, Scaling};
+use super::{Block, Embedding, Inner, Model, Outer, RmsNorm, RopePairing, Scaling};
 use crate::checkpoint::{self, Access, Checkpoint, Config, LayerKind, Tensors};
 use crate::kernels::activation::Activation;
 use crate::kernels::{Backend, Level, Rotation};
@@ -98,7 +98,7 @@ impl Model {
 }
 
 impl Model {
-    /// The same model with some tensors replaced, by their canonical names; the others are shared.
+    /// A copy of the model with some tensors replaced, by their canonical names; the others are shared.
     pub(crate) fn replaced(
         &self,
         with: impl IntoIterator<Item = (String, Tensor)>,
@@ -115,7 +115,7 @@ impl Model {
     }
 }
 
-/// A config of fewer layers than the weights have would run a shorter model without a word.
+/// Refuses weights of more layers than the config has, because that would silently run a shorter model.
 fn refuse_extra_layers(config: &Config, tensors: &Tensors) -> Result<()> {
     let layers = config.num_hidden_layers;
     let layer = |name: &str| {
@@ -187,7 +187,8 @@ impl Loader<'_> {
             scaling: 1.0 / self.config.query_pre_attn_scalar.sqrt(),
             window: (kind == LayerKind::Sliding).then_some(self.config.sliding_window),
             rotation: Rotation::new(head_dim, rope.theta, rope.factor),
-            turning: Turning::default(),
+            pairing: RopePairing::default(),
+            norm_after_rope: false,
             softcap: None,
         })
     }

@@ -28,10 +28,11 @@ pub mod theorem_1;
 pub mod theorem_5;
 mod variant;
 
+pub use crate::model::Overlay;
 pub use algorithm_1::{Query, Solution, solve, solve_batch};
 pub use error::{Error, Result};
 pub use merged::{Materialised, materialise};
-pub use overlay::{Form, Overlay};
+pub use overlay::Form;
 pub use report::{Case, LayerReport, Report};
 pub use saved::SavedPatch;
 pub use solver::{Method, Solver};

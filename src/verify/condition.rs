@@ -72,7 +72,7 @@ impl<'m, E: Element> Disturbed<'m, E> {
             run,
             caches,
         } = self;
-        run.forget_turns();
+        run.clear_cos_sin();
         let x = model.embed(run, &tokens.repeat(RUNS));
         let sequences = caches.iter_mut().enumerate();
         let mut sequences: Vec<_> = sequences
