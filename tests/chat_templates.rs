@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use context_patch::checkpoint::{Access, ChatTemplate, Checkpoint, Conversation, Tokenizer};
+use context_patch::checkpoint::{
+    Access, ChatTemplate, Checkpoint, Conversation, Message, Tokenizer,
+};
 use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
 use serde::Deserialize;
@@ -20,7 +23,9 @@ use different::{ACCEPTED, DIFFERENT, REFUSED};
 const TIME: &str = "2026-11-07T09:05:03.000042";
 
 fn reference(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("reference").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("reference")
+        .join(path)
 }
 
 fn golden<T: for<'de> Deserialize<'de>>(name: &str) -> Vec<T> {
@@ -56,13 +61,21 @@ fn templates_of_all_families_give_transformers_text_and_ids() {
     let tiny = checkpoint.tokenizer().unwrap();
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/gemma-3-270m");
     let gemma = dir.exists().then(|| open(&dir).tokenizer().unwrap());
-    let tokens = [("bos_token", "<bos>"), ("eos_token", "<eos>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")];
+    let tokens = [
+        ("bos_token", "<bos>"),
+        ("eos_token", "<eos>"),
+        ("unk_token", "<unk>"),
+        ("pad_token", "<pad>"),
+    ];
     let cases: Vec<Case> = golden("cases");
     assert!(cases.len() >= 20 * 6);
     for case in cases {
         let path = reference(&format!("templates/{}.jinja", case.template));
         let source = fs::read_to_string(&path).unwrap();
-        let messages = reference(&format!("templates/conversations/{}.json", case.conversation));
+        let messages = reference(&format!(
+            "templates/conversations/{}.json",
+            case.conversation
+        ));
         let conversation = Conversation::read(&messages).unwrap().at(TIME).unwrap();
         for source in [source.replace('\n', "\r\n"), source] {
             let template = ChatTemplate::parse(&path, source, tokens).unwrap();
@@ -79,13 +92,18 @@ fn templates_of_all_families_give_transformers_text_and_ids() {
 }
 
 fn features() -> Conversation {
-    Conversation::read(&reference("templates/features.json")).unwrap().at(TIME).unwrap()
+    Conversation::read(&reference("templates/features.json"))
+        .unwrap()
+        .at(TIME)
+        .unwrap()
 }
 
 fn render(source: &str) -> Option<String> {
     let tokens: [(&str, &str); 0] = [];
     let template = ChatTemplate::parse(Path::new("features"), source.into(), tokens);
-    template.and_then(|template| template.render(&features())).ok()
+    template
+        .and_then(|template| template.render(&features()))
+        .ok()
 }
 
 #[test]
@@ -103,12 +121,22 @@ fn jinjas_expressions_and_statements_mean_the_same() {
         if list.contains(&&*source) {
             known.insert(source);
         } else {
-            wrong.push(format!("{source:?}\n    theirs {theirs:?}\n    ours   {ours:?}"));
+            wrong.push(format!(
+                "{source:?}\n    theirs {theirs:?}\n    ours   {ours:?}"
+            ));
         }
     }
-    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     let listed = [REFUSED, ACCEPTED, DIFFERENT].concat();
-    let same: Vec<_> = listed.iter().filter(|source| !known.contains(**source)).collect();
+    let same: Vec<_> = listed
+        .iter()
+        .filter(|source| !known.contains(**source))
+        .collect();
     assert!(same.is_empty(), "listed, but not different: {same:?}");
 }
 
@@ -116,7 +144,10 @@ fn jinjas_expressions_and_statements_mean_the_same() {
 fn minijinja_alone_would_be_noticed() {
     let alone = |source: &str| {
         let mut env = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build();
         env.set_syntax(syntax.unwrap());
         env.render_str(source, ()).ok()
     };
@@ -156,7 +187,12 @@ fn changed(changes: &Map<String, Value>) -> Checkpoint {
     // Room for tokens that are added.
     files.get_mut("config.json").unwrap()["vocab_size"] = 1024.into();
     for (name, change) in changes {
-        merge(files.entry(name).or_insert_with(|| Value::Object(Map::new())), change);
+        merge(
+            files
+                .entry(name)
+                .or_insert_with(|| Value::Object(Map::new())),
+            change,
+        );
     }
     let files = files.into_iter().filter(|(_, content)| !content.is_null());
     let files = files.map(|(name, content)| (name, content.to_string().into()));
@@ -178,39 +214,139 @@ fn merge(base: &mut Value, change: &Value) {
 #[test]
 fn tokenizers_are_those_that_auto_tokenizer_makes() {
     let mut cases = golden::<Value>("tokenizers").into_iter();
-    let texts: Vec<String> = serde_json::from_value(cases.next().unwrap()["texts"].clone()).unwrap();
-    let mut wrong = Vec::new();
+    let texts: Vec<String> =
+        serde_json::from_value(cases.next().unwrap()["texts"].clone()).unwrap();
+    let (mut wrong, mut noticed) = (Vec::new(), 0);
     for case in cases {
         let case: Files = serde_json::from_value(case).unwrap();
         let mut check = |what: &str, ours: String, theirs: String| {
             if ours != theirs {
-                wrong.push(format!("{}, {what}\n    theirs {theirs}\n    ours   {ours}", case.name));
+                wrong.push(format!(
+                    "{}, {what}\n    theirs {theirs}\n    ours   {ours}",
+                    case.name
+                ));
             }
         };
         let checkpoint = changed(&case.changes);
         let tokenizer = checkpoint.tokenizer().unwrap();
+        let json = checkpoint.file("tokenizer.json").unwrap().unwrap();
+        let alone =
+            Tokenizer::from_bytes(Path::new("t"), &json, checkpoint.config(), None).unwrap();
+        let same = |(text, ids): (&String, &Vec<u32>)| {
+            alone.encode_as_written(text).is_ok_and(|own| own == *ids)
+        };
+        noticed += usize::from(!texts.iter().zip(&case.written).all(same));
         for (i, text) in texts.iter().enumerate() {
             let written = tokenizer.encode_as_written(text).unwrap();
-            check(text, format!("{written:?}"), format!("{:?}", case.written[i]));
+            check(
+                text,
+                format!("{written:?}"),
+                format!("{:?}", case.written[i]),
+            );
             // What transformers gives, but for a second <bos>.
             let ids = &case.ids[i];
-            let ids = if ids.starts_with(&[2, 2]) { &ids[1..] } else { ids };
-            check(text, format!("{:?}", tokenizer.encode(text).unwrap()), format!("{ids:?}"));
+            let ids = if ids.starts_with(&[2, 2]) {
+                &ids[1..]
+            } else {
+                ids
+            };
+            check(
+                text,
+                format!("{:?}", tokenizer.encode(text).unwrap()),
+                format!("{ids:?}"),
+            );
             let decoded = tokenizer.decode(&case.ids[i]).unwrap();
             check(text, decoded, case.decoded[i].clone());
         }
         let names: Vec<&String> = case.special.keys().collect();
-        let source: String = names.iter().map(|name| format!("{{{{ {name} }}}};")).collect();
-        let theirs: String = case.special.values().map(|text| format!("{text};")).collect();
+        let source: String = names
+            .iter()
+            .map(|name| format!("{{{{ {name} }}}};"))
+            .collect();
+        let theirs: String = case
+            .special
+            .values()
+            .map(|text| format!("{text};"))
+            .collect();
         let mut changes = case.changes.clone();
-        let settings = changes.entry("tokenizer_config.json").or_insert_with(|| Value::Object(Map::new()));
+        let settings = changes
+            .entry("tokenizer_config.json")
+            .or_insert_with(|| Value::Object(Map::new()));
         if settings.is_null() {
             continue;
         }
         merge(settings, &serde_json::json!({ "chat_template": source }));
         let template = changed(&changes).chat_template().unwrap();
         let messages = Conversation::parse(Path::new("m"), br#"[{"role": "user"}]"#).unwrap();
-        check("special tokens", template.render(&messages).unwrap(), theirs);
+        check(
+            "special tokens",
+            template.render(&messages).unwrap(),
+            theirs,
+        );
     }
-    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    // The control: what tokenizer.json alone would give.
+    assert!(
+        noticed >= 30,
+        "{noticed} tokenizers differ from their files taken as they are"
+    );
+}
+
+/// The ids of a prompt that the program makes.
+fn prompt_ids(args: &[&str]) -> Vec<u32> {
+    let tiny = reference("tiny");
+    let output = Command::new(env!("CARGO_BIN_EXE_context-patch"))
+        .args([
+            "generate",
+            "--json",
+            "--max-tokens",
+            "1",
+            "--model",
+            tiny.to_str().unwrap(),
+        ])
+        .args(args)
+        .output()
+        .unwrap();
+    let said: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    serde_json::from_value(said["prompt_ids"].clone()).unwrap()
+}
+
+#[test]
+fn the_program_takes_a_system_message_and_a_file_of_messages() {
+    let checkpoint = open(&reference("tiny"));
+    let (tokenizer, template) = (
+        checkpoint.tokenizer().unwrap(),
+        checkpoint.chat_template().unwrap(),
+    );
+    let ids = |conversation: &Conversation| {
+        let text = template.render(conversation).unwrap();
+        tokenizer.encode_as_written(&text).unwrap()
+    };
+    let told = Conversation::new([Message::system("Be brief."), Message::user("Hi <eos>")]);
+    let args = ["--chat", "--system", "Be brief.", "--prompt", "Hi <eos>"];
+    assert_eq!(prompt_ids(&args), ids(&told));
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("talk.json");
+    let json = r#"{"messages": [{"role": "user", "content": "Hi"}], "bos_token": "<pad>"}"#;
+    fs::write(&file, json).unwrap();
+    let from_file = prompt_ids(&["--messages", file.to_str().unwrap()]);
+    assert_eq!(from_file, ids(&Conversation::read(&file).unwrap()));
+    // What the template writes decides, not the model's first token.
+    assert_eq!(from_file[0], 0);
+
+    fs::write(&file, "[3]").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_context-patch"))
+        .args(["generate", "--model", reference("tiny").to_str().unwrap()])
+        .args(["--messages", file.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("messages must be a list of objects"));
 }

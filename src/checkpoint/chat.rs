@@ -91,9 +91,10 @@ impl ChatTemplate {
     ///
     /// [`Error::ChatTemplate`], for instance where roles do not alternate or a loop goes on and on.
     pub fn render(&self, conversation: &Conversation) -> Result<String> {
-        let name = match self.sources.contains_key(TOOL_USE) && conversation.has_tools() {
-            true => TOOL_USE,
-            false => DEFAULT,
+        let name = if self.sources.contains_key(TOOL_USE) && conversation.has_tools() {
+            TOOL_USE
+        } else {
+            DEFAULT
         };
         let Some(source) = self.sources.get(name) else {
             let names: Vec<&str> = self.sources.keys().map(String::as_str).collect();

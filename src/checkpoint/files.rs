@@ -50,7 +50,8 @@ impl Files {
     pub(super) fn list(&self, folder: &str) -> Result<Vec<String>> {
         let mut names: Vec<String> = match self {
             Self::Memory { files, .. } => {
-                let within = |name: &String| Some(name.strip_prefix(folder)?.strip_prefix('/')?.into());
+                let within =
+                    |name: &String| Some(name.strip_prefix(folder)?.strip_prefix('/')?.into());
                 files.keys().filter_map(within).collect()
             }
             Self::Dir(_) => {

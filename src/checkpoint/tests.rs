@@ -111,11 +111,20 @@ fn the_chat_template_comes_from_where_transformers_takes_it() {
         let text = template.render(&Conversation::new([Message::user("x")]));
         text.unwrap()
     };
-    let json = ("chat_template.json", r#"{"chat_template": "{{ bos_token }}1"}"#);
-    let processor = ("processor_config.json", r#"{"chat_template": "{{ bos_token }}2"}"#);
+    let json = (
+        "chat_template.json",
+        r#"{"chat_template": "{{ bos_token }}1"}"#,
+    );
+    let processor = (
+        "processor_config.json",
+        r#"{"chat_template": "{{ bos_token }}2"}"#,
+    );
     let config = r#"{"bos_token": "<s>", "chat_template": "{{ bos_token }}3"}"#;
     let config = ("tokenizer_config.json", config);
-    let folder = ("additional_chat_templates/default.jinja", "{{ bos_token }}5");
+    let folder = (
+        "additional_chat_templates/default.jinja",
+        "{{ bos_token }}5",
+    );
     let jinja = ("chat_template.jinja", "{{ bos_token }}4");
     assert_eq!(render(&[json]), "<bos>1");
     assert_eq!(render(&[json, processor]), "<bos>2");
@@ -132,7 +141,10 @@ fn the_chat_template_comes_from_where_transformers_takes_it() {
     fs::write(dir.path().join(folder.0), folder.1).unwrap();
     let disk = Checkpoint::open(dir.path().to_str().unwrap(), Access::Mapped).unwrap();
     let talk = Conversation::new([Message::user("x")]);
-    assert_eq!(disk.chat_template().unwrap().render(&talk).unwrap(), "<bos>5");
+    assert_eq!(
+        disk.chat_template().unwrap().render(&talk).unwrap(),
+        "<bos>5"
+    );
 }
 
 #[test]
@@ -145,7 +157,10 @@ fn a_chat_template_that_is_not_text_is_refused() {
     let disk = Checkpoint::open(dir.path().to_str().unwrap(), Access::Mapped).unwrap();
     assert_eq!(
         disk.chat_template().unwrap_err().to_string(),
-        format!("the chat template of {}: it is not UTF-8; save it as such", path.display())
+        format!(
+            "the chat template of {}: it is not UTF-8; save it as such",
+            path.display()
+        )
     );
 }
 
@@ -153,7 +168,10 @@ fn a_chat_template_that_is_not_text_is_refused() {
 fn a_class_that_makes_another_tokenizer_is_refused() {
     let files = [
         ("tokenizer.json", "{}"),
-        ("tokenizer_config.json", r#"{"tokenizer_class": "Qwen2TokenizerFast"}"#),
+        (
+            "tokenizer_config.json",
+            r#"{"tokenizer_class": "Qwen2TokenizerFast"}"#,
+        ),
     ];
     let checkpoint = in_memory(&files).unwrap();
     assert_eq!(

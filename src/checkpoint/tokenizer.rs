@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
-    DecoderWrapper, NormalizerWrapper, PaddingParams, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+    DecoderWrapper, NormalizerWrapper, PaddingParams, PostProcessorWrapper, PreTokenizerWrapper,
+    TokenizerImpl,
 };
 
 mod class;
@@ -232,7 +233,10 @@ impl Tokenizer {
             Bytes::Fallback => {
                 let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
                 let is_byte = token.len() == "<0x00>".len();
-                u8::from_str_radix(digits, 16).ok().filter(|_| is_byte).map(|byte| vec![byte])
+                u8::from_str_radix(digits, 16)
+                    .ok()
+                    .filter(|_| is_byte)
+                    .map(|byte| vec![byte])
             }
         }
     }
@@ -261,10 +265,18 @@ pub(super) fn special_tokens(
         padding: Option<PaddingParams>,
     }
     let class = Class::of(&settings, json)?;
-    let padding = serde_json::from_slice::<Padding>(json).ok().and_then(|file| file.padding);
+    let padding = || serde_json::from_slice::<Padding>(json).ok()?.padding;
+    // The file is large, and Gemma's class does not look there.
+    let padding = if class == Class::Gemma {
+        None
+    } else {
+        padding()
+    };
     class.add_special_tokens(&mut settings, padding.as_ref().map(|p| &*p.pad_token));
     let named = settings.special.into_iter();
-    Ok(named.filter_map(|(name, token)| Some((name, token?.content))).collect())
+    Ok(named
+        .filter_map(|(name, token)| Some((name, token?.content)))
+        .collect())
 }
 
 #[cfg(test)]

@@ -39,7 +39,10 @@ impl TokenizerConfig {
         let bos_token = bos_token.map(|text| Some(AddedToken::from(text, true)));
         Self {
             class: Some(("PreTrainedTokenizerFast".into(), PathBuf::new())),
-            special: bos_token.map(|token| ("bos_token".into(), token)).into_iter().collect(),
+            special: bos_token
+                .map(|token| ("bos_token".into(), token))
+                .into_iter()
+                .collect(),
             ..Self::default()
         }
     }
@@ -62,7 +65,8 @@ impl TokenizerConfig {
     fn parse(path: &Path, map: &Map<String, Value>) -> Result<Self> {
         let fields = Fields::new(path, "", map);
         const CLEAN: &str = "clean_up_tokenization_spaces";
-        const FORCE: &str = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output";
+        const FORCE: &str =
+            "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output";
         if fields.flag(CLEAN, false)? && fields.flag(FORCE, false)? {
             return Err(fields.unsupported(FORCE, true, "false"));
         }
@@ -79,7 +83,11 @@ impl TokenizerConfig {
                 let id = id.parse().ok().filter(|_| token.is_object());
                 match (id, added_token(token, false)) {
                     (Some(id), Some(token)) => Ok((id, token)),
-                    _ => Err(config.wrong("added_tokens_decoder", "an object of tokens by id", token)),
+                    _ => Err(config.wrong(
+                        "added_tokens_decoder",
+                        "an object of tokens by id",
+                        token,
+                    )),
                 }
             };
             config.added = Some(added.iter().map(entry).collect::<Result<_>>()?);
@@ -109,7 +117,8 @@ impl TokenizerConfig {
                 for token in tokens {
                     let expected = "a list or object of tokens";
                     let added = added_token(token, token.is_string());
-                    self.extra.push(added.ok_or_else(|| self.wrong(EXTRA, expected, token))?);
+                    self.extra
+                        .push(added.ok_or_else(|| self.wrong(EXTRA, expected, token))?);
                 }
             }
             Some(other) => return Err(self.wrong(EXTRA, "a list or object of tokens", other)),
@@ -140,8 +149,12 @@ impl TokenizerConfig {
             for (text, id) in parse_object(&self.path, &json)? {
                 let number = id.as_u64().and_then(|id| u32::try_from(id).ok());
                 let number = number.ok_or_else(|| self.wrong(&text, "a token id", &id))?;
-                let is_special = self.named_tokens().chain(&self.extra).any(|t| t.content == text);
-                self.older_added.insert(number, AddedToken::from(text, is_special));
+                let is_special = self
+                    .named_tokens()
+                    .chain(&self.extra)
+                    .any(|t| t.content == text);
+                self.older_added
+                    .insert(number, AddedToken::from(text, is_special));
             }
         }
         self.path = newer;
@@ -151,7 +164,10 @@ impl TokenizerConfig {
     /// The special tokens that have a name, in the order in which they are added to a vocabulary.
     pub(super) fn named_tokens(&self) -> impl Iterator<Item = &AddedToken> {
         let standard = STANDARD.iter().filter_map(|name| self.special.get(*name));
-        let others = self.special.iter().filter(|(name, _)| !STANDARD.contains(&&***name));
+        let others = self
+            .special
+            .iter()
+            .filter(|(name, _)| !STANDARD.contains(&&***name));
         standard.chain(others.map(|(_, token)| token)).flatten()
     }
 
@@ -184,7 +200,13 @@ fn field_type(path: &Path, field: &str, expected: &'static str, found: &Value) -
 
 /// The names that every tokenizer has a place for.
 const STANDARD: [&str; 7] = [
-    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token",
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
 ];
 
 /// A token as a string, or as an object whose `content` is the string.
@@ -196,7 +218,12 @@ fn added_token(value: &Value, special: bool) -> Option<AddedToken> {
     let is = |name: &str| flag(name).unwrap_or(false);
     let mut token = AddedToken::from(fields.get("content")?.as_str()?, special || is("special"));
     token.normalized = flag("normalized").unwrap_or(token.normalized);
-    Some(token.single_word(is("single_word")).lstrip(is("lstrip")).rstrip(is("rstrip")))
+    Some(
+        token
+            .single_word(is("single_word"))
+            .lstrip(is("lstrip"))
+            .rstrip(is("rstrip")),
+    )
 }
 
 /// `chat_template` as a string, or as a list of `{name, template}`.

@@ -7,10 +7,10 @@ use jiff::civil::DateTime;
 use minijinja::Value;
 use minijinja::value::{Rest, ValueOrKwargs};
 
+use super::super::error::{Error, Result};
 use super::clock;
 use super::json::Json;
 use super::python::{Dict, List, arguments, wrong};
-use super::super::error::{Error, Result};
 use crate::message::{IoError, one_line};
 
 /// One turn of a conversation that is text alone.
@@ -104,9 +104,14 @@ impl Conversation {
             }
         };
         let dicts = |name: &str| -> Result<Vec<Arc<Dict>>> {
-            let list = arguments.get(name).and_then(Value::downcast_object_ref::<List>);
-            let dicts = list.map(|list| list.0.iter().map(Value::downcast_object::<Dict>).collect());
-            dicts.flatten().ok_or_else(|| wrong(format!("{name} must be a list of objects")))
+            let list = arguments
+                .get(name)
+                .and_then(Value::downcast_object_ref::<List>);
+            let dicts =
+                list.map(|list| list.0.iter().map(Value::downcast_object::<Dict>).collect());
+            dicts
+                .flatten()
+                .ok_or_else(|| wrong(format!("{name} must be a list of objects")))
         };
         let messages = dicts("messages")?;
         let mut others = Vec::new();
@@ -132,7 +137,8 @@ impl Conversation {
 
     /// The same conversation as it stands, without the beginning of an answer.
     pub fn without_generation_prompt(mut self) -> Self {
-        self.others.push(("add_generation_prompt".into(), false.into()));
+        self.others
+            .push(("add_generation_prompt".into(), false.into()));
         self
     }
 
@@ -167,7 +173,10 @@ impl Conversation {
             clock::format(time, format).map_err(|e| wrong(&e))
         };
         let mut variables = vec![
-            ("messages".into(), Value::from_object(List(messages.collect()))),
+            (
+                "messages".into(),
+                Value::from_object(List(messages.collect())),
+            ),
             ("tools".into(), Value::from(())),
             ("documents".into(), Value::from(())),
             ("add_generation_prompt".into(), Value::from(true)),

@@ -17,7 +17,14 @@ const NOT_IN_JINJA: ([&str; 5], [&str; 3]) = (
 
 /// Filters of Jinja2 for web pages, for debugging, or that draw at random.
 const UNSUPPORTED: [&str; 8] = [
-    "filesizeformat", "pprint", "random", "striptags", "urlencode", "urlize", "wordwrap", "xmlattr",
+    "filesizeformat",
+    "pprint",
+    "random",
+    "striptags",
+    "urlencode",
+    "urlize",
+    "wordwrap",
+    "xmlattr",
 ];
 
 type Arguments = Rest<ValueOrKwargs>;
@@ -76,7 +83,10 @@ fn add_filters(env: &mut Environment<'_>) {
     env.add_filter("truncate", truncate);
     env.add_filter("wordcount", |value: &Value| {
         let word = |c: char| c.is_alphanumeric() || c == '_';
-        text(value).split(|c| !word(c)).filter(|w| !w.is_empty()).count()
+        text(value)
+            .split(|c| !word(c))
+            .filter(|w| !w.is_empty())
+            .count()
     });
 }
 
@@ -118,7 +128,9 @@ fn by_name<const N: usize>(
 ) -> Result<Kwargs, Error> {
     let values = arguments(filter, &rest.into_values(), names)?;
     let named = names.into_iter().zip(values);
-    Ok(named.filter_map(|(name, value)| Some((name, value?))).collect())
+    Ok(named
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect())
 }
 
 /// What templates call to refuse a conversation.
@@ -199,12 +211,16 @@ fn parse_int(digits: &str, base: u32) -> Option<Value> {
         let rest = rest.strip_prefix([letter, letter.to_ascii_uppercase()])?;
         (base == 0 || base == radix).then_some((radix, rest))
     };
-    let prefixed = prefix(16, 'x').or_else(|| prefix(8, 'o')).or_else(|| prefix(2, 'b'));
+    let prefixed = prefix(16, 'x')
+        .or_else(|| prefix(8, 'o'))
+        .or_else(|| prefix(2, 'b'));
     let (radix, number) = prefixed.unwrap_or((if base == 0 { 10 } else { base }, unsigned));
     if !(2..=36).contains(&radix) || sign.len() > 1 || number.starts_with(['+', '-']) {
         return None;
     }
-    i128::from_str_radix(&format!("{sign}{number}"), radix).ok().map(Value::from)
+    i128::from_str_radix(&format!("{sign}{number}"), radix)
+        .ok()
+        .map(Value::from)
 }
 
 /// A float's whole part, where it is finite.
@@ -222,13 +238,21 @@ fn float(value: &Value, rest: Arguments) -> Result<Value, Error> {
         ValueKind::Number => f64::try_from(value.clone()).ok(),
         _ => None,
     };
-    Ok(number.map(Value::from).or(default).unwrap_or_else(|| 0.0.into()))
+    Ok(number
+        .map(Value::from)
+        .or(default)
+        .unwrap_or_else(|| 0.0.into()))
 }
 
 fn trim(value: &Value, rest: Arguments) -> Result<String, Error> {
     let [chars] = arguments("trim", &rest.into_values(), ["chars"])?;
     let chars = chars.filter(|v| !v.is_none());
-    Ok(strip(&text(value), chars.as_ref().and_then(Value::as_str), "strip").into())
+    Ok(strip(
+        &text(value),
+        chars.as_ref().and_then(Value::as_str),
+        "strip",
+    )
+    .into())
 }
 
 fn indent(value: &Value, rest: Arguments) -> Result<String, Error> {
@@ -269,7 +293,9 @@ fn truncate(value: &Value, rest: Arguments) -> Result<String, Error> {
     let names = ["length", "killwords", "end", "leeway"];
     let [length, killwords, end, leeway] = arguments("truncate", &rest.into_values(), names)?;
     let length = length.map_or(Ok(255), |v| width_of(&v))?;
-    let leeway = leeway.filter(|v| !v.is_none()).map_or(Ok(5), |v| width_of(&v))?;
+    let leeway = leeway
+        .filter(|v| !v.is_none())
+        .map_or(Ok(5), |v| width_of(&v))?;
     let end = end.map_or_else(|| "...".into(), |v| text(&v));
     let text = text(value);
     let kept = length.checked_sub(end.chars().count());
@@ -281,5 +307,9 @@ fn truncate(value: &Value, rest: Arguments) -> Result<String, Error> {
     if killwords.is_some_and(|v| v.is_true()) {
         return Ok(kept + &end);
     }
-    Ok(kept.rsplit_once(' ').map_or(&*kept, |(words, _)| words).to_owned() + &end)
+    Ok(kept
+        .rsplit_once(' ')
+        .map_or(&*kept, |(words, _)| words)
+        .to_owned()
+        + &end)
 }

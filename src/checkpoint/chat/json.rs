@@ -78,7 +78,10 @@ pub(super) fn tojson(value: &Value, rest: Rest<ValueOrKwargs>) -> Result<String,
         Some(text) if text.kind() == ValueKind::String => Some(text.to_string()),
         Some(number) => Some(" ".repeat(spaces(&number)?)),
     };
-    let (mut item, mut key) = (if indent.is_some() { "," } else { ", " }.into(), ": ".into());
+    let (mut item, mut key) = (
+        if indent.is_some() { "," } else { ", " }.into(),
+        ": ".into(),
+    );
     if let Some(pair) = separators.filter(|v| !v.is_none()) {
         let pair: Vec<Value> = pair.try_iter()?.collect();
         let [first, second] = &pair[..] else {

@@ -52,7 +52,11 @@ fn string(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Err
                 "partition" => text.split_once(sep).map(|(a, b)| [a, sep, b]),
                 _ => text.rsplit_once(sep).map(|(a, b)| [a, sep, b]),
             };
-            let missing = if method == "partition" { [text, "", ""] } else { ["", "", text] };
+            let missing = if method == "partition" {
+                [text, "", ""]
+            } else {
+                ["", "", text]
+            };
             Value::from(Tuple::from(parts.unwrap_or(missing).map(Value::from)))
         }
         "removeprefix" | "removesuffix" => {
@@ -67,7 +71,11 @@ fn string(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Err
         "index" | "rindex" => {
             let [what] = arguments(method, args, ["sub"])?;
             let what = some_text(what.as_ref())?;
-            let at = if method == "index" { text.find(what) } else { text.rfind(what) };
+            let at = if method == "index" {
+                text.find(what)
+            } else {
+                text.rfind(what)
+            };
             let at = at.ok_or_else(|| wrong("substring not found"))?;
             text[..at].chars().count().into()
         }
@@ -91,7 +99,11 @@ fn string(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Err
         "swapcase" => {
             let [] = none()?;
             let swap = |c: char| -> String {
-                if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() }
+                if c.is_uppercase() {
+                    c.to_lowercase().collect()
+                } else {
+                    c.to_uppercase().collect()
+                }
             };
             text.chars().map(swap).collect::<String>().into()
         }
@@ -122,7 +134,8 @@ fn list(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Er
             let [item] = arguments(method, args, ["value"])?;
             let item = item.unwrap_or_default();
             let at = value.try_iter()?.position(|v| v == item);
-            at.ok_or_else(|| wrong("the value is not in the list"))?.into()
+            at.ok_or_else(|| wrong("the value is not in the list"))?
+                .into()
         }
         "append" | "clear" | "extend" | "insert" | "pop" | "remove" | "reverse" | "sort" => {
             return Err(immutable("list", method));
@@ -138,8 +151,17 @@ fn dict(value: &Value, method: &str, args: &[Value]) -> Result<Option<Value>, Er
             Ok(Some(value.clone()))
         }
         "items" => {
-            let entry = |key: Value| Ok(Value::from(Tuple::from([key.clone(), value.get_item(&key)?])));
-            view("items", args, value.try_iter()?.map(entry).collect::<Result<_, Error>>()?)
+            let entry = |key: Value| {
+                Ok(Value::from(Tuple::from([
+                    key.clone(),
+                    value.get_item(&key)?,
+                ])))
+            };
+            view(
+                "items",
+                args,
+                value.try_iter()?.map(entry).collect::<Result<_, Error>>()?,
+            )
         }
         "keys" => view("keys", args, value.try_iter()?.collect()),
         "values" => {
@@ -168,7 +190,10 @@ fn some_text(value: Option<&Value>) -> Result<&str, Error> {
 }
 
 fn optional_text(value: Option<&Value>) -> Result<Option<&str>, Error> {
-    value.filter(|v| !v.is_none()).map(|v| some_text(Some(v))).transpose()
+    value
+        .filter(|v| !v.is_none())
+        .map(|v| some_text(Some(v)))
+        .transpose()
 }
 
 /// A width that a template asks for, bounded.
@@ -210,15 +235,19 @@ fn split(text: &str, sep: Option<&str>, limit: usize, from_end: bool) -> Result<
 /// The words of a text, after `limit` splits all the rest as one; from the end in reverse order.
 fn words(text: &str, limit: usize, from_end: bool) -> Vec<&str> {
     let (trim, cut): (fn(&str) -> &str, fn(&str) -> Option<(&str, &str)>) = if from_end {
-        (|t| strip(t, None, "rstrip"), |t| {
-            let at = t.rfind(is_space)?;
-            let next = at + t[at..].chars().next()?.len_utf8();
-            Some((&t[next..], &t[..at]))
-        })
+        (
+            |t| strip(t, None, "rstrip"),
+            |t| {
+                let at = t.rfind(is_space)?;
+                let next = at + t[at..].chars().next()?.len_utf8();
+                Some((&t[next..], &t[..at]))
+            },
+        )
     } else {
-        (|t| strip(t, None, "lstrip"), |t| {
-            t.find(is_space).map(|at| (&t[..at], &t[at..]))
-        })
+        (
+            |t| strip(t, None, "lstrip"),
+            |t| t.find(is_space).map(|at| (&t[..at], &t[at..])),
+        )
     };
     let mut words = Vec::new();
     let mut rest = trim(text);
@@ -240,7 +269,8 @@ fn words(text: &str, limit: usize, from_end: bool) -> Vec<&str> {
 /// The lines of a text as `splitlines` finds them, each without its end and with it.
 pub(super) fn lines(text: &str) -> impl Iterator<Item = (&str, &str)> {
     const ENDS: [char; 10] = [
-        '\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}', '\u{2029}',
+        '\n', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}', '\u{85}', '\u{2028}',
+        '\u{2029}',
     ];
     let mut rest = text;
     std::iter::from_fn(move || {
@@ -267,7 +297,11 @@ pub(super) fn pad(text: &str, width: usize, fill: &str, method: &str) -> String 
         "rjust" => format!("{}{text}", fill.repeat(missing)),
         "zfill" => {
             let digits = text.trim_start_matches(['+', '-']);
-            let sign = if text.len() == digits.len() + 1 { &text[..1] } else { "" };
+            let sign = if text.len() == digits.len() + 1 {
+                &text[..1]
+            } else {
+                ""
+            };
             format!("{sign}{}{}", "0".repeat(missing), &text[sign.len()..])
         }
         _ => {

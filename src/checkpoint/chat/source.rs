@@ -122,7 +122,11 @@ fn string(
             out.push(quote);
             return Ok(());
         }
-        let c = if c == '\\' { escape(chars)? } else { Escape::Char(c) };
+        let c = if c == '\\' {
+            escape(chars)?
+        } else {
+            Escape::Char(c)
+        };
         match c {
             Escape::Char(c) if c == quote || c == '\\' => out.extend(['\\', c]),
             Escape::Char(c) => out.push(c),
@@ -180,6 +184,8 @@ fn escape(chars: &mut Peekable<CharIndices<'_>>) -> Result<Escape, String> {
     };
     match code.and_then(char::from_u32) {
         Some(c) => Ok(Escape::Char(c)),
-        None => Err(format!("a string has an escape \\{c} that is not supported")),
+        None => Err(format!(
+            "a string has an escape \\{c} that is not supported"
+        )),
     }
 }

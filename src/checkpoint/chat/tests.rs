@@ -78,7 +78,9 @@ fn a_conversation_with_a_system_message() {
 #[test]
 fn blocks_are_trimmed_and_pythons_methods_known() {
     let source = "{% for m in messages %}\n  {% if m.content.startswith('a') %}\n{{ m.content.strip().upper() }}\n  {% endif %}\n{% endfor %}";
-    let text = template(source).unwrap().render(&talk(&[Message::user("a b ")]));
+    let text = template(source)
+        .unwrap()
+        .render(&talk(&[Message::user("a b ")]));
     assert_eq!(text.unwrap(), "A B\n");
     let text = template("{{ messages[0].get('name', 'x') }}{{ eos_token }}\n").unwrap();
     assert_eq!(text.render(&talk(&[Message::user("a")])).unwrap(), "x<eos>");
@@ -115,7 +117,9 @@ fn a_template_that_goes_on_and_on_is_stopped() {
         );
     }
     let long = "x".repeat(10_000_000);
-    let text = template(TEMPLATE).unwrap().render(&talk(&[Message::user(long)]));
+    let text = template(TEMPLATE)
+        .unwrap()
+        .render(&talk(&[Message::user(long)]));
     assert!(text.unwrap().len() > 10_000_000);
 }
 
@@ -133,13 +137,18 @@ fn what_is_not_supported_is_said() {
     );
     assert_eq!(
         said("{{ 'a b'|wordwrap(1) }}"),
-        format!("{begin} invalid operation: the filter wordwrap is not supported (in chat_template:1)")
+        format!(
+            "{begin} invalid operation: the filter wordwrap is not supported (in chat_template:1)"
+        )
     );
     assert_eq!(
         said("{{ strftime_now('%Q') }}"),
         format!("{begin} invalid operation: strftime_now does not know %Q (in chat_template:1)")
     );
-    assert_eq!(message("", &[]), format!("{begin} there is no message; give one at least"));
+    assert_eq!(
+        message("", &[]),
+        format!("{begin} there is no message; give one at least")
+    );
 }
 
 fn parse(json: &str) -> Result<Conversation> {
@@ -149,7 +158,12 @@ fn parse(json: &str) -> Result<Conversation> {
 #[test]
 fn a_conversation_is_a_list_of_messages_or_an_object() {
     let source = "{{ messages|tojson }}{{ tools|tojson }}{{ add_generation_prompt }}{{ bos_token }}{{ mood }}";
-    let render = |json: &str| template(source).unwrap().render(&parse(json).unwrap()).unwrap();
+    let render = |json: &str| {
+        template(source)
+            .unwrap()
+            .render(&parse(json).unwrap())
+            .unwrap()
+    };
     assert_eq!(
         render(r#"[{"role": "user", "content": "1", "b": 1, "a": null}]"#),
         r#"[{"role": "user", "content": "1", "b": 1}]nullTrue<bos>"#
@@ -161,8 +175,12 @@ fn a_conversation_is_a_list_of_messages_or_an_object() {
         ),
         r#"[{"thinking": "?", "role": "assistant", "reasoning_content": "?"}][{"z": 1, "a": 2}]False<s>gay"#
     );
-    let talk = parse(r#"[{"role": "user"}]"#).unwrap().without_generation_prompt();
-    let text = template("{{ add_generation_prompt }}").unwrap().render(&talk);
+    let talk = parse(r#"[{"role": "user"}]"#)
+        .unwrap()
+        .without_generation_prompt();
+    let text = template("{{ add_generation_prompt }}")
+        .unwrap()
+        .render(&talk);
     assert_eq!(text.unwrap(), "False");
 }
 
@@ -174,13 +192,19 @@ fn what_is_no_conversation_is_refused() {
         ("3", "messages must be a list of objects"),
         (r#"["hi"]"#, "messages must be a list of objects"),
         (r#"{"tools": []}"#, "messages must be a list of objects"),
-        (r#"{"messages": [], "tools": ["f"]}"#, "tools must be a list of objects"),
+        (
+            r#"{"messages": [], "tools": ["f"]}"#,
+            "tools must be a list of objects",
+        ),
         (
             r#"{"messages": [], "continue_final_message": true}"#,
             "continue_final_message is not supported",
         ),
     ] {
-        assert_eq!(parse(json).unwrap_err().to_string(), format!("talk.json: {reason}{end}"));
+        assert_eq!(
+            parse(json).unwrap_err().to_string(),
+            format!("talk.json: {reason}{end}")
+        );
     }
     assert_eq!(
         parse("[]").unwrap().at("noon").unwrap_err().to_string(),
@@ -192,7 +216,9 @@ fn what_is_no_conversation_is_refused() {
 fn the_template_for_tools_is_used_where_there_are_tools() {
     let sources = [("default", "plain"), ("tool_use", "tools")];
     let several = |sources: &[(&str, &str)]| {
-        let sources = sources.iter().map(|(name, text)| ((*name).into(), (*text).into()));
+        let sources = sources
+            .iter()
+            .map(|(name, text)| ((*name).into(), (*text).into()));
         ChatTemplate::of_several(Path::new("m"), sources.collect(), BTreeMap::new()).unwrap()
     };
     let plain = parse(r#"{"messages": [{}], "tools": null}"#).unwrap();
@@ -202,7 +228,10 @@ fn the_template_for_tools_is_used_where_there_are_tools() {
     assert_eq!(both.render(&tools).unwrap(), "tools");
     assert_eq!(several(&sources[..1]).render(&tools).unwrap(), "plain");
     assert_eq!(
-        several(&sources[1..]).render(&plain).unwrap_err().to_string(),
+        several(&sources[1..])
+            .render(&plain)
+            .unwrap_err()
+            .to_string(),
         "the chat template of m: none of its templates (tool_use) is named default"
     );
 }

@@ -1,6 +1,6 @@
 //! What transformers' tokenizer classes make of tokenizer.json and tokenizer_config.json.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde::de::DeserializeOwned;
 use tokenizers::{
@@ -24,24 +24,95 @@ pub(super) enum Class {
 /// Classes of transformers 5.23, without `Fast` at the end, that make a tokenizer in a way of their own: of those in
 /// `TOKENIZER_MAPPING_NAMES`, the ones with an `__init__`, and the ones that do not read tokenizer.json.
 const OTHER_CLASSES: &[&str] = &[
-    "AlbertTokenizer", "BartTokenizer", "BarthezTokenizer", "BartphoTokenizer", "BertJapaneseTokenizer",
-    "BertTokenizer", "BertTokenizerLegacy", "BertweetTokenizer", "BigBirdTokenizer", "BioGptTokenizer",
-    "BlenderbotSmallTokenizer", "BlenderbotTokenizer", "ByT5Tokenizer", "CLIPTokenizer", "CTRLTokenizer",
-    "CamembertTokenizer", "CanineTokenizer", "ClvpTokenizer", "CodeGenTokenizer", "CodeLlamaTokenizer",
-    "CohereTokenizer", "CpmAntTokenizer", "CpmTokenizer", "DPRContextEncoderTokenizer",
-    "DPRQuestionEncoderTokenizer", "DPRReaderTokenizer", "DebertaTokenizer", "DebertaV2Tokenizer", "DiaTokenizer",
-    "DistilBertTokenizer", "EsmTokenizer", "EsmcTokenizer", "FSMTTokenizer", "FlaubertTokenizer",
-    "FunnelTokenizer", "GPT2Tokenizer", "GPTNeoXJapaneseTokenizer", "GPTNeoXTokenizer", "GPTSw3Tokenizer",
-    "HerbertTokenizer", "LEDTokenizer", "LasrTokenizer", "LayoutLMv2Tokenizer", "LayoutLMv3Tokenizer",
-    "LayoutXLMTokenizer", "LlamaTokenizer", "LukeTokenizer", "LxmertTokenizer", "MBart50Tokenizer",
-    "MBartTokenizer", "MLukeTokenizer", "MPNetTokenizer", "MarkupLMTokenizer", "MgpstrTokenizer",
-    "MobileBertTokenizer", "MvpTokenizer", "MyT5Tokenizer", "NllbTokenizer", "NougatTokenizer",
-    "OpenAIGPTTokenizer", "PLBartTokenizer", "PegasusTokenizer", "PerceiverTokenizer", "PhobertTokenizer",
-    "ProphetNetTokenizer", "Qwen2Tokenizer", "Qwen3_5Tokenizer", "RagTokenizer", "ReformerTokenizer",
-    "RemBertTokenizer", "RoCBertTokenizer", "RoFormerTokenizer", "RobertaTokenizer", "SeamlessM4TTokenizer",
-    "Siglip2Tokenizer", "SplinterTokenizer", "SqueezeBertTokenizer", "T5Tokenizer", "TapasTokenizer",
-    "Tipsv2Tokenizer", "UdopTokenizer", "VideoPrismTokenizer", "VitsTokenizer", "Wav2Vec2CTCTokenizer",
-    "Wav2Vec2PhonemeCTCTokenizer", "WhisperTokenizer", "XGLMTokenizer", "XLMRobertaTokenizer", "XLMTokenizer",
+    "AlbertTokenizer",
+    "BartTokenizer",
+    "BarthezTokenizer",
+    "BartphoTokenizer",
+    "BertJapaneseTokenizer",
+    "BertTokenizer",
+    "BertTokenizerLegacy",
+    "BertweetTokenizer",
+    "BigBirdTokenizer",
+    "BioGptTokenizer",
+    "BlenderbotSmallTokenizer",
+    "BlenderbotTokenizer",
+    "ByT5Tokenizer",
+    "CLIPTokenizer",
+    "CTRLTokenizer",
+    "CamembertTokenizer",
+    "CanineTokenizer",
+    "ClvpTokenizer",
+    "CodeGenTokenizer",
+    "CodeLlamaTokenizer",
+    "CohereTokenizer",
+    "CpmAntTokenizer",
+    "CpmTokenizer",
+    "DPRContextEncoderTokenizer",
+    "DPRQuestionEncoderTokenizer",
+    "DPRReaderTokenizer",
+    "DebertaTokenizer",
+    "DebertaV2Tokenizer",
+    "DiaTokenizer",
+    "DistilBertTokenizer",
+    "EsmTokenizer",
+    "EsmcTokenizer",
+    "FSMTTokenizer",
+    "FlaubertTokenizer",
+    "FunnelTokenizer",
+    "GPT2Tokenizer",
+    "GPTNeoXJapaneseTokenizer",
+    "GPTNeoXTokenizer",
+    "GPTSw3Tokenizer",
+    "HerbertTokenizer",
+    "LEDTokenizer",
+    "LasrTokenizer",
+    "LayoutLMv2Tokenizer",
+    "LayoutLMv3Tokenizer",
+    "LayoutXLMTokenizer",
+    "LlamaTokenizer",
+    "LukeTokenizer",
+    "LxmertTokenizer",
+    "MBart50Tokenizer",
+    "MBartTokenizer",
+    "MLukeTokenizer",
+    "MPNetTokenizer",
+    "MarkupLMTokenizer",
+    "MgpstrTokenizer",
+    "MobileBertTokenizer",
+    "MvpTokenizer",
+    "MyT5Tokenizer",
+    "NllbTokenizer",
+    "NougatTokenizer",
+    "OpenAIGPTTokenizer",
+    "PLBartTokenizer",
+    "PegasusTokenizer",
+    "PerceiverTokenizer",
+    "PhobertTokenizer",
+    "ProphetNetTokenizer",
+    "Qwen2Tokenizer",
+    "Qwen3_5Tokenizer",
+    "RagTokenizer",
+    "ReformerTokenizer",
+    "RemBertTokenizer",
+    "RoCBertTokenizer",
+    "RoFormerTokenizer",
+    "RobertaTokenizer",
+    "SeamlessM4TTokenizer",
+    "Siglip2Tokenizer",
+    "SplinterTokenizer",
+    "SqueezeBertTokenizer",
+    "T5Tokenizer",
+    "TapasTokenizer",
+    "Tipsv2Tokenizer",
+    "UdopTokenizer",
+    "VideoPrismTokenizer",
+    "VitsTokenizer",
+    "Wav2Vec2CTCTokenizer",
+    "Wav2Vec2PhonemeCTCTokenizer",
+    "WhisperTokenizer",
+    "XGLMTokenizer",
+    "XLMRobertaTokenizer",
+    "XLMTokenizer",
     "XLNetTokenizer",
 ];
 
@@ -75,7 +146,9 @@ impl Class {
             ("mask_token", "<mask>"),
         ];
         let defaults = if self == Self::Gemma { &GEMMA[..] } else { &[] };
-        let pad = pad.filter(|_| self == Self::AsWritten).map(|pad| ("pad_token", pad));
+        let pad = pad
+            .filter(|_| self == Self::AsWritten)
+            .map(|pad| ("pad_token", pad));
         for (name, text) in defaults.iter().copied().chain(pad) {
             let token = || Some(AddedToken::from(text, true));
             settings.special.entry(name.into()).or_insert_with(token);
@@ -83,7 +156,11 @@ impl Class {
     }
 
     /// Changes a tokenizer that was read from tokenizer.json to what this class makes of it.
-    pub(super) fn apply(self, inner: &mut Bpe, settings: &TokenizerConfig) -> tokenizers::Result<()> {
+    pub(super) fn apply(
+        self,
+        inner: &mut Bpe,
+        settings: &TokenizerConfig,
+    ) -> tokenizers::Result<()> {
         if self == Self::Gemma {
             make_gemma(inner, settings)?;
         }
@@ -108,19 +185,25 @@ impl Class {
             older.extend(present.iter().map(|(id, token)| (*id, token.clone())));
             older
         });
+        let texts = present.values().map(|token| (&*token.content, token));
+        let by_text: HashMap<&str, &AddedToken> = texts.collect();
+        let is_present = |token: &AddedToken| by_text.get(&*token.content) == Some(&token);
         if self == Self::AsWritten {
-            listed.retain(|_, token| !present.values().any(|known| known == token));
+            listed.retain(|_, token| !is_present(token));
         }
         let mut tokens: Vec<AddedToken> = listed.into_values().collect();
         for token in &mut tokens {
             token.special |= named.contains(&*token.content);
         }
-        let mut known: HashSet<&str> = present.values().map(|t| &*t.content).collect();
+        let mut known: HashSet<&str> = by_text.keys().copied().collect();
         known.extend(tokens.iter().map(|t| &*t.content));
         let others = settings.named_tokens().chain(&settings.extra);
-        let others: Vec<AddedToken> = others.filter(|t| known.insert(&t.content)).cloned().collect();
+        let others: Vec<AddedToken> = others
+            .filter(|t| known.insert(&t.content))
+            .cloned()
+            .collect();
         tokens.extend(others);
-        tokens.retain(|token| !present.values().any(|known| known == token));
+        tokens.retain(|token| !is_present(token));
         tokens
     }
 }

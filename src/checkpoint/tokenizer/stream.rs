@@ -111,7 +111,11 @@ impl<'a> TextStream<'a> {
 
     /// What stands for this many bytes that are no character.
     fn replacement(&self, bytes: usize) -> String {
-        let count = if self.tokenizer.bytes == Bytes::Level { bytes.min(1) } else { bytes };
+        let count = if self.tokenizer.bytes == Bytes::Level {
+            bytes.min(1)
+        } else {
+            bytes
+        };
         "\u{fffd}".repeat(count)
     }
 }
@@ -122,7 +126,9 @@ pub(super) fn level_bytes(token: &str) -> Vec<u8> {
     let is_itself = |b: &u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let byte = |c: char| match u32::from(c) {
         code @ 0..=0xff => Some(code as u8).filter(is_itself),
-        code => (0..=0xff).filter(|b| !is_itself(b)).nth(code as usize - 0x100),
+        code => (0..=0xff)
+            .filter(|b| !is_itself(b))
+            .nth(code as usize - 0x100),
     };
     let bytes: Option<Vec<u8>> = token.chars().map(byte).collect();
     bytes.unwrap_or_else(|| token.as_bytes().to_vec())

@@ -175,7 +175,20 @@ fn a_stream_survives_stray_bytes() {
     let (begun, a) = (4 + 0xe2, A);
     let euro = bytes("€");
     let ids = [begun, begun, euro[1], euro[2], begun, a, begun, euro[1]];
-    assert_eq!(pieces(&ids), ["", "\u{fffd}", "", "€", "", "\u{fffd}a", "", "", "\u{fffd}\u{fffd}"]);
+    assert_eq!(
+        pieces(&ids),
+        [
+            "",
+            "\u{fffd}",
+            "",
+            "€",
+            "",
+            "\u{fffd}a",
+            "",
+            "",
+            "\u{fffd}\u{fffd}"
+        ]
+    );
     // A special token between a character's bytes leaves no trace, as in the text of all tokens.
     let ids = [euro[0], euro[1], 1, euro[2]];
     assert_eq!(pieces(&ids), ["", "", "", "€", ""]);
@@ -214,9 +227,18 @@ fn a_token_of_bytes_may_end_a_character_and_begin_the_next() {
         pieces
     };
     let [first, both, last, a] = [260, 261, 262, 263];
-    assert_eq!(pieces(&[first, both, both, last, a]), ["", "é", "é", "é", "a", ""]);
-    assert_eq!(pieces(&[first, both, a, first]), ["", "é", "\u{fffd}a", "", "\u{fffd}"]);
-    assert_eq!(pieces(&[last, last, first]), ["\u{fffd}", "\u{fffd}", "", "\u{fffd}"]);
+    assert_eq!(
+        pieces(&[first, both, both, last, a]),
+        ["", "é", "é", "é", "a", ""]
+    );
+    assert_eq!(
+        pieces(&[first, both, a, first]),
+        ["", "é", "\u{fffd}a", "", "\u{fffd}"]
+    );
+    assert_eq!(
+        pieces(&[last, last, first]),
+        ["\u{fffd}", "\u{fffd}", "", "\u{fffd}"]
+    );
 }
 
 #[test]
