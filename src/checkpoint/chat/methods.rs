@@ -234,34 +234,19 @@ fn split(text: &str, sep: Option<&str>, limit: usize, from_end: bool) -> Result<
 
 /// The words of a text, after `limit` splits all the rest as one; from the end in reverse order.
 fn words(text: &str, limit: usize, from_end: bool) -> Vec<&str> {
-    let (trim, cut): (fn(&str) -> &str, fn(&str) -> Option<(&str, &str)>) = if from_end {
-        (
-            |t| strip(t, None, "rstrip"),
-            |t| {
-                let at = t.rfind(is_space)?;
-                let next = at + t[at..].chars().next()?.len_utf8();
-                Some((&t[next..], &t[..at]))
-            },
-        )
-    } else {
-        (
-            |t| strip(t, None, "lstrip"),
-            |t| t.find(is_space).map(|at| (&t[..at], &t[at..])),
-        )
-    };
+    let trimmed = |text| strip(text, None, if from_end { "rstrip" } else { "lstrip" });
     let mut words = Vec::new();
-    let mut rest = trim(text);
+    let mut rest = trimmed(text);
     while !rest.is_empty() {
-        match cut(rest).filter(|_| words.len() < limit) {
-            Some((word, after)) => {
-                words.push(word);
-                rest = trim(after);
-            }
-            None => {
-                words.push(rest);
-                break;
-            }
-        }
+        let cut = if from_end {
+            let space = rest.char_indices().rfind(|(_, c)| is_space(*c));
+            space.map(|(at, c)| (&rest[at + c.len_utf8()..], &rest[..at]))
+        } else {
+            rest.find(is_space).map(|at| rest.split_at(at))
+        };
+        let (word, after) = cut.filter(|_| words.len() < limit).unwrap_or((rest, ""));
+        words.push(word);
+        rest = trimmed(after);
     }
     words
 }

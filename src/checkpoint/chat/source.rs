@@ -14,8 +14,8 @@ pub(super) fn prepare(source: &str) -> Result<String, String> {
     while let Some(at) = find_tag(rest) {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        let length = if rest.starts_with("{#") {
-            let end = rest[2..].find("#}").map_or(rest.len(), |end| end + 4);
+        let length = if let Some(comment) = rest.strip_prefix("{#") {
+            let end = comment.find("#}").map_or(rest.len(), |end| end + 4);
             out.push_str(&rest[..end]);
             end
         } else if let Some((begin, end)) = raw_block(rest) {
