@@ -7,9 +7,9 @@ use std::path::Path;
 
 use common::{linf, logits, open, reference};
 use context_patch::checkpoint::{Access, Tensors};
-use context_patch::patch::{LayerPatch, LowRank, Patch, export, materialise};
+use context_patch::patch::{Error, LayerPatch, LowRank, Patch, export, materialise};
 use context_patch::tensor::{Matrix, Storage, Tensor};
-use context_patch::{Checkpoint, Error, Model};
+use context_patch::{Checkpoint, Model};
 
 const IDS: [u32; 6] = [2, 17, 5, 33, 8, 60];
 

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::error::{Error, Result};
 use super::fields::{Fields, brief, parse_object};
-use crate::error::{Error, Result};
 
 /// The fields of Hugging Face's `Gemma3TextConfig` that decide what is computed, under its names.
 /// What a file leaves out has that class's default.

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result, shown};
+use super::error::{Error, Result};
+use crate::message::shown;
 
 /// Parses a JSON file whose top level is an object.
 pub(super) fn parse_object(path: &Path, json: &[u8]) -> Result<Map<String, Value>> {

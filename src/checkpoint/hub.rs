@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use super::error::{Error, Result};
 
 /// The directory of `model`: itself if it is one, else its snapshot in the Hugging Face cache.
 ///

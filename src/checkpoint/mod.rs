@@ -5,6 +5,7 @@
 
 mod chat;
 mod config;
+mod error;
 mod fields;
 mod files;
 pub mod hub;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 
 pub use chat::{ChatTemplate, Message};
 pub use config::{Config, LayerKind, Rope};
+pub use error::{Error, Result};
 pub use safetensors::Access;
 pub(crate) use safetensors::{list, load};
 pub use tensors::Tensors;
@@ -28,7 +30,6 @@ pub use tokenizer::{TextStream, Tokenizer};
 pub(crate) use writer::{Layout, write_tensors};
 pub use writer::{TensorData, write_safetensors};
 
-use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use fields::{Fields, parse_object};
 use files::Files;

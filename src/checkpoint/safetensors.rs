@@ -17,10 +17,11 @@ use memmap2::{Mmap, MmapMut};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 
+use super::error::{Error, Result};
 use super::fields::{Fields, brief, parse_object};
 use super::names::canonical;
 use super::tensors::{Entry, Tensors, Vision};
-use crate::error::{Error, Result, one_line, shown};
+use crate::message::{IoError, one_line, shown};
 use crate::tensor::{Storage, Tensor};
 
 /// How weights get into memory.
@@ -56,7 +57,7 @@ impl Tensors {
             return Self::open_file(&single, access);
         }
         if there(&index) {
-            let json = fs::read(&index).map_err(Error::io("read", &index))?;
+            let json = fs::read(&index).map_err(IoError::at("read", &index))?;
             let shard = |name: &str| match dir.join(name) {
                 path if there(&path) => load(&path, access).map(Some),
                 _ => Ok(None),
@@ -192,17 +193,17 @@ pub(crate) fn list(file: &Path, data: &Bytes) -> Result<Listed> {
 pub(crate) fn load(file: &Path, access: Access) -> Result<Bytes> {
     // Opening a directory succeeds on some systems, and mapping it fails with "no such device".
     if file.is_dir() {
-        return Err(Error::io("open", file)(ErrorKind::IsADirectory.into()));
+        return Err(IoError::at("open", file)(ErrorKind::IsADirectory.into()).into());
     }
     if access == Access::Read {
-        return read(file).map_err(Error::io("read", file));
+        return Ok(read(file).map_err(IoError::at("read", file))?);
     }
-    let opened = File::open(file).map_err(Error::io("open", file))?;
+    let opened = File::open(file).map_err(IoError::at("open", file))?;
     // SAFETY: a shared mapping is sound only while nobody changes or shortens the file, which no
     // process can promise for another. `Access::Mapped` says so, and `Access::Read` (`--no-mmap`) is
     // there for files that may change. Nothing here relies on two reads of a byte being equal after
     // the header has been parsed: offsets and shapes are copied out, and weights are only numbers.
-    let map = unsafe { Mmap::map(&opened) }.map_err(Error::io("map", file))?;
+    let map = unsafe { Mmap::map(&opened) }.map_err(IoError::at("map", file))?;
     // As for `read`, where the file system can; a file that is in memory already stays in the pages it is in.
     #[cfg(target_os = "linux")]
     let _ = map.advise(Advice::HugePage);

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use super::error::{Error, Result};
 use crate::tensor::{Storage, Tensor};
 
 /// The tensors of a checkpoint by name: `model.embed_tokens.weight`,

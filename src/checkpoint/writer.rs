@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use crate::error::Result;
+use crate::message::IoError;
 use crate::output;
 use crate::tensor::{Storage, encode, round_to_bf16, round_to_f16};
 
@@ -47,12 +47,12 @@ impl TensorData<'static> {
 ///
 /// # Errors
 ///
-/// [`Error::Io`](crate::Error::Io).
+/// [`IoError`].
 pub fn write_safetensors(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     tensors: &BTreeMap<String, TensorData<'_>>,
-) -> Result<()> {
+) -> Result<(), IoError> {
     let layout = tensors.iter().map(|(name, tensor)| Layout {
         name,
         storage: tensor.storage,
@@ -77,12 +77,12 @@ pub(crate) struct Layout<'a> {
 
 /// [`write_safetensors`] with one tensor in memory at a time, which `bytes` is asked for. Wide types come first, so
 /// that every tensor lies at a multiple of its numbers' size.
-pub(crate) fn write_tensors<'a>(
+pub(crate) fn write_tensors<'a, E: From<IoError>>(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     layout: &[Layout<'a>],
-    mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>>,
-) -> Result<()> {
+    mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>, E>,
+) -> Result<(), E> {
     let mut layout = layout.to_vec();
     layout.sort_by_key(|tensor| (Reverse(tensor.storage.size()), tensor.name));
     let header = header(metadata, &layout);
@@ -101,7 +101,7 @@ pub(crate) fn write_tensors<'a>(
         }
         Ok(())
     });
-    failed.map_or(written, Err)
+    failed.map_or(written.map_err(E::from), Err)
 }
 
 /// Where each tensor lies, filled with spaces to whole 8 bytes.

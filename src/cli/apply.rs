@@ -117,7 +117,7 @@ impl Apply {
         let mut stream = tokenizer.stream();
         let mut greedy = Sampler::default();
         let mut text = String::new();
-        let mut say = |piece: String| {
+        let mut say = |piece: String| -> Result<()> {
             print(&piece)?;
             text.push_str(&piece);
             Ok(())

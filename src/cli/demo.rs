@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 use clap::Args;
+use context_patch::Result;
 use context_patch::checkpoint::{Checkpoint, Tokenizer};
 use context_patch::kernels::Level;
 use context_patch::model::generate::greedy;
 use context_patch::model::{Model, ModelOptions, Session};
-use context_patch::patch::{Method, Query, Solution, Solver, Variant, solve};
+use context_patch::patch::{self, Method, Query, Solution, Solver, Variant, solve};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::{Comparison, distribution};
-use context_patch::{Error, Result};
 
 use super::table::table;
 use super::{OK, print, refuse_empty, with_dtype};
@@ -64,7 +64,7 @@ fn tiny_model(level: Option<Level>) -> Result<Model> {
         level,
         ..ModelOptions::default()
     };
-    Model::from_checkpoint(checkpoint, options)
+    Ok(Model::from_checkpoint(checkpoint, options)?)
 }
 
 impl Demo {
@@ -75,7 +75,7 @@ impl Demo {
         let context = tokenizer.encode(&self.context)?;
         let ids = tokenizer.encode(&format!("{} {}", self.context, self.question))?;
         if context.len() <= 1 || !ids.starts_with(&context) || ids.len() == context.len() {
-            return Err(Error::NoContext);
+            return Err(patch::Error::NoContext.into());
         }
         with_dtype!(self.dtype, E => {
             let solution = absorb::<E>(&model, &ids, context.len())?;
@@ -131,15 +131,12 @@ fn absorb<E: Element>(model: &Model, ids: &[u32], context: usize) -> Result<Solu
     contextual.forward(&ids[..question], 0)?;
     let stays = std::iter::once(0).chain(context..question);
     let kept: Vec<_> = stays.map(|position| (ids[position], position)).collect();
-    solve(
-        &mut contextual,
-        Query {
-            kept: &kept,
-            ..Query::alone(ids[question])
-        },
-        &Method::new(Solver::Theorem1),
-        &[Variant::NoPatch],
-    )
+    let query = Query {
+        kept: &kept,
+        ..Query::alone(ids[question])
+    };
+    let method = Method::new(Solver::Theorem1);
+    Ok(solve(&mut contextual, query, &method, &[Variant::NoPatch])?)
 }
 
 /// A line for each layer: how large its patch is, and how far its output is off.

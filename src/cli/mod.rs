@@ -24,8 +24,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use context_patch::checkpoint::Access;
 use context_patch::kernels::{Backend, Level};
-use context_patch::model::{EmbeddingScale, Model, ModelOptions};
-use context_patch::{Error, Result};
+use context_patch::model::{self, EmbeddingScale, Model, ModelOptions};
+use context_patch::{Error, IoError, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Everything went well.
@@ -118,7 +118,7 @@ impl ModelArgs {
                 false => EmbeddingScale::Compute,
             },
         };
-        Model::open_with(&self.model, options)
+        Ok(Model::open_with(&self.model, options)?)
     }
 }
 
@@ -204,11 +204,11 @@ fn print(text: &str) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|source| Error::Io {
+    Ok(written.map_err(|source| IoError {
         action: "write",
         path: STANDARD_OUTPUT.into(),
         source,
-    })
+    })?)
 }
 
 /// Ends a text that was printed piece by piece: in a pipe only where it has not ended its line itself.
@@ -222,7 +222,7 @@ fn end_line(text: &str) -> Result<()> {
 /// Refuses an empty text, before anything is read for it.
 fn refuse_empty(text: &str) -> Result<()> {
     if text.is_empty() {
-        Err(Error::EmptyPrompt)
+        Err(model::Error::EmptyPrompt.into())
     } else {
         Ok(())
     }
@@ -230,6 +230,6 @@ fn refuse_empty(text: &str) -> Result<()> {
 
 /// Whether standard output has a reader no more, which ends a program without being its fault.
 fn is_closed_output(error: &Error) -> bool {
-    matches!(error, Error::Io { path, source, .. }
+    matches!(error, Error::Io(IoError { path, source, .. })
         if path.as_os_str() == STANDARD_OUTPUT && source.kind() == ErrorKind::BrokenPipe)
 }

@@ -5,9 +5,8 @@ use std::path::Path;
 use clap::Args;
 use context_patch::model::Model;
 use context_patch::output::{check_new_dir, check_writable};
-use context_patch::patch::{Form, Method, SavedPatch, Solver, export};
+use context_patch::patch::{Error, Form, Method, Result, SavedPatch, Solver, export};
 use context_patch::tensor::{Dtype, Storage};
-use context_patch::{Error, Result};
 
 #[derive(Args)]
 pub(super) struct SolvingArgs {
@@ -86,8 +85,8 @@ impl ExportArgs {
     /// Refuses what could not be written, before anything is solved.
     pub(super) fn check(&self) -> Result<()> {
         self.each().try_for_each(|(kind, path)| match kind {
-            "peft" | "merged" => check_new_dir(path),
-            "gguf" => check_writable(path),
+            "peft" | "merged" => Ok(check_new_dir(path)?),
+            "gguf" => Ok(check_writable(path)?),
             _ => Err(Error::ExportKind { kind: kind.into() }),
         })
     }

@@ -1,9 +1,9 @@
 //! The decoder around the blocks: embedding, final norm, head.
 
 use super::attention::softcapped;
+use super::error::{Error, Result};
 use super::run::Run;
 use super::{Cache, Changed, EmbeddingScale, LayerChange, Model, RmsNorm, Sequence};
-use crate::error::{Error, Result};
 use crate::kernels::elementwise;
 use crate::tensor::{Dtype, Element, Matrix, Tensor, round_to_bf16};
 
@@ -161,8 +161,8 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFinite`] with the weights' tensor they come from, [`Error::Overflow`] with the module
-    /// where the weights are finite.
+    /// [`NotFinite`](crate::checkpoint::Error::NotFinite) with the weights' tensor they come from, [`Error::Overflow`]
+    /// with the module where the weights are finite.
     fn check_finite<E: Element>(&self, x: &Matrix<E>, module: impl Fn() -> String) -> Result<()> {
         if x.is_finite() {
             return Ok(());

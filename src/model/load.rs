@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::attention::Attention;
+use super::error::Result;
 use super::{Block, Embedding, Inner, Model, Outer, RmsNorm, RopePairing, Scaling};
-use crate::checkpoint::{Access, Checkpoint, Config, LayerKind, Tensors};
-use crate::error::{Error, Result};
+use crate::checkpoint::{self, Access, Checkpoint, Config, LayerKind, Tensors};
 use crate::kernels::activation::Activation;
 use crate::kernels::{Backend, Level, Rotation};
 use crate::tensor::Tensor;
@@ -55,7 +55,8 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`Error::MissingTensor`], [`Error::TensorShape`] and [`Error::ExtraLayer`].
+    /// [`checkpoint::Error::MissingTensor`], [`checkpoint::Error::TensorShape`] and
+    /// [`checkpoint::Error::ExtraLayer`].
     pub fn from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> Result<Self> {
         let (config, tensors) = (checkpoint.config(), checkpoint.tensors());
         refuse_extra_layers(config, tensors)?;
@@ -126,11 +127,12 @@ fn refuse_extra_layers(config: &Config, tensors: &Tensors) -> Result<()> {
         .find(|name| layer(name).is_some_and(|layer| layer >= layers))
     {
         None => Ok(()),
-        Some(tensor) => Err(Error::ExtraLayer {
+        Some(tensor) => Err(checkpoint::Error::ExtraLayer {
             file: tensors.source().into(),
             tensor: tensor.into(),
             layers,
-        }),
+        }
+        .into()),
     }
 }
 
@@ -200,7 +202,7 @@ impl Loader<'_> {
     }
 
     fn weight(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.tensors
-            .get(&format!("{}.{name}.weight", self.prefix), shape)
+        let name = format!("{}.{name}.weight", self.prefix);
+        Ok(self.tensors.get(&name, shape)?)
     }
 }

@@ -6,9 +6,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::error::{Error, Result};
 use super::{Embedding, Model, RopePairing, Scaling};
 use crate::checkpoint::{Config, LayerKind};
-use crate::error::{Error, Result};
 use crate::kernels::Rotation;
 use crate::kernels::activation::Activation;
 use crate::tensor::Dtype;

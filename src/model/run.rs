@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Model;
 use super::disturbance::Disturbance;
-use crate::error::{Error, Result};
+use super::error::{Error, Result};
 use crate::kernels::{Backend, CosSin, Level, Rotation, Rows, elementwise};
 use crate::tensor::{Element, Matrix};
 

@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::error::{Error, Result};
 use super::{Cache, LayerChange, Model, Overlay, Recorder, Run, Sequence};
-use crate::error::{Error, Result};
 use crate::tensor::{Element, Matrix};
 
 /// Tokens that go through the layers together. It affects speed only: any division gives the same bits.
@@ -180,8 +180,8 @@ impl<'m, E: Element> Session<'m, E> {
     ///
     /// Before anything is computed: [`Error::EmptyPrompt`], [`Error::TokenId`],
     /// [`Error::PromptTooLong`], [`Error::CacheLimit`], and [`Error::SpentSession`] after one of the following. Then
-    /// [`Error::Cancelled`]; and [`Error::NotFinite`] or [`Error::Overflow`] where a number is not
-    /// finite. After these the session has seen half a token and is of no further use.
+    /// [`Error::Cancelled`]; and [`NotFinite`](crate::checkpoint::Error::NotFinite) or [`Error::Overflow`] where a number
+    /// is not finite. After these the session has seen half a token and is of no further use.
     pub fn forward(&mut self, tokens: &[u32], last: usize) -> Result<Matrix<E>> {
         let mut logits = Vec::new();
         self.advance(tokens, last, None, |rows| logits.push(rows))?;

@@ -6,10 +6,9 @@ use std::path::Path;
 
 use super::{Change, factors, layer_and_module, rank, some_changes};
 use crate::checkpoint::TensorData;
-use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::output;
-use crate::patch::Patch;
+use crate::patch::{Error, Patch, Result};
 
 /// Every tensor begins at a multiple of it, counted from where the first one begins.
 const ALIGNMENT: usize = 32;
@@ -38,7 +37,8 @@ pub fn gguf(model: &Model, patch: &Patch, file: &Path) -> Result<()> {
     output::write_file(file, |out| {
         out.write_all(&header)?;
         tensors.values().try_for_each(|t| padded(out, &t.bytes))
-    })
+    })?;
+    Ok(())
 }
 
 /// llama.cpp's name for a tensor of a block's inner or outer function.

@@ -6,10 +6,10 @@ use std::path::Path;
 
 use super::super::merged::{Change, changes};
 use crate::checkpoint::{Layout, write_tensors};
-use crate::error::{Error, Result};
+use crate::message::IoError;
 use crate::model::Model;
 use crate::output;
-use crate::patch::Patch;
+use crate::patch::{Patch, Result};
 use crate::tensor::{Storage, Tensor};
 
 /// What belongs to a checkpoint beside its weights, where it is there.
@@ -39,16 +39,16 @@ const FILES: [&str; 13] = [
 ///
 /// # Errors
 ///
-/// [`Error::Io`] where `dir` is there and not empty or cannot be written, those of
-/// [`materialise`](crate::patch::materialise), and [`Error::UnsupportedDtype`] for a vision tensor of an
-/// unknown type.
+/// [`Io`](crate::patch::Error::Io) where `dir` is there and not empty or cannot be written, those of
+/// [`materialise`](crate::patch::materialise), and
+/// [`UnsupportedDtype`](crate::checkpoint::Error::UnsupportedDtype) for a vision tensor of an unknown type.
 pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path) -> Result<()> {
     let changes = changes(model, patch)?;
     output::write_dir(dir, |dir| {
         for name in FILES {
             if let Some(content) = model.checkpoint().file(name)? {
                 let path = dir.join(name);
-                std::fs::write(&path, content).map_err(Error::io("write", path))?;
+                std::fs::write(&path, content).map_err(IoError::at("write", path))?;
             }
         }
         weights(model, &changes, storage, &dir.join("model.safetensors"))

@@ -21,8 +21,8 @@ use std::collections::BTreeMap;
 use super::merged::{Change, changes};
 use super::{LowRank, Patch};
 use crate::checkpoint::TensorData;
-use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::patch::{Error, Result};
 use crate::tensor::{Matrix, Storage};
 
 /// The largest rank in a patch: that of every pair of factors in a file.

@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::{Change, f32_data, factors, layer_and_module, rank, some_changes};
 use crate::checkpoint::{TensorData, write_safetensors};
-use crate::error::{Error, Result};
+use crate::message::IoError;
 use crate::model::Model;
 use crate::output;
-use crate::patch::{LowRank, Patch};
+use crate::patch::{LowRank, Patch, Result};
 
 /// Writes `patch` as a PEFT adapter of rank r = α in f32 to the new folder `dir`; what has a smaller rank
 /// is filled with zeros. A changed norm is listed in `modules_to_save`, with all of its weight.
@@ -20,8 +20,9 @@ use crate::patch::{LowRank, Patch};
 ///
 /// # Errors
 ///
-/// [`Error::EmptyPatch`], [`Error::PatchShape`], [`Error::StorageOverflow`], and [`Error::Io`] where `dir`
-/// is there and not empty or cannot be written.
+/// [`EmptyPatch`](crate::patch::Error::EmptyPatch), [`PatchShape`](crate::patch::Error::PatchShape),
+/// [`StorageOverflow`](crate::patch::Error::StorageOverflow), and [`Io`](crate::patch::Error::Io) where `dir` is there and
+/// not empty or cannot be written.
 pub fn peft(model: &Model, patch: &Patch, dir: &Path) -> Result<()> {
     let mut changes = some_changes(model, patch)?;
     let nothing = no_change(model);
@@ -42,10 +43,11 @@ pub fn peft(model: &Model, patch: &Patch, dir: &Path) -> Result<()> {
     let config = config(model, &changes, rank);
     output::write_dir(dir, |dir| {
         let path = dir.join("adapter_config.json");
-        std::fs::write(&path, config).map_err(Error::io("write", path))?;
+        std::fs::write(&path, config).map_err(IoError::at("write", path))?;
         let metadata = BTreeMap::from([("format".into(), "pt".into())]);
         write_safetensors(&dir.join("adapter_model.safetensors"), &metadata, &tensors)
-    })
+    })?;
+    Ok(())
 }
 
 /// The tensors of one change, of the module `place`.
