@@ -47,13 +47,26 @@ pub enum Error {
         /// The repository id.
         model: String,
     },
-    /// The cache holds a repository, but not the revision that `refs/main` names.
-    #[error("the cache has {model} without its main revision ({} is missing or malformed); fetch it again with `hf download {model}`", missing.display())]
+    /// The cache holds a repository, but not the revision asked for.
+    #[error(
+        "the cache has {model}, but not its revision {}; {}fetch it with `hf download {model} --revision {}`",
+        shown(revision),
+        choose(commits),
+        shown(revision)
+    )]
     NoRevision {
         /// The repository id.
         model: String,
-        /// The file or directory that should be there.
-        missing: PathBuf,
+        /// The branch, tag or commit.
+        revision: String,
+        /// The commits that are there.
+        commits: Vec<String>,
+    },
+    /// A link to a file that is not there, as where a cache's blobs were removed.
+    #[error("{} is a link to a file that is not there; fetch it again", link.display())]
+    DanglingLink {
+        /// The link.
+        link: PathBuf,
     },
     /// A directory without config.json.
     #[error("{} has no config.json; give the directory of a Hugging Face checkpoint", dir.display())]
@@ -62,10 +75,12 @@ pub enum Error {
         dir: PathBuf,
     },
     /// A directory without weights.
-    #[error("{} has neither model.safetensors nor model.safetensors.index.json; fetch the weights in safetensors form", dir.display())]
+    #[error("{} has neither model.safetensors nor model.safetensors.index.json{}", dir.display(), instead(other.as_deref()))]
     NoWeights {
         /// The directory.
         dir: PathBuf,
+        /// A file of weights that is there.
+        other: Option<String>,
     },
     /// A checkpoint without a tokenizer.
     #[error("{} has no tokenizer.json; copy the model's own there, or give token ids instead of text", dir.display())]
@@ -128,7 +143,7 @@ pub enum Error {
         found: String,
     },
     /// A config that does not say what it is the config of.
-    #[error("{} names neither architectures nor model_type; is it a model's config.json?", path.display())]
+    #[error("{} has no model_type; transformers needs it: gemma3_text for Gemma3ForCausalLM, gemma3 for Gemma3ForConditionalGeneration", path.display())]
     NoArchitecture {
         /// The config file.
         path: PathBuf,
@@ -219,16 +234,6 @@ pub enum Error {
         /// Its dtype in safetensors' spelling.
         dtype: String,
     },
-    /// The same tensor twice, in two shards or under two spellings of its name.
-    #[error("tensor {} is stored twice, in {} and in {}; remove one", shown(tensor), first.display(), second.display())]
-    DuplicateTensor {
-        /// The tensor's canonical name.
-        tensor: String,
-        /// The file of the first.
-        first: PathBuf,
-        /// The file of the second.
-        second: PathBuf,
-    },
     /// A tensor that the config calls for is not stored.
     #[error("{} has no tensor {}; config.json and the weights do not belong together", file.display(), shown(tensor))]
     MissingTensor {
@@ -275,16 +280,6 @@ pub enum Error {
         /// The index.
         index: PathBuf,
         /// The name it gives.
-        shard: String,
-    },
-    /// A shard lacks a tensor that the index places there.
-    #[error("{} places tensor {} in {}, which does not hold it; index and shards do not belong together", index.display(), shown(tensor), shown(shard))]
-    NotInShard {
-        /// The index.
-        index: PathBuf,
-        /// The tensor, as the index spells it.
-        tensor: String,
-        /// The shard's file name.
         shard: String,
     },
     /// Tensors of layers that the config does not have.
@@ -362,4 +357,34 @@ pub enum Error {
 
 fn id_or_missing(id: Option<u32>) -> String {
     id.map_or_else(|| "not in it".to_owned(), |id| format!("token {id}"))
+}
+
+/// What a directory has in place of the weights that are looked for, and what to do.
+fn instead(other: Option<&str>) -> String {
+    match other {
+        None => "; fetch the weights in safetensors form".into(),
+        Some(file) if file.ends_with(".safetensors") => {
+            let file = shown(file);
+            format!(", but {file}; if that is all of the weights, rename it to model.safetensors")
+        }
+        Some(file) => {
+            let file = shown(file);
+            format!(
+                ", but {file}; convert it to safetensors: load it with transformers and save_pretrained it"
+            )
+        }
+    }
+}
+
+/// The revisions that can be named.
+fn choose(commits: &[String]) -> String {
+    match commits {
+        [] => String::new(),
+        [one] => format!("choose one with --revision {}, or ", shown(one)),
+        [first, others @ ..] => {
+            let others: Vec<_> = others.iter().map(|other| shown(other)).collect();
+            let (first, others) = (shown(first), others.join(", "));
+            format!("choose one with --revision {first} (or {others}), or ")
+        }
+    }
 }

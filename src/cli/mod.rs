@@ -22,7 +22,7 @@ use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use context_patch::checkpoint::Access;
+use context_patch::checkpoint::{Access, Checkpoint};
 use context_patch::kernels::{Backend, Level};
 use context_patch::model::{self, EmbeddingScale, Model, ModelOptions};
 use context_patch::{Error, IoError, Result};
@@ -95,6 +95,10 @@ struct ModelArgs {
     #[arg(long, value_name = "DIR|ID")]
     model: String,
 
+    /// Branch, tag or full commit of a repository in the cache [default: main]
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+
     /// Read the weights into memory: for files that may change underneath
     #[arg(long)]
     no_mmap: bool,
@@ -118,7 +122,9 @@ impl ModelArgs {
                 false => EmbeddingScale::Compute,
             },
         };
-        Ok(Model::open_with(&self.model, options)?)
+        let revision = self.revision.as_deref();
+        let checkpoint = Checkpoint::open_revision(&self.model, revision, options.access)?;
+        Ok(Model::from_checkpoint(checkpoint, options)?)
     }
 }
 

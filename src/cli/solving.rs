@@ -79,6 +79,11 @@ pub(super) struct ExportArgs {
     /// weights and what the patch was solved in]
     #[arg(long, value_name = "TYPE")]
     merged_dtype: Option<Dtype>,
+
+    /// What an adapter calls the model it belongs to [default: the repository and commit of one in the Hugging Face
+    /// cache, else the whole path]
+    #[arg(long, value_name = "NAME")]
+    base_name: Option<String>,
 }
 
 impl ExportArgs {
@@ -97,9 +102,10 @@ impl ExportArgs {
             Some(dtype) => storage_of(dtype),
             None => wider(stored, storage_of(saved.dtype)),
         };
+        let base = self.base_name.as_deref();
         self.each().try_for_each(|(kind, path)| match kind {
-            "peft" => export::peft(model, &saved.patch, path),
-            "gguf" => export::gguf(model, &saved.patch, path),
+            "peft" => export::peft(model, &saved.patch, base, path),
+            "gguf" => export::gguf(model, &saved.patch, base, path),
             "merged" => export::merged(model, &saved.patch, Some(storage), path),
             _ => Err(Error::ExportKind { kind: kind.into() }),
         })

@@ -60,8 +60,8 @@ impl Model {
     pub fn from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> Result<Self> {
         let (config, tensors) = (checkpoint.config(), checkpoint.tensors());
         refuse_extra_layers(config, tensors)?;
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embed_tokens = tensors.get("model.embed_tokens.weight", &[vocab, hidden])?;
+        let hidden = config.hidden_size;
+        let [embed_tokens, lm_head] = embeddings(config, tensors)?;
         let layers = config.layer_types.iter().enumerate();
         let layers: Vec<_> = layers
             .map(|(i, &kind)| {
@@ -77,11 +77,6 @@ impl Model {
             weight: tensors.get("model.norm.weight", &[hidden])?,
             eps: config.rms_norm_eps,
             scaling: Scaling::default(),
-        };
-        let lm_head = if config.tie_word_embeddings && !tensors.contains("lm_head.weight") {
-            embed_tokens.clone()
-        } else {
-            tensors.get("lm_head.weight", &[vocab, hidden])?
         };
         Ok(Self {
             embed_tokens,
@@ -113,6 +108,22 @@ impl Model {
             ..model.on(self.backend)
         })
     }
+}
+
+/// The embedding and the head. Where they are tied, the one that is stored is both; where both are, each is itself.
+fn embeddings(config: &Config, tensors: &Tensors) -> Result<[Tensor; 2]> {
+    const NAMES: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
+    let shape = [config.vocab_size, config.hidden_size];
+    let stored = NAMES.map(|name| tensors.contains(name));
+    let names = match (config.tie_word_embeddings, stored) {
+        (true, [true, false]) => [NAMES[0]; 2],
+        (true, [false, true]) => [NAMES[1]; 2],
+        _ => NAMES,
+    };
+    Ok([
+        tensors.get(names[0], &shape)?,
+        tensors.get(names[1], &shape)?,
+    ])
 }
 
 /// Refuses weights of more layers than the config has, because that would silently run a shorter model.

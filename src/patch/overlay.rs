@@ -51,11 +51,11 @@ impl<E: Element> Overlay<E> {
 
 /// One layer's patch in a compute type.
 fn change<E: Element>(block: &Block, patch: &LayerPatch, form: Form) -> LayerChange<E> {
-    let of = |delta: &Option<LowRank>, w| delta.as_ref().map(|delta| linear(w, delta, form));
+    let linear = |delta: &Option<LowRank>, w| delta.as_ref().map(|delta| linear(w, delta, form));
     LayerChange {
-        gate: of(&patch.gate, block.inner.gate_proj()),
-        up: of(&patch.up, block.inner.up_proj()),
-        down: of(&patch.down, block.outer.down_proj()),
+        gate: linear(&patch.gate, block.inner.gate_proj()),
+        up: linear(&patch.up, block.inner.up_proj()),
+        down: linear(&patch.down, block.outer.down_proj()),
         scale: patch.scale.as_ref().map(|m| scale::<E>(m, form)),
     }
 }

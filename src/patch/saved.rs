@@ -27,7 +27,7 @@ use crate::message::{IoError, one_line, shown};
 use crate::model::Model;
 use crate::tensor::{Dtype, Matrix, Storage, Tensor};
 
-/// What the metadata's `format` says.
+/// The metadata's `format`.
 const FORMAT: &str = "context-patch 1";
 
 /// Layers that a file may claim: more than any model has.
@@ -223,7 +223,7 @@ fn scale_name(layer: usize) -> String {
     format!("model.layers.{layer}.post_feedforward_layernorm.scale")
 }
 
-/// A reason may quote what a file says.
+/// An error about the file; `reason` may quote it.
 fn bad(path: &Path, reason: impl AsRef<str>) -> Error {
     Error::PatchFile {
         path: path.into(),
@@ -253,7 +253,7 @@ struct Content<'a> {
     bytes: &'a [u8],
 }
 
-/// The hash of a file, as the module says.
+/// The hash of a file, as the module's documentation defines it.
 fn hash<'a>(
     metadata: &BTreeMap<String, String>,
     contents: impl Iterator<Item = Content<'a>>,

@@ -114,7 +114,7 @@ pub struct Pass<A> {
 }
 
 impl<A: Float> Pass<A> {
-    /// The block's output: the residual with what g says added.
+    /// The block's output: the residual with g's output added.
     pub fn output(&self, said: &[A]) -> Vec<A> {
         let pairs = self.residual.iter().zip(said);
         pairs.map(|(&residual, &said)| residual + said).collect()
@@ -134,14 +134,14 @@ pub struct Patched<A, F, G> {
     pub delta_outer: Vec<Change>,
     /// T(C, x), which the patched block has to say.
     pub target: Vec<A>,
-    /// What the patched block says in the reduced pass.
+    /// The patched block's output in the reduced pass.
     pub output: Vec<A>,
     /// δy, which g had to say more.
     pub delta_y: Vec<f64>,
 }
 
-/// Theorem 5, as its proof goes: patches f and g so that the block says in the reduced pass what it says in the
-/// contextual one.
+/// Theorem 5, as its proof goes: patches f and g so that the block gives in the reduced pass what it gives in
+/// the contextual one.
 ///
 /// # Errors
 ///
@@ -209,7 +209,7 @@ pub fn rounded_sum<A: Float>(
     Ok(sum)
 }
 
-/// The same numbers in f64.
+/// Numbers in f64.
 pub(crate) fn wide<A: Float>(x: &[A]) -> Vec<f64> {
     x.iter().map(|x| x.to_f64()).collect()
 }

@@ -35,8 +35,8 @@ impl<'m, E: Element> Disturbed<'m, E> {
         }
     }
 
-    /// Takes `tokens` in, and says for the last of them, of which `want` `[last, vocab]` has the undisturbed logits, how
-    /// far the worst run is from these.
+    /// Runs `tokens`. For the last of them, whose undisturbed logits are `want` `[last, vocab]`, returns how far the worst run
+    /// is from these.
     ///
     /// # Errors
     ///

@@ -33,15 +33,18 @@ impl Comparison {
         let said = Said::new(want);
         let rows = got.as_slice().chunks_exact(got.cols());
         // Of a row that is the same there is nothing to work out, and that is what a patch is for.
-        let compare = |row: &[E]| match row == want {
-            true => said.same(),
-            false => Said::new(row).against(&said),
+        let compare = |row: &[E]| {
+            if row == want {
+                said.same()
+            } else {
+                Said::new(row).against(&said)
+            }
         };
         rows.map(compare).collect()
     }
 }
 
-/// Logits and what they say.
+/// Logits with their distribution and likeliest token.
 struct Said<'a, E> {
     logits: &'a [E],
     probabilities: Matrix<f64>,
@@ -103,7 +106,7 @@ pub fn distribution<E: Element>(logits: &[E]) -> Vec<f64> {
     probabilities(logits).as_slice().to_vec()
 }
 
-/// The same, in memory that is used again.
+/// [`distribution`], in recycled memory.
 fn probabilities<E: Element>(logits: &[E]) -> Matrix<f64> {
     let mut p = Matrix::stale(1, logits.len());
     for (p, logit) in p.as_mut_slice().iter_mut().zip(logits) {

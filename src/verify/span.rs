@@ -3,7 +3,7 @@
 use super::Bounds;
 use super::error::Result;
 use super::metrics::{Comparison, margin};
-use super::protocol::{Control, Step};
+use super::step::{Control, Step};
 use crate::model::generate::greedy;
 use crate::model::{Model, Recorder, Session};
 use crate::patch::{Overlay, Report, Split, Variant};
@@ -86,7 +86,7 @@ pub(super) fn check_within<E: Element>(
     Ok(steps)
 }
 
-/// What the contextual pass says of the span.
+/// What the contextual pass gives for the span.
 struct Contextual {
     last_layer: String,
     /// `[N][vocab]`

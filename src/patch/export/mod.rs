@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use super::merged::{Change, changes};
 use super::{LowRank, Patch};
 use crate::checkpoint::TensorData;
+use crate::checkpoint::hub::Origin;
 use crate::model::Model;
 use crate::patch::{Error, Result};
 use crate::tensor::{Matrix, Storage};
@@ -61,6 +62,17 @@ fn f32_data(name: &str, shape: Vec<usize>, values: &[f64]) -> Result<TensorData<
     })
 }
 
+/// The model that an adapter belongs to: called `base`, or by a name that is good in any folder.
+fn base_of(model: &Model, base: Option<&str>) -> Origin {
+    match base {
+        Some(name) => Origin {
+            name: name.into(),
+            revision: None,
+        },
+        None => model.checkpoint().origin(),
+    }
+}
+
 /// The layer and the module of a canonical name: `model.layers.3.mlp.up_proj.weight` gives
 /// `("3", "mlp.up_proj")`.
 fn layer_and_module(name: &str) -> Option<(&str, &str)> {
@@ -71,8 +83,8 @@ fn layer_and_module(name: &str) -> Option<(&str, &str)> {
 /// What `patch` changes of `model`, which must be something.
 fn some_changes<'a>(model: &Model, patch: &'a Patch) -> Result<BTreeMap<String, Change<'a>>> {
     let changes = changes(model, patch)?;
-    match changes.is_empty() {
-        true => Err(Error::EmptyPatch),
-        false => Ok(changes),
+    if changes.is_empty() {
+        return Err(Error::EmptyPatch);
     }
+    Ok(changes)
 }
