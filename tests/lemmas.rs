@@ -16,7 +16,7 @@ use context_patch::kernels::Level;
 use context_patch::patch::Precondition;
 use context_patch::patch::lemmas::{lemma_9, lemma_11};
 use context_patch::patch::theorem_5::{
-    Change, Delta, InputControllable, OutputControllable, Pass, rounded_sum, theorem_5,
+    BlockStates, Change, Delta, InputControllable, OutputControllable, rounded_sum, theorem_5,
 };
 use context_patch::tensor::Float;
 use lemma::{Case, Outcome};
@@ -199,7 +199,7 @@ impl OutputControllable<f32> for Adds {
 
 #[test]
 fn theorem_5_takes_any_controllable_pair() {
-    let pass = |v: [f32; 2]| Pass {
+    let pass = |v: [f32; 2]| BlockStates {
         input: v.into(),
         residual: v.into(),
     };

@@ -5,7 +5,7 @@ use super::inner::FirstMaps;
 use crate::kernels::Level;
 use crate::patch::Precondition;
 use crate::patch::lemmas::check_finite;
-use crate::patch::theorem_5::{Change, InputControllable, Pass, Patched, theorem_5, wide};
+use crate::patch::theorem_5::{BlockStates, Change, InputControllable, Patched, theorem_5, wide};
 use crate::tensor::Float;
 
 /// What was measured of a patched block.
@@ -103,8 +103,8 @@ pub(super) fn measure<A, F, G>(
     level: Level,
     f: &F,
     g: &G,
-    reduced: &Pass<A>,
-    contextual: &Pass<A>,
+    reduced: &BlockStates<A>,
+    contextual: &BlockStates<A>,
 ) -> Result<Measured, Precondition>
 where
     A: Float,
@@ -138,7 +138,7 @@ fn block_bound<A, F, G>(
     level: Level,
     g: &G,
     patched: &Patched<A, F, G>,
-    reduced: &Pass<A>,
+    reduced: &BlockStates<A>,
 ) -> Vec<f64>
 where
     A: Float,
@@ -161,8 +161,8 @@ fn inner_difference<A: Float, F: FirstMaps<A>>(
     level: Level,
     f: &F,
     patched: &F,
-    reduced: &Pass<A>,
-    contextual: &Pass<A>,
+    reduced: &BlockStates<A>,
+    contextual: &BlockStates<A>,
 ) -> Result<Difference, Precondition> {
     let flat = |maps: &F, v: &[A]| wide(&maps.first(level, v).concat());
     let got = flat(patched, &reduced.input);

@@ -106,14 +106,14 @@ impl Change {
 
 /// What one pass hands to the inner and the outer function.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Pass<A> {
+pub struct BlockStates<A> {
     /// What f is given: v, or x in a parallel block.
     pub input: Vec<A>,
     /// What g's output is added to: v, or x + A(C, x) in a parallel block.
     pub residual: Vec<A>,
 }
 
-impl<A: Float> Pass<A> {
+impl<A: Float> BlockStates<A> {
     /// The block's output: the residual with g's output added.
     pub fn output(&self, said: &[A]) -> Vec<A> {
         let pairs = self.residual.iter().zip(said);
@@ -150,8 +150,8 @@ pub fn theorem_5<A, F, G>(
     level: Level,
     f: &F,
     g: &G,
-    reduced: &Pass<A>,
-    contextual: &Pass<A>,
+    reduced: &BlockStates<A>,
+    contextual: &BlockStates<A>,
 ) -> Result<Patched<A, F, G>, Precondition>
 where
     A: Float,
