@@ -7,7 +7,7 @@
 //! original model with it.
 //!
 //! ```
-//! use context_patch::patch::{Form, Method, Overlay, Query, Solver, solve};
+//! use context_patch::patch::{ApplyMode, Method, Overlay, Query, Solver, solve};
 //! use context_patch::verify::LogitsDistance;
 //! use context_patch::{Model, Session};
 //!
@@ -24,7 +24,7 @@
 //! let solution = solve(&mut contextual, Query::alone(query), &Method::new(Solver::ClosedForm), &[])?;
 //!
 //! // The patched model sees that one token, at its place, and no context.
-//! let overlay = Overlay::new(&model, &solution.patch, Form::Overlay);
+//! let overlay = Overlay::new(&model, &solution.patch, ApplyMode::Overlay);
 //! let mut patched = Session::new(&model).at(tokens.len()).with_overlay(&overlay);
 //! let logits = patched.forward(&[query], 1)?;
 //! let same = LogitsDistance::new(logits.row(0), &solution.contextual);

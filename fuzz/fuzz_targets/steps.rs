@@ -9,7 +9,7 @@ use std::path::Path;
 use arbitrary::{Result, Unstructured};
 use context_patch::kernels::Backend;
 use context_patch::model::EmbeddingScale;
-use context_patch::patch::{Form, LayerReport, Positions, Solver, SolverReport, Variant};
+use context_patch::patch::{ApplyMode, LayerReport, Positions, Solver, SolverReport, Variant};
 use context_patch::tensor::Dtype;
 use context_patch::verify::{
     Control, Keep, Kind, LogitsDistance, Machine, Record, Setting, Step, steps_file,
@@ -140,7 +140,7 @@ fn record(u: &mut Unstructured<'_>) -> Result<Record> {
         gain: u.arbitrary::<Option<i8>>()?.map(f64::from),
         layers: u.arbitrary()?,
         passes: u.arbitrary()?,
-        kinds: Kind::all(&solvers, &dtypes, &[Form::Overlay], backends),
+        kinds: Kind::all(&solvers, &dtypes, &[ApplyMode::Overlay], backends),
     };
     let machine = Machine {
         level: "scalar".into(),

@@ -9,8 +9,8 @@ use context_patch::model::generate::{Sampler, generate};
 use context_patch::model::{Model, Session};
 use context_patch::output::check_writable;
 use context_patch::patch::{
-    self, Form, Method, Overlay, Positions, Query, SavedPatch, Solver, SolverReport, Split, solve,
-    span,
+    self, ApplyMode, Method, Overlay, Positions, Query, SavedPatch, Solver, SolverReport, Split,
+    solve, span,
 };
 use context_patch::tensor::{Dtype, Element, Storage};
 use context_patch::verify::{Step, Summary, span::check};
@@ -68,8 +68,8 @@ pub(super) struct Patch {
     dtype: Dtype,
 
     /// How the patch is applied while it is solved and tried: overlay or materialise
-    #[arg(long, default_value_t = Form::Overlay)]
-    apply: Form,
+    #[arg(long, default_value_t = ApplyMode::Overlay)]
+    apply: ApplyMode,
 
     #[command(flatten)]
     solving: SolvingArgs,

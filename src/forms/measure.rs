@@ -5,14 +5,16 @@ use super::inner::FirstMaps;
 use crate::kernels::Level;
 use crate::patch::Precondition;
 use crate::patch::lemmas::check_finite;
-use crate::patch::theorem_5::{BlockStates, Change, InputControllable, Patched, theorem_5, wide};
+use crate::patch::theorem_5::{
+    BlockStates, InputControllable, ParameterDelta, Patched, theorem_5, wide,
+};
 use crate::tensor::Float;
 
 /// What was measured of a patched block.
 #[derive(Clone, Debug)]
 pub struct Measured {
     /// The parts of the patch, inner before outer.
-    pub changes: Vec<Change>,
+    pub changes: Vec<ParameterDelta>,
     /// The first linear maps, against their outputs for z_C; `None` where no inner patch is needed.
     pub inner: Option<Difference>,
     /// The block, against T(C, x).

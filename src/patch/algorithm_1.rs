@@ -22,7 +22,7 @@ use super::layer::{BeforeOuter, LayerSolver};
 use super::reduced_pass::{changed_rows, consecutive};
 use super::sequence::{Query, SequenceSolver, Solution};
 use super::{Method, Part, Precondition, Solver, Variant};
-use crate::model::{Block, Model, Run, Session};
+use crate::model::{Block, ForwardRun, Model, Session};
 use crate::tensor::{Element, Matrix};
 
 /// Solves the patch of the token that comes next in `contextual`, a session that has seen the whole context;
@@ -69,7 +69,7 @@ pub fn solve_batch<'m, E: Element>(
 
 /// All layers, and the logits.
 fn solve_layers<E: Element>(model: &Model, batch: &mut Batch<'_, '_, E>) {
-    let mut run = Run::new(model, None, None);
+    let mut run = ForwardRun::new(model, None, None);
     for (layer, block) in model.layers().iter().enumerate() {
         batch.for_each(|seq| seq.enter(layer).map(drop));
         if batch.active().is_empty() {
@@ -93,7 +93,7 @@ fn solve_layers<E: Element>(model: &Model, batch: &mut Batch<'_, '_, E>) {
 
 /// One layer of some sequences: solves their patches and takes their x through it.
 fn solve_layer<E: Element>(
-    run: &mut Run<'_>,
+    run: &mut ForwardRun<'_>,
     block: &Block,
     mut active: Vec<&mut SequenceSolver<'_, '_, E>>,
 ) -> Vec<Result<()>> {

@@ -9,7 +9,7 @@ use super::{
     overlay, theorem_1, wide,
 };
 use crate::kernels::{Level, unscaled_rms_norm};
-use crate::model::{Block, LayerChange, RmsNorm, Run};
+use crate::model::{Block, ForwardRun, LayerOverlay, RmsNorm};
 use crate::tensor::{Element, Matrix};
 
 /// A layer before its outer half is solved. The rows of its matrices are those of the reduced passes, followed by the
@@ -30,7 +30,7 @@ pub(super) struct BeforeOuter<E: Element> {
 impl<E: Element> BeforeOuter<E> {
     /// `v` and `h` as in the fields; `d` is W_down h. The last row of each is the contextual pass's.
     pub(super) fn new(
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         block: &Block,
         v: Matrix<E>,
         h: Matrix<E>,
@@ -70,10 +70,10 @@ impl<E: Element> BeforeOuter<E> {
     /// d in the rows of `passes`, each under its part of `change`.
     fn down(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         block: &Block,
         passes: &[ReducedPass<E>],
-        change: &LayerChange<E>,
+        change: &LayerOverlay<E>,
     ) -> Matrix<E> {
         let change = changed_rows(passes, Part::Down, change, 0);
         block
@@ -84,10 +84,10 @@ impl<E: Element> BeforeOuter<E> {
     /// The layer's output for that d.
     fn output(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         block: &Block,
         passes: &[ReducedPass<E>],
-        change: &LayerChange<E>,
+        change: &LayerOverlay<E>,
         d: &Matrix<E>,
     ) -> Matrix<E> {
         let change = changed_rows(passes, Part::Scale, change, 0);
@@ -98,17 +98,22 @@ impl<E: Element> BeforeOuter<E> {
     /// The layer's output in the rows of `passes`, under a change that is solved already.
     pub(super) fn patched_output(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         block: &Block,
         passes: &[ReducedPass<E>],
-        change: &LayerChange<E>,
+        change: &LayerOverlay<E>,
     ) -> Matrix<E> {
         let d = self.down(run, block, passes, change);
         self.output(run, block, passes, change, &d)
     }
 
     /// Replaces v, and computes the inner half again, unpatched. The target stays.
-    pub(super) fn with_attention(self, run: &mut Run<'_>, block: &Block, v: Matrix<E>) -> Self {
+    pub(super) fn with_attention(
+        self,
+        run: &mut ForwardRun<'_>,
+        block: &Block,
+        v: Matrix<E>,
+    ) -> Self {
         let z = block.inner.input(run, &v);
         let h = block.inner.output(run, &z, &[]);
         let d = block.outer.products(run, &h);
@@ -124,7 +129,7 @@ pub(super) struct LayerSolver<'a, E: Element> {
     query: usize,
     pub(super) patch: LayerPatch,
     /// The patch in the compute type.
-    pub(super) change: LayerChange<E>,
+    pub(super) change: LayerOverlay<E>,
     pub(super) report: LayerReport,
 }
 
@@ -136,7 +141,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
             method,
             query,
             patch: LayerPatch::default(),
-            change: LayerChange::default(),
+            change: LayerOverlay::default(),
             report: LayerReport::default(),
         }
     }
@@ -144,7 +149,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
     /// Solves ΔW_down and Δm; returns the layer's output for all rows, of which the first ones are those of `passes`.
     pub(super) fn solve_outer(
         &mut self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         passes: &[ReducedPass<E>],
         before: &BeforeOuter<E>,
     ) -> Result<Matrix<E>, Precondition> {

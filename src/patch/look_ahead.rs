@@ -10,7 +10,7 @@ use super::error::Result;
 use super::layer::{BeforeOuter, LayerSolver};
 use super::reduced_pass::sequences;
 use super::sequence::SequenceSolver;
-use crate::model::{LayerChange, Run};
+use crate::model::{ForwardRun, LayerOverlay};
 use crate::tensor::{Element, Matrix};
 
 /// How often the last two layers are solved again at most.
@@ -62,10 +62,10 @@ impl<E: Element> SequenceSolver<'_, '_, E> {
     /// and its change.
     fn solve_outer(
         &mut self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         layer: usize,
         before: &BeforeOuter<E>,
-    ) -> Result<(Matrix<E>, LayerChange<E>)> {
+    ) -> Result<(Matrix<E>, LayerOverlay<E>)> {
         let block = &self.model.layers()[layer];
         let mut solver = LayerSolver::new(block, self.method, self.tokens.len() - 1);
         let x = solver.solve_outer(run, &self.passes[..1], before);
@@ -78,7 +78,7 @@ impl<E: Element> SequenceSolver<'_, '_, E> {
     /// The last layer's attention again, of some of the passes: v.
     fn last_attention(
         &mut self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         x: &Matrix<E>,
         passes: Range<usize>,
     ) -> Result<Matrix<E>> {
@@ -96,9 +96,9 @@ impl<E: Element> SequenceSolver<'_, '_, E> {
     /// solved for the whole patch.
     fn controls(
         &mut self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         [before, last]: [BeforeOuter<E>; 2],
-        [change_before, change]: &[LayerChange<E>; 2],
+        [change_before, change]: &[LayerOverlay<E>; 2],
     ) -> Result<Matrix<E>> {
         let layers = self.model.layers();
         let [block_before, block] = [&layers[layers.len() - 2], &layers[layers.len() - 1]];

@@ -34,7 +34,7 @@ pub use crate::model::Overlay;
 pub use algorithm_1::{solve, solve_batch};
 pub use error::{Error, Result};
 pub use merged::{Materialised, materialise};
-pub use overlay::Form;
+pub use overlay::ApplyMode;
 pub use report::{Case, LayerReport, SolverReport};
 pub use saved::SavedPatch;
 pub use sequence::{Query, Solution};

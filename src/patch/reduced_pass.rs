@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Part, Variant};
-use crate::model::{Cache, Changed, LayerChange, Sequence};
+use crate::model::{Cache, LayerOverlay, OverlaidRows, Sequence};
 use crate::tensor::Element;
 
 /// A reduced pass under one variant of the patch.
@@ -54,9 +54,9 @@ pub(super) fn sequences<'p, E: Element>(
 pub(super) fn changed_rows<'c, E: Element>(
     passes: &[ReducedPass<E>],
     part: Part,
-    change: &'c LayerChange<E>,
+    change: &'c LayerOverlay<E>,
     first: usize,
-) -> Vec<Changed<'c, LayerChange<E>>> {
+) -> Vec<OverlaidRows<'c, LayerOverlay<E>>> {
     let pairs = passes.iter().zip(row_ranges(passes, first));
     let having = pairs.filter(|(pass, _)| pass.variant.has(part));
     having.map(|(_, rows)| (rows, change)).collect()

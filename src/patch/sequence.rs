@@ -4,7 +4,7 @@ use super::error::{Error, Result};
 use super::layer::{BeforeOuter, LayerSolver};
 use super::reduced_pass::{ReducedPass, row_ranges, sequences};
 use super::{LayerPatch, LayerReport, Method, Patch, Precondition, Solver, SolverReport, Variant};
-use crate::model::{Model, Run, Sequence, Session};
+use crate::model::{ForwardRun, Model, Sequence, Session};
 use crate::tensor::{Element, Matrix};
 
 /// The token a patch is solved for, and what else the reduced pass sees.
@@ -120,7 +120,7 @@ impl<'a, 'm, E: Element> SequenceSolver<'a, 'm, E> {
     }
 
     /// A pass through a layer for this sequence alone, unless it is cancelled.
-    pub(super) fn enter(&self, layer: usize) -> Result<Run<'static>> {
+    pub(super) fn enter(&self, layer: usize) -> Result<ForwardRun<'static>> {
         let mut run = self.contextual.pass(None);
         run.enter(layer)?;
         Ok(run)
@@ -132,7 +132,7 @@ impl<'a, 'm, E: Element> SequenceSolver<'a, 'm, E> {
         &mut self,
         layer: usize,
         solver: Result<LayerSolver<'_, E>, Precondition>,
-        before_outer: impl FnOnce(&mut Run<'_>) -> BeforeOuter<E>,
+        before_outer: impl FnOnce(&mut ForwardRun<'_>) -> BeforeOuter<E>,
     ) -> Result<()> {
         let at_layer = |failed: Precondition| failed.at_layer(layer);
         let mut solver = solver.map_err(at_layer)?;

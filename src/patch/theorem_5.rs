@@ -33,14 +33,19 @@ pub trait InputControllable<A: Float>: Sized {
     /// # Errors
     ///
     /// z = 0, or numbers that are not finite.
-    fn delta(&self, level: Level, v: &[A], v_ctx: &[A]) -> Result<Vec<Change>, Precondition>;
+    fn delta(
+        &self,
+        level: Level,
+        v: &[A],
+        v_ctx: &[A],
+    ) -> Result<Vec<ParameterDelta>, Precondition>;
 
     /// f with the parameters θ + Δθ, rounded once; Δθ may be empty.
     ///
     /// # Errors
     ///
     /// A parameter that is not finite then.
-    fn plus(&self, delta: &[Change]) -> Result<Self, Precondition>;
+    fn plus(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition>;
 }
 
 /// Definition 4. g is *output-controllable* if for every fixed nonzero h and every δy there is a Δθ with
@@ -62,19 +67,19 @@ pub trait OutputControllable<A: Float>: Sized {
         level: Level,
         h: &Self::Input,
         delta_y: &[f64],
-    ) -> Result<Vec<Change>, Precondition>;
+    ) -> Result<Vec<ParameterDelta>, Precondition>;
 
     /// g with the parameters θ + Δθ, rounded once; Δθ may be empty.
     ///
     /// # Errors
     ///
     /// A parameter that is not finite then.
-    fn plus(&self, delta: &[Change]) -> Result<Self, Precondition>;
+    fn plus(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition>;
 }
 
 /// A part of Δθ: the change of one parameter.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Change {
+pub struct ParameterDelta {
     /// The parameter, such as `gate` or `bias`.
     pub parameter: &'static str,
     /// The expert that it belongs to, where there are experts.
@@ -94,7 +99,7 @@ pub enum Delta {
     Vector(Vec<f64>),
 }
 
-impl Change {
+impl ParameterDelta {
     /// The rank of a matrix's change; `None` for a vector's.
     pub fn rank(&self) -> Option<usize> {
         match &self.delta {
@@ -129,9 +134,9 @@ pub struct Patched<A, F, G> {
     /// g with θ_g + Δθ_g.
     pub outer: G,
     /// Δθ_f; empty where f sees the same in both passes.
-    pub delta_inner: Vec<Change>,
+    pub delta_inner: Vec<ParameterDelta>,
     /// Δθ_g.
-    pub delta_outer: Vec<Change>,
+    pub delta_outer: Vec<ParameterDelta>,
     /// T(C, x), which the patched block has to say.
     pub target: Vec<A>,
     /// The patched block's output in the reduced pass.

@@ -108,7 +108,7 @@ pub fn distribution<E: Element>(logits: &[E]) -> Vec<f64> {
 
 /// [`distribution`], in recycled memory.
 fn probabilities<E: Element>(logits: &[E]) -> Matrix<f64> {
-    let mut p = Matrix::stale(1, logits.len());
+    let mut p = Matrix::recycled(1, logits.len());
     for (p, logit) in p.as_mut_slice().iter_mut().zip(logits) {
         *p = logit.to_f64();
     }

@@ -19,11 +19,11 @@ use rayon::prelude::*;
 
 use self::reach::{Said, last, near, weak};
 use super::{
-    Case, Form, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, SolverReport, Split,
-    overlay, wide,
+    ApplyMode, Case, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, SolverReport,
+    Split, overlay, wide,
 };
 use crate::model::generate::greedy;
-use crate::model::{Cache, LayerChange, Model, Recorder, Run, Sequence, Session};
+use crate::model::{Cache, ForwardRun, LayerOverlay, Model, Recorder, Sequence, Session};
 use crate::patch::{Error, Result};
 use crate::tensor::{Element, Matrix, in_lanes};
 
@@ -222,8 +222,8 @@ impl<'a, E: Element> Solving<'a, E> {
         Ok(solving)
     }
 
-    fn run(&self) -> Run<'static> {
-        Run::new(self.model, None, None)
+    fn run(&self) -> ForwardRun<'static> {
+        ForwardRun::new(self.model, None, None)
     }
 
     fn sequence<'s>(&'s self, cache: &'s mut Cache<E>) -> Sequence<'s, E> {
@@ -261,7 +261,7 @@ impl<'a, E: Element> Solving<'a, E> {
     /// Solves a layer for all tokens of the span, and takes v through it.
     fn layer(
         &mut self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         layer: usize,
         v: &Matrix<E>,
     ) -> Result<(Matrix<E>, LayerPatch, LayerReport), Precondition> {
@@ -289,13 +289,13 @@ impl<'a, E: Element> Solving<'a, E> {
             said.push(one);
         }
         let (down, condition) = self.down(run, &h, &delta_d)?;
-        let change = LayerChange {
+        let change = LayerOverlay {
             down: Some(overlay::linear(
                 block.outer.down_proj(),
                 &down,
                 self.method.form,
             )),
-            ..LayerChange::default()
+            ..LayerOverlay::default()
         };
         let d = block
             .outer
@@ -315,12 +315,12 @@ impl<'a, E: Element> Solving<'a, E> {
     /// ΔW_down as it will run, and the condition of H.
     fn down(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         h: &Matrix<E>,
         delta_d: &Matrix<f64>,
     ) -> Result<(LowRank, f64), Precondition> {
         let (mut down, condition) = reach::down(&h.map(E::to_f64), delta_d, E::Acc::DTYPE)?;
-        if self.method.form == Form::Overlay {
+        if self.method.form == ApplyMode::Overlay {
             let v = down.v.map(E::Acc::from_f64);
             let span = h.slice_rows(self.stay..h.rows()).map(E::acc);
             let vh = run.matmul(&span, &v).map(|x| x.to_f64());
@@ -383,7 +383,7 @@ impl<'a, E: Element> Solving<'a, E> {
     }
 
     /// The logits of the span against the contextual ones.
-    fn quality(&self, run: &mut Run<'_>, x: &Matrix<E>) -> Result<Quality> {
+    fn quality(&self, run: &mut ForwardRun<'_>, x: &Matrix<E>) -> Result<Quality> {
         // A few tokens at a time: each reads all of the head, and each token's logits are a megabyte.
         const LOGITS: usize = 16;
         let (mut differing, mut linf) = (0, 0.0f64);
