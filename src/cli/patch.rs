@@ -9,8 +9,8 @@ use context_patch::model::generate::{Sampler, generate};
 use context_patch::model::{Model, Session};
 use context_patch::output::check_writable;
 use context_patch::patch::{
-    self, ApplyMode, Method, Overlay, Positions, Query, Report, SavedPatch, Solver, Split, solve,
-    span,
+    self, ApplyMode, Method, Overlay, Positions, Query, SavedPatch, Solver, SolverReport, Split,
+    solve, span,
 };
 use context_patch::tensor::{Dtype, Element, Storage};
 use context_patch::verify::{Step, Summary, span::check};
@@ -184,7 +184,7 @@ fn solve_split<E: Element>(
     model: &Model,
     split: &Split,
     method: &Method,
-) -> Result<(patch::Patch, Report)> {
+) -> Result<(patch::Patch, SolverReport)> {
     if method.solver == Solver::Span {
         let bar = ProgressBar::new_spinner();
         let solved = span::solve::<E>(model, split, method, |quality| {

@@ -1,11 +1,24 @@
 //! The decoder around the blocks: embedding, final norm, head.
 
+use serde::{Deserialize, Serialize};
+
 use super::attention::softcapped;
 use super::error::{Error, Result};
 use super::run::ForwardRun;
-use super::{Cache, EmbeddingScale, LayerOverlay, Model, OverlaidRows, RmsNorm, Sequence};
+use super::{Cache, LayerOverlay, Model, OverlaidRows, RmsNorm, Sequence};
 use crate::kernels::elementwise;
 use crate::tensor::{Dtype, Element, Matrix, Tensor, round_to_bf16};
+
+/// What the embedding is multiplied by: √hidden, rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmbeddingScale {
+    /// Rounded to the compute type, as Hugging Face does: 25.298221 in f32 for 640.
+    #[default]
+    Compute,
+    /// Always rounded to bf16, as Google's own code does: 25.25 for 640.
+    Bf16,
+}
 
 /// What a row of the embedding is multiplied by.
 #[derive(Clone, Copy, Debug)]

@@ -35,7 +35,7 @@ pub use algorithm_1::{solve, solve_batch};
 pub use error::{Error, Result};
 pub use merged::{Materialised, materialise};
 pub use overlay::ApplyMode;
-pub use report::{Case, LayerReport, Report};
+pub use report::{Case, LayerReport, SolverReport};
 pub use saved::SavedPatch;
 pub use sequence::{Query, Solution};
 pub use solver::{Method, Solver};

@@ -9,7 +9,7 @@ use crate::tensor::{Dtype, Tensor};
 
 /// How a patch was solved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct SolverReport {
     /// One for each layer.
     pub layers: Vec<LayerReport>,
     /// The error after each pass over the last layers: of a logit for a span, of the last layer's output

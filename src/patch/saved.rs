@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
-use super::{LayerPatch, LowRank, Method, Patch, Report, Split};
+use super::{LayerPatch, LowRank, Method, Patch, SolverReport, Split};
 use crate::checkpoint::{TensorData, Tensors, write_safetensors};
 use crate::message::{IoError, one_line, shown};
 use crate::model::Model;
@@ -49,7 +49,7 @@ pub struct SavedPatch {
     /// The content hash of the model's tensors.
     pub model_hash: String,
     /// What the solver said.
-    pub report: Report,
+    pub report: SolverReport,
 }
 
 impl SavedPatch {
@@ -169,7 +169,7 @@ impl SavedPatch {
             value.ok_or_else(|| bad(path, format!("its metadata has no '{name}'")))
         };
         let layers: usize = parse(path, "num_hidden_layers", field("num_hidden_layers")?)?;
-        let report: Report = parse(path, "report", field("report")?)?;
+        let report: SolverReport = parse(path, "report", field("report")?)?;
         let finite = json("report", &report);
         finite.map_err(|_| bad(path, "its 'report' has a number that is not finite"))?;
         // What reports on no layer is a patch that no solver made.

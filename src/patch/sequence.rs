@@ -3,7 +3,7 @@
 use super::error::{Error, Result};
 use super::layer::{BeforeOuter, LayerSolver};
 use super::reduced_pass::{ReducedPass, row_ranges, sequences};
-use super::{LayerPatch, LayerReport, Method, Patch, Precondition, Report, Solver, Variant};
+use super::{LayerPatch, LayerReport, Method, Patch, Precondition, Solver, SolverReport, Variant};
 use crate::model::{ForwardRun, Model, Sequence, Session};
 use crate::tensor::{Element, Matrix};
 
@@ -36,7 +36,7 @@ pub struct Solution<E: Element> {
     /// The patch.
     pub patch: Patch,
     /// How it was solved.
-    pub report: Report,
+    pub report: SolverReport,
     /// The logits of the contextual pass, `[vocab]`.
     pub contextual: Vec<E>,
     /// The logits of the reduced pass for each variant asked for, `[variants, vocab]`.
@@ -181,7 +181,7 @@ impl<'a, 'm, E: Element> SequenceSolver<'a, 'm, E> {
 #[derive(Default)]
 pub(super) struct Solved {
     patch: Patch,
-    pub(super) report: Report,
+    pub(super) report: SolverReport,
 }
 
 impl Solved {

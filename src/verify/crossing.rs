@@ -2,7 +2,7 @@
 
 use super::condition::Disturbed;
 use super::error::Result;
-use super::metrics::{Comparison, margin};
+use super::metrics::{LogitsDistance, margin};
 use super::protocol::Verification;
 use super::step::{Control, Step};
 use super::{Bounds, span};
@@ -123,7 +123,7 @@ impl Crossing<'_> {
         let controls = Variant::controls(method.solver).into_iter();
         let controls = controls.map(|variant| {
             let overlay = reduced.overlay(&variant.apply_to(&solution.patch));
-            let reduced = Comparison::new(reduced.logits::<E>(&overlay)?.row(0), want);
+            let reduced = LogitsDistance::new(reduced.logits::<E>(&overlay)?.row(0), want);
             Ok(Control { variant, reduced })
         });
         let home = Bounds::new(E::DTYPE, self.solved.model).logits(want);
@@ -135,7 +135,7 @@ impl Crossing<'_> {
             next: greedy(want),
             margin: margin(want),
             bound: Bounds::crossing(home, off, patched_off),
-            patched: Comparison::new(patched.row(0), want),
+            patched: LogitsDistance::new(patched.row(0), want),
             controls: controls.collect::<Result<_>>()?,
             report: Some(solution.report),
         })

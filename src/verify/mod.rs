@@ -22,7 +22,7 @@ pub use campaign::Shard;
 pub use crossing::Crossing;
 pub use error::{Error, Result};
 pub use keep::Keep;
-pub use metrics::{Comparison, distribution};
+pub use metrics::{LogitsDistance, distribution};
 pub use protocol::{Begun, Verification};
 pub use record::{Machine, Place, Record, Run};
 pub use setting::{Kind, Setting};

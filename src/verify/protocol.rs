@@ -4,15 +4,15 @@ use rayon::prelude::*;
 
 use super::bounds::Bounds;
 use super::error::Result;
-use super::metrics::{Comparison, margin};
+use super::metrics::{LogitsDistance, margin};
 use super::step::{Control, Step};
 use super::{Keep, span};
 use crate::kernels::Backend;
 use crate::model::generate::greedy;
 use crate::model::{Model, Session};
 use crate::patch::{
-    self, Method, Overlay, Positions, Query, Report, Solution, Solver, Split, Variant, solve_batch,
-    span as span_solver,
+    self, Method, Overlay, Positions, Query, Solution, Solver, SolverReport, Split, Variant,
+    solve_batch, span as span_solver,
 };
 use crate::tensor::Element;
 
@@ -68,7 +68,7 @@ impl<E: Element> Solved<E> {
     /// The reduced passes held against the contextual one.
     fn step(self, bounds: &Bounds, variants: &[Variant]) -> Step {
         let want = &self.solution.contextual;
-        let reduced = Comparison::each(&self.solution.reduced, want);
+        let reduced = LogitsDistance::each(&self.solution.reduced, want);
         let controls = variants.iter().zip(&reduced[1..]);
         let controls = controls.map(|(&variant, &reduced)| Control { variant, reduced });
         Step {
@@ -295,7 +295,7 @@ impl Verification<'_> {
     pub(super) fn solved_span<E: Element>(
         &self,
         ids: &[u32],
-    ) -> Result<(Split, Overlay<E>, Report)> {
+    ) -> Result<(Split, Overlay<E>, SolverReport)> {
         let mut tokens = ids.to_vec();
         let mut session = Session::<E>::new(self.model);
         let mut logits = session.forward(ids, 1)?;

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::metrics::Comparison;
+use super::metrics::LogitsDistance;
 use crate::json::or_nan;
-use crate::patch::{Report, Variant};
+use crate::patch::{SolverReport, Variant};
 
 /// One token of a verification.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,12 +26,12 @@ pub struct Step {
     #[serde(deserialize_with = "or_nan")]
     pub bound: f64,
     /// The patched reduced pass against the contextual one.
-    pub patched: Comparison,
+    pub patched: LogitsDistance,
     /// The controls.
     pub controls: Vec<Control>,
     /// How the patch was solved. A span has one patch, whose report goes with its first token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub report: Option<Report>,
+    pub report: Option<SolverReport>,
 }
 
 /// A negative control of a step.
@@ -40,12 +40,12 @@ pub struct Control {
     /// What was left out of the patch.
     pub variant: Variant,
     /// The reduced pass under what was left, against the contextual one.
-    pub reduced: Comparison,
+    pub reduced: LogitsDistance,
 }
 
 impl Step {
     /// The reduced pass without a patch, where that is among the controls.
-    pub fn no_patch(&self) -> Option<Comparison> {
+    pub fn no_patch(&self) -> Option<LogitsDistance> {
         let mut controls = self.controls.iter();
         let control = controls.find(|control| control.variant == Variant::NoPatch);
         control.map(|control| control.reduced)

@@ -19,8 +19,8 @@ use rayon::prelude::*;
 
 use self::reach::{Said, last, near, weak};
 use super::{
-    ApplyMode, Case, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, Report, Split,
-    overlay, wide,
+    ApplyMode, Case, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, SolverReport,
+    Split, overlay, wide,
 };
 use crate::model::generate::greedy;
 use crate::model::{Cache, ForwardRun, LayerOverlay, Model, Recorder, Sequence, Session};
@@ -54,7 +54,7 @@ pub fn solve<E: Element>(
     split: &Split,
     method: &Method,
     mut on_pass: impl FnMut(Quality),
-) -> Result<(Patch, Report)> {
+) -> Result<(Patch, SolverReport)> {
     let mut solving = Solving::<E>::new(model, split, method)?;
     let mut best = solving.pass()?;
     let mut passes = vec![best.0.linf];
@@ -74,7 +74,7 @@ pub fn solve<E: Element>(
     for ((report, patch), block) in solved.skip(solving.first) {
         report.measure(patch, block);
     }
-    Ok((patch, Report { layers, passes }))
+    Ok((patch, SolverReport { layers, passes }))
 }
 
 /// What all passes share, and what one hands to the next.
