@@ -102,7 +102,7 @@ def theirs(folder):
             logits = model.eval()(input_ids=torch.tensor([IDS])).logits[0]
         return logits.double() if logits.isfinite().all() else "REFUSED gives NaN"
     except Exception as error:  # whatever it says, it does not load
-        return refusal(error)
+        return refusal(error, folder)
 
 
 def ours(folder):
@@ -128,7 +128,7 @@ def their_text(folder):
             out.pop()
         return tokenizer.decode(out)
     except Exception as error:
-        return refusal(error)
+        return refusal(error, folder)
 
 
 def our_text(folder):
@@ -138,8 +138,8 @@ def our_text(folder):
         return message(refused, folder)
 
 
-def refusal(error):
-    return f"REFUSED {type(error).__name__}: {' '.join(str(error).split())}"
+def refusal(error, folder):
+    return f"REFUSED {type(error).__name__}: {' '.join(str(error).split())}".replace(str(folder), "M")
 
 
 def message(refused, folder):
@@ -468,7 +468,7 @@ def named(rename):
     return make
 
 
-def stored(edit, base_shards=False):
+def stored(edit):
     """A case whose tensors are edited in a dictionary."""
     def make(case):
         tensors = case.tensors()

@@ -7,8 +7,8 @@
 //! original model with it.
 //!
 //! ```
-//! use context_patch::patch::{Form, Method, Overlay, Query, Solver, solve};
-//! use context_patch::verify::Comparison;
+//! use context_patch::patch::{ApplyMode, Method, Overlay, Query, Solver, solve};
+//! use context_patch::verify::LogitsDistance;
 //! use context_patch::{Model, Session};
 //!
 //! # fn main() -> context_patch::Result<()> {
@@ -24,15 +24,15 @@
 //! let solution = solve(&mut contextual, Query::alone(query), &Method::new(Solver::ClosedForm), &[])?;
 //!
 //! // The patched model sees that one token, at its place, and no context.
-//! let overlay = Overlay::new(&model, &solution.patch, Form::Overlay);
+//! let overlay = Overlay::new(&model, &solution.patch, ApplyMode::Overlay);
 //! let mut patched = Session::new(&model).at(tokens.len()).with_overlay(&overlay);
 //! let logits = patched.forward(&[query], 1)?;
-//! let same = Comparison::new(logits.row(0), &solution.contextual);
+//! let same = LogitsDistance::new(logits.row(0), &solution.contextual);
 //! assert!(same.same_top && same.linf < 1e-4);
 //!
 //! // The control: the same token without the patch.
 //! let unpatched = Session::new(&model).at(tokens.len()).forward(&[query], 1)?;
-//! assert!(Comparison::new(unpatched.row(0), &solution.contextual).linf > 1.0);
+//! assert!(LogitsDistance::new(unpatched.row(0), &solution.contextual).linf > 1.0);
 //! # Ok(())
 //! # }
 //! ```

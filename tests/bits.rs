@@ -165,18 +165,18 @@ fn swap(bytes: &mut [u8], start: usize, length: usize) {
 }
 
 fn a_patch_leaves_the_model_alone() {
-    use context_patch::patch::{Form, Method, Overlay, Query, Solver, solve};
+    use context_patch::patch::{ApplyMode, Method, Overlay, Query, Solver, solve};
     let model = &open("checkpoints/window-3");
     let ids = ids(model);
     let before = hash_of::<f32>(model, &ids);
     let (&last, context) = ids.split_last().unwrap();
     for (form, solver) in [
-        (Form::Overlay, Solver::Theorem1),
-        (Form::Materialise, Solver::Theorem1),
-        (Form::Overlay, Solver::AppendixB),
-        (Form::Materialise, Solver::AppendixB),
-        (Form::Overlay, Solver::ClosedForm),
-        (Form::Materialise, Solver::ClosedForm),
+        (ApplyMode::Overlay, Solver::Theorem1),
+        (ApplyMode::Materialise, Solver::Theorem1),
+        (ApplyMode::Overlay, Solver::AppendixB),
+        (ApplyMode::Materialise, Solver::AppendixB),
+        (ApplyMode::Overlay, Solver::ClosedForm),
+        (ApplyMode::Materialise, Solver::ClosedForm),
     ] {
         let mut session = Session::<f32>::new(model);
         session.forward(context, 0).unwrap();

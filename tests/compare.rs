@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use common::compared::{Bench, with_factor_and_scalar};
 use common::{RANDOM, open, reference};
 use context_patch::Model;
-use context_patch::model::Mutation;
+use context_patch::model::KnownBug;
 use context_patch::tensor::Dtype;
 
 /// Tokens all over a vocabulary, after the one that begins a sequence.
@@ -63,17 +63,17 @@ fn the_tiny_models_bugs_are_found() {
                 for dtype in [Dtype::F32, Dtype::Bf16] {
                     found.extend(
                         bench
-                            .find(dtype, &Mutation::ALL)
+                            .find(dtype, &KnownBug::ALL)
                             .into_iter()
-                            .map(Mutation::name),
+                            .map(KnownBug::name),
                     );
                 }
             }
-            let missing = Mutation::ALL
+            let missing = KnownBug::ALL
                 .iter()
                 .filter(|bug| !found.contains(bug.name()));
             let missing: Vec<_> = missing.collect();
-            assert_eq!(missing, [&Mutation::EmbeddingScaleType]);
+            assert_eq!(missing, [&KnownBug::EmbeddingScaleType]);
         });
     }
 }
@@ -83,7 +83,7 @@ fn bugs_are_found_in_random_models_too() {
     for name in RANDOM {
         let bench = bench(open(&format!("checkpoints/{name}")));
         for dtype in [Dtype::F64, Dtype::F32, Dtype::Bf16] {
-            let found = bench.find(dtype, &Mutation::ALL).len();
+            let found = bench.find(dtype, &KnownBug::ALL).len();
             assert!(found >= 7, "{name} {dtype}: {found}");
         }
     }

@@ -152,9 +152,9 @@ fn tables() {
     let case = Case::new();
     case.other(|_| ());
     insta::assert_snapshot!("clean", case.compare(&[]));
-    for mutation in ["window-plus-1", "norm-weight", "silu"] {
-        case.trace("model", &["--mutate", mutation], "other.safetensors");
-        insta::assert_snapshot!(mutation, case.compare(&[]));
+    for bug in ["window-plus-1", "norm-weight", "silu"] {
+        case.trace("model", &["--mutate", bug], "other.safetensors");
+        insta::assert_snapshot!(bug, case.compare(&[]));
     }
 }
 
@@ -447,8 +447,8 @@ fn a_fused_activation() {
     case.trace("model", &names, "other.safetensors");
     let said = case.compare(&["--partial"]);
     assert!(said.starts_with("exit code Some(0)"), "{said}");
-    for mutation in ["gelu-f16", "gelu-erf"] {
-        let options = [&names[..], &["--mutate", mutation]].concat();
+    for bug in ["gelu-f16", "gelu-erf"] {
+        let options = [&names[..], &["--mutate", bug]].concat();
         case.trace("model", &options, "other.safetensors");
         let said = case.compare(&["--partial"]);
         assert!(
@@ -459,10 +459,7 @@ fn a_fused_activation() {
             .lines()
             .filter(|line| line.starts_with("likely cause: "));
         assert!(causes.eq([said.lines().last().unwrap()]), "{said}");
-        assert!(
-            said.contains(&format!("likely cause: {mutation}: ")),
-            "{said}"
-        );
+        assert!(said.contains(&format!("likely cause: {bug}: ")), "{said}");
     }
 }
 

@@ -13,8 +13,8 @@ use std::sync::OnceLock;
 
 use common::compared::{Bench, with_factor_and_scalar};
 use common::{Golden, linf, reference, top_and_margin};
-use context_patch::model::Mutation;
-use context_patch::patch::{Form, Method, Positions, Solver};
+use context_patch::model::KnownBug;
+use context_patch::patch::{ApplyMode, Method, Positions, Solver};
 use context_patch::tensor::{Dtype, Element, Matrix};
 use context_patch::verify::{Begun, Keep, PROMPTS, Step, Summary, Verification};
 use context_patch::{Model, Session};
@@ -274,7 +274,7 @@ fn verify<E: Element>(
 }
 
 /// 20 tokens of five prompts, each patched anew: the patch within its bound, the controls far off.
-fn protocol<E: Element>(solver: Solver, form: Form) -> Summary {
+fn protocol<E: Element>(solver: Solver, form: ApplyMode) -> Summary {
     let method = Method {
         form,
         ..Method::new(solver)
@@ -289,7 +289,7 @@ fn protocol<E: Element>(solver: Solver, form: Form) -> Summary {
     summary
 }
 
-const FORMS: [Form; 2] = [Form::Overlay, Form::Materialise];
+const FORMS: [ApplyMode; 2] = [ApplyMode::Overlay, ApplyMode::Materialise];
 
 fn verify_f64() -> Result<(), Failed> {
     for form in FORMS {
@@ -321,7 +321,7 @@ fn verify_bf16() -> Result<(), Failed> {
 
 /// The closed form leaves no bit of a logit different.
 fn verify_closed_form() -> Result<(), Failed> {
-    fn exact<E: Element>(form: Form) -> f64 {
+    fn exact<E: Element>(form: ApplyMode) -> f64 {
         let summary = protocol::<E>(Solver::ClosedForm, form);
         assert_eq!((summary.matching, summary.worst_linf), (100, 0.0));
         summary.largest_delta_m
@@ -355,7 +355,7 @@ fn verify_closed_form_with_half_the_context() -> Result<(), Failed> {
 
 /// One plain LoRA for the query and an answer of N tokens of each prompt, its context gone: every logit within
 /// its bound, the control far off.
-fn span<E: Element>(form: Form, keep: Keep, positions: Positions, tokens: usize) -> Summary {
+fn span<E: Element>(form: ApplyMode, keep: Keep, positions: Positions, tokens: usize) -> Summary {
     let method = Method {
         form,
         gain: Method::gain(Solver::Span, E::DTYPE),
@@ -380,11 +380,11 @@ fn span<E: Element>(form: Form, keep: Keep, positions: Positions, tokens: usize)
 
 fn span_absolute_f32() -> Result<(), Failed> {
     for (form, tokens) in [
-        (Form::Materialise, 24),
-        (Form::Materialise, 64),
-        (Form::Materialise, 140),
+        (ApplyMode::Materialise, 24),
+        (ApplyMode::Materialise, 64),
+        (ApplyMode::Materialise, 140),
         // Where rounding V alone would break the bound.
-        (Form::Overlay, 64),
+        (ApplyMode::Overlay, 64),
     ] {
         let summary = span::<f32>(form, Keep::Nothing, Positions::Absolute, tokens);
         assert!(summary.worst_linf <= 1e-4);
@@ -394,7 +394,7 @@ fn span_absolute_f32() -> Result<(), Failed> {
 
 fn span_absolute_f64() -> Result<(), Failed> {
     for tokens in [24, 140] {
-        let form = Form::Materialise;
+        let form = ApplyMode::Materialise;
         let summary = span::<f64>(form, Keep::Nothing, Positions::Absolute, tokens);
         assert!(summary.worst_linf <= 1e-8);
     }
@@ -495,22 +495,22 @@ fn compare_finds_known_bugs() -> Result<(), Failed> {
     // Most bugs show in few tokens; two need more than the window has, and two a config that the 270M has not.
     let other = with_factor_and_scalar(&directory());
     let benches = [
-        (bench(model(), 60, &globs), &Mutation::ALL[..]),
+        (bench(model(), 60, &globs), &KnownBug::ALL[..]),
         (
             bench(&other, 60, &globs),
-            &[Mutation::RopeNoFactor, Mutation::ScaleHeadDim],
+            &[KnownBug::RopeNoFactor, KnownBug::ScaleHeadDim],
         ),
         (
             bench(model(), ids.len(), &globs[..2]),
-            &[Mutation::WindowMinus1, Mutation::WindowPlus1],
+            &[KnownBug::WindowMinus1, KnownBug::WindowPlus1],
         ),
     ];
     let mut found = BTreeSet::new();
     for (bench, bugs) in &benches {
         for dtype in [Dtype::F32, Dtype::Bf16] {
-            found.extend(bench.find(dtype, bugs).into_iter().map(Mutation::name));
+            found.extend(bench.find(dtype, bugs).into_iter().map(KnownBug::name));
         }
     }
-    assert_eq!(found.len(), Mutation::ALL.len());
+    assert_eq!(found.len(), KnownBug::ALL.len());
     Ok(())
 }

@@ -16,7 +16,8 @@ use context_patch::kernels::Level;
 use context_patch::patch::Precondition;
 use context_patch::patch::lemmas::{lemma_9, lemma_11};
 use context_patch::patch::theorem_5::{
-    Change, Delta, InputControllable, OutputControllable, Pass, rounded_sum, theorem_5,
+    BlockStates, Delta, InputControllable, OutputControllable, ParameterDelta, rounded_sum,
+    theorem_5,
 };
 use context_patch::tensor::Float;
 use lemma::{Case, Outcome};
@@ -143,9 +144,9 @@ impl Adds {
             .collect()
     }
 
-    fn change(&self, delta: impl Iterator<Item = f64>) -> Vec<Change> {
+    fn change(&self, delta: impl Iterator<Item = f64>) -> Vec<ParameterDelta> {
         let delta = delta.map(|delta| delta.clamp(-self.most, self.most));
-        vec![Change {
+        vec![ParameterDelta {
             parameter: "θ",
             expert: None,
             lemma: 8,
@@ -153,7 +154,7 @@ impl Adds {
         }]
     }
 
-    fn with(&self, delta: &[Change]) -> Result<Self, Precondition> {
+    fn with(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition> {
         let mut patched = self.clone();
         for change in delta {
             if let Delta::Vector(delta) = &change.delta {
@@ -171,12 +172,17 @@ impl InputControllable<f32> for Adds {
         self.call(v)
     }
 
-    fn delta(&self, _: Level, v: &[f32], v_ctx: &[f32]) -> Result<Vec<Change>, Precondition> {
+    fn delta(
+        &self,
+        _: Level,
+        v: &[f32],
+        v_ctx: &[f32],
+    ) -> Result<Vec<ParameterDelta>, Precondition> {
         let pairs = v_ctx.iter().zip(v);
         Ok(self.change(pairs.map(|(&v_ctx, &v)| f64::from(v_ctx) - f64::from(v))))
     }
 
-    fn plus(&self, delta: &[Change]) -> Result<Self, Precondition> {
+    fn plus(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition> {
         self.with(delta)
     }
 }
@@ -188,18 +194,23 @@ impl OutputControllable<f32> for Adds {
         self.call(h)
     }
 
-    fn delta(&self, _: Level, _: &Vec<f32>, dy: &[f64]) -> Result<Vec<Change>, Precondition> {
+    fn delta(
+        &self,
+        _: Level,
+        _: &Vec<f32>,
+        dy: &[f64],
+    ) -> Result<Vec<ParameterDelta>, Precondition> {
         Ok(self.change(dy.iter().copied()))
     }
 
-    fn plus(&self, delta: &[Change]) -> Result<Self, Precondition> {
+    fn plus(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition> {
         self.with(delta)
     }
 }
 
 #[test]
 fn theorem_5_takes_any_controllable_pair() {
-    let pass = |v: [f32; 2]| Pass {
+    let pass = |v: [f32; 2]| BlockStates {
         input: v.into(),
         residual: v.into(),
     };

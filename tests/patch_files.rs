@@ -11,8 +11,8 @@ use std::process::{Command, Output};
 
 use common::{open, reference};
 use context_patch::patch::{
-    Case, Error, Form, LayerPatch, LowRank, Method, Overlay, Patch, Positions, Query, Report,
-    SavedPatch, Solver, Split, solve, span,
+    ApplyMode, Case, Error, LayerPatch, LowRank, Method, Overlay, Patch, Positions, Query,
+    SavedPatch, Solver, SolverReport, Split, solve, span,
 };
 use context_patch::tensor::{Dtype, Matrix, Storage};
 use context_patch::{Model, Session};
@@ -79,7 +79,7 @@ fn small() -> SavedPatch {
         dtype: Dtype::Bf16,
         model: "a \"name\"\n".into(),
         model_hash: "0123".into(),
-        report: Report::default(),
+        report: SolverReport::default(),
     }
 }
 
@@ -261,7 +261,7 @@ fn a_loaded_patch_answers_without_the_context() {
     let saved = Saved::new(&patch);
     let (tokens, positions) = patch.split.reduced_prompt();
     let run = |patch: &Patch| {
-        let overlay = Overlay::<f32>::new(&model, patch, Form::Overlay);
+        let overlay = Overlay::<f32>::new(&model, patch, ApplyMode::Overlay);
         let mut session = Session::new(&model).with_overlay(&overlay);
         session.forward_at(&tokens, &positions, 1).unwrap()
     };

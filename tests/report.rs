@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 
 use common::{open, reference};
 use context_patch::kernels::Backend;
-use context_patch::patch::{Form, Solver};
+use context_patch::patch::{ApplyMode, Solver};
 use context_patch::report;
 use context_patch::tensor::Dtype;
 use context_patch::verify::{Kind, Machine, Record, Setting, Shard, campaign};
@@ -24,7 +24,12 @@ const RED: &str = "#D50000";
 /// All solvers and compute types on the built-in model, two tokens of one prompt.
 fn record() -> Record {
     let model = open("tiny");
-    let kinds = Kind::all(&Solver::ALL, &DTYPES, &[Form::Overlay], &[Backend::Native]);
+    let kinds = Kind::all(
+        &Solver::ALL,
+        &DTYPES,
+        &[ApplyMode::Overlay],
+        &[Backend::Native],
+    );
     let prompts = vec!["Ann likes plums. Bob likes figs. Bob likes".into()];
     let setting = Setting {
         tokens: 2,

@@ -10,7 +10,7 @@ use common::open;
 use context_patch::model::Error;
 use context_patch::model::generate::{Sampler, Stop, generate};
 use context_patch::patch::{
-    self, Form, Method, Positions, Query, Solver, Variant, solve, solve_batch,
+    self, ApplyMode, Method, Positions, Query, Solver, Variant, solve, solve_batch,
 };
 use context_patch::tensor::Element;
 use context_patch::verify::{self, Keep, Summary, Verification};
@@ -206,7 +206,7 @@ fn sentences() -> Vec<String> {
 fn sweep<E: Element>(model: &Model) -> Summary {
     let tokenizer = model.checkpoint().tokenizer().unwrap();
     let mut steps = Vec::new();
-    for form in [Form::Overlay, Form::Materialise] {
+    for form in [ApplyMode::Overlay, ApplyMode::Materialise] {
         let verification = Verification {
             model,
             tokens: 3,

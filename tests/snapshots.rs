@@ -12,7 +12,7 @@ use common::{open, reference};
 use context_patch::kernels::Level;
 use context_patch::model::ModelOptions;
 use context_patch::patch::{
-    Form, LowRank, Method, Patch, Positions, Query, Solver, Split, solve, span,
+    ApplyMode, LowRank, Method, Patch, Positions, Query, Solver, Split, solve, span,
 };
 use context_patch::tensor::{Dtype, Element};
 use context_patch::trace::{Trace, names};
@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 const TEXT: &str = "Ann likes plums. Bob likes figs. Bob likes";
 
 /// Everything but the first token absorbed: for the last token, or as a span for the last three.
-fn solved<E: Element>(model: &Model, solver: Solver, form: Form) -> Patch {
+fn solved<E: Element>(model: &Model, solver: Solver, form: ApplyMode) -> Patch {
     let ids = model
         .checkpoint()
         .tokenizer()
@@ -93,7 +93,7 @@ macro_rules! patches {
     ($($name:ident: $solver:ident, $element:ty, $form:ident;)*) => {$(
         #[test]
         fn $name() {
-            let patch = solved::<$element>(&open("tiny"), Solver::$solver, Form::$form);
+            let patch = solved::<$element>(&open("tiny"), Solver::$solver, ApplyMode::$form);
             insta::assert_snapshot!(digest(&patch));
         }
     )*};
@@ -126,9 +126,9 @@ fn every_level_solves_the_same_patch() {
         let model = Model::open_with(path.to_str().unwrap(), options).unwrap();
         Solver::ALL.map(|solver| {
             [
-                digest(&solved::<f64>(&model, solver, Form::Overlay)),
-                digest(&solved::<f32>(&model, solver, Form::Overlay)),
-                digest(&solved::<bf16>(&model, solver, Form::Materialise)),
+                digest(&solved::<f64>(&model, solver, ApplyMode::Overlay)),
+                digest(&solved::<f32>(&model, solver, ApplyMode::Overlay)),
+                digest(&solved::<bf16>(&model, solver, ApplyMode::Materialise)),
             ]
         })
     };

@@ -7,7 +7,7 @@ use common::open;
 use context_patch::kernels::Backend;
 use context_patch::patch::{Method, Positions, Solver, Variant};
 use context_patch::tensor::Element;
-use context_patch::verify::{self, Begun, Comparison, Keep, Verification};
+use context_patch::verify::{self, Begun, Keep, LogitsDistance, Verification};
 use context_patch::{Model, Session};
 
 const TEXT: &str = "Ann likes plums. Ben likes pears. Ann likes";
@@ -68,7 +68,7 @@ fn the_reduced_pass_sees_what_is_kept() {
                 assert_eq!(control.variant, Variant::NoPatch);
                 assert_eq!(
                     control.reduced,
-                    Comparison::new(&unpatched, &contextual),
+                    LogitsDistance::new(&unpatched, &contextual),
                     "{name}"
                 );
                 all.push(step.next);

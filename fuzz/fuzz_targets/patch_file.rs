@@ -13,7 +13,7 @@ use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use context_patch::model::ModelOptions;
 use context_patch::patch::{
-    Error, LayerPatch, LowRank, Method, Patch, Positions, Report, SavedPatch, Solver, Split,
+    Error, LayerPatch, LowRank, Method, Patch, Positions, SavedPatch, Solver, SolverReport, Split,
     materialise,
 };
 use context_patch::tensor::{Dtype, Matrix, Storage};
@@ -172,7 +172,7 @@ fn patch(u: &mut Unstructured<'_>) -> Result<SavedPatch> {
         dtype: *u.choose(&[Dtype::F64, Dtype::F32, Dtype::Bf16])?,
         model: u.arbitrary()?,
         model_hash: u.arbitrary()?,
-        report: Report::default(),
+        report: SolverReport::default(),
     })
 }
 

@@ -9,10 +9,10 @@ use std::path::Path;
 use arbitrary::{Result, Unstructured};
 use context_patch::kernels::Backend;
 use context_patch::model::EmbeddingScale;
-use context_patch::patch::{Form, LayerReport, Positions, Report, Solver, Variant};
+use context_patch::patch::{ApplyMode, LayerReport, Positions, Solver, SolverReport, Variant};
 use context_patch::tensor::Dtype;
 use context_patch::verify::{
-    Comparison, Control, Keep, Kind, Machine, Record, Setting, Step, steps_file,
+    Control, Keep, Kind, LogitsDistance, Machine, Record, Setting, Step, steps_file,
 };
 use libfuzzer_sys::fuzz_target;
 use number::number;
@@ -140,7 +140,7 @@ fn record(u: &mut Unstructured<'_>) -> Result<Record> {
         gain: u.arbitrary::<Option<i8>>()?.map(f64::from),
         layers: u.arbitrary()?,
         passes: u.arbitrary()?,
-        kinds: Kind::all(&solvers, &dtypes, &[Form::Overlay], backends),
+        kinds: Kind::all(&solvers, &dtypes, &[ApplyMode::Overlay], backends),
     };
     let machine = Machine {
         level: "scalar".into(),
@@ -164,7 +164,7 @@ fn record(u: &mut Unstructured<'_>) -> Result<Record> {
 
 fn step(u: &mut Unstructured<'_>, prompt: usize, step: usize) -> Result<Step> {
     let comparison = |u: &mut Unstructured<'_>| {
-        Ok(Comparison {
+        Ok(LogitsDistance {
             linf: number(u)?,
             tvd: number(u)?,
             top: u.arbitrary()?,
@@ -176,7 +176,7 @@ fn step(u: &mut Unstructured<'_>, prompt: usize, step: usize) -> Result<Step> {
         condition: number(u)?,
         ..LayerReport::default()
     };
-    let report = Report {
+    let report = SolverReport {
         layers: vec![layer; u.int_in_range(0..=1)?],
         passes: Vec::new(),
     };

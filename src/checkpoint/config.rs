@@ -1,6 +1,8 @@
 //! config.json: what a Gemma 3 text model looks like, checked so that nothing computed from it can
 //! overflow or divide by zero.
 
+mod rope;
+
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -140,8 +142,8 @@ impl Config {
             rms_norm_eps: text.real("rms_norm_eps", 1e-6, 0.0..=1.0)?,
             query_pre_attn_scalar: text.size("query_pre_attn_scalar", 256, SCALAR)? as f64,
             sliding_window: text.size("sliding_window", 4096, POSITIONS)?,
-            rope_full: FULL.read(text, in_use(LayerKind::Full))?,
-            rope_sliding: SLIDING.read(text, in_use(LayerKind::Sliding))?,
+            rope_full: rope::FULL.read(text, in_use(LayerKind::Full))?,
+            rope_sliding: rope::SLIDING.read(text, in_use(LayerKind::Sliding))?,
             layer_types,
             tie_word_embeddings: tie && top.flag("tie_word_embeddings", true)?,
             bos_token_id: bos_token_id(text)?,
@@ -305,112 +307,6 @@ fn layer_types(text: &Fields<'_>, layers: usize) -> Result<Vec<LayerKind>> {
     };
     names.iter().map(kind).collect()
 }
-
-/// Where the rotary parameters of one kind of layer are found.
-struct RopeSource {
-    /// Key in the new `rope_parameters`.
-    kind: &'static str,
-    /// Key of the base in the old spelling.
-    theta: &'static str,
-    /// The base where neither is there.
-    default_theta: f64,
-    /// Whether the old `rope_scaling` is about these layers.
-    scaled: bool,
-}
-
-const FULL: RopeSource = RopeSource {
-    kind: "full_attention",
-    theta: "rope_theta",
-    default_theta: 1e6,
-    scaled: true,
-};
-
-const SLIDING: RopeSource = RopeSource {
-    kind: "sliding_attention",
-    theta: "rope_local_base_freq",
-    default_theta: 1e4,
-    scaled: false,
-};
-
-impl RopeSource {
-    /// As `Gemma3TextConfig.convert_rope_params_to_dict` does: `rope_parameters` of this kind, with
-    /// `rope_scaling` laid over it, with the base from the old spelling where it has none. Parameters of a kind that
-    /// no layer is of are not looked at.
-    fn read(&self, text: &Fields<'_>, in_use: bool) -> Result<Rope> {
-        let nested = text.object("rope_parameters")?;
-        let path = text.full("rope_parameters.");
-        let nested = nested.map(|map| text.inner(&path, map));
-        let path = text.full(&format!("rope_parameters.{}.", self.kind));
-        let own = nested
-            .map(|nested| nested.object(self.kind))
-            .transpose()?
-            .flatten();
-        let own = own.map(|map| text.inner(&path, map));
-        let path = text.full("rope_scaling.");
-        let scaling = if self.scaled {
-            text.object("rope_scaling")?
-        } else {
-            None
-        };
-        let scaling = scaling.map(|map| text.inner(&path, map));
-        if let (Some(nested), Some(_), None) = (nested, scaling, own) {
-            let expected = "an object, which rope_scaling changes";
-            return Err(nested.value(self.kind, "left out", expected));
-        }
-        let default = Rope {
-            theta: self.default_theta,
-            factor: 1.0,
-        };
-        if !in_use {
-            return Ok(default);
-        }
-        let with = |name: &str| [scaling, own].into_iter().flatten().find(|f| f.has(name));
-        let theta = match with("rope_theta") {
-            Some(fields) => fields.number("rope_theta", THETA)?,
-            None => text.number(self.theta, THETA)?,
-        };
-        let theta = theta.unwrap_or(default.theta);
-        // Without rope_parameters the type is there, and is the default: the old name for it is not looked at.
-        let old_name = nested.is_some().then(|| with("type")).flatten();
-        let kind = match (with("rope_type"), old_name) {
-            (Some(fields), _) => fields.required("rope_type", "a string", Value::as_str)?,
-            (None, Some(fields)) => fields.required("type", "a string", Value::as_str)?,
-            (None, None) => None,
-        };
-        match kind.unwrap_or("default") {
-            "default" => Ok(Rope { theta, ..default }),
-            "linear" => {
-                self.refuse_partial(with("partial_rotary_factor").unwrap_or(*text))?;
-                let Some(fields) = with("factor") else {
-                    let fields = scaling.or(own).unwrap_or(*text);
-                    return Err(fields.value("factor", "left out", "a number"));
-                };
-                let factor = fields
-                    .number("factor", 1e-6..=1e6)?
-                    .unwrap_or(default.factor);
-                Ok(Rope { theta, factor })
-            }
-            other => {
-                let fields = with("rope_type").or(old_name).unwrap_or(*text);
-                Err(fields.unsupported("rope_type", other, "default and linear"))
-            }
-        }
-    }
-
-    /// Refuses angles for a part of each head.
-    fn refuse_partial(&self, fields: Fields<'_>) -> Result<()> {
-        const NAME: &str = "partial_rotary_factor";
-        match fields.number(NAME, f64::MIN..=f64::MAX)? {
-            Some(factor) if factor != 1.0 => {
-                Err(fields.unsupported(NAME, factor, "whole heads (1)"))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Bases that keep every angle finite.
-const THETA: RangeInclusive<f64> = 1e-15..=1e15;
 
 /// The level that says `name`: the outer one, which generation uses, else the text model's own.
 fn outer_first<'f, 'a>(text: &'f Fields<'a>, top: &'f Fields<'a>, name: &str) -> &'f Fields<'a> {

@@ -242,6 +242,16 @@ pub enum Error {
         /// The tensor's canonical name.
         tensor: String,
     },
+    /// A tensor that the config calls for is stored under a name that is not taken for it.
+    #[error("{} has the tensor {} in the place of {}; take what is too much off the names", file.display(), shown(stored), shown(tensor))]
+    OtherPrefix {
+        /// The file that stores it.
+        file: PathBuf,
+        /// The tensor's canonical name.
+        tensor: String,
+        /// Its name in the file.
+        stored: String,
+    },
     /// A tensor has another shape than the config says.
     #[error("{}: tensor {} has shape {found:?}, but config.json says {expected:?}; they do not belong together", file.display(), shown(tensor))]
     TensorShape {
@@ -340,7 +350,7 @@ pub enum Error {
         vocab_size: usize,
     },
     /// A checkpoint without a chat template.
-    #[error("{} has no chat template (no chat_template.jinja, and no chat_template in tokenizer_config.json); use an instruction-tuned checkpoint, or leave out --chat", dir.display())]
+    #[error("{} has no chat template (no chat_template.jinja, and no chat_template in tokenizer_config.json, processor_config.json or chat_template.json); use an instruction-tuned checkpoint, or leave out --chat", dir.display())]
     NoChatTemplate {
         /// The directory, or the name of a model in memory.
         dir: PathBuf,
@@ -352,6 +362,20 @@ pub enum Error {
         path: PathBuf,
         /// What the template or its parser says.
         reason: String,
+    },
+    /// A file of messages that is none.
+    #[error("{}: {reason}; give a JSON list of messages, or an object with messages and what else the template takes", path.display())]
+    Conversation {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A time for a chat template that is none.
+    #[error("{} is not a date and time such as 2026-11-27T09:30:00", shown(time))]
+    Time {
+        /// What was given.
+        time: String,
     },
 }
 

@@ -45,4 +45,29 @@ impl Files {
             }
         }
     }
+
+    /// The names of the files in `folder`, sorted; none where there is no such folder.
+    pub(super) fn list(&self, folder: &str) -> Result<Vec<String>> {
+        let mut names: Vec<String> = match self {
+            Self::Memory { files, .. } => {
+                let within =
+                    |name: &String| Some(name.strip_prefix(folder)?.strip_prefix('/')?.into());
+                files.keys().filter_map(within).collect()
+            }
+            Self::Dir(_) => {
+                let path = self.path(folder);
+                let entries = match std::fs::read_dir(&path) {
+                    Ok(entries) => entries,
+                    Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+                    Err(e) => return Err(IoError::at("read", path)(e).into()),
+                };
+                let entries: std::io::Result<Vec<_>> = entries.collect();
+                let entries = entries.map_err(IoError::at("read", path))?;
+                let name = |entry: std::fs::DirEntry| entry.file_name().into_string().ok();
+                entries.into_iter().filter_map(name).collect()
+            }
+        };
+        names.sort();
+        Ok(names)
+    }
 }

@@ -21,7 +21,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-pub use chat::{ChatTemplate, Message};
+pub use chat::{ChatTemplate, Conversation, Message};
 pub use config::{Config, LayerKind, Rope};
 pub use error::{Error, Result};
 pub use safetensors::Access;
@@ -211,42 +211,40 @@ impl Checkpoint {
                 dir: self.files.path(""),
             });
         };
-        let bos = self.tokenizer_config()?.bos_token;
         let path = self.files.path("tokenizer.json");
-        Tokenizer::from_bytes(&path, &json, &self.config, bos.as_deref())
+        Tokenizer::load(&path, &json, &self.config, self.tokenizer_config()?)
     }
 
-    /// Reads the chat template: `chat_template.jinja`, else the one in `tokenizer_config.json`.
+    /// Reads the chat template where transformers' tokenizer looks for it: `chat_template.jinja` and
+    /// `additional_chat_templates`, else `chat_template` in `tokenizer_config.json`. A model that has none there has
+    /// the one of its processor, in `processor_config.json` or `chat_template.json`.
     ///
     /// # Errors
     ///
-    /// [`Error::NoChatTemplate`], [`Error::ChatTemplate`], and [`Error::NotJson`] or
-    /// [`Error::FieldType`] for `tokenizer_config.json`.
+    /// [`Error::NoChatTemplate`], [`Error::ChatTemplate`], and those of reading JSON files.
     pub fn chat_template(&self) -> Result<ChatTemplate> {
-        let config = self.tokenizer_config()?;
-        let (file, source) = match self.files.read("chat_template.jinja")? {
-            Some(source) => {
-                let source = String::from_utf8_lossy(&source).into_owned();
-                ("chat_template.jinja", Some(source))
-            }
-            None => ("tokenizer_config.json", config.chat_template),
-        };
-        let Some(source) = source else {
+        let mut settings = self.tokenizer_config()?;
+        let sources = std::mem::take(&mut settings.chat_templates);
+        let Some((path, sources)) = chat::sources(&self.files, sources)? else {
             return Err(Error::NoChatTemplate {
                 dir: self.files.path(""),
             });
         };
-        let bos = config.bos_token.as_deref().unwrap_or("<bos>");
-        let eos = config.eos_token.as_deref().unwrap_or("<eos>");
-        ChatTemplate::parse(&self.files.path(file), source, bos, eos)
+        let json = self.files.read("tokenizer.json")?.unwrap_or_default();
+        let tokens = tokenizer::special_tokens(settings, &json)?;
+        ChatTemplate::of_several(&path, sources, tokens)
     }
 
+    /// The tokenizer's settings, with the class that config.json names where they name none.
     fn tokenizer_config(&self) -> Result<TokenizerConfig> {
-        const NAME: &str = "tokenizer_config.json";
-        match self.files.read(NAME)? {
-            Some(json) => TokenizerConfig::parse(&self.files.path(NAME), &json),
-            None => Ok(TokenizerConfig::default()),
+        let mut settings = TokenizerConfig::read(&self.files)?;
+        if settings.class.is_none() {
+            const NAME: &str = "config.json";
+            let path = self.files.path(NAME);
+            let map = parse_object(&path, &self.files.read(NAME)?.unwrap_or_default())?;
+            settings.class = tokenizer_config::class(&path, &Fields::new(&path, "", &map))?;
         }
+        Ok(settings)
     }
 }
 

@@ -100,9 +100,9 @@ impl Tensors {
     /// [`Error::TensorGap`], [`Error::TensorBytes`], [`Error::TruncatedTensors`] and
     /// [`Error::TrailingBytes`].
     pub fn parse(file: &Path, data: Bytes) -> Result<Self> {
-        let mut files = Files::default();
-        files.add(file, &data)?;
-        Ok(Self::new(file, files.entries, files.metadata))
+        let mut contents = Contents::default();
+        contents.add(file, &data)?;
+        Ok(Self::new(file, contents.entries, contents.metadata))
     }
 
     /// The same with the names that the file gives its tensors, and its metadata.
@@ -130,7 +130,7 @@ impl Tensors {
         json: &[u8],
         shard: impl Fn(&str) -> Result<Option<Bytes>>,
     ) -> Result<Self> {
-        let mut files = Files::default();
+        let mut contents = Contents::default();
         for name in parse_index(index, json)? {
             let Some(data) = shard(&name)? else {
                 return Err(Error::MissingShard {
@@ -138,9 +138,9 @@ impl Tensors {
                     shard: name,
                 });
             };
-            files.add(&index.with_file_name(&name), &data)?;
+            contents.add(&index.with_file_name(&name), &data)?;
         }
-        Ok(Self::new(index, files.entries, files.metadata))
+        Ok(Self::new(index, contents.entries, contents.metadata))
     }
 }
 
@@ -164,13 +164,13 @@ fn other_weights(dir: &Path) -> Option<String> {
 
 /// What has been read of a checkpoint's files.
 #[derive(Default)]
-struct Files {
+struct Contents {
     /// Under the files' names.
     entries: BTreeMap<String, Entry>,
     metadata: BTreeMap<String, String>,
 }
 
-impl Files {
+impl Contents {
     /// Adds the tensors of one file; they take the place of others of the same names.
     fn add(&mut self, file: &Path, data: &Bytes) -> Result<()> {
         let (header, start) = split_header(file, data)?;

@@ -134,13 +134,10 @@ impl Tensors {
     ///
     /// # Errors
     ///
-    /// [`Error::MissingTensor`], [`Error::UnsupportedDtype`] and [`Error::TensorShape`].
+    /// [`Error::MissingTensor`], [`Error::OtherPrefix`], [`Error::UnsupportedDtype`] and [`Error::TensorShape`].
     pub fn get(&self, name: &str, expected: &[usize]) -> Result<Tensor> {
         let Some(entry) = self.map.get(name) else {
-            return Err(Error::MissingTensor {
-                file: self.source.clone(),
-                tensor: name.into(),
-            });
+            return Err(self.missing(name));
         };
         let file = || entry.file.to_path_buf();
         match &entry.tensor {
@@ -156,6 +153,22 @@ impl Tensors {
                 tensor: entry.stored.clone(),
                 dtype: other.dtype.to_string(),
             }),
+        }
+    }
+
+    /// That the tensor `name` is not there, or there with something before its name.
+    fn missing(&self, name: &str) -> Error {
+        let end = format!(".{}", name.strip_prefix("model.").unwrap_or(name));
+        match self.map.values().find(|entry| entry.stored.ends_with(&end)) {
+            Some(entry) => Error::OtherPrefix {
+                file: entry.file.to_path_buf(),
+                tensor: name.into(),
+                stored: entry.stored.clone(),
+            },
+            None => Error::MissingTensor {
+                file: self.source.clone(),
+                tensor: name.into(),
+            },
         }
     }
 

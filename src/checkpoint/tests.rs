@@ -179,22 +179,91 @@ fn missing_files_are_named() {
                 .chat_template()
                 .unwrap_err()
                 .to_string(),
-            "tiny has no chat template (no chat_template.jinja, and no chat_template in tokenizer_config.json); use an instruction-tuned checkpoint, or leave out --chat"
+            "tiny has no chat template (no chat_template.jinja, and no chat_template in tokenizer_config.json, processor_config.json or chat_template.json); use an instruction-tuned checkpoint, or leave out --chat"
         );
     }
 }
 
 #[test]
-fn the_chat_template_comes_from_either_file() {
-    let config = r#"{"bos_token": "<s>", "chat_template": "{{ bos_token }}1"}"#;
+fn the_chat_template_comes_from_where_transformers_takes_it() {
     let render = |files: &[(&str, &str)]| {
         let template = in_memory(files).unwrap().chat_template().unwrap();
-        template.render(&[Message::user("x")]).unwrap()
+        let text = template.render(&Conversation::new([Message::user("x")]));
+        text.unwrap()
     };
-    assert_eq!(render(&[("tokenizer_config.json", config)]), "<s>1");
-    let jinja = ("chat_template.jinja", "{{ bos_token }}2");
-    assert_eq!(render(&[("tokenizer_config.json", config), jinja]), "<s>2");
-    assert_eq!(render(&[jinja]), "<bos>2");
+    let json = (
+        "chat_template.json",
+        r#"{"chat_template": "{{ bos_token }}1"}"#,
+    );
+    let processor = (
+        "processor_config.json",
+        r#"{"chat_template": "{{ bos_token }}2"}"#,
+    );
+    let config = r#"{"bos_token": "<s>", "chat_template": "{{ bos_token }}3"}"#;
+    let config = ("tokenizer_config.json", config);
+    let folder = (
+        "additional_chat_templates/default.jinja",
+        "{{ bos_token }}5",
+    );
+    let jinja = ("chat_template.jinja", "{{ bos_token }}4");
+    assert_eq!(render(&[json]), "<bos>1");
+    assert_eq!(render(&[json, processor]), "<bos>2");
+    assert_eq!(render(&[json, processor, config]), "<s>3");
+    assert_eq!(render(&[json, processor, config, jinja]), "<s>4");
+    assert_eq!(render(&[config, jinja, folder]), "<s>5");
+    let list = r#"{"chat_template": [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]}"#;
+    assert_eq!(render(&[("tokenizer_config.json", list)]), "d");
+
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config.json"), CONFIG).unwrap();
+    fs::write(dir.path().join("model.safetensors"), weights()).unwrap();
+    fs::create_dir(dir.path().join("additional_chat_templates")).unwrap();
+    fs::write(dir.path().join(folder.0), folder.1).unwrap();
+    let disk = Checkpoint::open(dir.path().to_str().unwrap(), Access::Mapped).unwrap();
+    let talk = Conversation::new([Message::user("x")]);
+    assert_eq!(
+        disk.chat_template().unwrap().render(&talk).unwrap(),
+        "<bos>5"
+    );
+}
+
+#[test]
+fn a_chat_template_that_is_not_text_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config.json"), CONFIG).unwrap();
+    fs::write(dir.path().join("model.safetensors"), weights()).unwrap();
+    let path = dir.path().join("chat_template.jinja");
+    fs::write(&path, b"caf\xe9").unwrap();
+    let disk = Checkpoint::open(dir.path().to_str().unwrap(), Access::Mapped).unwrap();
+    assert_eq!(
+        disk.chat_template().unwrap_err().to_string(),
+        format!(
+            "the chat template of {}: it is not UTF-8; save it as such",
+            path.display()
+        )
+    );
+}
+
+#[test]
+fn a_class_that_makes_another_tokenizer_is_refused() {
+    let files = [
+        ("tokenizer.json", "{}"),
+        (
+            "tokenizer_config.json",
+            r#"{"tokenizer_class": "Qwen2TokenizerFast"}"#,
+        ),
+    ];
+    let checkpoint = in_memory(&files).unwrap();
+    assert_eq!(
+        checkpoint.tokenizer().unwrap_err().to_string(),
+        "tiny/tokenizer_config.json: tokenizer_class is Qwen2TokenizerFast; this crate computes only GemmaTokenizer, or PreTrainedTokenizerFast for a tokenizer.json as it is"
+    );
+    let config = CONFIG.replace('{', r#"{"tokenizer_class": "LlamaTokenizer", "#);
+    let checkpoint = in_memory(&[("tokenizer.json", "{}"), ("config.json", &config)]).unwrap();
+    assert_eq!(
+        checkpoint.tokenizer().unwrap_err().to_string(),
+        "tiny/config.json: tokenizer_class is LlamaTokenizer; this crate computes only GemmaTokenizer, or PreTrainedTokenizerFast for a tokenizer.json as it is"
+    );
 }
 
 #[test]

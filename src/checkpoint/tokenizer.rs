@@ -1,15 +1,24 @@
 //! tokenizer.json: text to token ids and back.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tokenizers::models::bpe::BPE;
 use tokenizers::{
-    DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
+    DecoderWrapper, NormalizerWrapper, PaddingParams, PostProcessorWrapper, PreTokenizerWrapper,
+    TokenizerImpl,
 };
+
+mod class;
+mod stream;
 
 use super::Config;
 use super::error::{Error, Result};
+use super::tokenizer_config::TokenizerConfig;
 use crate::message::one_line;
+use class::Class;
+pub use stream::TextStream;
+use stream::{Bytes, level_bytes};
 
 /// A model's tokenizer.
 ///
@@ -27,6 +36,7 @@ pub struct Tokenizer {
     inner: Bpe,
     path: PathBuf,
     bos: u32,
+    bytes: Bytes,
     model_vocab_size: usize,
 }
 
@@ -52,9 +62,8 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Parses the bytes of a tokenizer.json for a model with this config. `bos_token` is the text of the token that
-    /// begins a sequence, from tokenizer_config.json; where that is not known, it is `<bos>`. `path`
-    /// only serves the messages.
+    /// Parses the bytes of a tokenizer.json, taken as it is, for a model with this config. `bos_token` is the text of
+    /// the token that begins a sequence; where that is not known, it is `<bos>`. `path` only serves the messages.
     ///
     /// # Errors
     ///
@@ -66,25 +75,56 @@ impl Tokenizer {
         config: &Config,
         bos_token: Option<&str>,
     ) -> Result<Self> {
+        Self::load(path, json, config, TokenizerConfig::as_written(bos_token))
+    }
+
+    /// Parses tokenizer.json and makes of it what transformers makes of it with these settings.
+    pub(super) fn load(
+        path: &Path,
+        json: &[u8],
+        config: &Config,
+        mut settings: TokenizerConfig,
+    ) -> Result<Self> {
         let wrong = |reason: String| Error::Tokenizer {
             path: path.into(),
             reason: one_line(&reason, 300),
         };
+        let class = Class::of(&settings, json)?;
         let mut inner: Bpe = serde_json::from_slice(json)
             .map_err(|e| wrong(format!("not a tokenizer this crate can read: {e}")))?;
-        // A length to cut or pad to belongs to training, and would change a prompt silently.
-        inner
-            .with_truncation(None)
-            .map_err(|e| wrong(e.to_string()))?
-            .with_padding(None);
+        let pad = inner.get_padding().map(|padding| padding.pad_token.clone());
+        class.add_special_tokens(&mut settings, pad.as_deref());
+        let bos_token = settings.special_text("bos_token").unwrap_or("<bos>");
+        let bos = inner.token_to_id(bos_token);
+        let mut finish = || {
+            class.apply(&mut inner, &settings)?;
+            // Lengths to cut or pad to and merges left out at random belong to training, and would change a prompt
+            // silently.
+            inner.with_truncation(None)?.with_padding(None);
+            if inner.get_model().dropout.is_some() {
+                let mut model = inner.get_model().clone();
+                model.dropout = None;
+                inner.with_model(model);
+            }
+            Ok(())
+        };
+        finish().map_err(|e: tokenizers::Error| wrong(e.to_string()))?;
+        let decoder = serde_json::to_string(&inner.get_decoder()).unwrap_or_default();
         let tokenizer = Self {
+            bytes: if decoder.contains("\"ByteLevel\"") {
+                Bytes::Level
+            } else if decoder.contains("\"ByteFallback\"") {
+                Bytes::Fallback
+            } else {
+                Bytes::None
+            },
             inner,
             path: path.into(),
             bos: config.bos_token_id,
             model_vocab_size: config.vocab_size,
         };
         tokenizer.check_vocabulary()?;
-        tokenizer.check_bos(bos_token)?;
+        tokenizer.check_bos(bos_token, bos)?;
         Ok(tokenizer)
     }
 
@@ -103,10 +143,9 @@ impl Tokenizer {
         }
     }
 
-    fn check_bos(&self, bos_token: Option<&str>) -> Result<()> {
-        let token = bos_token.unwrap_or("<bos>");
-        let found = self.inner.token_to_id(token);
-        if found == Some(self.bos) {
+    /// Checks that `token` begins a sequence; `found` is its id in the file.
+    fn check_bos(&self, token: &str, found: Option<u32>) -> Result<()> {
+        if self.inner.token_to_id(token) == Some(self.bos) {
             return Ok(());
         }
         Err(Error::TokenizerBos {
@@ -117,21 +156,30 @@ impl Tokenizer {
         })
     }
 
-    /// The ids of `text` with the config's `bos_token_id` before them exactly once, whether or not the
-    /// text itself begins with `<bos>`. The tokenizer's own post-processor is left out.
+    /// The ids of `text` with the special tokens that the tokenizer's post-processor puts around them, for Gemma
+    /// `<bos>` before them. Where `<bos>` begins the ids more than once, because the text itself begins with it, it
+    /// stands there once.
     ///
     /// # Errors
     ///
     /// [`Error::TokenBeyondVocabulary`] and [`Error::Tokenizer`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let ids = self.encode_raw(text)?;
-        let rest = ids.iter().copied().skip_while(|id| *id == self.bos);
-        Ok(std::iter::once(self.bos).chain(rest).collect())
+        let ids = self.ids(text, true)?;
+        let repeated = ids.iter().take_while(|id| **id == self.bos).count();
+        Ok(ids[repeated.saturating_sub(1)..].to_vec())
     }
 
-    /// The ids of `text` and nothing else.
-    fn encode_raw(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false);
+    /// The ids of `text` and nothing else: for a text that a chat template wrote.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`encode`](Self::encode).
+    pub fn encode_as_written(&self, text: &str) -> Result<Vec<u32>> {
+        self.ids(text, false)
+    }
+
+    fn ids(&self, text: &str, post_process: bool) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, post_process);
         let ids = encoding.map_err(|e| self.failed("encode the text", &e))?;
         let ids = ids.get_ids();
         match ids.iter().find(|id| **id as usize >= self.model_vocab_size) {
@@ -144,14 +192,14 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of a `text` that continues another: the same without `bos_token_id`.
+    /// The ids of a `text` that continues another: without `<bos>`, even where the text begins with it.
     ///
     /// # Errors
     ///
     /// Those of [`encode`](Self::encode).
     pub fn encode_more(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.encode(text)?;
-        ids.remove(0);
+        let mut ids = self.encode_as_written(text)?;
+        ids.drain(..ids.iter().take_while(|id| **id == self.bos).count());
         Ok(ids)
     }
 
@@ -168,10 +216,28 @@ impl Tokenizer {
 
     /// A decoder that takes tokens one by one.
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream {
-            tokenizer: self,
-            ids: Vec::new(),
-            shown: 0,
+        TextStream::new(self)
+    }
+
+    /// The bytes that token `id` stands for, none where it is special or unknown; or `None` for a token whose text the
+    /// decoder makes.
+    fn bytes_of(&self, id: u32) -> Option<Vec<u8>> {
+        let token = self.inner.id_to_token(id);
+        let is_special = |token: &String| self.inner.get_added_vocabulary().is_special_token(token);
+        let Some(token) = token.filter(|token| !is_special(token)) else {
+            return Some(Vec::new());
+        };
+        match self.bytes {
+            Bytes::None => None,
+            Bytes::Level => Some(level_bytes(&token)),
+            Bytes::Fallback => {
+                let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+                let is_byte = token.len() == "<0x00>".len();
+                u8::from_str_radix(digits, 16)
+                    .ok()
+                    .filter(|_| is_byte)
+                    .map(|byte| vec![byte])
+            }
         }
     }
 
@@ -188,56 +254,29 @@ impl Tokenizer {
     }
 }
 
-/// Text out of tokens as they come, never cutting a character in two: the pieces joined are what
-/// [`Tokenizer::decode`] gives for all the tokens at once, as long as these spell valid UTF-8.
-#[derive(Debug)]
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
-    /// The tokens of the last piece, for the decoder to see what the next ones follow, and then those
-    /// that have come since.
-    ids: Vec<u32>,
-    /// How many of `ids` are of the last piece.
-    shown: usize,
-}
-
-impl TextStream<'_> {
-    /// Takes the next token and returns the text that it completes: empty for a special token, or
-    /// within a character spelled as several byte tokens.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Tokenizer`].
-    pub fn push(&mut self, id: u32) -> Result<String> {
-        self.ids.push(id);
-        let piece = self.pending()?;
-        if piece.is_empty() || piece.ends_with('\u{fffd}') {
-            return Ok(String::new());
-        }
-        self.ids.drain(..self.shown);
-        self.shown = self.ids.len();
-        Ok(piece)
+/// Names and texts of the special tokens that a tokenizer with these settings and the tokenizer.json `json` has.
+pub(super) fn special_tokens(
+    mut settings: TokenizerConfig,
+    json: &[u8],
+) -> Result<BTreeMap<String, String>> {
+    /// What of the file matters.
+    #[derive(serde::Deserialize)]
+    struct Padding {
+        padding: Option<PaddingParams>,
     }
-
-    /// What is left when no more tokens come: U+FFFD for the bytes of an unfinished character.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Tokenizer`].
-    pub fn finish(self) -> Result<String> {
-        self.pending()
-    }
-
-    /// The text of the tokens since the last piece.
-    fn pending(&self) -> Result<String> {
-        let (before, since) = self.ids.split_at(self.shown);
-        let before = self.tokenizer.decode(before)?;
-        let all = self.tokenizer.decode(&self.ids)?;
-        match all.strip_prefix(&before) {
-            Some(piece) => Ok(piece.to_owned()),
-            // A stray byte after the last piece changes how the decoder reads that piece's own bytes.
-            None => self.tokenizer.decode(since),
-        }
-    }
+    let class = Class::of(&settings, json)?;
+    let padding = || serde_json::from_slice::<Padding>(json).ok()?.padding;
+    // The file is large, and Gemma's class does not look there.
+    let padding = if class == Class::Gemma {
+        None
+    } else {
+        padding()
+    };
+    class.add_special_tokens(&mut settings, padding.as_ref().map(|p| &*p.pad_token));
+    let named = settings.special.into_iter();
+    Ok(named
+        .filter_map(|(name, token)| Some((name, token?.content)))
+        .collect())
 }
 
 #[cfg(test)]

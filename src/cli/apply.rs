@@ -7,7 +7,7 @@ use context_patch::checkpoint::Tokenizer;
 use context_patch::kernels::Level;
 use context_patch::model::generate::{Sampler, Stop, generate};
 use context_patch::model::{Model, Session};
-use context_patch::patch::{Form, Overlay, SavedPatch};
+use context_patch::patch::{ApplyMode, Overlay, SavedPatch};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::distribution;
 use context_patch::{Result, trace};
@@ -56,7 +56,7 @@ pub(super) struct Apply {
 
     /// overlay or materialise [default: as the patch was solved]
     #[arg(long)]
-    apply: Option<Form>,
+    apply: Option<ApplyMode>,
 
     #[command(flatten)]
     export: ExportArgs,

@@ -9,7 +9,7 @@ use context_patch::model::generate::greedy;
 use context_patch::model::{Model, ModelOptions, Session};
 use context_patch::patch::{self, Method, Query, Solution, Solver, Variant, solve};
 use context_patch::tensor::{Dtype, Element};
-use context_patch::verify::{Comparison, distribution};
+use context_patch::verify::{LogitsDistance, distribution};
 
 use super::table::table;
 use super::{OK, print, refuse_empty, with_dtype};
@@ -108,8 +108,8 @@ impl Demo {
             line("without it, patched", solution.reduced.row(0)),
         ];
         let header = ["", "answer", "p(answer)", &format!("p({})", word(answer))];
-        let patched = Comparison::new(solution.reduced.row(0), &solution.contextual);
-        let unpatched = Comparison::new(solution.reduced.row(1), &solution.contextual);
+        let patched = LogitsDistance::new(solution.reduced.row(0), &solution.contextual);
+        let unpatched = LogitsDistance::new(solution.reduced.row(1), &solution.contextual);
         format!(
             "context   {}\nquestion  {}\n\n{}\n{}\n\
              Largest difference of a logit from the answer with the context: {:.1e} patched, {:.1} not.\n\

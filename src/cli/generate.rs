@@ -1,8 +1,10 @@
 //! `context-patch generate`.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use context_patch::Result;
-use context_patch::checkpoint::{Message, Tokenizer};
+use context_patch::checkpoint::{Conversation, Message, Tokenizer};
 use context_patch::kernels::Level;
 use context_patch::model::generate::{Sampler, Stop, generate};
 use context_patch::model::{Model, Session};
@@ -23,12 +25,26 @@ pub(super) struct Generate {
     products: BackendArgs,
 
     /// The text to continue, or the message to answer with --chat
-    #[arg(long, allow_hyphen_values = true)]
-    prompt: String,
+    #[arg(long, allow_hyphen_values = true, required_unless_present = "messages")]
+    prompt: Option<String>,
 
     /// Put the prompt into the model's chat template
     #[arg(long)]
     chat: bool,
+
+    /// What the model is told before the prompt, with --chat
+    #[arg(
+        long,
+        allow_hyphen_values = true,
+        requires = "chat",
+        conflicts_with = "messages"
+    )]
+    system: Option<String>,
+
+    /// A JSON file to put into the model's chat template: a list of messages, or an object of messages, tools and what
+    /// else the template takes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "chat"])]
+    messages: Option<PathBuf>,
 
     /// Tokens to write at most
     #[arg(long, default_value_t = 128)]
@@ -88,14 +104,23 @@ struct Output<'a> {
 
 impl Generate {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
-        refuse_empty(&self.prompt)?;
+        let text = self.prompt.as_deref().unwrap_or_default();
+        let conversation = if let Some(path) = &self.messages {
+            Some(Conversation::read(path)?)
+        } else {
+            refuse_empty(text)?;
+            let system = self.system.as_deref().map(Message::system);
+            let messages = system.into_iter().chain([Message::user(text)]);
+            self.chat.then(|| Conversation::new(messages))
+        };
         let model = self.model.open(level)?.on(self.products.backend);
         let tokenizer = model.checkpoint().tokenizer()?;
-        let ids = if self.chat {
-            let template = model.checkpoint().chat_template()?;
-            tokenizer.encode(&template.render(&[Message::user(&*self.prompt)])?)?
-        } else {
-            tokenizer.encode(&self.prompt)?
+        let ids = match conversation {
+            Some(conversation) => {
+                let template = model.checkpoint().chat_template()?;
+                tokenizer.encode_as_written(&template.render(&conversation)?)?
+            }
+            None => tokenizer.encode(text)?,
         };
         with_dtype!(self.dtype, E => self.generate::<E>(&model, &tokenizer, &ids))
     }

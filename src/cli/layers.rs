@@ -1,11 +1,11 @@
 //! A solver's report as a table.
 
-use context_patch::patch::{Case, LayerReport, Report};
+use context_patch::patch::{Case, LayerReport, SolverReport};
 
 use super::table::table;
 
 /// A line for each layer that is changed.
-pub(super) fn layers(report: &Report) -> String {
+pub(super) fn layers(report: &SolverReport) -> String {
     let header = [
         "layer",
         "case",

@@ -9,7 +9,8 @@ use context_patch::model::generate::{Sampler, generate};
 use context_patch::model::{Model, Session};
 use context_patch::output::check_writable;
 use context_patch::patch::{
-    self, Form, Method, Overlay, Positions, Query, Report, SavedPatch, Solver, Split, solve, span,
+    self, ApplyMode, Method, Overlay, Positions, Query, SavedPatch, Solver, SolverReport, Split,
+    solve, span,
 };
 use context_patch::tensor::{Dtype, Element, Storage};
 use context_patch::verify::{Step, Summary, span::check};
@@ -72,8 +73,8 @@ pub(super) struct Patch {
     dtype: Dtype,
 
     /// How the patch is applied while it is solved and tried: overlay or materialise
-    #[arg(long, default_value_t = Form::Overlay)]
-    apply: Form,
+    #[arg(long, default_value_t = ApplyMode::Overlay)]
+    apply: ApplyMode,
 
     #[command(flatten)]
     solving: SolvingArgs,
@@ -188,7 +189,7 @@ fn solve_split<E: Element>(
     model: &Model,
     split: &Split,
     method: &Method,
-) -> Result<(patch::Patch, Report)> {
+) -> Result<(patch::Patch, SolverReport)> {
     if method.solver == Solver::Span {
         let bar = ProgressBar::new_spinner();
         let solved = span::solve::<E>(model, split, method, |quality| {

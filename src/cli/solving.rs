@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use context_patch::model::Model;
 use context_patch::output::{check_new_dir, check_writable};
-use context_patch::patch::{Error, Form, Method, Result, SavedPatch, Solver, export};
+use context_patch::patch::{ApplyMode, Error, Method, Result, SavedPatch, Solver, export};
 use context_patch::tensor::{Dtype, Storage};
 
 #[derive(Args)]
@@ -25,7 +25,7 @@ pub(super) struct SolvingArgs {
 }
 
 impl SolvingArgs {
-    pub(super) fn method(&self, solver: Solver, form: Form, dtype: Dtype) -> Method {
+    pub(super) fn method(&self, solver: Solver, form: ApplyMode, dtype: Dtype) -> Method {
         Method {
             solver,
             form,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use context_patch::kernels::Level;
-use context_patch::model::Mutation;
+use context_patch::model::KnownBug;
 use context_patch::output::check_writable;
 use context_patch::tensor::Dtype;
 use context_patch::{Result, trace};
@@ -50,7 +50,7 @@ pub(super) struct Trace {
     /// rope-local-theta, rope-no-factor, scale-head-dim, window-minus-1, window-plus-1, soft-capping, silu,
     /// gelu-erf
     #[arg(long, value_name = "BUG", hide_possible_values = true)]
-    mutate: Option<Mutation>,
+    mutate: Option<KnownBug>,
 
     /// The file to write; F64 numbers for --dtype f64, F32 for the others
     #[arg(long, value_name = "FILE")]
@@ -69,10 +69,10 @@ impl Trace {
                 model.checkpoint().tokenizer()?.encode(text)?
             }
         };
-        if let Some(mutation) = self.mutate {
-            mutation.check(model.config(), self.dtype, tokens.len())?;
-            tokens = mutation.tokens(&tokens).to_vec();
-            model = model.mutated(mutation);
+        if let Some(bug) = self.mutate {
+            bug.check(model.config(), self.dtype, tokens.len())?;
+            tokens = bug.tokens(&tokens).to_vec();
+            model = model.with_bug(bug);
         }
         let last = self.last.map_or(usize::MAX, |last| last as usize);
         let recording = trace::Trace::new(model.config(), self.dtype, &self.names, last)?;

@@ -8,7 +8,7 @@ use context_patch::Result;
 use context_patch::kernels::{Backend, Level};
 use context_patch::model::{self, Model};
 use context_patch::output::{check_new_dir, check_writable};
-use context_patch::patch::{Form, Positions, Solver};
+use context_patch::patch::{ApplyMode, Positions, Solver};
 use context_patch::tensor::Dtype;
 use context_patch::verify::{
     Error, Keep, Kind, Machine, PROMPTS, Record, Setting, Shard, StepsFile, campaign,
@@ -57,8 +57,8 @@ pub(super) struct Verify {
 
     /// How the patch is applied: overlay (factors beside the weights) or materialise (added to them and
     /// rounded)
-    #[arg(long, value_delimiter = ',', default_values_t = [Form::Overlay])]
-    apply: Vec<Form>,
+    #[arg(long, value_delimiter = ',', default_values_t = [ApplyMode::Overlay])]
+    apply: Vec<ApplyMode>,
 
     /// What of the prompt stays: nothing, bos (its first token) or half (the first half of it)
     #[arg(long, default_value_t = Keep::Nothing)]

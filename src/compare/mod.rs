@@ -14,7 +14,7 @@
 //! and it is beyond where it is further off than twice what passes are that have random errors of the size of rounding in every
 //! product.
 //!
-//! The finding's cause is looked for among the [known bugs](Mutation): one whose replay leaves nothing beyond.
+//! The finding's cause is looked for among the [known bugs](KnownBug): one whose replay leaves nothing beyond.
 
 mod aside;
 mod distance;
@@ -48,7 +48,7 @@ pub use rules::Rules;
 use passes::Pass;
 use replay::Replay;
 
-use crate::model::{Model, Mutation};
+use crate::model::{KnownBug, Model};
 use crate::tensor::{Dtype, Matrix};
 use crate::trace;
 pub use crate::trace::Point;
@@ -187,9 +187,9 @@ impl<'a> Comparison<'a> {
     /// The finding, with the bugs that explain it.
     fn finding(&self, row: &Row) -> Result<Finding> {
         let mut causes = Vec::new();
-        for mutation in Mutation::ALL {
-            if self.explains(mutation, &row.name)? {
-                causes.push(Cause::from(mutation));
+        for bug in KnownBug::ALL {
+            if self.explains(bug, &row.name)? {
+                causes.push(Cause::from(bug));
             }
         }
         Ok(Finding {
@@ -199,15 +199,15 @@ impl<'a> Comparison<'a> {
     }
 
     /// Whether a bug gives the tensor as the other engine has it.
-    fn explains(&self, mutation: Mutation, name: &str) -> Result<bool> {
+    fn explains(&self, bug: KnownBug, name: &str) -> Result<bool> {
         let (config, tokens) = (self.model.config(), self.tokens.len());
-        let shows = mutation
+        let shows = bug
             .without_effect(config, self.dtype.pass(), tokens)
             .is_none();
-        if !shows || mutation == Mutation::MissingBos {
+        if !shows || bug == KnownBug::MissingBos {
             return Ok(false);
         }
-        let wrong = self.model.clone().mutated(mutation);
+        let wrong = self.model.clone().with_bug(bug);
         let replay = Replay::new(
             &wrong,
             self.dtype,
@@ -233,13 +233,13 @@ impl<'a> Comparison<'a> {
     /// The finding for a recording of all tokens but the first: that what it has fits these.
     fn missing_bos(&self) -> Result<Finding> {
         let name = &self.names[0];
-        let tokens = Mutation::MissingBos.tokens(self.tokens);
+        let tokens = KnownBug::MissingBos.tokens(self.tokens);
         let names = std::slice::from_ref(name);
         let replay = Replay::new(self.model, self.dtype, tokens, self.other, names)?;
         match replay.check(name, None)?.beyond {
             None => Ok(Finding {
                 tensor: name.clone(),
-                causes: vec![Mutation::MissingBos.into()],
+                causes: vec![KnownBug::MissingBos.into()],
             }),
             Some(_) => Err(self.other_rows(name, self.other.rows(name))),
         }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Aside, Distance};
-use crate::model::Mutation;
+use crate::model::KnownBug;
 
 /// Two recordings, tensor by tensor.
 #[derive(Clone, Debug, Serialize)]
@@ -102,11 +102,11 @@ pub struct Cause {
     pub meaning: &'static str,
 }
 
-impl From<Mutation> for Cause {
-    fn from(mutation: Mutation) -> Self {
+impl From<KnownBug> for Cause {
+    fn from(bug: KnownBug) -> Self {
         Self {
-            name: mutation.name(),
-            meaning: mutation.meaning(),
+            name: bug.name(),
+            meaning: bug.meaning(),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::norm::Norm;
 use crate::kernels::{Level, softmax, weighted_sum};
 use crate::patch::Precondition;
 use crate::patch::lemmas::lemma_11;
-use crate::patch::theorem_5::{Change, OutputControllable, wide};
+use crate::patch::theorem_5::{OutputControllable, ParameterDelta, wide};
 use crate::tensor::Float;
 
 /// An expert that is active for a token.
@@ -106,13 +106,13 @@ impl<A: Float> OutputControllable<A> for ExpertsOuter<A> {
         _: Level,
         active: &Self::Input,
         delta_y: &[f64],
-    ) -> Result<Vec<Change>, Precondition> {
+    ) -> Result<Vec<ParameterDelta>, Precondition> {
         let h: Vec<_> = active.iter().map(|active| wide(&active.h)).collect();
         let gates = active.iter().map(|active| active.gate.to_f64());
         let pairs: Vec<_> = gates.zip(h.iter().map(Vec::as_slice)).collect();
         let patches = lemma_11(&pairs, delta_y)?;
         let changes = active.iter().zip(patches).filter_map(|(active, patch)| {
-            Some(Change {
+            Some(ParameterDelta {
                 parameter: "down",
                 expert: Some(active.expert),
                 lemma: 11,
@@ -122,7 +122,7 @@ impl<A: Float> OutputControllable<A> for ExpertsOuter<A> {
         Ok(changes.collect())
     }
 
-    fn plus(&self, delta: &[Change]) -> Result<Self, Precondition> {
+    fn plus(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition> {
         let mut patched = self.clone();
         for change in delta {
             if let Some(expert) = change.expert {

@@ -6,7 +6,7 @@ use crate::kernels::Level;
 use crate::kernels::activation::Activation;
 use crate::patch::Precondition;
 use crate::patch::lemmas::lemma_6;
-use crate::patch::theorem_5::{Change, InputControllable, wide};
+use crate::patch::theorem_5::{InputControllable, ParameterDelta, wide};
 use crate::tensor::Float;
 
 /// One of the first linear maps of an inner function.
@@ -52,14 +52,19 @@ impl<A: Float, F: FirstMaps<A>> InputControllable<A> for F {
     }
 
     /// ΔW = W (z_C − z) zᵀ/‖z‖² for every first map.
-    fn delta(&self, level: Level, v: &[A], v_ctx: &[A]) -> Result<Vec<Change>, Precondition> {
+    fn delta(
+        &self,
+        level: Level,
+        v: &[A],
+        v_ctx: &[A],
+    ) -> Result<Vec<ParameterDelta>, Precondition> {
         let z = wide(&self.norm().forward(level, v));
         let z_ctx = wide(&self.norm().forward(level, v_ctx));
         let delta_z: Vec<_> = z_ctx.iter().zip(&z).map(|(z_ctx, z)| z_ctx - z).collect();
         let change = |FirstMap { name, expert, map }: FirstMap<'_, A>| {
             let w = map.weight().map(|w| w.to_f64());
             let delta = lemma_6(level, (&w).into(), &z, &delta_z)?;
-            Ok(Change {
+            Ok(ParameterDelta {
                 parameter: name,
                 expert,
                 lemma: self.norm().lemma(),
@@ -69,7 +74,7 @@ impl<A: Float, F: FirstMaps<A>> InputControllable<A> for F {
         self.maps().into_iter().map(change).collect()
     }
 
-    fn plus(&self, delta: &[Change]) -> Result<Self, Precondition> {
+    fn plus(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition> {
         let mut patched = self.clone();
         for (map, change) in patched.maps_mut().into_iter().zip(delta) {
             map.add(change)?;

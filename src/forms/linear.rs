@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::kernels::{Level, matmul};
-use crate::patch::theorem_5::{Change, Delta, rounded_sum};
+use crate::patch::theorem_5::{Delta, ParameterDelta, rounded_sum};
 use crate::patch::{LowRank, Precondition};
 use crate::tensor::{Float, Matrix};
 
@@ -57,7 +57,7 @@ impl<A: Float> Linear<A> {
     }
 
     /// Adds a change to the weight or the bias, and rounds once.
-    pub(super) fn add(&mut self, change: &Change) -> Result<(), Precondition> {
+    pub(super) fn add(&mut self, change: &ParameterDelta) -> Result<(), Precondition> {
         match &change.delta {
             Delta::Matrix(LowRank { u, v }) => {
                 let entry = |i: usize, j: usize| {

@@ -5,14 +5,16 @@ use super::inner::FirstMaps;
 use crate::kernels::Level;
 use crate::patch::Precondition;
 use crate::patch::lemmas::check_finite;
-use crate::patch::theorem_5::{Change, InputControllable, Pass, Patched, theorem_5, wide};
+use crate::patch::theorem_5::{
+    BlockStates, InputControllable, ParameterDelta, Patched, theorem_5, wide,
+};
 use crate::tensor::Float;
 
 /// What was measured of a patched block.
 #[derive(Clone, Debug)]
 pub struct Measured {
     /// The parts of the patch, inner before outer.
-    pub changes: Vec<Change>,
+    pub changes: Vec<ParameterDelta>,
     /// The first linear maps, against their outputs for z_C; `None` where no inner patch is needed.
     pub inner: Option<Difference>,
     /// The block, against T(C, x).
@@ -103,8 +105,8 @@ pub(super) fn measure<A, F, G>(
     level: Level,
     f: &F,
     g: &G,
-    reduced: &Pass<A>,
-    contextual: &Pass<A>,
+    reduced: &BlockStates<A>,
+    contextual: &BlockStates<A>,
 ) -> Result<Measured, Precondition>
 where
     A: Float,
@@ -138,7 +140,7 @@ fn block_bound<A, F, G>(
     level: Level,
     g: &G,
     patched: &Patched<A, F, G>,
-    reduced: &Pass<A>,
+    reduced: &BlockStates<A>,
 ) -> Vec<f64>
 where
     A: Float,
@@ -161,8 +163,8 @@ fn inner_difference<A: Float, F: FirstMaps<A>>(
     level: Level,
     f: &F,
     patched: &F,
-    reduced: &Pass<A>,
-    contextual: &Pass<A>,
+    reduced: &BlockStates<A>,
+    contextual: &BlockStates<A>,
 ) -> Result<Difference, Precondition> {
     let flat = |maps: &F, v: &[A]| wide(&maps.first(level, v).concat());
     let got = flat(patched, &reduced.input);

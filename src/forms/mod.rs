@@ -35,7 +35,7 @@ use measure::measure;
 
 use crate::kernels::Level;
 use crate::patch::Precondition;
-use crate::patch::theorem_5::Pass;
+use crate::patch::theorem_5::BlockStates;
 use crate::tensor::{Float, Matrix};
 
 /// A block: A, f and g, and how they are added up.
@@ -64,12 +64,12 @@ pub struct Tokens<A: Float> {
 
 impl<A: Float> Block<A> {
     /// What A(C, x) hands to f and g.
-    pub fn pass(&self, level: Level, tokens: &Matrix<A>) -> Pass<A> {
+    pub fn pass(&self, level: Level, tokens: &Matrix<A>) -> BlockStates<A> {
         let x = tokens.row(tokens.rows() - 1).to_vec();
         let attended = self.attention.forward(level, tokens);
         let sum = x.iter().zip(&attended).map(|(&x, &a)| x + a);
         let residual: Vec<_> = sum.collect();
-        Pass {
+        BlockStates {
             input: match self.residual {
                 Residual::Sequential => residual.clone(),
                 Residual::Parallel => x,

@@ -5,7 +5,7 @@ use super::norm::EPS;
 use crate::kernels::{Level, unscaled_rms_norm};
 use crate::patch::Precondition;
 use crate::patch::lemmas::{lemma_8, lemma_9, lemma_10};
-use crate::patch::theorem_5::{Change, Delta, OutputControllable, rounded_sum, wide};
+use crate::patch::theorem_5::{Delta, OutputControllable, ParameterDelta, rounded_sum, wide};
 use crate::tensor::Float;
 
 /// What follows the activation.
@@ -49,7 +49,7 @@ impl<A: Float> OutputControllable<A> for Outer<A> {
         level: Level,
         h: &Vec<A>,
         delta_y: &[f64],
-    ) -> Result<Vec<Change>, Precondition> {
+    ) -> Result<Vec<ParameterDelta>, Precondition> {
         let (parameter, lemma, delta) = match self {
             Self::Bias(_) => ("bias", 8, Delta::Vector(lemma_8(delta_y)?)),
             Self::Weight(down) => ("down", 9, down.oriented(lemma_9(&wide(h), delta_y)?)),
@@ -58,7 +58,7 @@ impl<A: Float> OutputControllable<A> for Outer<A> {
                 ("scale", 10, Delta::Vector(lemma_10(&u, delta_y)?))
             }
         };
-        Ok(vec![Change {
+        Ok(vec![ParameterDelta {
             parameter,
             expert: None,
             lemma,
@@ -66,7 +66,7 @@ impl<A: Float> OutputControllable<A> for Outer<A> {
         }])
     }
 
-    fn plus(&self, delta: &[Change]) -> Result<Self, Precondition> {
+    fn plus(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition> {
         let mut patched = self.clone();
         for change in delta {
             match (&mut patched, &change.delta) {

@@ -7,7 +7,7 @@ use super::table::{BlockForm, Residual};
 use super::{Block, Measured};
 use crate::kernels::Level;
 use crate::patch::Precondition;
-use crate::patch::theorem_5::Change;
+use crate::patch::theorem_5::ParameterDelta;
 use crate::tensor::{Dtype, Float};
 
 /// What a control must at least be off by, relative to the largest |T(C, x)|.
@@ -86,12 +86,16 @@ impl Summary {
 }
 
 /// The largest rank of a matrix's change.
-fn rank(changes: &[Change]) -> usize {
-    changes.iter().filter_map(Change::rank).max().unwrap_or(0)
+fn rank(changes: &[ParameterDelta]) -> usize {
+    changes
+        .iter()
+        .filter_map(ParameterDelta::rank)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Every lemma with the parameters that it changes, each name once.
-fn describe(form: &BlockForm, changes: &[Change]) -> String {
+fn describe(form: &BlockForm, changes: &[ParameterDelta]) -> String {
     let mut lemmas: Vec<(u8, Vec<&str>)> = Vec::new();
     if form.residual == Residual::Parallel {
         lemmas.push((12, Vec::new()));

@@ -35,7 +35,7 @@ pub(crate) fn map<E: Element, F: Element>(
     x: &Matrix<E>,
     f: impl Fn(E) -> F + Sync,
 ) -> Matrix<F> {
-    let mut all = Matrix::stale(x.rows(), x.cols());
+    let mut all = Matrix::recycled(x.rows(), x.cols());
     let (x, out) = (x.as_slice(), all.as_mut_slice());
     if out.len() <= ELEMENTS_PER_TASK {
         level.run(Map { x, out, f: &f });
@@ -57,7 +57,7 @@ fn of_pairs<E: Element>(
 ) -> Matrix<E> {
     let shapes = [x, y].map(|m| (m.rows(), m.cols()));
     assert_eq!(shapes[0], shapes[1], "shapes differ");
-    let mut out = Matrix::stale(x.rows(), x.cols());
+    let mut out = Matrix::recycled(x.rows(), x.cols());
     zip_map(level, x.as_slice(), y.as_slice(), out.as_mut_slice(), f);
     out
 }

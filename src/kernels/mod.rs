@@ -38,7 +38,7 @@
 //!
 //! | frame | what it decides |
 //! |---|---|
-//! | `Run::matmul` (`model/run.rs`) | whether the product is disturbed, to measure the condition of a pass |
+//! | `ForwardRun::matmul` (`model/run.rs`) | whether the product is disturbed, to measure the condition of a pass |
 //! | [`Backend::matmul`] | who multiplies: these kernels, or the `gemm` crate, which has its own order of sums |
 //! | `native::matmuls` (`matmul/`) | tasks: some rows of W and some tokens for each thread |
 //! | `native::multiply_rows` | how stored weights are read: as they are, or converted first |

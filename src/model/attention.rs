@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::cache::{Cache, LayerCache, SLACK};
 use super::norm::RmsNorm;
-use super::run::Run;
+use super::run::ForwardRun;
 use crate::kernels::{
     CosSin, Level, Panel, Rotation, Rows, elementwise, multiply, rotate, softmax, weighted_sums,
 };
@@ -61,7 +61,7 @@ impl Attention {
     /// v for every row of x, `[tokens, hidden]`; the new keys and values enter the caches.
     pub(crate) fn forward<E: Element>(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         x: &Matrix<E>,
         sequences: &mut [Sequence<'_, E>],
     ) -> Matrix<E> {
@@ -109,7 +109,7 @@ impl Attention {
     /// q and k through their norms.
     fn apply_norms<E: Element>(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         q: &Matrix<E>,
         k: &Matrix<E>,
     ) -> (Matrix<E>, Matrix<E>) {
@@ -123,7 +123,7 @@ impl Attention {
     /// q and k rotated to their positions.
     fn apply_rope<E: Element>(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         mut q: Matrix<E>,
         mut k: Matrix<E>,
         sequences: &[Sequence<'_, E>],

@@ -3,8 +3,8 @@
 use super::attention::{Attention, Sequence};
 use super::inner::Inner;
 use super::outer::Outer;
-use super::overlay::{Changed, LayerChange};
-use super::run::Run;
+use super::overlay::{LayerOverlay, OverlaidRows};
+use super::run::ForwardRun;
 use crate::kernels::elementwise;
 use crate::tensor::{Element, Matrix};
 
@@ -23,10 +23,10 @@ impl Block {
     /// T(C, x) for every row of x, `[tokens, hidden]`.
     pub(crate) fn forward<E: Element>(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         x: &Matrix<E>,
         sequences: &mut [Sequence<'_, E>],
-        changes: &[Changed<'_, LayerChange<E>>],
+        changes: &[OverlaidRows<'_, LayerOverlay<E>>],
     ) -> Matrix<E> {
         let v = self.attention.forward(run, x, sequences);
         let z = self.inner.input(run, &v);
@@ -39,7 +39,7 @@ impl Block {
     /// v + g, the block's output.
     pub(crate) fn add<E: Element>(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         v: &Matrix<E>,
         g: &Matrix<E>,
     ) -> Matrix<E> {

@@ -1,11 +1,24 @@
 //! The decoder around the blocks: embedding, final norm, head.
 
+use serde::{Deserialize, Serialize};
+
 use super::attention::softcapped;
 use super::error::{Error, Result};
-use super::run::Run;
-use super::{Cache, Changed, EmbeddingScale, LayerChange, Model, RmsNorm, Sequence};
+use super::run::ForwardRun;
+use super::{Cache, LayerOverlay, Model, OverlaidRows, RmsNorm, Sequence};
 use crate::kernels::elementwise;
 use crate::tensor::{Dtype, Element, Matrix, Tensor, round_to_bf16};
+
+/// What the embedding is multiplied by: √hidden, rounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmbeddingScale {
+    /// Rounded to the compute type, as Hugging Face does: 25.298221 in f32 for 640.
+    #[default]
+    Compute,
+    /// Always rounded to bf16, as Google's own code does: 25.25 for 640.
+    Bf16,
+}
 
 /// What a row of the embedding is multiplied by.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +131,7 @@ impl Model {
     }
 
     /// The embedding times its scale, `[tokens, hidden]`.
-    pub(crate) fn embed<E: Element>(&self, run: &mut Run<'_>, tokens: &[u32]) -> Matrix<E> {
+    pub(crate) fn embed<E: Element>(&self, run: &mut ForwardRun<'_>, tokens: &[u32]) -> Matrix<E> {
         let (weight, factor) = self.embedding(E::DTYPE);
         let scale = E::Acc::from_f64(factor);
         let mut x: Matrix<E> = Matrix::zeros(tokens.len(), weight.cols());
@@ -139,10 +152,10 @@ impl Model {
     /// [`Error::Cancelled`], and those of [`check_finite`](Self::check_finite).
     pub(crate) fn blocks<'c, E: Element>(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         mut x: Matrix<E>,
         sequences: &mut [Sequence<'_, E>],
-        changes: impl Fn(usize) -> Vec<Changed<'c, LayerChange<E>>>,
+        changes: impl Fn(usize) -> Vec<OverlaidRows<'c, LayerOverlay<E>>>,
     ) -> Result<Matrix<E>> {
         for (layer, block) in self.layers.iter().enumerate() {
             run.enter(layer)?;
@@ -179,7 +192,11 @@ impl Model {
     /// # Errors
     ///
     /// Those of [`check_finite`](Self::check_finite).
-    pub(crate) fn logits<E: Element>(&self, run: &mut Run<'_>, x: &Matrix<E>) -> Result<Matrix<E>> {
+    pub(crate) fn logits<E: Element>(
+        &self,
+        run: &mut ForwardRun<'_>,
+        x: &Matrix<E>,
+    ) -> Result<Matrix<E>> {
         let logits = self.unchecked_logits(run, x);
         self.check_logits(&logits)?;
         Ok(logits)
@@ -188,7 +205,7 @@ impl Model {
     /// [`logits`](Self::logits), without the check that they are finite.
     pub(crate) fn unchecked_logits<E: Element>(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         x: &Matrix<E>,
     ) -> Matrix<E> {
         let x = self.norm.forward(run.level, x);

@@ -1,8 +1,8 @@
 //! f of Theorem 5: the inner function, pre-norm, first linear maps and activation.
 
 use super::norm::RmsNorm;
-use super::overlay::{Changed, LayerChange, overlaid};
-use super::run::Run;
+use super::overlay::{LayerOverlay, OverlaidRows, overlaid};
+use super::run::ForwardRun;
 use crate::kernels::activation::Activation;
 use crate::kernels::{Rows, elementwise};
 use crate::tensor::{Element, Matrix, Tensor};
@@ -28,7 +28,7 @@ impl Inner {
     }
 
     /// z for every row of v, `[tokens, hidden]`.
-    pub(crate) fn input<E: Element>(&self, run: &mut Run<'_>, v: &Matrix<E>) -> Matrix<E> {
+    pub(crate) fn input<E: Element>(&self, run: &mut ForwardRun<'_>, v: &Matrix<E>) -> Matrix<E> {
         let z = self.pre_feedforward_layernorm.forward(run.level, v);
         run.record("pre_feedforward_layernorm", &z);
         z
@@ -37,11 +37,11 @@ impl Inner {
     /// h for every row of z, `[tokens, intermediate]`.
     pub(crate) fn output<E: Element>(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         z: &Matrix<E>,
-        changes: &[Changed<'_, LayerChange<E>>],
+        changes: &[OverlaidRows<'_, LayerOverlay<E>>],
     ) -> Matrix<E> {
-        let rows_of = |part: for<'c> fn(&'c LayerChange<E>) -> Option<&'c _>| {
+        let rows_of = |part: for<'c> fn(&'c LayerOverlay<E>) -> Option<&'c _>| {
             let changed = changes.iter();
             changed.filter_map(move |(rows, c)| part(c).map(|part| (rows.clone(), part)))
         };

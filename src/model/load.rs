@@ -1,25 +1,12 @@
 //! From a checkpoint to a model: every tensor found and of the shape the config says.
 
-use serde::{Deserialize, Serialize};
-
 use super::attention::Attention;
 use super::error::Result;
-use super::{Block, Embedding, Inner, Model, Outer, RmsNorm, RopePairing, Scaling};
+use super::{Block, Embedding, EmbeddingScale, Inner, Model, Outer, RmsNorm, RopePairing, Scaling};
 use crate::checkpoint::{self, Access, Checkpoint, Config, LayerKind, Tensors};
 use crate::kernels::activation::Activation;
 use crate::kernels::{Backend, Level, Rotation};
 use crate::tensor::Tensor;
-
-/// What the embedding is multiplied by: √hidden, rounded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EmbeddingScale {
-    /// Rounded to the compute type, as Hugging Face does: 25.298221 in f32 for 640.
-    #[default]
-    Compute,
-    /// Always rounded to bf16, as Google's own code does: 25.25 for 640.
-    Bf16,
-}
 
 /// Choices on opening a model.
 #[derive(Clone, Copy, Debug, Default)]

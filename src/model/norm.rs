@@ -54,7 +54,7 @@ impl RmsNorm {
         if self.scaling == Scaling::Rounded {
             return self.rounded_before(level, u, &scale);
         }
-        let mut out = Matrix::stale(u.rows(), u.cols());
+        let mut out = Matrix::recycled(u.rows(), u.cols());
         let per_task = ELEMENTS_PER_TASK.next_multiple_of(scale.len());
         let pieces = u.as_slice().par_chunks(per_task);
         pieces

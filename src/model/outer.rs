@@ -1,8 +1,8 @@
 //! g of Theorem 5: the outer function, last linear map and post-norm.
 
 use super::norm::RmsNorm;
-use super::overlay::{Changed, LayerChange, overlaid};
-use super::run::Run;
+use super::overlay::{LayerOverlay, OverlaidRows, overlaid};
+use super::run::ForwardRun;
 use crate::kernels::rms_norm;
 use crate::tensor::{Element, Matrix, Tensor};
 
@@ -27,26 +27,30 @@ impl Outer {
     /// d for every row of h, `[tokens, hidden]`.
     pub(crate) fn project<E: Element>(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         h: &Matrix<E>,
-        changes: &[Changed<'_, LayerChange<E>>],
+        changes: &[OverlaidRows<'_, LayerOverlay<E>>],
     ) -> Matrix<E> {
         let d = self.products(run, h);
         self.with_changes(run, h, d, changes)
     }
 
     /// W_down h for every row of h, not yet rounded.
-    pub(crate) fn products<E: Element>(&self, run: &mut Run<'_>, h: &Matrix<E>) -> Matrix<E::Acc> {
+    pub(crate) fn products<E: Element>(
+        &self,
+        run: &mut ForwardRun<'_>,
+        h: &Matrix<E>,
+    ) -> Matrix<E::Acc> {
         run.matmul(h, &self.down_proj)
     }
 
     /// d, where `d` is W_down h.
     pub(crate) fn with_changes<E: Element>(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         h: &Matrix<E>,
         d: Matrix<E::Acc>,
-        changes: &[Changed<'_, LayerChange<E>>],
+        changes: &[OverlaidRows<'_, LayerOverlay<E>>],
     ) -> Matrix<E> {
         let down = changes
             .iter()
@@ -59,9 +63,9 @@ impl Outer {
     /// g for every row of d, `[tokens, hidden]`.
     pub(crate) fn output<E: Element>(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         d: &Matrix<E>,
-        changes: &[Changed<'_, LayerChange<E>>],
+        changes: &[OverlaidRows<'_, LayerOverlay<E>>],
     ) -> Matrix<E> {
         let norm = &self.post_feedforward_layernorm;
         let mut g = norm.forward(run.level, d);

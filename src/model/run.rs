@@ -23,7 +23,7 @@ pub trait Recorder {
 }
 
 /// A forward pass on its way through the layers.
-pub(crate) struct Run<'a> {
+pub(crate) struct ForwardRun<'a> {
     pub(crate) level: Level,
     backend: Backend,
     disturbance: Option<Disturbance>,
@@ -35,7 +35,7 @@ pub(crate) struct Run<'a> {
     cos_sin: HashMap<(bool, usize), CosSin<f64>>,
 }
 
-impl<'a> Run<'a> {
+impl<'a> ForwardRun<'a> {
     pub(crate) fn new(
         model: &Model,
         recorder: Option<&'a mut dyn Recorder>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::error::{Error, Result};
-use super::{Cache, LayerChange, Model, Overlay, Recorder, Run, Sequence};
+use super::{Cache, ForwardRun, LayerOverlay, Model, Overlay, Recorder, Sequence};
 use crate::tensor::{Element, Matrix};
 
 /// Tokens that go through the layers together. It affects speed only: any division gives the same bits.
@@ -25,7 +25,7 @@ pub struct Session<'m, E: Element> {
     /// The most bytes of the cache.
     cache_limit: Option<usize>,
     cancel: Option<Arc<AtomicBool>>,
-    /// Where the random numbers of a [disturbed](Run::disturbed) pass start.
+    /// Where the random numbers of a [disturbed](ForwardRun::disturbed) pass start.
     disturbed: Option<u64>,
     /// Whether tokens have gone through some layers and not through all.
     spent: bool,
@@ -83,7 +83,7 @@ impl<'m, E: Element> Session<'m, E> {
         self
     }
 
-    /// [Disturbs](Run::disturbed) the passes of the sequence.
+    /// [Disturbs](ForwardRun::disturbed) the passes of the sequence.
     pub(crate) fn disturbed(mut self, seed: u64) -> Self {
         self.disturbed = Some(seed);
         self
@@ -124,7 +124,7 @@ impl<'m, E: Element> Session<'m, E> {
         &self,
         tokens: &[u32],
         recorder: Option<&'r mut dyn Recorder>,
-    ) -> Result<Run<'r>> {
+    ) -> Result<ForwardRun<'r>> {
         if self.spent {
             return Err(Error::SpentSession);
         }
@@ -134,8 +134,8 @@ impl<'m, E: Element> Session<'m, E> {
     }
 
     /// Starts a pass without the checks.
-    pub(crate) fn pass<'r>(&self, recorder: Option<&'r mut dyn Recorder>) -> Run<'r> {
-        let run = Run::new(self.model, recorder, self.cancel.clone());
+    pub(crate) fn pass<'r>(&self, recorder: Option<&'r mut dyn Recorder>) -> ForwardRun<'r> {
+        let run = ForwardRun::new(self.model, recorder, self.cancel.clone());
         match self.disturbed {
             None => run,
             Some(seed) => run.disturbed(seed),
@@ -251,7 +251,7 @@ impl<'m, E: Element> Session<'m, E> {
     }
 
     /// The last block's output for a chunk.
-    fn chunk_forward(&mut self, run: &mut Run<'_>, tokens: &[u32]) -> Result<Matrix<E>> {
+    fn chunk_forward(&mut self, run: &mut ForwardRun<'_>, tokens: &[u32]) -> Result<Matrix<E>> {
         run.clear_cos_sin();
         let x = self.model.embed(run, tokens);
         let positions: Vec<_> = (self.position..self.position + tokens.len()).collect();
@@ -264,7 +264,7 @@ impl<'m, E: Element> Session<'m, E> {
         };
         let overlay = self.overlay;
         let changes = |layer: usize| {
-            let change = overlay.map(|overlay| -> &LayerChange<E> { overlay.layer(layer) });
+            let change = overlay.map(|overlay| -> &LayerOverlay<E> { overlay.layer(layer) });
             change
                 .map(|change| (rows.clone(), change))
                 .into_iter()

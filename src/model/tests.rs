@@ -1,6 +1,6 @@
 //! Each part of a block against its definition in plain f64 loops.
 
-use super::{Attention, Inner, Model, Outer, RmsNorm, Run, Scaling, Sequence};
+use super::{Attention, ForwardRun, Inner, Model, Outer, RmsNorm, Scaling, Sequence};
 use crate::tensor::{Matrix, Tensor};
 
 const TOKENS: usize = 11;
@@ -168,7 +168,7 @@ fn attended(model: &Model, layer: usize, a: &Attention, x: &Matrix<f64>) -> Matr
         positions: &positions,
         cache: &mut cache,
     };
-    let mut run = Run::new(model, None, None);
+    let mut run = ForwardRun::new(model, None, None);
     run.enter(layer).unwrap();
     a.forward(&mut run, x, &mut [sequence])
 }
@@ -179,7 +179,7 @@ fn inner_and_outer_are_their_definitions() {
         let config = model.config();
         let v = numbers(TOKENS, config.hidden_size);
         let h = numbers(TOKENS, config.intermediate_size);
-        let mut run = Run::new(&model, None, None);
+        let mut run = ForwardRun::new(&model, None, None);
         for block in model.layers() {
             let z = block.inner.input(&mut run, &v);
             let got = block.inner.output(&mut run, &z, &[]);

@@ -46,9 +46,10 @@ pub fn down(m: &[f64], t: &[f64], rms: f64, eps: f64) -> Down {
         let (others, _) = nearest(&served(m), &served(t), square - zeros as f64 * k);
         let mut others = others.into_iter();
         for ((y, t), bare) in y.iter_mut().zip(t).zip(&is_bare) {
-            *y = match bare {
-                true => k.sqrt().copysign(*t),
-                false => others.next().unwrap_or(0.0),
+            *y = if *bare {
+                k.sqrt().copysign(*t)
+            } else {
+                others.next().unwrap_or(0.0)
             };
         }
     }

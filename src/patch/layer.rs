@@ -1,20 +1,20 @@
-//! One layer of Algorithm 1.
+//! The solver of one layer, for the last token of the first of its reduced passes.
 
 use std::ops::Range;
 
-use super::algorithm_1::{Reduced, rows_of, wide};
 use super::lemmas::{check_finite, lemma_9, norm, rms};
+use super::reduced_pass::{ReducedPass, changed_rows};
 use super::{
     Case, LayerPatch, LayerReport, Method, Part, Precondition, Solver, appendix_b, closed_form,
-    overlay, theorem_1,
+    overlay, theorem_1, wide,
 };
 use crate::kernels::{Level, unscaled_rms_norm};
-use crate::model::{Block, Changed, LayerChange, RmsNorm, Run};
+use crate::model::{Block, ForwardRun, LayerOverlay, RmsNorm};
 use crate::tensor::{Element, Matrix};
 
-/// A layer before its outer half is solved. The rows of its matrices are those of the reduced passes, then the
-/// contextual one unless what it says is known already.
-pub(super) struct Halfway<E: Element> {
+/// A layer before its outer half is solved. The rows of its matrices are those of the reduced passes, followed by the
+/// contextual one's unless its output is known already.
+pub(super) struct BeforeOuter<E: Element> {
     /// v `[rows, hidden]`.
     v: Matrix<E>,
     /// h `[rows, intermediate]`.
@@ -27,10 +27,10 @@ pub(super) struct Halfway<E: Element> {
     pub(super) target: Vec<f64>,
 }
 
-impl<E: Element> Halfway<E> {
-    /// `d` is W_down h.
+impl<E: Element> BeforeOuter<E> {
+    /// `v` and `h` as in the fields; `d` is W_down h. The last row of each is the contextual pass's.
     pub(super) fn new(
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         block: &Block,
         v: Matrix<E>,
         h: Matrix<E>,
@@ -50,13 +50,13 @@ impl<E: Element> Halfway<E> {
         }
     }
 
-    /// t = T(C, x) − v, what the branch must say in the reduced pass whose token has a row.
+    /// The branch output required at `row`: t = T(C, x) − v.
     pub(super) fn t(&self, row: usize) -> Vec<f64> {
         let pairs = self.target.iter().zip(self.v.row(row));
         pairs.map(|(target, v)| target - v.to_f64()).collect()
     }
 
-    /// The same of some rows.
+    /// Some of the rows, with the same target.
     pub(super) fn rows(&self, rows: Range<usize>) -> Self {
         Self {
             v: self.v.slice_rows(rows.clone()),
@@ -67,49 +67,53 @@ impl<E: Element> Halfway<E> {
         }
     }
 
-    /// W_down h in the rows of `passes`, under what `change` has of it for each.
+    /// d in the rows of `passes`, each under its part of `change`.
     fn down(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         block: &Block,
-        passes: &[Reduced<E>],
-        change: &LayerChange<E>,
+        passes: &[ReducedPass<E>],
+        change: &LayerOverlay<E>,
     ) -> Matrix<E> {
-        let change = applied(passes, Part::Down, change, 0);
+        let change = changed_rows(passes, Part::Down, change, 0);
         block
             .outer
             .with_changes(run, &self.h, self.d.clone(), &change)
     }
 
-    /// The layer's output for that.
+    /// The layer's output for that d.
     fn output(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         block: &Block,
-        passes: &[Reduced<E>],
-        change: &LayerChange<E>,
+        passes: &[ReducedPass<E>],
+        change: &LayerOverlay<E>,
         d: &Matrix<E>,
     ) -> Matrix<E> {
-        let change = applied(passes, Part::Scale, change, 0);
+        let change = changed_rows(passes, Part::Scale, change, 0);
         let g = block.outer.output(run, d, &change);
         block.add(run, &self.v, &g)
     }
 
-    /// The layer's output in the rows of `passes`, which are these, under a change that was solved for others.
-    pub(super) fn under(
+    /// The layer's output in the rows of `passes`, under a change that is solved already.
+    pub(super) fn patched_output(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         block: &Block,
-        passes: &[Reduced<E>],
-        change: &LayerChange<E>,
+        passes: &[ReducedPass<E>],
+        change: &LayerOverlay<E>,
     ) -> Matrix<E> {
         let d = self.down(run, block, passes, change);
         self.output(run, block, passes, change, &d)
     }
 
-    /// The same where attention says another v: the inner half again, under no change. What the contextual pass says
-    /// is known.
-    pub(super) fn again(self, run: &mut Run<'_>, block: &Block, v: Matrix<E>) -> Self {
+    /// Replaces v, and computes the inner half again, unpatched. The target stays.
+    pub(super) fn with_attention(
+        self,
+        run: &mut ForwardRun<'_>,
+        block: &Block,
+        v: Matrix<E>,
+    ) -> Self {
         let z = block.inner.input(run, &v);
         let h = block.inner.output(run, &z, &[]);
         let d = block.outer.products(run, &h);
@@ -117,19 +121,19 @@ impl<E: Element> Halfway<E> {
     }
 }
 
-/// One layer while it is solved, for the last token of the first of the reduced passes.
-pub(super) struct Layer<'a, E: Element> {
+/// One layer while it is solved.
+pub(super) struct LayerSolver<'a, E: Element> {
     block: &'a Block,
     method: &'a Method,
     /// The row of the token that is solved for.
     query: usize,
     pub(super) patch: LayerPatch,
     /// The patch in the compute type.
-    pub(super) change: LayerChange<E>,
+    pub(super) change: LayerOverlay<E>,
     pub(super) report: LayerReport,
 }
 
-impl<'a, E: Element> Layer<'a, E> {
+impl<'a, E: Element> LayerSolver<'a, E> {
     /// The layer `block`; `query` is the row of the token that is solved for.
     pub(super) fn new(block: &'a Block, method: &'a Method, query: usize) -> Self {
         Self {
@@ -137,35 +141,35 @@ impl<'a, E: Element> Layer<'a, E> {
             method,
             query,
             patch: LayerPatch::default(),
-            change: LayerChange::default(),
+            change: LayerOverlay::default(),
             report: LayerReport::default(),
         }
     }
 
-    /// Solves the outer half; returns the layer's output for all rows, of which the first ones are those of `passes`.
-    pub(super) fn outer_half(
+    /// Solves ΔW_down and Δm; returns the layer's output for all rows, of which the first ones are those of `passes`.
+    pub(super) fn solve_outer(
         &mut self,
-        run: &mut Run<'_>,
-        passes: &[Reduced<E>],
-        halfway: &Halfway<E>,
+        run: &mut ForwardRun<'_>,
+        passes: &[ReducedPass<E>],
+        before: &BeforeOuter<E>,
     ) -> Result<Matrix<E>, Precondition> {
         let (block, query) = (self.block, self.query);
-        let t = halfway.t(query);
-        let (h, d) = (wide(&halfway.h, query), wide(&halfway.d, query));
-        let m = self.solve_down(&h, &d, &halfway.d_ctx, &t)?;
-        let d = halfway.down(run, block, passes, &self.change);
+        let t = before.t(query);
+        let (h, d) = (wide(&before.h, query), wide(&before.d, query));
+        let m = self.solve_down(&h, &d, &before.d_ctx, &t)?;
+        let d = before.down(run, block, passes, &self.change);
         let n = unscaled_rms_norm(run.level, d.row(query), self.norm().eps());
         let n: Vec<f64> = n.into_iter().map(Element::to_f64).collect();
         self.solve_scale(&m, &n, &t)?;
-        let out = halfway.output(run, block, passes, &self.change, &d);
+        let out = before.output(run, block, passes, &self.change, &d);
 
         self.report.measure(&self.patch, block);
         self.report
-            .compare(E::DTYPE, &wide(&out, query), &halfway.target);
+            .compare(E::DTYPE, &wide(&out, query), &before.target);
         Ok(out)
     }
 
-    /// ΔW_gate and ΔW_up, from z of the reduced and the contextual pass.
+    /// Solves ΔW_gate and ΔW_up, from z of the reduced and the contextual pass.
     pub(super) fn solve_inner(
         &mut self,
         level: Level,
@@ -185,7 +189,7 @@ impl<'a, E: Element> Layer<'a, E> {
         Ok(())
     }
 
-    /// ΔW_down, where h goes to `d` as it is and the branch must say t. Returns the scale that goes with it.
+    /// Solves ΔW_down, where `d` is W_down h and the branch must give t. Returns the scale that goes with it.
     fn solve_down(
         &mut self,
         h: &[f64],
@@ -223,7 +227,7 @@ impl<'a, E: Element> Layer<'a, E> {
         Ok(m)
     }
 
-    /// Δm, for the n(d) that there really is: `m` is the scale that the solver had in mind.
+    /// Solves Δm for the n(d) that there really is; `m` is the scale that ΔW_down was solved for.
     fn solve_scale(&mut self, m: &[f64], n: &[f64], t: &[f64]) -> Result<(), Precondition> {
         let stored = self.stored_scale();
         let plus = |delta_m: Vec<f64>| {
@@ -265,18 +269,4 @@ impl<'a, E: Element> Layer<'a, E> {
     fn changes(&self, part: Part) -> bool {
         self.method.solver.parts().contains(&part)
     }
-}
-
-/// A change for the rows of the passes whose variant has a part, in a batch in which the passes have the rows from `first` on.
-pub(super) fn applied<'c, E: Element>(
-    passes: &[Reduced<E>],
-    part: Part,
-    change: &'c LayerChange<E>,
-    first: usize,
-) -> Vec<Changed<'c, LayerChange<E>>> {
-    let rows = passes.iter().zip(rows_of(passes));
-    let taking = rows.filter(|(pass, _)| pass.variant.has(part));
-    taking
-        .map(|(_, rows)| (first + rows.start..first + rows.end, change))
-        .collect()
 }

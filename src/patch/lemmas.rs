@@ -93,9 +93,10 @@ pub fn lemma_10(u: &[f64], delta_y: &[f64]) -> Result<Vec<f64>, Precondition> {
             if delta_m.is_finite() {
                 return Ok(delta_m);
             }
-            let (quantity, value) = match delta_y.is_finite() {
-                true => (format!("n(d)[{j}]"), u),
-                false => (format!("δy[{j}]"), delta_y),
+            let (quantity, value) = if delta_y.is_finite() {
+                (format!("n(d)[{j}]"), u)
+            } else {
+                (format!("δy[{j}]"), delta_y)
             };
             Err(Precondition { quantity, value })
         })

@@ -6,16 +6,17 @@
 
 use std::ops::Range;
 
-use super::algorithm_1::{Reduction, sequences_of};
 use super::error::Result;
-use super::layer::{Halfway, Layer};
-use crate::model::{LayerChange, Run};
+use super::layer::{BeforeOuter, LayerSolver};
+use super::reduced_pass::sequences;
+use super::sequence::SequenceSolver;
+use crate::model::{ForwardRun, LayerOverlay};
 use crate::tensor::{Element, Matrix};
 
 /// How often the last two layers are solved again at most.
 const ROUNDS: usize = 24;
 
-impl<E: Element> Reduction<'_, '_, E> {
+impl<E: Element> SequenceSolver<'_, '_, E> {
     /// Goes through the last two layers again until every entry of the last one's output is T(C, x), bit for
     /// bit. x is that output; where something is found, it becomes that of the reduced passes alone.
     ///
@@ -28,7 +29,7 @@ impl<E: Element> Reduction<'_, '_, E> {
         let (layer, tokens) = (self.model.layers().len() - 1, self.tokens.len());
         let block = &self.model.layers()[layer];
         let mut run = self.enter(layer - 1)?;
-        let controls = [&before, &last].map(|halfway| halfway.rows(tokens..self.rows()));
+        let controls = [&before, &last].map(|layer| layer.rows(tokens..self.rows()));
         let (mut before, mut last) = (before.rows(0..tokens), last.rows(0..tokens));
         let mut found = None;
         for _ in 0..ROUNDS {
@@ -38,10 +39,10 @@ impl<E: Element> Reduction<'_, '_, E> {
             for (target, t) in before.target.iter_mut().zip(last.t(tokens - 1)) {
                 *target += 0.5 * t;
             }
-            let (y, change_before) = self.outer_half(&mut run, layer - 1, &before)?;
+            let (y, change_before) = self.solve_outer(&mut run, layer - 1, &before)?;
             let v = self.last_attention(&mut run, &y, 0..1)?;
-            last = last.again(&mut run, block, v);
-            let (whole, change) = self.outer_half(&mut run, layer, &last)?;
+            last = last.with_attention(&mut run, block, v);
+            let (whole, change) = self.solve_outer(&mut run, layer, &last)?;
             let report = &mut self.solved.report;
             report.passes.push(report.layers[layer].hidden_error);
             found = Some((whole, [change_before, change]));
@@ -57,27 +58,27 @@ impl<E: Element> Reduction<'_, '_, E> {
         Ok(())
     }
 
-    /// Solves the outer half of a layer anew for the whole patch, the inner one being under no change. The second result is
-    /// the change of the layer.
-    fn outer_half(
+    /// Solves the outer half of a layer again for the whole patch, whose inner half is unpatched. Returns the layer's output
+    /// and its change.
+    fn solve_outer(
         &mut self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         layer: usize,
-        halfway: &Halfway<E>,
-    ) -> Result<(Matrix<E>, LayerChange<E>)> {
+        before: &BeforeOuter<E>,
+    ) -> Result<(Matrix<E>, LayerOverlay<E>)> {
         let block = &self.model.layers()[layer];
-        let mut solving = Layer::new(block, self.method, self.tokens.len() - 1);
-        let x = solving.outer_half(run, &self.passes[..1], halfway);
+        let mut solver = LayerSolver::new(block, self.method, self.tokens.len() - 1);
+        let x = solver.solve_outer(run, &self.passes[..1], before);
         let x = x.map_err(|failed| failed.at_layer(layer))?;
         self.model.check_layer(layer, &x)?;
-        self.solved.keep(layer, solving.patch, solving.report);
-        Ok((x, solving.change))
+        self.solved.set(layer, solver.patch, solver.report);
+        Ok((x, solver.change))
     }
 
-    /// v of some of the passes in the last layer, once more.
+    /// The last layer's attention again, of some of the passes: v.
     fn last_attention(
         &mut self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         x: &Matrix<E>,
         passes: Range<usize>,
     ) -> Result<Matrix<E>> {
@@ -86,24 +87,24 @@ impl<E: Element> Reduction<'_, '_, E> {
         for pass in &mut self.passes[passes.clone()] {
             pass.cache = self.model.new_cache();
         }
-        let sequences = sequences_of(&mut self.passes[passes], &self.positions, 0);
+        let sequences = sequences(&mut self.passes[passes], &self.positions, 0);
         let attention = &self.model.layers()[layer].attention;
         Ok(attention.forward(run, x, &mut sequences.collect::<Vec<_>>()))
     }
 
-    /// The last layer's output of the controls, which are halfway through the last two layers, under changes that were
+    /// The last layer's output of the controls, from the outer half of the layer before it on, under the changes that were
     /// solved for the whole patch.
     fn controls(
         &mut self,
-        run: &mut Run<'_>,
-        [before, last]: [Halfway<E>; 2],
-        [change_before, change]: &[LayerChange<E>; 2],
+        run: &mut ForwardRun<'_>,
+        [before, last]: [BeforeOuter<E>; 2],
+        [change_before, change]: &[LayerOverlay<E>; 2],
     ) -> Result<Matrix<E>> {
         let layers = self.model.layers();
         let [block_before, block] = [&layers[layers.len() - 2], &layers[layers.len() - 1]];
-        let y = before.under(run, block_before, &self.passes[1..], change_before);
+        let y = before.patched_output(run, block_before, &self.passes[1..], change_before);
         let v = self.last_attention(run, &y, 1..self.passes.len())?;
-        let last = last.again(run, block, v);
-        Ok(last.under(run, block, &self.passes[1..], change))
+        let last = last.with_attention(run, block, v);
+        Ok(last.patched_output(run, block, &self.passes[1..], change))
     }
 }

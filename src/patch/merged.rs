@@ -64,7 +64,7 @@ pub fn materialise(model: &Model, patch: &Patch, storage: Option<Storage>) -> Re
 
 /// What a patch makes of one tensor.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Change<'a> {
+pub(super) enum TensorDelta<'a> {
     /// ΔW.
     Linear(&'a LowRank),
     /// m′.
@@ -72,7 +72,10 @@ pub(super) enum Change<'a> {
 }
 
 /// The tensors that `patch` changes, by canonical name.
-pub(super) fn changes<'a>(model: &Model, patch: &'a Patch) -> Result<BTreeMap<String, Change<'a>>> {
+pub(super) fn changes<'a>(
+    model: &Model,
+    patch: &'a Patch,
+) -> Result<BTreeMap<String, TensorDelta<'a>>> {
     patch.check(model)?;
     let mut changes = BTreeMap::new();
     for (i, layer) in patch.layers.iter().enumerate() {
@@ -81,16 +84,21 @@ pub(super) fn changes<'a>(model: &Model, patch: &'a Patch) -> Result<BTreeMap<St
             ("mlp.up_proj", &layer.up),
             ("mlp.down_proj", &layer.down),
         ] {
-            let change = delta.as_ref().map(Change::Linear);
+            let change = delta.as_ref().map(TensorDelta::Linear);
             changes.extend(change.map(|c| (format!("model.layers.{i}.{part}.weight"), c)));
         }
         let norm = format!("model.layers.{i}.post_feedforward_layernorm.weight");
-        changes.extend(layer.scale.as_deref().map(|m| (norm, Change::Scale(m))));
+        changes.extend(
+            layer
+                .scale
+                .as_deref()
+                .map(|m| (norm, TensorDelta::Scale(m))),
+        );
     }
     Ok(changes)
 }
 
-impl Change<'_> {
+impl TensorDelta<'_> {
     /// The model's tensor `name`, which has this change's shape.
     pub(super) fn tensor(&self, model: &Model, name: &str) -> Result<Tensor> {
         let shape = match self {

@@ -18,8 +18,10 @@ pub mod lemmas;
 mod look_ahead;
 mod merged;
 mod overlay;
+mod reduced_pass;
 mod report;
 mod saved;
+mod sequence;
 mod solver;
 pub mod span;
 pub mod sphere;
@@ -29,12 +31,13 @@ pub mod theorem_5;
 mod variant;
 
 pub use crate::model::Overlay;
-pub use algorithm_1::{Query, Solution, solve, solve_batch};
+pub use algorithm_1::{solve, solve_batch};
 pub use error::{Error, Result};
 pub use merged::{Materialised, materialise};
-pub use overlay::Form;
-pub use report::{Case, LayerReport, Report};
+pub use overlay::ApplyMode;
+pub use report::{Case, LayerReport, SolverReport};
 pub use saved::SavedPatch;
+pub use sequence::{Query, Solution};
 pub use solver::{Method, Solver};
 pub use split::{Positions, Split};
 pub use variant::Variant;
@@ -43,7 +46,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernels::{Level, add_outer_products};
 use crate::model::Model;
-use crate::tensor::{Matrix, Tensor};
+use crate::tensor::{Element, Matrix, Tensor};
 
 /// A change of a linear map, ΔW = U V.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,13 +156,15 @@ impl Patch {
     ///
     /// [`Error::PatchShape`].
     pub fn check(&self, model: &Model) -> Result<()> {
-        let expect = |part: String, found: &[usize], expected: &[usize]| match found == expected {
-            true => Ok(()),
-            false => Err(Error::PatchShape {
+        let expect = |part: String, found: &[usize], expected: &[usize]| {
+            if found == expected {
+                return Ok(());
+            }
+            Err(Error::PatchShape {
                 part,
                 found: found.into(),
                 expected: expected.into(),
-            }),
+            })
         };
         expect(
             "the number of layers".into(),
@@ -199,7 +204,7 @@ pub struct Precondition {
 }
 
 impl Precondition {
-    /// The same as an error of a layer.
+    /// The error that this is in a layer.
     pub fn at_layer(self, layer: usize) -> Error {
         Error::Precondition {
             layer,
@@ -207,4 +212,9 @@ impl Precondition {
             value: self.value,
         }
     }
+}
+
+/// A row in f64.
+fn wide<E: Element>(matrix: &Matrix<E>, row: usize) -> Vec<f64> {
+    matrix.row(row).iter().map(|x| x.to_f64()).collect()
 }

@@ -4,20 +4,20 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{LayerPatch, LowRank, Patch};
-use crate::model::{Block, LayerChange, LinearChange, Model, Overlay};
+use crate::model::{Block, LayerOverlay, LinearOverlay, Model, Overlay};
 use crate::tensor::{Element, Float, Matrix, Tensor};
 
 /// How the change of a linear map is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Form {
+pub enum ApplyMode {
     /// W x + U (V x): nothing is copied.
     Overlay,
     /// (W + U V) x with the sum rounded to the compute type, as in a merged checkpoint.
     Materialise,
 }
 
-impl std::fmt::Display for Form {
+impl std::fmt::Display for ApplyMode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
             Self::Overlay => "overlay",
@@ -26,7 +26,7 @@ impl std::fmt::Display for Form {
     }
 }
 
-impl std::str::FromStr for Form {
+impl std::str::FromStr for ApplyMode {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
@@ -42,7 +42,7 @@ impl std::str::FromStr for Form {
 
 impl<E: Element> Overlay<E> {
     /// `patch`, which must have the model's layers and shapes, in the given form.
-    pub fn new(model: &Model, patch: &Patch, form: Form) -> Self {
+    pub fn new(model: &Model, patch: &Patch, form: ApplyMode) -> Self {
         let layers = model.layers().iter().zip(&patch.layers);
         let layers = layers.map(|(block, patch)| change(block, patch, form));
         Self::from_layers(layers.collect())
@@ -50,24 +50,24 @@ impl<E: Element> Overlay<E> {
 }
 
 /// One layer's patch in a compute type.
-fn change<E: Element>(block: &Block, patch: &LayerPatch, form: Form) -> LayerChange<E> {
-    let of = |delta: &Option<LowRank>, w| delta.as_ref().map(|delta| linear(w, delta, form));
-    LayerChange {
-        gate: of(&patch.gate, block.inner.gate_proj()),
-        up: of(&patch.up, block.inner.up_proj()),
-        down: of(&patch.down, block.outer.down_proj()),
+fn change<E: Element>(block: &Block, patch: &LayerPatch, form: ApplyMode) -> LayerOverlay<E> {
+    let linear = |delta: &Option<LowRank>, w| delta.as_ref().map(|delta| linear(w, delta, form));
+    LayerOverlay {
+        gate: linear(&patch.gate, block.inner.gate_proj()),
+        up: linear(&patch.up, block.inner.up_proj()),
+        down: linear(&patch.down, block.outer.down_proj()),
         scale: patch.scale.as_ref().map(|m| scale::<E>(m, form)),
     }
 }
 
 /// The change of one linear map in a compute type.
-pub(super) fn linear<E: Element>(w: &Tensor, delta: &LowRank, form: Form) -> LinearChange<E> {
+pub(super) fn linear<E: Element>(w: &Tensor, delta: &LowRank, form: ApplyMode) -> LinearOverlay<E> {
     match form {
-        Form::Overlay => LinearChange::LowRank {
+        ApplyMode::Overlay => LinearOverlay::LowRank {
             u: delta.u.map(E::Acc::from_f64),
             v: delta.v.map(E::Acc::from_f64),
         },
-        Form::Materialise => LinearChange::Replaced(materialise(w, delta)),
+        ApplyMode::Materialise => LinearOverlay::Replaced(materialise(w, delta)),
     }
 }
 
@@ -76,7 +76,7 @@ pub(super) const ROWS: usize = 32;
 
 /// W + U V, summed in f64 and rounded once to the compute type.
 fn materialise<E: Element>(w: &Tensor, delta: &LowRank) -> Matrix<E> {
-    let mut out = Matrix::stale(w.rows(), w.cols());
+    let mut out = Matrix::recycled(w.rows(), w.cols());
     let pieces = out.as_mut_slice().par_chunks_mut(ROWS * w.cols());
     pieces.enumerate().for_each(|(i, out)| {
         let mut sums = vec![0.0; out.len()];
@@ -89,12 +89,12 @@ fn materialise<E: Element>(w: &Tensor, delta: &LowRank) -> Matrix<E> {
 }
 
 /// m + Δm. A checkpoint stores w = m − 1, so that is what is rounded when it is materialised.
-pub(super) fn scale<E: Element>(scale: &[f64], form: Form) -> Vec<E::Acc> {
+pub(super) fn scale<E: Element>(scale: &[f64], form: ApplyMode) -> Vec<E::Acc> {
     let entries = scale.iter();
     entries
         .map(|&m| match form {
-            Form::Overlay => E::Acc::from_f64(m),
-            Form::Materialise => E::Acc::ONE + E::from_f64(m - 1.0).acc(),
+            ApplyMode::Overlay => E::Acc::from_f64(m),
+            ApplyMode::Materialise => E::Acc::ONE + E::from_f64(m - 1.0).acc(),
         })
         .collect()
 }

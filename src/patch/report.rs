@@ -1,4 +1,4 @@
-//! What a solver says about its work.
+//! How a patch was solved, as its solver reports it.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use crate::tensor::{Dtype, Tensor};
 
 /// How a patch was solved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct SolverReport {
     /// One for each layer.
     pub layers: Vec<LayerReport>,
     /// The error after each pass over the last layers: of a logit for a span, of the last layer's output
@@ -58,10 +58,10 @@ pub struct LayerReport {
     /// ‖ΔW_gate‖/‖W_gate‖, Frobenius; 0 where it is not changed.
     #[serde(deserialize_with = "or_nan")]
     pub delta_gate: f64,
-    /// The same of W_up.
+    /// ‖ΔW_up‖/‖W_up‖.
     #[serde(deserialize_with = "or_nan")]
     pub delta_up: f64,
-    /// The same of W_down.
+    /// ‖ΔW_down‖/‖W_down‖.
     #[serde(deserialize_with = "or_nan")]
     pub delta_down: f64,
     /// The largest |Δm|, 0 where the scale is not changed.
@@ -94,7 +94,7 @@ pub struct LayerReport {
 }
 
 impl LayerReport {
-    /// Takes down a number that the solver divided by.
+    /// Records a number that the solver divided by.
     pub(super) fn divided_by(&mut self, divisor: f64) {
         let none_yet = self.smallest_divisor == 0.0;
         if none_yet || divisor < self.smallest_divisor {
@@ -102,7 +102,7 @@ impl LayerReport {
         }
     }
 
-    /// Takes down the coordinates that the scale was divided by.
+    /// Records the coordinates that the scale was divided by.
     pub(super) fn divided_by_each(&mut self, divisors: impl Iterator<Item = f64>) {
         let (mut least, mut most) = (f64::INFINITY, 0.0f64);
         for divisor in divisors.map(f64::abs).filter(|divisor| *divisor > 0.0) {
@@ -114,7 +114,7 @@ impl LayerReport {
         }
     }
 
-    /// Takes down how large the patch is.
+    /// Records how large the patch is.
     pub(super) fn measure(&mut self, patch: &LayerPatch, block: &Block) {
         let relative = |delta: &Option<LowRank>, w: &Tensor| match delta {
             None => 0.0,
@@ -133,7 +133,7 @@ impl LayerReport {
         self.scale_entries_changed = delta_m.filter(|delta_m| *delta_m != 0.0).count();
     }
 
-    /// Takes down how far the layer's output is from what it should be; for several tokens the worst.
+    /// Records how far the layer's output is from what it should be; for several tokens the worst.
     pub(super) fn compare(&mut self, dtype: Dtype, out: &[f64], target: &[f64]) {
         let largest = target.iter().fold(0.0f64, |max, x| max.max(x.abs()));
         let mut worst = 0.0f64;

@@ -21,13 +21,13 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
-use super::{LayerPatch, LowRank, Method, Patch, Report, Split};
+use super::{LayerPatch, LowRank, Method, Patch, SolverReport, Split};
 use crate::checkpoint::{TensorData, Tensors, write_safetensors};
 use crate::message::{IoError, one_line, shown};
 use crate::model::Model;
 use crate::tensor::{Dtype, Matrix, Storage, Tensor};
 
-/// What the metadata's `format` says.
+/// The metadata's `format`.
 const FORMAT: &str = "context-patch 1";
 
 /// Layers that a file may claim: more than any model has.
@@ -49,7 +49,7 @@ pub struct SavedPatch {
     /// The content hash of the model's tensors.
     pub model_hash: String,
     /// What the solver said.
-    pub report: Report,
+    pub report: SolverReport,
 }
 
 impl SavedPatch {
@@ -169,7 +169,7 @@ impl SavedPatch {
             value.ok_or_else(|| bad(path, format!("its metadata has no '{name}'")))
         };
         let layers: usize = parse(path, "num_hidden_layers", field("num_hidden_layers")?)?;
-        let report: Report = parse(path, "report", field("report")?)?;
+        let report: SolverReport = parse(path, "report", field("report")?)?;
         let finite = json("report", &report);
         finite.map_err(|_| bad(path, "its 'report' has a number that is not finite"))?;
         // What reports on no layer is a patch that no solver made.
@@ -223,7 +223,7 @@ fn scale_name(layer: usize) -> String {
     format!("model.layers.{layer}.post_feedforward_layernorm.scale")
 }
 
-/// A reason may quote what a file says.
+/// An error about the file; `reason` may quote it.
 fn bad(path: &Path, reason: impl AsRef<str>) -> Error {
     Error::PatchFile {
         path: path.into(),
@@ -253,7 +253,7 @@ struct Content<'a> {
     bytes: &'a [u8],
 }
 
-/// The hash of a file, as the module says.
+/// The hash of a file, as the module's documentation defines it.
 fn hash<'a>(
     metadata: &BTreeMap<String, String>,
     contents: impl Iterator<Item = Content<'a>>,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::lemmas::rms;
-use super::{Form, Part};
+use super::{ApplyMode, Part};
 use crate::tensor::Dtype;
 
 /// A way to solve a patch.
@@ -72,7 +72,7 @@ pub struct Method {
     /// The solver.
     pub solver: Solver,
     /// How the patch is applied while it is solved.
-    pub form: Form,
+    pub form: ApplyMode,
     /// By how much d' exceeds W_down h, where the solver chooses it: more makes the patch larger and
     /// safer to run elsewhere.
     pub gain: f64,
@@ -106,7 +106,7 @@ impl Method {
     pub fn new(solver: Solver) -> Self {
         Self {
             solver,
-            form: Form::Overlay,
+            form: ApplyMode::Overlay,
             gain: Self::GAIN,
             layers: Self::LAYERS,
             passes: Self::PASSES,

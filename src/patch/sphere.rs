@@ -48,9 +48,10 @@ struct Term {
 
 impl Term {
     fn y(&self, delta: f64) -> f64 {
-        match self.numerator == 0.0 {
-            true => 0.0,
-            false => self.numerator / (self.gap + delta),
+        if self.numerator == 0.0 {
+            0.0
+        } else {
+            self.numerator / (self.gap + delta)
         }
     }
 }
@@ -62,9 +63,12 @@ fn hard(terms: &[Term], t: &[f64], missing: f64) -> Vec<f64> {
     let share = (missing / lowest as f64).sqrt();
     let coordinates = terms.iter().zip(t);
     coordinates
-        .map(|(term, t)| match term.gap > 0.0 {
-            true => term.y(0.0),
-            false => share.copysign(*t),
+        .map(|(term, t)| {
+            if term.gap > 0.0 {
+                term.y(0.0)
+            } else {
+                share.copysign(*t)
+            }
         })
         .collect()
 }
@@ -79,9 +83,10 @@ fn root(terms: &[Term], square: f64, pull: f64) -> f64 {
     let mut delta = between(low, high);
     for _ in 0..200 {
         let squares = sum(&|term| term.y(delta).powi(2));
-        match squares > square {
-            true => low = delta,
-            false => high = delta,
+        if squares > square {
+            low = delta;
+        } else {
+            high = delta;
         }
         if high <= low * (1.0 + f64::EPSILON) || squares == square {
             break;
@@ -89,9 +94,10 @@ fn root(terms: &[Term], square: f64, pull: f64) -> f64 {
         // d/dδ Σ y² = −2 Σ y²/(gap + δ)
         let slope = sum(&|term| term.y(delta).powi(2) / (term.gap + delta));
         let newton = delta + squares / slope * ((squares / square).sqrt() - 1.0);
-        delta = match newton > low && newton < high {
-            true => newton,
-            false => between(low, high),
+        delta = if newton > low && newton < high {
+            newton
+        } else {
+            between(low, high)
         };
     }
     delta

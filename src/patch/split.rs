@@ -118,7 +118,7 @@ impl Split {
         })
     }
 
-    /// The same, where the last `answer` tokens are what the model is to write.
+    /// This split, where the last `answer` tokens are what the model is to write.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! Theorem 1: one Gemma block, patched so that it says without the context what it says with it.
+//! Theorem 1: one Gemma block, patched so that it gives without the context what it gives with it.
 //!
 //! ```text
 //! ΔW_gate = W_gate (z_C − z) zᵀ/‖z‖²

@@ -33,14 +33,19 @@ pub trait InputControllable<A: Float>: Sized {
     /// # Errors
     ///
     /// z = 0, or numbers that are not finite.
-    fn delta(&self, level: Level, v: &[A], v_ctx: &[A]) -> Result<Vec<Change>, Precondition>;
+    fn delta(
+        &self,
+        level: Level,
+        v: &[A],
+        v_ctx: &[A],
+    ) -> Result<Vec<ParameterDelta>, Precondition>;
 
     /// f with the parameters θ + Δθ, rounded once; Δθ may be empty.
     ///
     /// # Errors
     ///
     /// A parameter that is not finite then.
-    fn plus(&self, delta: &[Change]) -> Result<Self, Precondition>;
+    fn plus(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition>;
 }
 
 /// Definition 4. g is *output-controllable* if for every fixed nonzero h and every δy there is a Δθ with
@@ -62,19 +67,19 @@ pub trait OutputControllable<A: Float>: Sized {
         level: Level,
         h: &Self::Input,
         delta_y: &[f64],
-    ) -> Result<Vec<Change>, Precondition>;
+    ) -> Result<Vec<ParameterDelta>, Precondition>;
 
     /// g with the parameters θ + Δθ, rounded once; Δθ may be empty.
     ///
     /// # Errors
     ///
     /// A parameter that is not finite then.
-    fn plus(&self, delta: &[Change]) -> Result<Self, Precondition>;
+    fn plus(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition>;
 }
 
 /// A part of Δθ: the change of one parameter.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Change {
+pub struct ParameterDelta {
     /// The parameter, such as `gate` or `bias`.
     pub parameter: &'static str,
     /// The expert that it belongs to, where there are experts.
@@ -94,7 +99,7 @@ pub enum Delta {
     Vector(Vec<f64>),
 }
 
-impl Change {
+impl ParameterDelta {
     /// The rank of a matrix's change; `None` for a vector's.
     pub fn rank(&self) -> Option<usize> {
         match &self.delta {
@@ -106,15 +111,15 @@ impl Change {
 
 /// What one pass hands to the inner and the outer function.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Pass<A> {
+pub struct BlockStates<A> {
     /// What f is given: v, or x in a parallel block.
     pub input: Vec<A>,
     /// What g's output is added to: v, or x + A(C, x) in a parallel block.
     pub residual: Vec<A>,
 }
 
-impl<A: Float> Pass<A> {
-    /// The block's output: the residual with what g says added.
+impl<A: Float> BlockStates<A> {
+    /// The block's output: the residual with g's output added.
     pub fn output(&self, said: &[A]) -> Vec<A> {
         let pairs = self.residual.iter().zip(said);
         pairs.map(|(&residual, &said)| residual + said).collect()
@@ -129,19 +134,19 @@ pub struct Patched<A, F, G> {
     /// g with θ_g + Δθ_g.
     pub outer: G,
     /// Δθ_f; empty where f sees the same in both passes.
-    pub delta_inner: Vec<Change>,
+    pub delta_inner: Vec<ParameterDelta>,
     /// Δθ_g.
-    pub delta_outer: Vec<Change>,
+    pub delta_outer: Vec<ParameterDelta>,
     /// T(C, x), which the patched block has to say.
     pub target: Vec<A>,
-    /// What the patched block says in the reduced pass.
+    /// The patched block's output in the reduced pass.
     pub output: Vec<A>,
     /// δy, which g had to say more.
     pub delta_y: Vec<f64>,
 }
 
-/// Theorem 5, as its proof goes: patches f and g so that the block says in the reduced pass what it says in the
-/// contextual one.
+/// Theorem 5, as its proof goes: patches f and g so that the block gives in the reduced pass what it gives in
+/// the contextual one.
 ///
 /// # Errors
 ///
@@ -150,8 +155,8 @@ pub fn theorem_5<A, F, G>(
     level: Level,
     f: &F,
     g: &G,
-    reduced: &Pass<A>,
-    contextual: &Pass<A>,
+    reduced: &BlockStates<A>,
+    contextual: &BlockStates<A>,
 ) -> Result<Patched<A, F, G>, Precondition>
 where
     A: Float,
@@ -209,7 +214,7 @@ pub fn rounded_sum<A: Float>(
     Ok(sum)
 }
 
-/// The same numbers in f64.
+/// Numbers in f64.
 pub(crate) fn wide<A: Float>(x: &[A]) -> Vec<f64> {
     x.iter().map(|x| x.to_f64()).collect()
 }

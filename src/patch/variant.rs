@@ -26,7 +26,7 @@ impl Variant {
     }
 
     /// What is left of a patch.
-    pub fn of(self, patch: &Patch) -> Patch {
+    pub fn apply_to(self, patch: &Patch) -> Patch {
         let mut left = patch.clone();
         for layer in &mut left.layers {
             if !self.has(Part::GateUp) {

@@ -7,7 +7,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::axis::Axis;
 use super::escaped::escaped;
 use crate::message::IoError;
-use crate::patch::{Form, Solver};
+use crate::patch::{ApplyMode, Solver};
 
 /// Units in a pixel: the backend only knows whole ones.
 const SCALE: u32 = 4;
@@ -152,16 +152,16 @@ impl<'a> Canvas<'a> {
         &mut self,
         at: (f64, f64),
         solver: Solver,
-        form: Form,
+        form: ApplyMode,
     ) -> Result<(), IoError> {
         let corners = corners(solver).iter().map(|&(x, y)| pixels(x, y));
         let mut corners: Vec<_> = corners.collect();
         let colour = colour(solver);
         match form {
-            Form::Materialise => {
+            ApplyMode::Materialise => {
                 self.draw(EmptyElement::at(at) + Polygon::new(corners, colour.filled()))
             }
-            Form::Overlay => {
+            ApplyMode::Overlay => {
                 corners.extend_from_within(..1);
                 let outline = PathElement::new(corners, colour.stroke_width(5));
                 self.draw(EmptyElement::at(at) + outline)
@@ -212,7 +212,7 @@ impl<'a> Canvas<'a> {
 }
 
 /// A solver's marker by itself, for a legend.
-pub(super) fn swatch(solver: Solver, form: Form) -> String {
+pub(super) fn swatch(solver: Solver, form: ApplyMode) -> String {
     let points: Vec<_> = corners(solver)
         .iter()
         .map(|(x, y)| format!("{x},{y}"))
@@ -220,8 +220,8 @@ pub(super) fn swatch(solver: Solver, form: Form) -> String {
     let RGBColor(r, g, b) = colour(solver);
     let colour = format!("#{r:02X}{g:02X}{b:02X}");
     let fill = match form {
-        Form::Materialise => &colour,
-        Form::Overlay => "none",
+        ApplyMode::Materialise => &colour,
+        ApplyMode::Overlay => "none",
     };
     format!(
         "<svg class=\"swatch\" viewBox=\"-7 -7 14 14\" aria-hidden=\"true\"><polygon points=\"{}\" fill=\"{fill}\" \

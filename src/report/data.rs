@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::texts::Text;
-use crate::patch::{Form, LayerReport, Solver};
+use crate::patch::{ApplyMode, LayerReport, Solver};
 use crate::tensor::Dtype;
 use crate::verify::{Kind, Record, Run, Step, median, worse};
 
@@ -30,7 +30,7 @@ pub(super) struct Panel {
 pub(super) struct Series {
     pub(super) solver: Solver,
     #[serde(rename = "apply")]
-    pub(super) form: Form,
+    pub(super) form: ApplyMode,
     /// Tokens verified.
     pub(super) tokens: usize,
     /// Those with the same likeliest token.

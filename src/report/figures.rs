@@ -6,7 +6,7 @@ use super::axis::{Axis, Decades, Linear};
 use super::chart::{Canvas, FAINT, Frame, INK, RED, chart, colour};
 use super::data::{Histogram, Layer, Panel, Point, Series, Spread};
 use crate::message::IoError;
-use crate::patch::{Form, Solver};
+use crate::patch::{ApplyMode, Solver};
 
 /// The pixels of a chart over steps, of which there are two side by side, and over layers, three.
 const STEPS: (u32, u32) = (440, 290);
@@ -161,8 +161,8 @@ pub(super) fn distribution(platform: &str, panels: &[&Panel]) -> Result<String, 
     let values = points.flat_map(|point| [Some(point.linf), point.no_patch_linf]);
     let axis = Decades::new(values.flatten());
     let base = |row: usize| (rows.len() - 1 - row) as f64;
-    let forms = |form: Form| rows.iter().any(|(_, series)| series.form == form);
-    let several_forms = forms(Form::Overlay) && forms(Form::Materialise);
+    let forms = |form: ApplyMode| rows.iter().any(|(_, series)| series.form == form);
+    let several_forms = forms(ApplyMode::Overlay) && forms(ApplyMode::Materialise);
     let name = |panel: &Panel, series: &Series| match several_forms {
         true => format!("{} {} {}", series.solver, panel.dtype, series.form),
         false => format!("{} {}", series.solver, panel.dtype),

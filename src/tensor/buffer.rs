@@ -31,7 +31,7 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     /// Room for `len` numbers. What is in it is left from earlier use.
-    pub(crate) fn stale<E: Pod>(len: usize) -> Self {
+    pub(crate) fn recycled<E: Pod>(len: usize) -> Self {
         // Eighths of a power of two, so that sizes which grow step by step find what the last step left.
         let needed = (len * size_of::<E>()).div_ceil(size_of::<Line>());
         let step = (needed.next_power_of_two() / 8).max(1);
@@ -87,29 +87,29 @@ mod tests {
 
     #[test]
     fn memory_is_used_again() {
-        let buffer = Buffer::stale::<f32>(5000);
+        let buffer = Buffer::recycled::<f32>(5000);
         let at = buffer.numbers::<f32>(1).as_ptr();
         drop(buffer);
-        let (lines, again) = (kept(), Buffer::stale::<u16>(9000));
+        let (lines, again) = (kept(), Buffer::recycled::<u16>(9000));
         assert_eq!(again.numbers::<u16>(1).as_ptr().cast(), at);
         assert_eq!(lines.len(), 1);
         assert!(kept().is_empty());
         // Much less than what is there is not cut from it.
         drop(again);
-        assert_ne!(Buffer::stale::<f32>(1000).numbers::<f32>(1).as_ptr(), at);
+        assert_ne!(Buffer::recycled::<f32>(1000).numbers::<f32>(1).as_ptr(), at);
     }
 
     #[test]
     fn a_thread_keeps_no_more_than_the_most() {
         for megabytes in 1..40 {
-            drop(Buffer::stale::<u8>(megabytes << 20));
+            drop(Buffer::recycled::<u8>(megabytes << 20));
             let all: Vec<_> = (0..3)
-                .map(|_| Buffer::stale::<u8>(megabytes << 20))
+                .map(|_| Buffer::recycled::<u8>(megabytes << 20))
                 .collect();
             drop(all);
             assert!(kept().iter().sum::<usize>() <= MAX_KEPT_LINES);
         }
-        drop(Buffer::stale::<u8>(65 << 20));
+        drop(Buffer::recycled::<u8>(65 << 20));
         assert!(kept().iter().all(|&lines| lines <= MAX_KEPT_LINES));
         assert!(!kept().is_empty());
     }
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn numbers_start_on_a_line() {
         for len in [0, 1, 15, 16, 17, 1000] {
-            let buffer = Buffer::stale::<f32>(len);
+            let buffer = Buffer::recycled::<f32>(len);
             assert_eq!(buffer.numbers::<f32>(len).len(), len);
             assert!(
                 buffer

@@ -18,17 +18,17 @@ pub struct Matrix<E> {
 impl<E: Element> Matrix<E> {
     /// A matrix of zeros.
     pub fn zeros(rows: usize, cols: usize) -> Self {
-        let mut zeros = Self::stale(rows, cols);
+        let mut zeros = Self::recycled(rows, cols);
         zeros.as_mut_slice().fill(E::default());
         zeros
     }
 
     /// A matrix whose numbers are still to be written: until then they are what earlier use left there.
-    pub(crate) fn stale(rows: usize, cols: usize) -> Self {
+    pub(crate) fn recycled(rows: usize, cols: usize) -> Self {
         Self {
             rows,
             cols,
-            buffer: Buffer::stale::<E>(rows * cols),
+            buffer: Buffer::recycled::<E>(rows * cols),
             numbers: PhantomData,
         }
     }
@@ -41,7 +41,7 @@ impl<E: Element> Matrix<E> {
     /// A matrix with a copy of `data`, whose length must be a multiple of `cols`.
     pub(crate) fn from_slice(cols: usize, data: &[E]) -> Self {
         assert!(cols > 0 && data.len().is_multiple_of(cols), "ragged matrix");
-        let mut matrix = Self::stale(data.len() / cols, cols);
+        let mut matrix = Self::recycled(data.len() / cols, cols);
         matrix.as_mut_slice().copy_from_slice(data);
         matrix
     }
@@ -51,7 +51,7 @@ impl<E: Element> Matrix<E> {
         if parts.len() == 1 {
             return parts.remove(0);
         }
-        let mut all = Self::stale(parts.iter().map(Self::rows).sum(), cols);
+        let mut all = Self::recycled(parts.iter().map(Self::rows).sum(), cols);
         let mut left = all.as_mut_slice();
         for part in &parts {
             let (now, later) = left.split_at_mut(part.as_slice().len());
@@ -96,7 +96,7 @@ impl<E: Element> Matrix<E> {
     /// A copy of some rows.
     pub fn slice_rows(&self, rows: Range<usize>) -> Self {
         let numbers = &self.as_slice()[rows.start * self.cols..rows.end * self.cols];
-        let mut copy = Self::stale(rows.len(), self.cols);
+        let mut copy = Self::recycled(rows.len(), self.cols);
         copy.as_mut_slice().copy_from_slice(numbers);
         copy
     }
@@ -151,7 +151,7 @@ impl<E: Element> Matrix<E> {
 
     /// `f` of every number, in the same shape. One number after the other: passes use the kernels instead.
     pub fn map<F: Element>(&self, f: impl Fn(E) -> F) -> Matrix<F> {
-        let mut out = Matrix::stale(self.rows, self.cols);
+        let mut out = Matrix::recycled(self.rows, self.cols);
         for (out, &x) in out.as_mut_slice().iter_mut().zip(self.as_slice()) {
             *out = f(x);
         }

@@ -38,7 +38,7 @@ impl Bounds {
         2.0 * (1.0 + walk) * self.dtype.unit_roundoff() * largest(want)
     }
 
-    /// The same for a token of a span, which reaches c·T(C, x) where only T(C, x) would be exact: the final norm
+    /// [`logits`](Self::logits) for a token of a span, which reaches c·T(C, x) where only T(C, x) would be exact: the final norm
     /// ignores length but for its ε, in a share of ε/(2·mean(T²)) of the logits (for whatever c above 1).
     pub fn span<E: Element>(&self, want: &[E], eps: f64, mean_square: f64) -> f64 {
         self.logits(want) + largest(want) * eps / (2.0 * mean_square)

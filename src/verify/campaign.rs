@@ -15,18 +15,19 @@ use crate::tensor::{Dtype, Element};
 pub struct Shard {
     /// From 0.
     index: usize,
-    of: usize,
+    /// How many shares there are.
+    count: usize,
 }
 
 impl Shard {
     /// Everything.
-    pub const WHOLE: Self = Self { index: 0, of: 1 };
+    pub const WHOLE: Self = Self { index: 0, count: 1 };
 
     /// The pairs of this share: the index of a kind, and a prompt.
     fn pairs(self, record: &Record) -> impl Iterator<Item = (usize, usize)> + use<> {
         let (kinds, prompts) = (record.runs.len(), record.setting.prompts.len());
         let pairs = (0..kinds).flat_map(move |kind| (0..prompts).map(move |prompt| (kind, prompt)));
-        pairs.skip(self.index).step_by(self.of)
+        pairs.skip(self.index).step_by(self.count)
     }
 
     /// How many of its steps a record has, and how many there will be.
@@ -43,7 +44,7 @@ impl Shard {
 
 impl fmt::Display for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&format!("{}/{}", self.index + 1, self.of))
+        f.pad(&format!("{}/{}", self.index + 1, self.count))
     }
 }
 
@@ -52,10 +53,10 @@ impl FromStr for Shard {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        let parts = s.split_once('/').and_then(|(number, of)| {
-            let (number, of): (usize, usize) = (number.parse().ok()?, of.parse().ok()?);
+        let parts = s.split_once('/').and_then(|(number, count)| {
+            let (number, count): (usize, usize) = (number.parse().ok()?, count.parse().ok()?);
             let index = number.checked_sub(1)?;
-            (index < of).then_some(Self { index, of })
+            (index < count).then_some(Self { index, count })
         });
         parts.ok_or_else(|| format!("'{s}' is no share: use I/N, I from 1 to N, such as 2/8"))
     }
@@ -84,15 +85,15 @@ pub fn run(
     for of_kind in pairs.chunk_by(|a, b| a.0 == b.0) {
         let kind = of_kind[0].0;
         let prompts: Vec<_> = of_kind.iter().map(|(_, prompt)| *prompt).collect();
-        let go_on = match record.runs[kind].kind.dtype {
-            Dtype::F64 => go_on::<f64>,
-            Dtype::F32 => go_on::<f32>,
-            Dtype::Bf16 => go_on::<half::bf16>,
+        let run_batch = match record.runs[kind].kind.dtype {
+            Dtype::F64 => run_batch::<f64>,
+            Dtype::F32 => run_batch::<f32>,
+            Dtype::Bf16 => run_batch::<half::bf16>,
         };
         for mut batch in batches(&record.setting, record.runs[kind].kind, &prompts) {
             let (run, setting) = (&record.runs[kind], &record.setting);
             batch.retain(|&prompt| run.done(prompt) < setting.steps(run.kind));
-            let done = go_on(model, record, kind, &batch, &mut on_step)?;
+            let done = run_batch(model, record, kind, &batch, &mut on_step)?;
             for (prompt, done) in batch.into_iter().zip(done) {
                 let Err(error) = done else { continue };
                 let run = &record.runs[kind];
@@ -111,7 +112,7 @@ pub fn run(
     Ok(unsolved)
 }
 
-/// Takes a step in, unless it is there already.
+/// Adds a step, unless it is there already.
 fn push(
     run: &mut Run,
     step: Step,
@@ -130,9 +131,9 @@ fn push(
     }
 }
 
-/// What is missing of some prompts of a kind. The result is an error where a step is refused, else says of each prompt whether
-/// it was solved.
-fn go_on<E: Element>(
+/// Computes the missing steps of some prompts of a kind. The result is an error where a step is refused, else says for each
+/// prompt whether it was solved.
+fn run_batch<E: Element>(
     model: &Model,
     record: &mut Record,
     kind: usize,

@@ -7,7 +7,7 @@
 //! by a small number has one error that outweighs the others, and one draw of it may be small.
 
 use super::error::Result;
-use crate::model::{Cache, Model, Run, Sequence};
+use crate::model::{Cache, ForwardRun, Model, Sequence};
 use crate::patch::Overlay;
 use crate::tensor::{Element, Matrix};
 
@@ -20,7 +20,7 @@ const CHUNK: usize = 64;
 pub(super) struct Disturbed<'m, E: Element> {
     model: &'m Model,
     overlay: Option<&'m Overlay<E>>,
-    run: Run<'static>,
+    run: ForwardRun<'static>,
     caches: Vec<Cache<E>>,
 }
 
@@ -30,13 +30,13 @@ impl<'m, E: Element> Disturbed<'m, E> {
         Self {
             model,
             overlay,
-            run: Run::new(model, None, None).disturbed(seed),
+            run: ForwardRun::new(model, None, None).disturbed(seed),
             caches: (0..RUNS).map(|_| model.new_cache()).collect(),
         }
     }
 
-    /// Takes `tokens` in, and says for the last of them, of which `want` `[last, vocab]` has the undisturbed logits, how
-    /// far the worst run is from these.
+    /// Runs `tokens`. For the last of them, whose undisturbed logits are `want` `[last, vocab]`, returns how far the worst run
+    /// is from these.
     ///
     /// # Errors
     ///

@@ -2,8 +2,9 @@
 
 use super::condition::Disturbed;
 use super::error::Result;
-use super::metrics::{Comparison, margin};
-use super::protocol::{Control, Step, Verification};
+use super::metrics::{LogitsDistance, margin};
+use super::protocol::Verification;
+use super::step::{Control, Step};
 use super::{Bounds, span};
 use crate::model::generate::greedy;
 use crate::model::{Model, Session};
@@ -18,12 +19,12 @@ const SEED: u64 = 0;
 pub struct Crossing<'m> {
     /// How patches are solved, and in which model.
     pub solved: Verification<'m>,
-    /// The same model on another backend, which runs under the patches. It is held against its own contextual pass.
+    /// The model on another backend, which runs under the patches. It is held against its own contextual pass.
     pub applied: &'m Model,
 }
 
-/// What the other platform is to say: a token at its place, without what was before it but for the tokens that stay.
-struct Reduced<'a> {
+/// The reduced pass on the other platform: a token at its place, without what was before it but for the tokens that stay.
+struct AppliedPass<'a> {
     crossing: Crossing<'a>,
     query: Query<'a>,
     /// The ones that stay and the query.
@@ -32,7 +33,7 @@ struct Reduced<'a> {
     positions: Vec<usize>,
 }
 
-impl<'a> Reduced<'a> {
+impl<'a> AppliedPass<'a> {
     /// `position` is the query's in the contextual pass.
     fn new(crossing: Crossing<'a>, query: Query<'a>, position: usize) -> Self {
         let (mut tokens, mut positions): (Vec<_>, Vec<_>) = query.kept.iter().copied().unzip();
@@ -94,7 +95,7 @@ impl Crossing<'_> {
             let want = contextual.forward(&[token], 1)?;
             let off = disturbed.forward(&[token], &[position], &want)?[0];
             let query = self.solved.query(token, &kept);
-            let reduced = Reduced::new(*self, query, position);
+            let reduced = AppliedPass::new(*self, query, position);
             let step = self.step(prompt, step, &mut solving, &reduced, want.row(0), off)?;
             token = step.next;
             on_step(step)?;
@@ -102,14 +103,14 @@ impl Crossing<'_> {
         Ok(())
     }
 
-    /// One token: `want` are the logits that the other platform's contextual pass says, and `off` is what rounding may
+    /// One token: `want` are the logits of the other platform's contextual pass, and `off` is what rounding may
     /// do to them.
     fn step<E: Element>(
         &self,
         prompt: usize,
         step: usize,
         solving: &mut Session<'_, E>,
-        reduced: &Reduced<'_>,
+        reduced: &AppliedPass<'_>,
         want: &[E],
         off: f64,
     ) -> Result<Step> {
@@ -121,8 +122,8 @@ impl Crossing<'_> {
         let patched_off = disturbed.forward(&reduced.tokens, &reduced.positions, &patched)?[0];
         let controls = Variant::controls(method.solver).into_iter();
         let controls = controls.map(|variant| {
-            let overlay = reduced.overlay(&variant.of(&solution.patch));
-            let reduced = Comparison::new(reduced.logits::<E>(&overlay)?.row(0), want);
+            let overlay = reduced.overlay(&variant.apply_to(&solution.patch));
+            let reduced = LogitsDistance::new(reduced.logits::<E>(&overlay)?.row(0), want);
             Ok(Control { variant, reduced })
         });
         let home = Bounds::new(E::DTYPE, self.solved.model).logits(want);
@@ -134,7 +135,7 @@ impl Crossing<'_> {
             next: greedy(want),
             margin: margin(want),
             bound: Bounds::crossing(home, off, patched_off),
-            patched: Comparison::new(patched.row(0), want),
+            patched: LogitsDistance::new(patched.row(0), want),
             controls: controls.collect::<Result<_>>()?,
             report: Some(solution.report),
         })

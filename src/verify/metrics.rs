@@ -9,7 +9,7 @@ use crate::tensor::{Element, Matrix, in_lanes};
 
 /// Logits held against the ones they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Comparison {
+pub struct LogitsDistance {
     /// max |difference|; NaN where a logit is.
     #[serde(deserialize_with = "or_nan")]
     pub linf: f64,
@@ -22,7 +22,7 @@ pub struct Comparison {
     pub same_top: bool,
 }
 
-impl Comparison {
+impl LogitsDistance {
     /// `got` against `want`, `[vocab]` each.
     pub fn new<E: Element>(got: &[E], want: &[E]) -> Self {
         Said::new(got).against(&Said::new(want))
@@ -33,15 +33,18 @@ impl Comparison {
         let said = Said::new(want);
         let rows = got.as_slice().chunks_exact(got.cols());
         // Of a row that is the same there is nothing to work out, and that is what a patch is for.
-        let compare = |row: &[E]| match row == want {
-            true => said.same(),
-            false => Said::new(row).against(&said),
+        let compare = |row: &[E]| {
+            if row == want {
+                said.same()
+            } else {
+                Said::new(row).against(&said)
+            }
         };
         rows.map(compare).collect()
     }
 }
 
-/// Logits and what they say.
+/// Logits with their distribution and likeliest token.
 struct Said<'a, E> {
     logits: &'a [E],
     probabilities: Matrix<f64>,
@@ -58,8 +61,8 @@ impl<'a, E: Element> Said<'a, E> {
     }
 
     /// These logits against themselves.
-    fn same(&self) -> Comparison {
-        Comparison {
+    fn same(&self) -> LogitsDistance {
+        LogitsDistance {
             linf: 0.0,
             tvd: 0.0,
             top: self.top,
@@ -68,7 +71,7 @@ impl<'a, E: Element> Said<'a, E> {
     }
 
     /// These logits against those they should be. Sums run in 16 lanes, so that compilers can add several at once.
-    fn against(&self, want: &Self) -> Comparison {
+    fn against(&self, want: &Self) -> LogitsDistance {
         assert_eq!(self.logits.len(), want.logits.len(), "two vocabularies");
         let (mut largest, mut total) = ([0.0f64; 16], [0.0; 16]);
         in_lanes(self.logits, want.logits, |l, got, want| {
@@ -85,7 +88,7 @@ impl<'a, E: Element> Said<'a, E> {
         in_lanes(p, q, |l, p, q| moved[l] += (p - q).abs());
         // A comparison passes over NaN, a sum does not.
         let nan = total.iter().any(|total| total.is_nan());
-        Comparison {
+        LogitsDistance {
             linf: if nan {
                 f64::NAN
             } else {
@@ -103,9 +106,9 @@ pub fn distribution<E: Element>(logits: &[E]) -> Vec<f64> {
     probabilities(logits).as_slice().to_vec()
 }
 
-/// The same, in memory that is used again.
+/// [`distribution`], in recycled memory.
 fn probabilities<E: Element>(logits: &[E]) -> Matrix<f64> {
-    let mut p = Matrix::stale(1, logits.len());
+    let mut p = Matrix::recycled(1, logits.len());
     for (p, logit) in p.as_mut_slice().iter_mut().zip(logits) {
         *p = logit.to_f64();
     }
@@ -144,15 +147,19 @@ mod tests {
     #[test]
     fn distances() {
         let want = [1.0, 2.0, 3.0];
-        let same = Comparison::new(&want, &want);
+        let same = LogitsDistance::new(&want, &want);
         assert_eq!((same.linf, same.tvd, same.same_top), (0.0, 0.0, true));
-        let other = Comparison::new(&[1.0, 4.0, 3.0], &want);
+        let other = LogitsDistance::new(&[1.0, 4.0, 3.0], &want);
         assert_eq!((other.linf, other.same_top), (2.0, false));
         assert_eq!((same.top, other.top), (2, 1));
         assert!(other.tvd > 0.4 && other.tvd < 0.6);
-        assert!(Comparison::new(&[f64::NAN, 2.0, 3.0], &want).linf.is_nan());
+        assert!(
+            LogitsDistance::new(&[f64::NAN, 2.0, 3.0], &want)
+                .linf
+                .is_nan()
+        );
         // All mass on different tokens.
-        let apart = Comparison::new(&[900.0, 0.0], &[0.0, 900.0]);
+        let apart = LogitsDistance::new(&[900.0, 0.0], &[0.0, 900.0]);
         assert!((apart.tvd - 1.0).abs() < 1e-12);
         assert_eq!(margin(&[5.0, 1.0, 4.5]), 0.5);
     }

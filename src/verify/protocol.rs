@@ -1,76 +1,22 @@
 //! Theory section 5: greedy decoding, every token's layers freshly patched.
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::bounds::Bounds;
 use super::error::Result;
-use super::metrics::{Comparison, margin};
+use super::metrics::{LogitsDistance, margin};
+use super::step::{Control, Step};
 use super::{Keep, span};
-use crate::json::or_nan;
 use crate::kernels::Backend;
 use crate::model::generate::greedy;
 use crate::model::{Model, Session};
 use crate::patch::{
-    self, Method, Overlay, Positions, Query, Report, Solution, Solver, Split, Variant, solve_batch,
-    span as span_solver,
+    self, Method, Overlay, Positions, Query, Solution, Solver, SolverReport, Split, Variant,
+    solve_batch, span as span_solver,
 };
 use crate::tensor::Element;
 
-/// One token of a verification.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Step {
-    /// Which prompt, from 0.
-    pub prompt: usize,
-    /// Which token after the prompt, from 0.
-    pub step: usize,
-    /// The token both passes took in.
-    pub token: u32,
-    /// Its position in the reduced pass.
-    pub position: usize,
-    /// The token the contextual pass writes next.
-    pub next: u32,
-    /// By how much that token leads, in logits.
-    #[serde(deserialize_with = "or_nan")]
-    pub margin: f64,
-    /// What the logits may differ by.
-    #[serde(deserialize_with = "or_nan")]
-    pub bound: f64,
-    /// The patched reduced pass against the contextual one.
-    pub patched: Comparison,
-    /// The controls.
-    pub controls: Vec<Control>,
-    /// How the patch was solved. A span has one patch, whose report goes with its first token.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub report: Option<Report>,
-}
-
-/// A negative control of a step.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Control {
-    /// What was left out of the patch.
-    pub variant: Variant,
-    /// The reduced pass under what was left, against the contextual one.
-    pub reduced: Comparison,
-}
-
-impl Step {
-    /// What the model says without a patch, where that is among the controls.
-    pub fn no_patch(&self) -> Option<Comparison> {
-        let mut controls = self.controls.iter();
-        let control = controls.find(|control| control.variant == Variant::NoPatch);
-        control.map(|control| control.reduced)
-    }
-
-    /// Whether the patch does what it should: the logits within the bound, and the same token wherever
-    /// the bound leaves no doubt which it is.
-    pub fn holds(&self) -> bool {
-        let token = self.patched.same_top || self.margin <= 2.0 * self.bound;
-        self.patched.linf <= self.bound && token
-    }
-}
-
-/// A prompt on its way.
+/// A prompt of which some steps may be done.
 #[derive(Clone, Debug)]
 pub struct Begun<'a> {
     /// Which prompt, from 0.
@@ -92,7 +38,7 @@ struct Decoding<'m, E: Element> {
 }
 
 impl<E: Element> Decoding<'_, E> {
-    /// Takes in that the next step is solved, and goes on to the one after it.
+    /// Records the solution of the next step, and goes on to the one after it.
     fn solved(&mut self, position: usize, solution: Solution<E>) -> Solved<E> {
         let next = greedy(&solution.contextual);
         let solved = Solved {
@@ -122,7 +68,7 @@ impl<E: Element> Solved<E> {
     /// The reduced passes held against the contextual one.
     fn step(self, bounds: &Bounds, variants: &[Variant]) -> Step {
         let want = &self.solution.contextual;
-        let reduced = Comparison::each(&self.solution.reduced, want);
+        let reduced = LogitsDistance::each(&self.solution.reduced, want);
         let controls = variants.iter().zip(&reduced[1..]);
         let controls = controls.map(|(&variant, &reduced)| Control { variant, reduced });
         Step {
@@ -262,7 +208,7 @@ impl Verification<'_> {
             steps.into_iter().try_for_each(&mut on_step)?;
             match next {
                 Some(next) => solved = next,
-                None => return Ok(each.into_iter().map(|of| of.map(drop)).collect()),
+                None => return Ok(each.into_iter().map(|seq| seq.map(drop)).collect()),
             }
         }
     }
@@ -294,27 +240,25 @@ impl Verification<'_> {
         each: &mut [Result<Decoding<'_, E>>],
         variants: &[Variant],
     ) -> Option<Vec<Solved<E>>> {
-        let steps = each.iter().flatten().map(|of| of.step);
+        let steps = each.iter().flatten().map(|seq| seq.step);
         let step = steps.min().filter(|step| *step < self.tokens)?;
-        let next = |of: &&mut Result<_>| {
-            of.as_ref()
-                .is_ok_and(|of: &Decoding<'_, E>| of.step == step)
-        };
-        let mut behind: Vec<_> = each.iter_mut().filter(next).collect();
-        let going = behind.iter_mut().flat_map(|of| of.as_mut().ok());
-        let (positions, queries): (Vec<_>, Vec<_>) = going
-            .map(|of| {
-                let query = self.query(of.token, &of.kept);
-                let position = query.position.unwrap_or(of.contextual.position());
-                (position, (&mut of.contextual, query))
+        let is_next =
+            |seq: &Result<Decoding<'_, E>>| seq.as_ref().is_ok_and(|seq| seq.step == step);
+        let mut behind: Vec<_> = each.iter_mut().filter(|seq| is_next(seq)).collect();
+        let active = behind.iter_mut().flat_map(|seq| seq.as_mut().ok());
+        let (positions, queries): (Vec<_>, Vec<_>) = active
+            .map(|seq| {
+                let query = self.query(seq.token, &seq.kept);
+                let position = query.position.unwrap_or(seq.contextual.position());
+                (position, (&mut seq.contextual, query))
             })
             .unzip();
         let solutions = solve_batch(queries, &self.method, variants);
         let mut solved = Vec::new();
-        for ((of, position), solution) in behind.into_iter().zip(positions).zip(solutions) {
-            match (of.as_mut(), solution) {
-                (Ok(of), Ok(solution)) => solved.push(of.solved(position, solution)),
-                (_, Err(error)) => *of = Err(error.into()),
+        for ((seq, position), solution) in behind.into_iter().zip(positions).zip(solutions) {
+            match (seq.as_mut(), solution) {
+                (Ok(seq), Ok(solution)) => solved.push(seq.solved(position, solution)),
+                (_, Err(error)) => *seq = Err(error.into()),
                 (Err(_), _) => {}
             }
         }
@@ -351,7 +295,7 @@ impl Verification<'_> {
     pub(super) fn solved_span<E: Element>(
         &self,
         ids: &[u32],
-    ) -> Result<(Split, Overlay<E>, Report)> {
+    ) -> Result<(Split, Overlay<E>, SolverReport)> {
         let mut tokens = ids.to_vec();
         let mut session = Session::<E>::new(self.model);
         let mut logits = session.forward(ids, 1)?;
@@ -396,9 +340,9 @@ mod tests {
             let mut each = [begun(0, &[]), begun(1, &[30])]
                 .map(|begun| verification.decoding::<f32>(&begun).unwrap());
             if let Some(prompt) = prompt {
-                let of: &mut Decoding<'_, f32> = &mut each[prompt];
+                let seq: &mut Decoding<'_, f32> = &mut each[prompt];
                 let cancelled = Arc::new(AtomicBool::new(true));
-                of.contextual = of.contextual.clone().with_cancel(cancelled);
+                seq.contextual = seq.contextual.clone().with_cancel(cancelled);
             }
             let mut steps = Vec::new();
             let on_step = |step: Step| {

@@ -46,7 +46,7 @@ impl Run {
         gap.unwrap_or(steps.len())
     }
 
-    /// Looks a step up.
+    /// How a step compares with what is there.
     pub(super) fn compare(&self, step: &Step) -> Added {
         match self.steps.binary_search_by_key(&key(step), key) {
             Err(at) => Added::New(at),
@@ -55,8 +55,8 @@ impl Run {
         }
     }
 
-    /// Brings steps that were added at the end in order, each once; gives one that is there with other figures.
-    fn settle(&mut self) -> Result<(), Place> {
+    /// Sorts steps that were added at the end, and drops repeated ones. The error is a step that is there with other figures.
+    fn sort_steps(&mut self) -> Result<(), Place> {
         self.steps.sort_by_key(key);
         let mut pairs = self.steps.windows(2);
         if let Some([a, _]) =
@@ -183,7 +183,7 @@ impl Record {
         }
     }
 
-    /// Takes in the steps that a file has of the same verification.
+    /// Adds the steps that another file has of this verification.
     pub(super) fn join(&mut self, other: Self, path: &Path) -> Result<()> {
         for machine in other.machines {
             if !self.machines.contains(&machine) {
@@ -193,13 +193,17 @@ impl Record {
         for (run, other) in self.runs.iter_mut().zip(other.runs) {
             run.steps.extend(other.steps);
         }
-        self.settle(path)
+        self.sort_steps(path)
     }
 
-    /// Brings steps that were added at the end in order, each once.
-    pub(super) fn settle(&mut self, path: &Path) -> Result<()> {
-        let settled = self.runs.iter_mut().try_for_each(Run::settle);
-        settled.map_err(|place| Error::StepsDisagree {
+    /// Sorts steps that were added at the end, and drops repeated ones.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StepsDisagree`] for one that is there with other figures.
+    pub(super) fn sort_steps(&mut self, path: &Path) -> Result<()> {
+        let sorted = self.runs.iter_mut().try_for_each(Run::sort_steps);
+        sorted.map_err(|place| Error::StepsDisagree {
             path: path.into(),
             step: place.to_string(),
         })

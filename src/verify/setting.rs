@@ -12,7 +12,7 @@ use super::{Keep, PROMPTS, Verification};
 use crate::checkpoint;
 use crate::kernels::Backend;
 use crate::model::{EmbeddingScale, Model};
-use crate::patch::{Form, Method, Positions, Solver};
+use crate::patch::{ApplyMode, Method, Positions, Solver};
 use crate::tensor::Dtype;
 
 /// What a verification is of: all that its figures depend on, but for the machine where a backend promises no bits.
@@ -246,7 +246,7 @@ pub struct Kind {
     pub dtype: Dtype,
     /// How patches are applied.
     #[serde(rename = "apply")]
-    pub form: Form,
+    pub form: ApplyMode,
     /// What multiplies matrices while they are solved.
     pub solved_on: Backend,
     /// What multiplies matrices where they are applied.
@@ -259,7 +259,7 @@ impl Kind {
     pub fn all(
         solvers: &[Solver],
         dtypes: &[Dtype],
-        forms: &[Form],
+        forms: &[ApplyMode],
         backends: &[Backend],
     ) -> Vec<Self> {
         let mut ways: Vec<_> = backends

@@ -2,11 +2,11 @@
 
 use super::Bounds;
 use super::error::Result;
-use super::metrics::{Comparison, margin};
-use super::protocol::{Control, Step};
+use super::metrics::{LogitsDistance, margin};
+use super::step::{Control, Step};
 use crate::model::generate::greedy;
 use crate::model::{Model, Recorder, Session};
-use crate::patch::{Overlay, Report, Split, Variant};
+use crate::patch::{Overlay, SolverReport, Split, Variant};
 use crate::tensor::{Element, Matrix};
 
 /// The logits of the tokens that the patch of a split is for, `[N, vocab]`, in the reduced pass: under a
@@ -39,7 +39,7 @@ pub fn check<E: Element>(
     split: &Split,
     overlay: &Overlay<E>,
     prompt: usize,
-    report: Option<Report>,
+    report: Option<SolverReport>,
 ) -> Result<Vec<Step>> {
     let bounds = Bounds::new(E::DTYPE, model);
     check_within(bounds, model, split, overlay, prompt, report)
@@ -52,7 +52,7 @@ pub(super) fn check_within<E: Element>(
     split: &Split,
     overlay: &Overlay<E>,
     prompt: usize,
-    mut report: Option<Report>,
+    mut report: Option<SolverReport>,
 ) -> Result<Vec<Step>> {
     let contextual = Contextual::new::<E>(model, split)?;
     let patched = reduced(model, split, Some(overlay))?;
@@ -68,7 +68,7 @@ pub(super) fn check_within<E: Element>(
         let eps = model.config().rms_norm_eps;
         let control = Control {
             variant: Variant::NoPatch,
-            reduced: Comparison::new(unpatched.row(i), &want),
+            reduced: LogitsDistance::new(unpatched.row(i), &want),
         };
         steps.push(Step {
             prompt,
@@ -78,7 +78,7 @@ pub(super) fn check_within<E: Element>(
             next: greedy(&want),
             margin: margin(&want),
             bound: bounds.span(&want, eps, contextual.mean_squares[i]),
-            patched: Comparison::new(patched.row(i), &want),
+            patched: LogitsDistance::new(patched.row(i), &want),
             controls: vec![control],
             report: report.take(),
         });
@@ -86,7 +86,7 @@ pub(super) fn check_within<E: Element>(
     Ok(steps)
 }
 
-/// What the contextual pass says of the span.
+/// What the contextual pass gives for the span.
 struct Contextual {
     last_layer: String,
     /// `[N][vocab]`

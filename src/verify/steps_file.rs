@@ -114,12 +114,11 @@ impl StepsFile {
 fn open_locked(path: &Path) -> Result<File> {
     let open = || {
         let file = OpenOptions::new().read(true).append(true).open(path)?;
-        match file.metadata()?.is_file() {
-            true => Ok(file),
-            false => Err(io::Error::new(
-                ErrorKind::InvalidInput,
-                "it is not a regular file",
-            )),
+        if file.metadata()?.is_file() {
+            Ok(file)
+        } else {
+            let reason = "it is not a regular file";
+            Err(io::Error::new(ErrorKind::InvalidInput, reason))
         }
     };
     let file = open().map_err(IoError::at("write", path))?;
@@ -227,7 +226,7 @@ pub fn parse(path: &Path, mut lines: impl BufRead) -> Result<(Record, u64)> {
         })?;
         whole += line.len() as u64;
     }
-    record.settle(path)?;
+    record.sort_steps(path)?;
     Ok((record, whole))
 }
 

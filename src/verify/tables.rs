@@ -86,9 +86,10 @@ impl Record {
                 ));
             }
             if !summary.controls_fail {
-                let why = match name.crosses() {
-                    false => "these prompts matter little to the model",
-                    true => "the other platform's rounding may matter as much to the patch",
+                let why = if name.crosses() {
+                    "the other platform's rounding may matter as much to the patch"
+                } else {
+                    "these prompts matter little to the model"
                 };
                 findings.push(format!("NO POWER: {name}, a control is hardly off: {why}"));
             }
@@ -102,9 +103,10 @@ impl Record {
         if self.begun().next().is_none() {
             return "No step is done.".into();
         }
-        match findings.is_empty() {
-            true => "Every bound holds, and every control fails.".into(),
-            false => findings.join("\n"),
+        if findings.is_empty() {
+            "Every bound holds, and every control fails.".into()
+        } else {
+            findings.join("\n")
         }
     }
 }

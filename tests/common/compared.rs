@@ -4,7 +4,7 @@ use std::path::Path;
 
 use context_patch::Model;
 use context_patch::compare::{Comparison, Recording, Report, Rules};
-use context_patch::model::Mutation;
+use context_patch::model::KnownBug;
 use context_patch::tensor::Dtype;
 use context_patch::trace::Trace;
 use serde_json::{Value, json};
@@ -44,12 +44,12 @@ impl Bench {
     }
 
     /// A recording in `dtype`, with a bug or without, held against the one in f64.
-    pub fn report(&self, dtype: Dtype, mutation: Option<Mutation>) -> Report {
+    pub fn report(&self, dtype: Dtype, bug: Option<KnownBug>) -> Report {
         let (mut model, mut ids) = (self.model.clone(), &self.ids[..]);
-        if let Some(mutation) = mutation {
-            mutation.check(model.config(), dtype, ids.len()).unwrap();
-            model = model.mutated(mutation);
-            ids = mutation.tokens(ids);
+        if let Some(bug) = bug {
+            bug.check(model.config(), dtype, ids.len()).unwrap();
+            model = model.with_bug(bug);
+            ids = bug.tokens(ids);
         }
         self.record(&model, dtype, ids, "other");
         let (reference, other) = (self.open("reference"), self.open("other"));
@@ -59,23 +59,23 @@ impl Bench {
     }
 
     /// Whether a bug can be seen here.
-    pub fn shows(&self, mutation: Mutation, dtype: Dtype) -> bool {
-        let why = mutation.without_effect(self.model.config(), dtype, self.ids.len());
+    pub fn shows(&self, bug: KnownBug, dtype: Dtype) -> bool {
+        let why = bug.without_effect(self.model.config(), dtype, self.ids.len());
         why.is_none()
     }
 
     /// Looks for each of `bugs` that can be seen: at its tensor, and by its name. Gives those that were found.
-    pub fn find(&self, dtype: Dtype, bugs: &[Mutation]) -> Vec<Mutation> {
+    pub fn find(&self, dtype: Dtype, bugs: &[KnownBug]) -> Vec<KnownBug> {
         let bugs = bugs.iter().copied();
         let shown: Vec<_> = bugs.filter(|&bug| self.shows(bug, dtype)).collect();
-        for &mutation in &shown {
-            let report = self.report(dtype, Some(mutation));
+        for &bug in &shown {
+            let report = self.report(dtype, Some(bug));
             let finding = report
                 .finding
-                .unwrap_or_else(|| panic!("{mutation} {dtype}: not found"));
-            let mut enters = self.enters(mutation);
+                .unwrap_or_else(|| panic!("{bug} {dtype}: not found"));
+            let mut enters = self.enters(bug);
             let alone = self.model.config().sliding_window == 1;
-            if mutation == Mutation::SoftCapping && (alone || dtype == Dtype::Bf16) {
+            if bug == KnownBug::SoftCapping && (alone || dtype == Dtype::Bf16) {
                 // A cap of 50 does nothing to a score that is alone, nor to one so small that bf16 rounds it away; then
                 // the logits' cap of 30 is what there is.
                 assert!(
@@ -83,15 +83,15 @@ impl Bench {
                 );
                 enters.clone_from(&finding.tensor);
             }
-            assert_eq!(finding.tensor, enters, "{mutation} {dtype}");
+            assert_eq!(finding.tensor, enters, "{bug} {dtype}");
             let causes: Vec<_> = finding.causes.iter().map(|cause| cause.name).collect();
-            assert_eq!(causes, [mutation.name()], "{dtype}");
+            assert_eq!(causes, [bug.name()], "{dtype}");
         }
         shown
     }
 
     /// The tensor at which a bug enters.
-    fn enters(&self, mutation: Mutation) -> String {
+    fn enters(&self, bug: KnownBug) -> String {
         let kinds = &self.model.config().layer_types;
         let first = |full: bool| {
             let kind = |kind: &context_patch::checkpoint::LayerKind| {
@@ -99,17 +99,17 @@ impl Bench {
             };
             kinds.iter().position(kind).unwrap()
         };
-        let (layer, part) = match mutation {
-            Mutation::EmbeddingUnscaled | Mutation::EmbeddingScaleType | Mutation::MissingBos => {
+        let (layer, part) = match bug {
+            KnownBug::EmbeddingUnscaled | KnownBug::EmbeddingScaleType | KnownBug::MissingBos => {
                 return "model.embed_tokens".into();
             }
-            Mutation::NormWeight | Mutation::NormRounded => (0, "input_layernorm"),
-            Mutation::NormAfterRope => (0, "self_attn.q_norm"),
-            Mutation::RopeInterleaved => (0, "self_attn.q_rope"),
-            Mutation::RopeLocalTheta | Mutation::RopeNoFactor => (first(true), "self_attn.q_rope"),
-            Mutation::ScaleHeadDim | Mutation::SoftCapping => (0, "self_attn.mixed"),
-            Mutation::WindowMinus1 | Mutation::WindowPlus1 => (first(false), "self_attn.mixed"),
-            Mutation::Silu | Mutation::GeluErf | Mutation::GeluF16 => (0, "mlp.act_fn"),
+            KnownBug::NormWeight | KnownBug::NormRounded => (0, "input_layernorm"),
+            KnownBug::NormAfterRope => (0, "self_attn.q_norm"),
+            KnownBug::RopeInterleaved => (0, "self_attn.q_rope"),
+            KnownBug::RopeLocalTheta | KnownBug::RopeNoFactor => (first(true), "self_attn.q_rope"),
+            KnownBug::ScaleHeadDim | KnownBug::SoftCapping => (0, "self_attn.mixed"),
+            KnownBug::WindowMinus1 | KnownBug::WindowPlus1 => (first(false), "self_attn.mixed"),
+            KnownBug::Silu | KnownBug::GeluErf | KnownBug::GeluF16 => (0, "mlp.act_fn"),
         };
         format!("model.layers.{layer}.{part}")
     }

@@ -241,6 +241,10 @@ fn rotary_parameters_combine_as_in_hugging_face() {
             r#""rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2, "beta_fast": 1, "partial_rotary_factor": 1}}"#,
             full(1e6, 2.0),
         ),
+        (
+            r#""rope_scaling": {"rope_type": "linear", "factor": 2}, "partial_rotary_factor": null"#,
+            full(1e6, 2.0),
+        ),
         // Both: rope_scaling is laid over.
         (
             r#""rope_parameters": {"full_attention": {"rope_theta": 7}}, "rope_scaling": {"rope_type": "linear", "factor": 2}"#,

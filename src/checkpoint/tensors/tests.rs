@@ -27,6 +27,33 @@ fn a_missing_tensor_is_named() {
 }
 
 #[test]
+fn a_tensor_behind_another_prefix_is_named() {
+    for stored in [
+        "base_model.model.model.embed_tokens.weight",
+        "transformer.embed_tokens.weight",
+        "module.model.embed_tokens.weight",
+        "_orig_mod.model.embed_tokens.weight",
+    ] {
+        let tensors = tensors(&[(stored, Storage::F32, &[1], &[0; 4])]);
+        let error = tensors.get("model.embed_tokens.weight", &[1]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "m.safetensors has the tensor {stored} in the place of model.embed_tokens.weight; take what is too much off the names"
+            )
+        );
+    }
+    let tensors = tensors(&[(
+        "model.layers.0.self_attn.q_norm.weight",
+        Storage::F32,
+        &[1],
+        &[0; 4],
+    )]);
+    let error = tensors.get("model.norm.weight", &[1]).unwrap_err();
+    assert!(matches!(error, Error::MissingTensor { .. }));
+}
+
+#[test]
 fn a_tensor_of_another_shape_is_named() {
     let tensors = tensors(&[("a", Storage::F32, &[1, 2], &[0; 8])]);
     assert_eq!(

@@ -25,7 +25,7 @@ fn json(words: &[&str], added: &[(&str, u32)]) -> String {
     format!(
         r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [{}],
             "normalizer": {{"type": "Replace", "pattern": {{"String": " "}}, "content": "▁"}},
-            "pre_tokenizer": null, "post_processor": null,
+            "pre_tokenizer": null, {BOS_FIRST},
             "decoder": {{"type": "Sequence", "decoders": [
                 {{"type": "Replace", "pattern": {{"String": "▁"}}, "content": " "}},
                 {{"type": "ByteFallback"}}, {{"type": "Fuse"}}]}},
@@ -47,6 +47,12 @@ fn config(vocab_size: usize) -> Config {
     let json = format!(r#"{{"model_type": "gemma3_text", "vocab_size": {vocab_size}}}"#);
     Config::parse(Path::new("config.json"), json.as_bytes()).unwrap()
 }
+
+/// What puts `<bos>` before a text.
+const BOS_FIRST: &str = r#""post_processor": {"type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+    "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}}}"#;
 
 fn load(json: &str, vocab_size: usize, bos: Option<&str>) -> Result<Tokenizer> {
     Tokenizer::from_bytes(
@@ -77,18 +83,32 @@ fn bos_comes_exactly_once() {
 }
 
 #[test]
-fn a_post_processor_changes_nothing() {
-    let with = json(&WORDS, &[]).replace(
-        r#""post_processor": null"#,
-        r#""post_processor": {"type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<bos>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-                       {"SpecialToken": {"id": "<bos>", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-            "special_tokens": {"<bos>": {"id": "<bos>", "ids": [2], "tokens": ["<bos>"]}}}"#,
+fn the_post_processor_decides_what_stands_around_a_text() {
+    let json = json(&WORDS, &[]);
+    let eos = json.replace(
+        r#"{"Sequence": {"id": "A", "type_id": 0}}],
+    "pair""#,
+        r#"{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "<bos>", "type_id": 0}}],
+    "pair""#,
     );
-    let tokenizer = load(&with, 264, None).unwrap();
-    assert_eq!(tokenizer.encode("a").unwrap(), [2, A]);
-    assert_eq!(tokenizer.encode_raw("a").unwrap(), [A]);
+    let tokenizer = load(&eos, 264, None).unwrap();
+    assert_eq!(tokenizer.encode("a").unwrap(), [2, A, 2]);
+    assert_eq!(tokenizer.encode_as_written("a").unwrap(), [A]);
+    assert_eq!(tokenizer.encode_more("<bos>a").unwrap(), [A]);
+    let without = json.replace(BOS_FIRST, r#""post_processor": null"#);
+    let tokenizer = load(&without, 264, None).unwrap();
+    assert_eq!(tokenizer.encode("a").unwrap(), [A]);
+}
+
+#[test]
+fn merges_are_not_left_out_at_random() {
+    let dropped = json(&WORDS, &[]).replace(r#""dropout": null"#, r#""dropout": 1.0"#);
+    let dropped = dropped.replace(r#""merges": []"#, r#""merges": ["▁ a"]"#);
+    let dropped = dropped.replace("\"é\"", "\"▁a\"");
+    let tokenizer = load(&dropped, 264, None).unwrap();
+    for _ in 0..9 {
+        assert_eq!(tokenizer.encode(" a").unwrap(), [2, E_ACUTE]);
+    }
 }
 
 #[test]
@@ -110,8 +130,8 @@ fn truncation_and_padding_are_ignored() {
 #[test]
 fn raw_text_gets_nothing_but_its_own_special_tokens() {
     let tokenizer = tokenizer();
-    assert_eq!(tokenizer.encode_raw("a<eos>").unwrap(), [A, 1]);
-    assert_eq!(tokenizer.encode_raw("<bos>a").unwrap(), [2, A]);
+    assert_eq!(tokenizer.encode_as_written("a<eos>").unwrap(), [A, 1]);
+    assert_eq!(tokenizer.encode_as_written("<bos>a").unwrap(), [2, A]);
 }
 
 #[test]
@@ -150,7 +170,75 @@ fn a_stream_never_cuts_a_character() {
 fn a_stream_survives_stray_bytes() {
     let mut ids = bytes("€");
     ids.extend([4 + 0xff, A]);
-    assert_eq!(pieces(&ids), ["", "", "€", "", "\u{fffd}a", ""]);
+    assert_eq!(pieces(&ids), ["", "", "€", "\u{fffd}", "a", ""]);
+    // A beginning that another beginning cuts off, one that a word cuts off, and one at the end.
+    let (begun, a) = (4 + 0xe2, A);
+    let euro = bytes("€");
+    let ids = [begun, begun, euro[1], euro[2], begun, a, begun, euro[1]];
+    assert_eq!(
+        pieces(&ids),
+        [
+            "",
+            "\u{fffd}",
+            "",
+            "€",
+            "",
+            "\u{fffd}a",
+            "",
+            "",
+            "\u{fffd}\u{fffd}"
+        ]
+    );
+    // A special token between a character's bytes leaves no trace, as in the text of all tokens.
+    let ids = [euro[0], euro[1], 1, euro[2]];
+    assert_eq!(pieces(&ids), ["", "", "", "€", ""]);
+    assert_eq!(tokenizer().decode(&ids).unwrap(), "€");
+}
+
+#[test]
+fn a_stream_tells_a_real_replacement_character_at_once() {
+    let mark = "\u{fffd}";
+    let words = json(&["a", "b", "▁", mark], &[]);
+    let tokenizer = load(&words, 264, None).unwrap();
+    let mut stream = tokenizer.stream();
+    for (id, piece) in [(E_ACUTE, mark), (E_ACUTE, mark), (A, "a"), (E_ACUTE, mark)] {
+        assert_eq!(stream.push(id).unwrap(), piece);
+    }
+    assert_eq!(stream.finish().unwrap(), "");
+    // The same character spelled as bytes.
+    assert_eq!(pieces(&bytes(mark)), ["", "", mark, ""]);
+}
+
+#[test]
+fn a_token_of_bytes_may_end_a_character_and_begin_the_next() {
+    // As GPT-2 writes bytes: é is C3 A9, written Ã©; these tokens are C3, A9 C3, A9 and "a".
+    let level = json(&["Ã", "©Ã", "©", "a"], &[]).replace(
+        r#""decoder": {"type": "Sequence", "decoders": [
+                {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                {"type": "ByteFallback"}, {"type": "Fuse"}]}"#,
+        r#""decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true}"#,
+    );
+    let tokenizer = load(&level, 264, None).unwrap();
+    let pieces = |ids: &[u32]| {
+        let mut stream = tokenizer.stream();
+        let mut pieces: Vec<_> = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+        pieces.push(stream.finish().unwrap());
+        assert_eq!(pieces.concat(), tokenizer.decode(ids).unwrap());
+        pieces
+    };
+    let [first, both, last, a] = [260, 261, 262, 263];
+    assert_eq!(
+        pieces(&[first, both, both, last, a]),
+        ["", "é", "é", "é", "a", ""]
+    );
+    assert_eq!(
+        pieces(&[first, both, a, first]),
+        ["", "é", "\u{fffd}a", "", "\u{fffd}"]
+    );
+    assert_eq!(
+        pieces(&[last, last, first]),
+        ["\u{fffd}", "\u{fffd}", "", "\u{fffd}"]
+    );
 }
 
 #[test]

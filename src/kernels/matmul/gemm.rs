@@ -28,7 +28,7 @@ pub(super) fn matmul<E: Element>(level: Level, x: &Matrix<E>, w: Rows<'_, E>) ->
         product(&x, &widened(&w, first, at_once.min(rows - first)))
     });
     let parts: Vec<_> = panels.collect();
-    let mut y = Matrix::stale(x.rows(), rows);
+    let mut y = Matrix::recycled(x.rows(), rows);
     for (panel, part) in parts.iter().enumerate() {
         for (y, part) in y.iter_rows_mut().zip(part.iter_rows()) {
             y[panel * at_once..][..part.len()].copy_from_slice(part);
@@ -41,7 +41,7 @@ pub(super) fn matmul<E: Element>(level: Level, x: &Matrix<E>, w: Rows<'_, E>) ->
 /// stored.
 fn widened<E: Element>(w: &Rows<'_, E>, first: usize, rows: usize) -> Matrix<E::Acc> {
     let cols = w.cols();
-    let mut panel = Matrix::stale(rows, cols);
+    let mut panel = Matrix::recycled(rows, cols);
     let mut stored = vec![E::default(); cols];
     for (row, wide) in (first..).zip(panel.iter_rows_mut()) {
         let narrow = match *w {
@@ -62,7 +62,7 @@ fn widened<E: Element>(w: &Rows<'_, E>, first: usize, rows: usize) -> Matrix<E::
 fn product<A: Float>(x: &Matrix<A>, w: &Matrix<A>) -> Matrix<A> {
     let (m, n, k) = (x.rows(), w.rows(), x.cols());
     assert_eq!(k, w.cols(), "x and W disagree on the length of a row");
-    let mut y = Matrix::stale(m, n);
+    let mut y = Matrix::recycled(m, n);
     // SAFETY: a left side of m × k, a right side of k × n and a result of m × n numbers are what the three slices hold,
     // by the assertion above and the line after it, and each pair of strides (of a column, of a row) is that of its
     // row-major matrix, the right side being W transposed. The result is borrowed mutably, so it overlaps neither of

@@ -46,7 +46,7 @@ pub(crate) fn matmuls<E: Element, const N: usize>(
     let rows: usize = ws.iter().map(Rows::rows).sum();
     let mut ys = ws.map(|w| {
         assert_eq!(cols, w.cols(), "x and W disagree on the length of a row");
-        Matrix::stale(tokens, w.rows())
+        Matrix::recycled(tokens, w.rows())
     });
     let pairs = ws.iter().zip(&mut ys);
     let threads = rayon::current_num_threads();
@@ -138,7 +138,7 @@ fn multiply_rows<E: Element>(
         }
     }
     // Any other type: a few rows at a time, converted.
-    let mut converted = Matrix::stale(CONVERTED.min(rows.len()), cols);
+    let mut converted = Matrix::recycled(CONVERTED.min(rows.len()), cols);
     for first in rows.clone().step_by(CONVERTED) {
         let now = CONVERTED.min(rows.end - first);
         for (r, row) in converted.iter_rows_mut().take(now).enumerate() {

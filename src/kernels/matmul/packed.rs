@@ -79,7 +79,7 @@ pub(super) fn all_products<L, X, W, const B: usize, const R: usize, const T: usi
     };
     // Where the last tile has rows or tokens too many, old numbers stay and their products are not looked at.
     let lengths = [at_once * blocks, groups * R * stretch];
-    let [mut xs, mut ws] = lengths.map(Buffer::stale::<<L as Lanes<X, W, B>>::Packed>);
+    let [mut xs, mut ws] = lengths.map(Buffer::recycled::<<L as Lanes<X, W, B>>::Packed>);
     let mut scratch = Scratch {
         x: xs.numbers_mut(lengths[0]),
         w: ws.numbers_mut(lengths[1]),

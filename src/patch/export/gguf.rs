@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::{Change, base_of, factors, layer_and_module, rank, some_changes};
+use super::{TensorDelta, base_of, factors, layer_and_module, rank, some_changes};
 use crate::checkpoint::TensorData;
 use crate::checkpoint::hub::Origin;
 use crate::model::Model;
@@ -29,7 +29,7 @@ pub fn gguf(model: &Model, patch: &Patch, base: Option<&str>, file: &Path) -> Re
     let rank = rank(&changes);
     let mut tensors = BTreeMap::new();
     for (name, change) in &changes {
-        if let (Change::Linear(delta), Some(place)) = (change, gguf_name(name)) {
+        if let (TensorDelta::Linear(delta), Some(place)) = (change, gguf_name(name)) {
             let [a, b] = factors(name, delta, rank)?;
             tensors.insert(format!("{place}.lora_a"), a);
             tensors.insert(format!("{place}.lora_b"), b);

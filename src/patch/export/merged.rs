@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::super::merged::{Change, changes};
+use super::super::merged::{TensorDelta, changes};
 use crate::checkpoint::{Layout, SINGLE, Stored, is_index, write_tensors};
 use crate::message::IoError;
 use crate::model::Model;
@@ -66,7 +66,7 @@ pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path
 
 fn weights(
     model: &Model,
-    changes: &BTreeMap<String, Change<'_>>,
+    changes: &BTreeMap<String, TensorDelta<'_>>,
     storage: Option<Storage>,
     path: &Path,
 ) -> Result<()> {
@@ -99,8 +99,8 @@ fn weights(
 
 /// What is to be done to a stored tensor, and the tensor.
 fn change<'a>(
-    changes: &'a BTreeMap<String, Change<'a>>,
+    changes: &'a BTreeMap<String, TensorDelta<'a>>,
     stored: &Stored<'a>,
-) -> Option<(&'a Change<'a>, &'a Tensor)> {
+) -> Option<(&'a TensorDelta<'a>, &'a Tensor)> {
     Some((changes.get(stored.canonical?)?, stored.tensor?))
 }

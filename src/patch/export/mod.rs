@@ -18,7 +18,7 @@ pub use peft::peft;
 
 use std::collections::BTreeMap;
 
-use super::merged::{Change, changes};
+use super::merged::{TensorDelta, changes};
 use super::{LowRank, Patch};
 use crate::checkpoint::TensorData;
 use crate::checkpoint::hub::Origin;
@@ -27,10 +27,10 @@ use crate::patch::{Error, Result};
 use crate::tensor::{Matrix, Storage};
 
 /// The largest rank in a patch: that of every pair of factors in a file.
-fn rank(changes: &BTreeMap<String, Change<'_>>) -> usize {
+fn rank(changes: &BTreeMap<String, TensorDelta<'_>>) -> usize {
     let ranks = changes.values().map(|change| match change {
-        Change::Linear(delta) => delta.v.rows(),
-        Change::Scale(_) => 1,
+        TensorDelta::Linear(delta) => delta.v.rows(),
+        TensorDelta::Scale(_) => 1,
     });
     ranks.max().unwrap_or(1)
 }
@@ -81,10 +81,10 @@ fn layer_and_module(name: &str) -> Option<(&str, &str)> {
 }
 
 /// What `patch` changes of `model`, which must be something.
-fn some_changes<'a>(model: &Model, patch: &'a Patch) -> Result<BTreeMap<String, Change<'a>>> {
+fn some_changes<'a>(model: &Model, patch: &'a Patch) -> Result<BTreeMap<String, TensorDelta<'a>>> {
     let changes = changes(model, patch)?;
-    match changes.is_empty() {
-        true => Err(Error::EmptyPatch),
-        false => Ok(changes),
+    if changes.is_empty() {
+        return Err(Error::EmptyPatch);
     }
+    Ok(changes)
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Change, base_of, f32_data, factors, layer_and_module, rank, some_changes};
+use super::{TensorDelta, base_of, f32_data, factors, layer_and_module, rank, some_changes};
 use crate::checkpoint::hub::Origin;
 use crate::checkpoint::{TensorData, write_safetensors};
 use crate::message::IoError;
@@ -60,16 +60,16 @@ fn add(
     tensors: &mut BTreeMap<String, TensorData<'static>>,
     place: &str,
     name: &str,
-    change: Change<'_>,
+    change: TensorDelta<'_>,
     rank: usize,
 ) -> Result<()> {
     match change {
-        Change::Linear(delta) => {
+        TensorDelta::Linear(delta) => {
             let [a, b] = factors(name, delta, rank)?;
             tensors.insert(format!("{place}.lora_A.weight"), a);
             tensors.insert(format!("{place}.lora_B.weight"), b);
         }
-        Change::Scale(m) => {
+        TensorDelta::Scale(m) => {
             let w: Vec<_> = m.iter().map(|m| m - 1.0).collect();
             let w = f32_data(name, vec![w.len()], &w)?;
             tensors.insert(format!("{place}.weight"), w);
@@ -88,8 +88,8 @@ fn no_change(model: &Model) -> LowRank {
 }
 
 /// PEFT refuses a LoRA without a linear map: norms alone get `nothing` beside the first of them.
-fn add_a_linear_map<'a>(changes: &mut BTreeMap<String, Change<'a>>, nothing: &'a LowRank) {
-    let linear = |change: &Change<'_>| matches!(change, Change::Linear(_));
+fn add_a_linear_map<'a>(changes: &mut BTreeMap<String, TensorDelta<'a>>, nothing: &'a LowRank) {
+    let linear = |change: &TensorDelta<'_>| matches!(change, TensorDelta::Linear(_));
     if changes.values().any(linear) {
         return;
     }
@@ -99,7 +99,7 @@ fn add_a_linear_map<'a>(changes: &mut BTreeMap<String, Change<'a>>, nothing: &'a
         .and_then(|name| layer_and_module(name));
     if let Some((layer, _)) = first {
         let name = format!("model.layers.{layer}.mlp.down_proj.weight");
-        changes.insert(name, Change::Linear(nothing));
+        changes.insert(name, TensorDelta::Linear(nothing));
     }
 }
 
@@ -107,7 +107,7 @@ fn add_a_linear_map<'a>(changes: &mut BTreeMap<String, Change<'a>>, nothing: &'a
 fn config(
     model: &Model,
     base: Origin,
-    changes: &BTreeMap<String, Change<'_>>,
+    changes: &BTreeMap<String, TensorDelta<'_>>,
     rank: usize,
 ) -> String {
     let (mut linear, mut saved) = (BTreeMap::<usize, BTreeSet<&str>>::new(), BTreeSet::new());
@@ -117,8 +117,8 @@ fn config(
         };
         let number = layer.parse::<usize>().unwrap_or_default();
         match change {
-            Change::Linear(_) => _ = linear.entry(number).or_default().insert(module),
-            Change::Scale(_) => _ = saved.insert((number, format!("layers.{layer}.{module}"))),
+            TensorDelta::Linear(_) => _ = linear.entry(number).or_default().insert(module),
+            TensorDelta::Scale(_) => _ = saved.insert((number, format!("layers.{layer}.{module}"))),
         }
     }
     let saved: Vec<_> = saved.into_iter().map(|(_, name)| name).collect();

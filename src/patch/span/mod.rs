@@ -18,13 +18,12 @@ pub mod reach;
 use rayon::prelude::*;
 
 use self::reach::{Said, last, near, weak};
-use super::algorithm_1::wide;
 use super::{
-    Case, Form, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, Report, Split,
-    overlay,
+    ApplyMode, Case, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, SolverReport,
+    Split, overlay, wide,
 };
 use crate::model::generate::greedy;
-use crate::model::{Cache, LayerChange, Model, Recorder, Run, Sequence, Session};
+use crate::model::{Cache, ForwardRun, LayerOverlay, Model, Recorder, Sequence, Session};
 use crate::patch::{Error, Result};
 use crate::tensor::{Element, Matrix, in_lanes};
 
@@ -55,7 +54,7 @@ pub fn solve<E: Element>(
     split: &Split,
     method: &Method,
     mut on_pass: impl FnMut(Quality),
-) -> Result<(Patch, Report)> {
+) -> Result<(Patch, SolverReport)> {
     let mut solving = Solving::<E>::new(model, split, method)?;
     let mut best = solving.pass()?;
     let mut passes = vec![best.0.linf];
@@ -75,10 +74,10 @@ pub fn solve<E: Element>(
     for ((report, patch), block) in solved.skip(solving.first) {
         report.measure(patch, block);
     }
-    Ok((patch, Report { layers, passes }))
+    Ok((patch, SolverReport { layers, passes }))
 }
 
-/// What is the same in every pass, and what one tells the next.
+/// What all passes share, and what one hands to the next.
 struct Solving<'a, E> {
     model: &'a Model,
     method: &'a Method,
@@ -87,18 +86,18 @@ struct Solving<'a, E> {
     stay: usize,
     /// The first layer that is changed.
     first: usize,
-    /// What the reduced pass brings there.
+    /// The input of that layer in the reduced pass.
     x: Matrix<E>,
     contextual: Contextual,
     /// The contextual pass's logits of the span, `[N, vocab]`.
     logits: Matrix<E>,
-    /// Which coordinates of the last layer's scale are too weak to say anything.
+    /// Which coordinates of the last layer's scale are too weak to carry anything.
     weak: Vec<bool>,
-    /// What the last layer could not say, to be said by the one before it.
+    /// What the last layer could not give, left to the one before it.
     ahead: Matrix<f64>,
 }
 
-/// What the contextual pass says of the span at the layers that are changed, `[N, hidden]` each.
+/// The contextual pass's states of the span at the layers that are changed, `[N, hidden]` each.
 struct Contextual {
     first: usize,
     span: usize,
@@ -134,7 +133,7 @@ impl Recorder for Contextual {
 }
 
 impl Contextual {
-    /// What is said of the span, and its logits.
+    /// The states of the span, and its logits.
     fn new<E: Element>(model: &Model, split: &Split, first: usize) -> Result<(Self, Matrix<E>)> {
         let layers = model.layers().len() - first;
         let none = vec![Matrix::zeros(0, 1); layers];
@@ -166,17 +165,18 @@ impl Contextual {
 
 /// A precondition that failed, as an error.
 fn at_layer(failed: Precondition, layer: usize) -> Error {
-    match failed.quantity == least_squares::CONDITION {
-        true => Error::RepeatedState {
+    if failed.quantity == least_squares::CONDITION {
+        Error::RepeatedState {
             layer,
             condition: failed.value,
-        },
-        false => failed.at_layer(layer),
+        }
+    } else {
+        failed.at_layer(layer)
     }
 }
 
-/// How good a pass is, its patch, and how each layer was solved.
-type Pass = (Quality, Patch, Vec<LayerReport>);
+/// One pass over the changed layers: how good it is, its patch, and how each layer was solved.
+type Attempt = (Quality, Patch, Vec<LayerReport>);
 
 impl<'a, E: Element> Solving<'a, E> {
     fn new(model: &'a Model, split: &Split, method: &'a Method) -> Result<Self> {
@@ -222,8 +222,8 @@ impl<'a, E: Element> Solving<'a, E> {
         Ok(solving)
     }
 
-    fn run(&self) -> Run<'static> {
-        Run::new(self.model, None, None)
+    fn run(&self) -> ForwardRun<'static> {
+        ForwardRun::new(self.model, None, None)
     }
 
     fn sequence<'s>(&'s self, cache: &'s mut Cache<E>) -> Sequence<'s, E> {
@@ -235,7 +235,7 @@ impl<'a, E: Element> Solving<'a, E> {
     }
 
     /// Solves the layers one after the other, each for the output that the ones before it really gave.
-    fn pass(&mut self) -> Result<Pass> {
+    fn pass(&mut self) -> Result<Attempt> {
         let mut run = self.run();
         let mut cache = self.model.new_cache();
         let mut patch = Patch {
@@ -261,7 +261,7 @@ impl<'a, E: Element> Solving<'a, E> {
     /// Solves a layer for all tokens of the span, and takes v through it.
     fn layer(
         &mut self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         layer: usize,
         v: &Matrix<E>,
     ) -> Result<(Matrix<E>, LayerPatch, LayerReport), Precondition> {
@@ -289,13 +289,13 @@ impl<'a, E: Element> Solving<'a, E> {
             said.push(one);
         }
         let (down, condition) = self.down(run, &h, &delta_d)?;
-        let change = LayerChange {
+        let change = LayerOverlay {
             down: Some(overlay::linear(
                 block.outer.down_proj(),
                 &down,
                 self.method.form,
             )),
-            ..LayerChange::default()
+            ..LayerOverlay::default()
         };
         let d = block
             .outer
@@ -312,15 +312,15 @@ impl<'a, E: Element> Solving<'a, E> {
         Ok((out, patch, report))
     }
 
-    /// ΔW_down as it is going to run, and the condition of H.
+    /// ΔW_down as it will run, and the condition of H.
     fn down(
         &self,
-        run: &mut Run<'_>,
+        run: &mut ForwardRun<'_>,
         h: &Matrix<E>,
         delta_d: &Matrix<f64>,
     ) -> Result<(LowRank, f64), Precondition> {
         let (mut down, condition) = reach::down(&h.map(E::to_f64), delta_d, E::Acc::DTYPE)?;
-        if self.method.form == Form::Overlay {
+        if self.method.form == ApplyMode::Overlay {
             let v = down.v.map(E::Acc::from_f64);
             let span = h.slice_rows(self.stay..h.rows()).map(E::acc);
             let vh = run.matmul(&span, &v).map(|x| x.to_f64());
@@ -330,7 +330,7 @@ impl<'a, E: Element> Solving<'a, E> {
         Ok((down, condition))
     }
 
-    /// What the branch of token i of the span is to say at a layer.
+    /// The branch output required at a layer for token i of the span.
     fn say(&mut self, layer: usize, m: &[f64], i: usize, v: &[f64], square: f64) -> Said {
         let last_layer = self.model.layers().len() - 1;
         let mut target = self.contextual.targets[layer - self.first].row(i).to_vec();
@@ -355,7 +355,7 @@ impl<'a, E: Element> Solving<'a, E> {
         near(m, &exact, &t, square)
     }
 
-    /// Takes down how near the layer came.
+    /// Records how near the layer came to its targets.
     fn compare(
         &self,
         report: &mut LayerReport,
@@ -383,7 +383,7 @@ impl<'a, E: Element> Solving<'a, E> {
     }
 
     /// The logits of the span against the contextual ones.
-    fn quality(&self, run: &mut Run<'_>, x: &Matrix<E>) -> Result<Quality> {
+    fn quality(&self, run: &mut ForwardRun<'_>, x: &Matrix<E>) -> Result<Quality> {
         // A few tokens at a time: each reads all of the head, and each token's logits are a megabyte.
         const LOGITS: usize = 16;
         let (mut differing, mut linf) = (0, 0.0f64);

@@ -12,7 +12,7 @@ const WEAK: f64 = 0.02;
 /// What the branch of one token is to say.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Said {
-    /// y, so that the branch says m ⊙ y.
+    /// y, so that the branch gives m ⊙ y.
     pub y: Vec<f64>,
     /// Which case it was.
     pub case: Case,
@@ -80,8 +80,8 @@ pub fn near(m: &[f64], exact: &[bool], t: &[f64], square: f64) -> Said {
     let shrink = (0.99 * square / taken).sqrt().min(1.0);
     y.iter_mut().for_each(|y| *y *= shrink);
     let others: Vec<usize> = (0..m.len()).filter(|&j| !is_exact(j)).collect();
-    let of = |x: &[f64]| -> Vec<f64> { others.iter().map(|&j| x[j]).collect() };
-    let (found, case) = nearest(&of(m), &of(t), square - taken * shrink * shrink);
+    let free = |x: &[f64]| -> Vec<f64> { others.iter().map(|&j| x[j]).collect() };
+    let (found, case) = nearest(&free(m), &free(t), square - taken * shrink * shrink);
     for (&j, found) in others.iter().zip(found) {
         y[j] = found;
     }

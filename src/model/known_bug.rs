@@ -19,7 +19,7 @@ const LOGITS_CAP: f64 = 30.0;
 
 /// A known bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mutation {
+pub enum KnownBug {
     /// Rows of the embedding are not multiplied by √hidden.
     EmbeddingUnscaled,
     /// √hidden is rounded to bf16 where the compute type is f32, or to f32 where it is bf16.
@@ -54,7 +54,7 @@ pub enum Mutation {
     GeluF16,
 }
 
-impl Mutation {
+impl KnownBug {
     /// All of them, in the order in which a pass meets them.
     pub const ALL: [Self; 16] = [
         Self::EmbeddingUnscaled,
@@ -194,15 +194,15 @@ impl Mutation {
 }
 
 impl Model {
-    /// Puts a bug into the model; [`Mutation::tokens`] has to be called besides.
+    /// Puts a bug into the model; [`KnownBug::tokens`] has to be called besides.
     #[must_use]
-    pub fn mutated(mut self, mutation: Mutation) -> Self {
-        match mutation {
-            Mutation::EmbeddingUnscaled => self.embedding = Embedding::Unscaled,
-            Mutation::EmbeddingScaleType => self.embedding = Embedding::OtherType,
-            Mutation::NormWeight => self.scale_norms(Scaling::Plain),
-            Mutation::NormRounded => self.scale_norms(Scaling::Rounded),
-            Mutation::SoftCapping => self.final_softcap = Some(LOGITS_CAP),
+    pub fn with_bug(mut self, bug: KnownBug) -> Self {
+        match bug {
+            KnownBug::EmbeddingUnscaled => self.embedding = Embedding::Unscaled,
+            KnownBug::EmbeddingScaleType => self.embedding = Embedding::OtherType,
+            KnownBug::NormWeight => self.scale_norms(Scaling::Plain),
+            KnownBug::NormRounded => self.scale_norms(Scaling::Rounded),
+            KnownBug::SoftCapping => self.final_softcap = Some(LOGITS_CAP),
             _ => {}
         }
         let config = self.checkpoint.config();
@@ -210,26 +210,26 @@ impl Model {
             let attention = &mut block.attention;
             let rope = config.rope(*kind);
             let rotation = |theta, factor| Rotation::new(config.head_dim, theta, factor);
-            match mutation {
-                Mutation::NormAfterRope => attention.norm_after_rope = true,
-                Mutation::RopeInterleaved => attention.pairing = RopePairing::Interleaved,
-                Mutation::RopeLocalTheta => {
+            match bug {
+                KnownBug::NormAfterRope => attention.norm_after_rope = true,
+                KnownBug::RopeInterleaved => attention.pairing = RopePairing::Interleaved,
+                KnownBug::RopeLocalTheta => {
                     attention.rotation = rotation(config.rope_sliding.theta, rope.factor);
                 }
-                Mutation::RopeNoFactor => attention.rotation = rotation(rope.theta, 1.0),
-                Mutation::ScaleHeadDim => {
+                KnownBug::RopeNoFactor => attention.rotation = rotation(rope.theta, 1.0),
+                KnownBug::ScaleHeadDim => {
                     attention.scaling = (config.head_dim as f64).sqrt().recip()
                 }
-                Mutation::WindowMinus1 => {
+                KnownBug::WindowMinus1 => {
                     attention.window = attention.window.map(|window| window.max(2) - 1);
                 }
-                Mutation::WindowPlus1 => {
+                KnownBug::WindowPlus1 => {
                     attention.window = attention.window.map(|window| window + 1);
                 }
-                Mutation::SoftCapping => attention.softcap = Some(SCORES_CAP),
-                Mutation::Silu => block.inner.activation = Activation::Silu,
-                Mutation::GeluErf => block.inner.activation = Activation::Gelu,
-                Mutation::GeluF16 => block.inner.activation = Activation::GeluByF16,
+                KnownBug::SoftCapping => attention.softcap = Some(SCORES_CAP),
+                KnownBug::Silu => block.inner.activation = Activation::Silu,
+                KnownBug::GeluErf => block.inner.activation = Activation::Gelu,
+                KnownBug::GeluF16 => block.inner.activation = Activation::GeluByF16,
                 _ => {}
             }
         }
@@ -254,17 +254,17 @@ impl Model {
     }
 }
 
-impl fmt::Display for Mutation {
+impl fmt::Display for KnownBug {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
 }
 
-impl FromStr for Mutation {
+impl FromStr for KnownBug {
     type Err = String;
 
     fn from_str(s: &str) -> std::result::Result<Self, String> {
-        let known = Self::ALL.into_iter().find(|mutation| mutation.name() == s);
+        let known = Self::ALL.into_iter().find(|bug| bug.name() == s);
         known.ok_or_else(|| {
             let names = Self::ALL.map(Self::name).join(", ");
             format!("there is no bug '{s}': use one of {names}")
