@@ -17,6 +17,10 @@ use super::{BackendArgs, INTERRUPTED, ModelArgs, OK, end_line, print, refuse_emp
 ///
 /// The text streams to standard output as it is written. Ctrl-C ends it and keeps what is there.
 #[derive(Args)]
+#[command(before_help = "\
+Example, with the small model that is built in:
+  context-patch generate --model tiny \\
+      --prompt 'Ann likes plums. Bob likes figs. Bob likes'")]
 pub(super) struct Generate {
     #[command(flatten)]
     model: ModelArgs,
@@ -91,8 +95,8 @@ struct Output<'a> {
 impl Generate {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         refuse_empty(&self.prompt)?;
-        let model = self.model.open(level)?.on(self.products.backend);
-        let tokenizer = model.checkpoint().tokenizer()?;
+        let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
+        let model = model.on(self.products.backend);
         let ids = if self.chat {
             let template = model.checkpoint().chat_template()?;
             tokenizer.encode(&template.render(&[Message::user(&*self.prompt)])?)?
