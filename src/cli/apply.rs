@@ -111,8 +111,12 @@ impl Apply {
         }
         self.export.check()?;
         let saved = SavedPatch::load(&self.patch)?;
-        let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
-        waiting("Hashing the weights", || saved.check(&model))?;
+        let (model, tokenizer) = waiting("Reading the model", || -> Result<_> {
+            let model = self.model.open(level)?;
+            saved.check(&model)?;
+            let tokenizer = model.checkpoint().tokenizer()?;
+            Ok((model, tokenizer))
+        })?;
         waiting("Writing the exports", || self.export.write(&model, &saved))?;
         let input = self.input(&saved, &tokenizer)?;
         let own = input == saved.split.reduced_prompt();

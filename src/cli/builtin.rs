@@ -30,7 +30,8 @@ fn tiny_checkpoint() -> Result<Checkpoint> {
         "config.json",
         "generation_config.json",
         "model.safetensors",
-        "tokenizer.json"
+        "tokenizer.json",
+        "tokenizer_config.json"
     );
     Checkpoint::from_files(TINY, files)
 }

@@ -122,6 +122,10 @@ fn named(reference: &Path) -> Result<String> {
 /// What is left out of names in the table.
 const LAYERS: &str = "model.layers.";
 
+/// What the columns mean.
+const LEGEND: &str = "L∞: the largest difference from the reference; floor: that of our own pass in this type; inherited: what came in with the \
+                      inputs; added: what the operation did; beyond: numbers that no rounding explains.";
+
 /// How many tensors that are beyond rounding are listed.
 const LISTED: usize = 8;
 
@@ -149,7 +153,8 @@ fn lines(report: &Report, all: bool) -> String {
         0 => String::new(),
         more => format!("… and {more} more; --all lists every tensor\n"),
     };
-    format!("{}{more}\n", table(1, &header, &cells))
+    let (table, legend) = (table(1, &header, &cells), paragraph(LEGEND));
+    format!("{table}{more}\n{legend}\n")
 }
 
 fn cells(row: &Row, dtype: &str) -> Vec<String> {

@@ -161,10 +161,9 @@ fn broken(run: &Run) -> Vec<String> {
 
 fn verdict(broken: &[String]) -> String {
     match broken {
-        [] => {
-            "Every bound holds, every control fails, and every failing precondition is refused.\n"
-                .into()
-        }
+        [] => paragraph(
+            "Every bound holds, every control fails, and every failing precondition is refused.",
+        ),
         broken => broken.iter().map(|line| format!("{line}\n")).collect(),
     }
 }
