@@ -58,7 +58,7 @@ fn write<E: Element>(path: &str, ids: &[u32]) {
     let mut session = Session::<E>::new(&model);
     generate(&mut session, ids, TOKENS, &mut Sampler::default(), |id| {
         println!("{id}");
-        Ok(())
+        Ok::<_, context_patch::Error>(())
     })
     .unwrap();
 }

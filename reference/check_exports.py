@@ -6,20 +6,27 @@
 
 For each case the patch is solved by the program. Hugging Face then runs the original model on everything, and the
 patched one on what is left, at its positions; printed is the largest difference of a logit over the tokens that
-the patch is for, and how many have the same likeliest next token. Run by hand: it needs the 270M and half an hour.
+the patch is for, and how many have the same likeliest next token. Run by hand: it needs the 270M and half an hour;
+with --small only the model that is built in, as it is and as the text part of a multimodal one, and a minute.
+
+"found" says that AutoPeftModelForCausalLM, from another folder and with nothing but the adapter, loads the same.
 """
 
 import argparse
 import datetime
+import os
+import shutil
 import tempfile
 from pathlib import Path
 
 import peft
 import torch
 import transformers
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from peft import AutoPeftModelForCausalLM, PeftModel
+from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
+import program as under_test
+from make_checkpoints import VISION
 from program import PROMPTS, ROOT, program, solve
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f64": torch.float32}
@@ -59,6 +66,17 @@ class Case:
         same = [a == b for a, b in zip(written, self.tokens[-self.answer :])]
         return (same + [False]).index(False)
 
+    def found(self, want):
+        """Whether the adapter alone, loaded from another folder, gives `want`."""
+        here = os.getcwd()
+        os.chdir("/")
+        try:
+            model = AutoPeftModelForCausalLM.from_pretrained(
+                self.folder / "peft", dtype=DTYPES[self.dtype], attn_implementation="eager").eval()
+            return torch.equal(self.reduced(model), want)
+        finally:
+            os.chdir(here)
+
     def check(self, base, generate=False):
         """Differences and matching tokens: adapter, merged checkpoint, and neither."""
         model = self.load(base)
@@ -95,14 +113,53 @@ def report(what, model, cases):
     print(f"{what:52} {'; '.join(cells)}", flush=True)
 
 
+def multimodal(tiny, folder):
+    """A Gemma3ForConditionalGeneration whose text part is `tiny`, with a random vision part."""
+    text = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    config = Gemma3Config(text_config=text.config.to_dict(), vision_config=VISION, mm_tokens_per_image=1)
+    model = Gemma3ForConditionalGeneration(config)
+    model.model.language_model.load_state_dict(text.model.state_dict())
+    model.save_pretrained(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny / file, folder)
+
+
+def small():
+    """The model that is built in, alone and in a multimodal one, named by a path that only holds here."""
+    text = "Ann likes plums. Ann likes"
+    with tempfile.TemporaryDirectory() as folder:
+        tiny, around = Path(folder) / "tiny", Path(folder) / "multimodal"
+        shutil.copytree(ROOT / "reference/tiny", tiny)
+        multimodal(tiny, around)
+        os.chdir(folder)
+        for model in (tiny, around):
+            # The second changes norms too.
+            for solver in ("closed-form", "appendix-b"):
+                out = Path(folder) / f"{model.name}-{solver}"
+                out.mkdir()
+                case = Case(out, model.name, text, "f32", "--solver", solver)
+                figures, _ = case.check(model)
+                adapted = PeftModel.from_pretrained(case.load(model), case.folder / "peft").eval()
+                cells = [f"{name} {linf:.1e} {matching}/{tokens}" for name, linf, matching, tokens in figures]
+                cells.append("found" if case.found(case.reduced(adapted)) else "NOT FOUND")
+                print(f"{model.name + ' ' + solver:52} {'; '.join(cells)}", flush=True)
+        os.chdir(ROOT)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=ROOT / "models/gemma-3-270m", type=Path)
-    model = parser.parse_args().model
+    parser.add_argument("--program", default=under_test.PROGRAM, type=Path)
+    parser.add_argument("--small", action="store_true")
+    arguments = parser.parse_args()
+    model, under_test.PROGRAM = arguments.model, arguments.program.absolute()
     print(f"{datetime.date.today()}, transformers {transformers.__version__}, peft {peft.__version__}, "
           f"torch {torch.__version__}, {program('--version').strip()}")
     print("largest difference of a logit from Hugging Face's own contextual run, and tokens with the same top-1;")
     print("'neither' is the least difference without adapter and merge\n")
+    small()
+    if arguments.small:
+        return
 
     # Ten tokens: the last of each prompt, and one a few words into its answer.
     further = [prompt + program("generate", "--model", model, "--prompt", prompt, "--max-tokens", 3).rstrip("\n")

@@ -58,8 +58,13 @@
 //!
 //! # Errors
 //!
-//! Whatever a file or a user can contain gives an [`Error`] of one line that names the thing and says what
-//! to do. Indices and shapes that only a program can get wrong panic, as slices do.
+//! Whatever a file or a user can contain gives an error of one line that names the thing and says what to do.
+//! Each module has its own type, such as [`checkpoint::Error`], which holds those of the modules it is built on;
+//! [`Error`] holds all of them, so that `?` turns any into it. An error is found in one place whichever way it
+//! came: a missing tensor is `Error::Checkpoint(checkpoint::Error::MissingTensor { .. })` where a model is opened and
+//! where a patch is loaded, and what the operating system refused is `Error::Io`.
+//!
+//! Indices and shapes that only a program can get wrong panic, as slices do.
 
 #![warn(unreachable_pub)]
 #![cfg_attr(
@@ -74,6 +79,7 @@ mod error;
 pub mod forms;
 mod json;
 pub mod kernels;
+mod message;
 pub mod model;
 pub mod output;
 pub mod patch;
@@ -85,6 +91,7 @@ pub mod verify;
 
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
+pub use message::IoError;
 pub use model::{Model, Session};
 
 /// The README's example is a test.

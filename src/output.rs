@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::error::{Error, Result};
+use crate::message::IoError;
 
 /// Writes `path` through `write`; the file appears when all of it is there. A link is followed, and what is
 /// not a file (a pipe, a device) is written to directly.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] for `path`; a file that was there stays as it was.
+/// [`IoError`] for `path`; a file that was there stays as it was.
 pub fn write_file(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> std::io::Result<()>,
-) -> Result<()> {
+) -> Result<(), IoError> {
     let fill = |file: &File| {
         let mut out = BufWriter::new(file);
         write(&mut out)?;
@@ -34,14 +34,14 @@ pub fn write_file(
         Ok(())
     };
     check_folder(path)?;
-    attempt().map_err(Error::io("write", path))
+    attempt().map_err(IoError::at("write", path))
 }
 
 /// Makes the file `path`, which appears with what `write` begins it with; `None` where something is there already.
 pub(crate) fn create_new(
     path: &Path,
     write: impl FnOnce(&mut File) -> std::io::Result<()>,
-) -> Result<Option<File>> {
+) -> Result<Option<File>, IoError> {
     if path.exists() {
         return Ok(None);
     }
@@ -55,24 +55,36 @@ pub(crate) fn create_new(
             Err(failed) => Err(failed.error),
         }
     };
-    attempt().map_err(Error::io("write", path))
+    attempt().map_err(IoError::at("write", path))
 }
 
 /// Looks whether `path` can be written, before work is done that would be lost.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] where its folder is missing or refuses new files, or `path` is a folder.
-pub fn check_writable(path: &Path) -> Result<()> {
+/// [`IoError`] where its folder is missing or refuses new files, or `path` is a folder.
+pub fn check_writable(path: &Path) -> Result<(), IoError> {
     if path.is_dir() {
         let is_a_folder = std::io::Error::from(std::io::ErrorKind::IsADirectory);
-        return Err(Error::io("write", path)(is_a_folder));
+        return Err(IoError::at("write", path)(is_a_folder));
     }
     if is_special(path) {
         return Ok(());
     }
     check_folder(path)?;
-    beside(path).map(drop).map_err(Error::io("write", path))
+    beside(path).map(drop).map_err(IoError::at("write", path))
+}
+
+/// An error that may be an [`IoError`].
+pub trait MaybeIo: From<IoError> {
+    /// That one.
+    fn io_mut(&mut self) -> Option<&mut IoError>;
+}
+
+impl MaybeIo for IoError {
+    fn io_mut(&mut self) -> Option<&mut IoError> {
+        Some(self)
+    }
 }
 
 /// Makes the folder `path` and fills it through `write`, which is given a folder beside it: it appears when
@@ -81,16 +93,19 @@ pub fn check_writable(path: &Path) -> Result<()> {
 /// # Errors
 ///
 /// Those of [`check_new_dir`] and of `write`; nothing is left behind.
-pub fn write_dir(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn write_dir<E: MaybeIo>(
+    path: &Path,
+    write: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
     check_new_dir(path)?;
-    let failed = Error::io("write", path);
+    let failed = IoError::at("write", path);
     let path = path.canonicalize().unwrap_or_else(|_| path.into());
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
     let beside = match builder.tempdir_in(folder(&path)) {
         Ok(beside) => beside,
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(failed(error).into()),
     };
     write(beside.path()).map_err(|error| in_place(error, beside.path(), &path))?;
     let place = || {
@@ -108,8 +123,8 @@ pub fn write_dir(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result
 ///
 /// # Errors
 ///
-/// [`Error::Io`] where its folder is missing, or there is something at `path` other than an empty folder.
-pub fn check_new_dir(path: &Path) -> Result<()> {
+/// [`IoError`] where its folder is missing, or there is something at `path` other than an empty folder.
+pub fn check_new_dir(path: &Path) -> Result<(), IoError> {
     check_folder(path)?;
     let there = match std::fs::read_dir(path) {
         Ok(mut entries) => entries.next().is_some(),
@@ -120,12 +135,12 @@ pub fn check_new_dir(path: &Path) -> Result<()> {
     }
     let why = "there is something there already; give a new folder, or empty that one";
     let there = std::io::Error::new(std::io::ErrorKind::AlreadyExists, why);
-    Err(Error::io("write", path)(there))
+    Err(IoError::at("write", path)(there))
 }
 
 /// An error in the folder `beside` as one in `path`, for which it stands.
-fn in_place(mut error: Error, beside: &Path, path: &Path) -> Error {
-    if let Error::Io { path: at, .. } = &mut error
+fn in_place<E: MaybeIo>(mut error: E, beside: &Path, path: &Path) -> E {
+    if let Some(IoError { path: at, .. }) = error.io_mut()
         && let Ok(inside) = at.strip_prefix(beside)
     {
         *at = path.join(inside);
@@ -152,14 +167,14 @@ fn beside(path: &Path) -> std::io::Result<NamedTempFile> {
     Ok(file)
 }
 
-fn check_folder(path: &Path) -> Result<()> {
+fn check_folder(path: &Path) -> Result<(), IoError> {
     let folder = folder(path);
     if folder.is_dir() {
         return Ok(());
     }
     let why = format!("there is no folder {}; make it first", folder.display());
     let missing = std::io::Error::new(std::io::ErrorKind::NotFound, why);
-    Err(Error::io("write", path)(missing))
+    Err(IoError::at("write", path)(missing))
 }
 
 fn folder(path: &Path) -> PathBuf {
@@ -193,7 +208,7 @@ mod tests {
         let path = dir.path().join("out");
         let failed = write_dir(&path, |beside| {
             std::fs::write(beside.join("half"), "").unwrap();
-            Err(Error::io("write", beside.join("rest"))(
+            Err(IoError::at("write", beside.join("rest"))(
                 std::io::Error::other("no more"),
             ))
         });
@@ -204,7 +219,7 @@ mod tests {
 
         std::fs::create_dir(&path).unwrap();
         let fill = |beside: &Path| {
-            std::fs::write(beside.join("file"), "new").map_err(Error::io("write", beside))
+            std::fs::write(beside.join("file"), "new").map_err(IoError::at("write", beside))
         };
         write_dir(&path, fill).unwrap();
         assert_eq!(std::fs::read(path.join("file")).unwrap(), b"new");

@@ -7,9 +7,11 @@ use std::path::Path;
 
 use common::{linf, logits, open, reference};
 use context_patch::checkpoint::{Access, Tensors};
-use context_patch::patch::{LayerPatch, LowRank, Patch, export, materialise};
+use context_patch::patch::{Error, LayerPatch, LowRank, Patch, export, materialise};
 use context_patch::tensor::{Matrix, Storage, Tensor};
-use context_patch::{Checkpoint, Error, Model};
+use context_patch::{Checkpoint, Model};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 
 const IDS: [u32; 6] = [2, 17, 5, 33, 8, 60];
 
@@ -220,7 +222,7 @@ fn peft_plain_lora() {
     let (hidden, inner) = sizes(&model);
     let out = tmp.path().join("lora");
     let patch = some_down(&model, &[1, 3]);
-    export::peft(&model, &patch, &out).unwrap();
+    export::peft(&model, &patch, None, &out).unwrap();
     let config = json(&out.join("adapter_config.json"));
     assert_eq!(config["peft_type"], "LORA");
     assert_eq!(config["task_type"], "CAUSAL_LM");
@@ -231,7 +233,6 @@ fn peft_plain_lora() {
     assert_eq!(config["target_modules"], serde_json::json!(["down_proj"]));
     assert_eq!(config["layers_to_transform"], serde_json::json!([1, 3]));
     assert!(config["modules_to_save"].is_null());
-    assert_eq!(config["base_model_name_or_path"], model.checkpoint().name());
     let tensors = adapter(&out);
     let place = "base_model.model.model.layers.3.mlp.down_proj";
     assert_eq!(tensors.len(), 4);
@@ -249,6 +250,196 @@ fn peft_plain_lora() {
 }
 
 #[test]
+fn an_adapter_names_its_model_from_any_folder() {
+    let tmp = tempfile::tempdir().unwrap();
+    let named = |model: &Model, base: Option<&str>| {
+        let out = tempfile::tempdir_in(tmp.path()).unwrap();
+        export::peft(model, &some_down(model, &[1]), base, out.path()).unwrap();
+        let config = json(&out.path().join("adapter_config.json"));
+        let text = |name: &str| config[name].as_str().map(String::from);
+        (text("base_model_name_or_path").unwrap(), text("revision"))
+    };
+    let tiny = reference("tiny").canonicalize().unwrap();
+    let whole = tiny.to_str().unwrap().to_owned();
+    // However the directory is written, by another way or from where the tests run.
+    let ways = ["reference/tiny", "./reference/../reference/tiny/", &whole];
+    for way in ways {
+        let model = Model::open(way).unwrap();
+        assert_eq!(named(&model, None), (whole.clone(), None), "{way}");
+        let given = named(&model, Some("org/other"));
+        assert_eq!(given, ("org/other".into(), None), "{way}");
+    }
+    // A snapshot in a cache is its repository's commit.
+    let commit = "9b0cfec892e2bc2afd938c98eabe4e4a7b1e0ca1";
+    let snapshot = tmp
+        .path()
+        .join("hub/models--org--tiny/snapshots")
+        .join(commit);
+    std::fs::create_dir_all(&snapshot).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(tiny.join(file), snapshot.join(file)).unwrap();
+    }
+    let model = Model::open(snapshot.to_str().unwrap()).unwrap();
+    assert_eq!(
+        named(&model, None),
+        ("org/tiny".into(), Some(commit.into()))
+    );
+    let file = tmp.path().join("lora.gguf");
+    export::gguf(&model, &some_down(&model, &[1]), None, &file).unwrap();
+    let bytes = std::fs::read(file).unwrap();
+    for text in [
+        "general.base_model.0.name",
+        "org/tiny",
+        "general.base_model.0.version",
+        commit,
+    ] {
+        let there = bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes());
+        assert!(there, "{text}");
+    }
+}
+
+#[test]
+fn what_nothing_is_computed_with_is_copied() {
+    let tmp = tempfile::tempdir().unwrap();
+    for base in ["checkpoints/window-3", "checkpoints/multimodal"] {
+        let dir = tmp.path().join(base.replace('/', "-"));
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::copy(reference(base).join("config.json"), dir.join("config.json")).unwrap();
+        let original = std::fs::read(reference(base).join("model.safetensors")).unwrap();
+        let original = safetensors::SafeTensors::deserialize(&original).unwrap();
+        let mut tensors: Vec<_> = original.tensors();
+        for (name, dtype, shape, bytes) in [
+            (
+                "model.rotary_emb.inv_freq",
+                Dtype::F32,
+                vec![2],
+                &[1; 8][..],
+            ),
+            (
+                "model.layers.0.self_attn.position_ids",
+                Dtype::I64,
+                vec![1, 2],
+                &[2; 16],
+            ),
+            ("vision_tower.position_ids", Dtype::I64, vec![1], &[3; 8]),
+            ("vision_tower.mask", Dtype::BOOL, vec![3], &[1, 0, 1]),
+            ("extra.eights", Dtype::F8_E4M3, vec![2, 2], &[5; 4]),
+            ("extra.fours", Dtype::F4, vec![4], &[6; 2]),
+            ("extra.none", Dtype::U8, vec![0, 7], &[]),
+            (
+                "model.layers.1.mlp.up_proj.qweight",
+                Dtype::U8,
+                vec![3],
+                &[7; 3],
+            ),
+        ] {
+            let view = TensorView::new(dtype, shape, bytes).unwrap();
+            tensors.push((name.into(), view));
+        }
+        let metadata = [("by".to_owned(), "a test".to_owned())].into();
+        let bytes = safetensors::serialize(tensors.clone(), Some(metadata)).unwrap();
+        std::fs::write(dir.join("model.safetensors"), bytes).unwrap();
+
+        let model = Model::open(dir.to_str().unwrap()).unwrap();
+        let plain = open(base);
+        assert_eq!(
+            logits::<f32>(&model, &IDS),
+            logits::<f32>(&plain, &IDS),
+            "{base}"
+        );
+        let out = tmp
+            .path()
+            .join(format!("{}-merged", base.replace('/', "-")));
+        export::merged(&model, &some_down(&model, &[1]), None, &out).unwrap();
+        let merged = std::fs::read(out.join("model.safetensors")).unwrap();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&merged).unwrap();
+        let metadata = header.metadata().clone().unwrap();
+        assert_eq!(metadata["by"], "a test");
+        assert_eq!(metadata["format"], "pt");
+        let merged = safetensors::SafeTensors::deserialize(&merged).unwrap();
+        assert_eq!(merged.len(), tensors.len());
+        for (name, tensor) in tensors {
+            let copy = merged.tensor(&name).unwrap();
+            assert_eq!(
+                (copy.dtype(), copy.shape()),
+                (tensor.dtype(), tensor.shape()),
+                "{name}"
+            );
+            let changed = name.ends_with("layers.1.mlp.down_proj.weight");
+            assert_eq!(copy.data() != tensor.data(), changed, "{name}");
+        }
+    }
+}
+
+#[test]
+fn merged_weights_lie_where_config_json_says() {
+    let tmp = tempfile::tempdir().unwrap();
+    for named in ["other.safetensors", "other.safetensors.index.json"] {
+        let dir = tmp.path().join(named.replace('.', "-"));
+        std::fs::create_dir(&dir).unwrap();
+        let weights = std::fs::read(reference("checkpoints/window-3/model.safetensors")).unwrap();
+        let mut config = json(&reference("checkpoints/window-3/config.json"));
+        config["transformers_weights"] = named.into();
+        std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+        if named.ends_with(".json") {
+            let index = r#"{"weight_map": {"x": "shard.safetensors"}}"#;
+            std::fs::write(dir.join(named), index).unwrap();
+            std::fs::write(dir.join("shard.safetensors"), weights).unwrap();
+        } else {
+            std::fs::write(dir.join(named), weights).unwrap();
+        }
+        let model = Model::open(dir.to_str().unwrap()).unwrap();
+        assert_eq!(hash(&model), hash(&open("checkpoints/window-3")), "{named}");
+        let (patch, out) = (some_down(&model, &[1]), tmp.path().join("out").join(named));
+        std::fs::create_dir_all(out.parent().unwrap()).unwrap();
+        export::merged(&model, &patch, None, &out).unwrap();
+        let merged = Model::open(out.to_str().unwrap()).unwrap();
+        let expected = materialise(&model, &patch, None).unwrap();
+        assert_eq!(hash(&merged), hash(expected.model()), "{named}");
+    }
+}
+
+#[test]
+fn a_head_that_is_the_embedding_too_is_loaded_and_merged() {
+    let tmp = tempfile::tempdir().unwrap();
+    for (base, embedding, head) in [
+        (
+            "checkpoints/window-3",
+            "model.embed_tokens.weight",
+            "lm_head.weight",
+        ),
+        (
+            "checkpoints/multimodal",
+            "language_model.model.embed_tokens.weight",
+            "language_model.lm_head.weight",
+        ),
+    ] {
+        let dir = tmp.path().join(base.replace('/', "-"));
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::copy(reference(base).join("config.json"), dir.join("config.json")).unwrap();
+        let original = std::fs::read(reference(base).join("model.safetensors")).unwrap();
+        let original = safetensors::SafeTensors::deserialize(&original).unwrap();
+        let renamed = original.tensors().into_iter().map(|(name, tensor)| {
+            let name = if name == embedding { head.into() } else { name };
+            (name, tensor)
+        });
+        let bytes = safetensors::serialize(renamed, None).unwrap();
+        std::fs::write(dir.join("model.safetensors"), bytes).unwrap();
+        let model = Model::open(dir.to_str().unwrap()).unwrap();
+        let expected = logits::<f32>(&open(base), &IDS);
+        assert_eq!(logits::<f32>(&model, &IDS), expected, "{base}");
+        let out = tmp
+            .path()
+            .join(format!("{}-merged", base.replace('/', "-")));
+        export::merged(&model, &empty(&model), None, &out).unwrap();
+        let merged = Model::open(out.to_str().unwrap()).unwrap();
+        assert_eq!(logits::<f32>(&merged, &IDS), expected, "{base}");
+    }
+}
+
+#[test]
 fn peft_with_norms_and_uneven_ranks() {
     let tmp = tempfile::tempdir().unwrap();
     for (dir, prefix) in [
@@ -262,7 +453,7 @@ fn peft_with_norms_and_uneven_ranks() {
         let (hidden, inner) = sizes(&model);
         let out = tmp.path().join(dir.replace('/', "-"));
         let patch = all_parts(&model);
-        export::peft(&model, &patch, &out).unwrap();
+        export::peft(&model, &patch, None, &out).unwrap();
         let config = json(&out.join("adapter_config.json"));
         assert_eq!(config["r"], 3);
         assert_eq!(
@@ -302,7 +493,7 @@ fn peft_names_modules_by_layer_where_layers_differ() {
     let mut patch = some_down(&model, &[0, 1]);
     patch.layers[1].up = Some(low_rank(9, inner, hidden, 1));
     let out = tmp.path().join("uneven");
-    export::peft(&model, &patch, &out).unwrap();
+    export::peft(&model, &patch, None, &out).unwrap();
     let config = json(&out.join("adapter_config.json"));
     let names = [
         "layers.0.mlp.down_proj",
@@ -316,7 +507,7 @@ fn peft_names_modules_by_layer_where_layers_differ() {
     let mut patch = empty(&model);
     patch.layers[2].scale = Some(vec![1.5; hidden]);
     let out = tmp.path().join("norm");
-    export::peft(&model, &patch, &out).unwrap();
+    export::peft(&model, &patch, None, &out).unwrap();
     let config = json(&out.join("adapter_config.json"));
     assert_eq!(config["layers_to_transform"], serde_json::json!([2]));
     let b = "base_model.model.model.layers.2.mlp.down_proj.lora_B.weight";
@@ -355,20 +546,24 @@ fn gguf_holds_the_factors() {
     let (hidden, inner) = sizes(&model);
     let mut patch = some_down(&model, &[1]);
     patch.layers[0].gate = Some(low_rank(4, inner, hidden, 1));
-    export::gguf(&model, &patch, &file).unwrap();
+    export::gguf(&model, &patch, None, &file).unwrap();
 
     let bytes = std::fs::read(&file).unwrap();
     let mut gguf = Gguf(&bytes, 0);
     assert_eq!(gguf.take(4), b"GGUF");
-    assert_eq!((gguf.u32(), gguf.u64(), gguf.u64()), (3, 4, 4));
+    assert_eq!((gguf.u32(), gguf.u64(), gguf.u64()), (3, 4, 6));
+    let dir = reference("checkpoints/odd-sizes").canonicalize().unwrap();
     for (key, value) in [
         ("general.type", "adapter"),
         ("general.architecture", "gemma3"),
         ("adapter.type", "lora"),
+        ("general.base_model.0.name", dir.to_str().unwrap()),
     ] {
         assert_eq!((gguf.string(), gguf.u32()), (key.into(), 8));
         assert_eq!(gguf.string(), value);
     }
+    assert_eq!(gguf.string(), "general.base_model.count");
+    assert_eq!((gguf.u32(), gguf.u32()), (4, 1));
     assert_eq!(gguf.string(), "adapter.lora.alpha");
     assert_eq!((gguf.u32(), f32::from_bits(gguf.u32())), (6, 2.0));
     let mut tensors = BTreeMap::new();
@@ -408,13 +603,13 @@ fn what_cannot_be_exported_is_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let path = tmp.path().join("out");
     let model = open("tiny");
-    let refused = export::gguf(&model, &all_parts(&model), &path).unwrap_err();
+    let refused = export::gguf(&model, &all_parts(&model), None, &path).unwrap_err();
     assert!(matches!(refused, Error::NormInGguf { layer: 0 }));
     assert!(refused.to_string().contains("solve with --solver span"));
     let nothing = empty(&model);
-    let refused = export::gguf(&model, &nothing, &path).unwrap_err();
+    let refused = export::gguf(&model, &nothing, None, &path).unwrap_err();
     assert!(matches!(refused, Error::EmptyPatch));
-    let refused = export::peft(&model, &nothing, &path).unwrap_err();
+    let refused = export::peft(&model, &nothing, None, &path).unwrap_err();
     assert!(matches!(refused, Error::EmptyPatch));
 
     // Another model's patch: of other shapes, or of fewer layers.
@@ -446,7 +641,7 @@ fn a_folder_with_something_in_it_is_refused() {
     let patch = some_down(&model, &[1]);
     std::fs::write(tmp.path().join("mine"), "dear").unwrap();
     for refused in [
-        export::peft(&model, &patch, tmp.path()),
+        export::peft(&model, &patch, None, tmp.path()),
         export::merged(&model, &patch, None, tmp.path()),
     ] {
         let message = refused.unwrap_err().to_string();
@@ -458,7 +653,7 @@ fn a_folder_with_something_in_it_is_refused() {
     assert_eq!(std::fs::read_dir(tmp.path()).unwrap().count(), 1);
     let new = tmp.path().join("empty");
     std::fs::create_dir(&new).unwrap();
-    export::peft(&model, &patch, &new).unwrap();
+    export::peft(&model, &patch, None, &new).unwrap();
 }
 
 #[test]
@@ -468,8 +663,8 @@ fn the_same_patch_gives_the_same_bytes() {
     let patch = some_down(&model, &[1, 4]);
     let files = [0, 1].map(|i| {
         let dir = tmp.path().join(i.to_string());
-        export::peft(&model, &patch, &dir).unwrap();
-        export::gguf(&model, &patch, &dir.join("lora.gguf")).unwrap();
+        export::peft(&model, &patch, None, &dir).unwrap();
+        export::gguf(&model, &patch, None, &dir.join("lora.gguf")).unwrap();
         [
             "adapter_config.json",
             "adapter_model.safetensors",

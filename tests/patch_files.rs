@@ -11,11 +11,11 @@ use std::process::Output;
 
 use common::{open, program, reference};
 use context_patch::patch::{
-    Case, Form, LayerPatch, LowRank, Method, Overlay, Patch, Positions, Query, Report, SavedPatch,
-    Solver, Split, solve, span,
+    Case, Error, Form, LayerPatch, LowRank, Method, Overlay, Patch, Positions, Query, Report,
+    SavedPatch, Solver, Split, solve, span,
 };
 use context_patch::tensor::{Dtype, Matrix, Storage};
-use context_patch::{Error, Model, Session};
+use context_patch::{Model, Session};
 use parts::Parts;
 use serde_json::{Value, json};
 use tempfile::TempDir;

@@ -9,11 +9,11 @@ use std::path::Path;
 
 use bytes::Bytes;
 use common::open;
+use context_patch::Model;
 use context_patch::checkpoint::{Config, TensorData, write_safetensors};
-use context_patch::compare::{Point, Recording, Rules};
+use context_patch::compare::{Point, Recording, Result, Rules};
 use context_patch::tensor::{Dtype, Storage};
 use context_patch::trace::{Trace, names};
-use context_patch::{Model, Result};
 use safetensors::tensor::{Dtype as Stored, TensorView, serialize};
 
 const TOKENS: usize = 5;

@@ -39,7 +39,7 @@ fn expected(request: &Value) -> String {
     let mut stream = tokenizer.stream();
     let mut lines = String::new();
     let mut session = Session::<f32>::new(&model);
-    let on_token = |id| {
+    let on_token = |id| -> context_patch::Result<()> {
         lines += &format!("{}\n", json!({ "id": id, "text": stream.push(id)? }));
         Ok(())
     };

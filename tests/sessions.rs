@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use common::open;
+use context_patch::model::Error;
 use context_patch::model::generate::{Sampler, Stop, generate};
-use context_patch::patch::{Form, Method, Positions, Query, Solver, Variant, solve, solve_batch};
+use context_patch::patch::{
+    self, Form, Method, Positions, Query, Solver, Variant, solve, solve_batch,
+};
 use context_patch::tensor::Element;
-use context_patch::verify::{Keep, Summary, Verification};
-use context_patch::{Error, Model, Session};
+use context_patch::verify::{self, Keep, Summary, Verification};
+use context_patch::{Model, Session};
 use half::bf16;
 
 #[test]
@@ -20,7 +23,7 @@ fn a_cancelled_session_stops_and_is_spent() {
     let cancel = Arc::new(AtomicBool::new(true));
     let mut session = Session::<f32>::new(&model).with_cancel(cancel);
     let stop = generate(&mut session, &[2, 20], 5, &mut Sampler::default(), |_| {
-        Ok(())
+        Ok::<_, Error>(())
     })
     .unwrap();
     assert_eq!(stop, Stop::Cancelled);
@@ -30,7 +33,10 @@ fn a_cancelled_session_stops_and_is_spent() {
     ));
     let method = Method::new(Solver::ClosedForm);
     let refused = solve(&mut session, Query::alone(20), &method, &[]);
-    assert!(matches!(refused, Err(Error::SpentSession)));
+    assert!(matches!(
+        refused,
+        Err(patch::Error::Model(Error::SpentSession))
+    ));
 }
 
 #[test]
@@ -68,7 +74,10 @@ fn a_cache_limit_refuses_before_anything_is_computed() {
     // A patch's query counts like any token.
     let method = Method::new(Solver::ClosedForm);
     let refused = solve(&mut session, Query::alone(20), &method, &[]);
-    assert!(matches!(refused, Err(Error::CacheLimit { .. })));
+    assert!(matches!(
+        refused,
+        Err(patch::Error::Model(Error::CacheLimit { .. }))
+    ));
 }
 
 #[test]
@@ -83,7 +92,7 @@ fn a_generation_ends_where_the_cache_does() {
         &mut Sampler::new(5.0, 0, 1.0, 1),
         |_| {
             written += 1;
-            Ok(())
+            Ok::<_, Error>(())
         },
     );
     // 64 tokens taken in, and one more that the last of them gave.
@@ -132,8 +141,14 @@ fn a_sequence_that_fails_does_not_stop_its_batch() {
         (&mut d, Query::alone(22)),
     ];
     let together = solve_batch(queries, &method, &[Variant::NoPatch]);
-    assert!(matches!(together[1], Err(Error::Cancelled)));
-    assert!(matches!(together[2], Err(Error::TokenId { .. })));
+    assert!(matches!(
+        together[1],
+        Err(patch::Error::Model(Error::Cancelled))
+    ));
+    assert!(matches!(
+        together[2],
+        Err(patch::Error::Model(Error::TokenId { .. }))
+    ));
     for i in [0, 3] {
         let (alone, together) = (&alone[i], together[i].as_ref().unwrap());
         assert_eq!(together.contextual, alone.contextual);
@@ -160,14 +175,17 @@ fn a_prompt_of_one_token_has_no_context() {
         keep: Keep::Nothing,
         positions: Positions::Absolute,
     };
-    assert!(matches!(verification.check(&[2]), Err(Error::NoContext)));
+    assert!(matches!(
+        verification.check(&[2]),
+        Err(verify::Error::Patch(patch::Error::NoContext))
+    ));
     let endless = Verification {
         tokens: usize::MAX,
         ..verification
     };
     assert!(matches!(
         endless.check(&[2, 20]),
-        Err(Error::PromptTooLong { .. })
+        Err(verify::Error::Model(Error::PromptTooLong { .. }))
     ));
 }
 

@@ -7,7 +7,7 @@ use common::open;
 use context_patch::kernels::Backend;
 use context_patch::patch::{Method, Positions, Solver, Variant};
 use context_patch::tensor::Element;
-use context_patch::verify::{Begun, Comparison, Keep, Verification};
+use context_patch::verify::{self, Begun, Comparison, Keep, Verification};
 use context_patch::{Model, Session};
 
 const TEXT: &str = "Ann likes plums. Ben likes pears. Ann likes";
@@ -141,7 +141,7 @@ fn prompts(model: &Model) -> Vec<Vec<u32>> {
 fn together<E: Element>(
     verification: &Verification<'_>,
     prompts: &[Begun<'_>],
-) -> (Vec<String>, Vec<context_patch::Result<()>>) {
+) -> (Vec<String>, Vec<verify::Result<()>>) {
     let mut steps = Vec::new();
     let on_step = |step| {
         steps.push(serde_json::to_string(&step).unwrap());

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use context_patch::checkpoint::{TextStream, Tokenizer};
 use context_patch::model::generate::{Generation, Sampler, Step, Stop};
 use context_patch::tensor::Element;
-use context_patch::{Error, Model, Result, Session};
+use context_patch::{Model, Result, Session, model};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -219,8 +219,8 @@ impl<E: Element> Work<E> {
             let piece: Vec<u32> = self.ahead.drain(..PIECE).collect();
             return match self.session.forward(&piece, 0) {
                 Ok(_) => Ok(Turn::Read),
-                Err(Error::Cancelled) => self.end(Stop::Cancelled),
-                Err(error) => Err(error),
+                Err(model::Error::Cancelled) => self.end(Stop::Cancelled),
+                Err(error) => Err(error.into()),
             };
         }
         match self.generation.step(&mut self.session, &mut self.sampler)? {

@@ -96,9 +96,9 @@ impl Refusal {
 }
 
 /// What the library refuses before it computes is the request's fault.
-impl From<context_patch::Error> for Refusal {
-    fn from(error: context_patch::Error) -> Self {
-        Self::bad(error.to_string())
+impl<E: Into<context_patch::Error>> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self::bad(error.into().to_string())
     }
 }
 

@@ -13,10 +13,11 @@ use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use context_patch::model::ModelOptions;
 use context_patch::patch::{
-    LayerPatch, LowRank, Method, Patch, Positions, Report, SavedPatch, Solver, Split, materialise,
+    Error, LayerPatch, LowRank, Method, Patch, Positions, Report, SavedPatch, Solver, Split,
+    materialise,
 };
 use context_patch::tensor::{Dtype, Matrix, Storage};
-use context_patch::{Checkpoint, Error, Model};
+use context_patch::{Checkpoint, Model};
 use libfuzzer_sys::fuzz_target;
 use number::number;
 use parts::Parts;

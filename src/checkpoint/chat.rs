@@ -6,7 +6,8 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use crate::error::{Error, Result, one_line};
+use super::error::{Error, Result};
+use crate::message::one_line;
 
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use crate::error::{Error, Result};
+use super::error::Result;
+use crate::message::IoError;
 
 /// The files of one checkpoint.
 #[derive(Clone, Debug)]
@@ -39,7 +40,7 @@ impl Files {
                 match std::fs::read(&path) {
                     Ok(data) => Ok(Some(data.into())),
                     Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-                    Err(e) => Err(Error::io("read", path)(e)),
+                    Err(e) => Err(IoError::at("read", path)(e).into()),
                 }
             }
         }

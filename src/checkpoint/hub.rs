@@ -1,23 +1,32 @@
-//! Finding a model: a directory, or a repository in the local Hugging Face cache. Nothing is
-//! downloaded.
+//! Finding a model: a directory, or a repository in the local Hugging Face cache, as huggingface_hub finds it. Nothing
+//! is downloaded.
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use crate::error::{Error, Result};
+use super::error::{Error, Result};
+
+/// The revision of a repository where none is named.
+const MAIN: &str = "main";
 
 /// The directory of `model`: itself if it is one, else its snapshot in the Hugging Face cache.
 ///
-/// The cache is `$HF_HUB_CACHE`, else `$HF_HOME/hub`, else `$XDG_CACHE_HOME/huggingface/hub`, else
-/// `~/.cache/huggingface/hub`; in it `models--org--name/refs/main` names the revision under
-/// `snapshots`. `env` looks up an environment variable: [`std::env::var_os`] outside tests.
+/// The cache is `$HF_HUB_CACHE`, else `$HUGGINGFACE_HUB_CACHE`, else `$HF_HOME/hub`, else
+/// `$XDG_CACHE_HOME/huggingface/hub`, else `~/.cache/huggingface/hub`, with `~`, `$NAME` and `${NAME}` expanded in
+/// each. `revision` is a branch, a tag, another name below `refs` in the repository's folder, or a full commit; `main`
+/// where it is `None`. A directory that is not of the cache has none. `env` looks up an environment variable:
+/// [`variable`] outside tests.
 ///
 /// # Errors
 ///
 /// [`Error::NotADirectory`], [`Error::NoSuchModel`], [`Error::NoCache`], [`Error::NotInCache`] and
 /// [`Error::NoRevision`], each with what to do about it.
-pub fn resolve(model: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
+pub fn resolve(
+    model: &str,
+    revision: Option<&str>,
+    env: impl Fn(&str) -> Option<OsString>,
+) -> Result<PathBuf> {
     let path = Path::new(model);
     if path.is_dir() {
         return Ok(path.into());
@@ -35,26 +44,80 @@ pub fn resolve(model: &str, env: impl Fn(&str) -> Option<OsString>) -> Result<Pa
             model: model.into(),
         });
     };
-    snapshot(model, &cache)
+    snapshot(model, revision.unwrap_or(MAIN), &cache)
 }
 
-/// The directory that holds the cached repositories.
+/// An environment variable; `HOME` is the user's home also where it is not set.
+pub fn variable(name: &str) -> Option<OsString> {
+    let home = || std::env::home_dir().map(PathBuf::into_os_string);
+    std::env::var_os(name).or_else(|| if name == "HOME" { home() } else { None })
+}
+
+/// The directory that holds the cached repositories. As in huggingface_hub an empty variable is one that is set, and
+/// means the working directory.
 fn cache_dir(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let var = |name| env(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    if let Some(hub) = var("HF_HUB_CACHE") {
-        return Some(hub);
+    if let Some(cache) = env("HF_HUB_CACHE").or_else(|| env("HUGGINGFACE_HUB_CACHE")) {
+        return Some(expanded(cache, &env).into());
     }
-    let home = var("HF_HOME")
-        .or_else(|| var("XDG_CACHE_HOME").map(|d| d.join("huggingface")))
-        .or_else(|| {
-            let user = var("HOME").or_else(|| var("USERPROFILE"))?;
-            Some(user.join(".cache/huggingface"))
-        })?;
-    Some(home.join("hub"))
+    let home = match env("HF_HOME") {
+        Some(home) => home.into(),
+        None => match env("XDG_CACHE_HOME") {
+            Some(cache) => PathBuf::from(cache).join("huggingface"),
+            None => home_dir(&env)?.join(".cache/huggingface"),
+        },
+    };
+    Some(expanded(home.join("hub").into(), &env).into())
 }
 
-/// The snapshot of a repository's main revision.
-fn snapshot(model: &str, cache: &Path) -> Result<PathBuf> {
+fn home_dir(env: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let home = env("HOME")?;
+    Some(if home.is_empty() {
+        "/".into()
+    } else {
+        home.into()
+    })
+}
+
+/// A path with a `~` at its beginning and the variables in it replaced; what is not set stays as it is.
+fn expanded(path: OsString, env: impl Fn(&str) -> Option<OsString>) -> OsString {
+    let Some(text) = path.to_str() else {
+        return path;
+    };
+    let mut out = OsString::new();
+    let mut rest = text;
+    if (text == "~" || text.starts_with("~/"))
+        && let Some(home) = home_dir(&env)
+    {
+        out.push(home.as_os_str());
+        rest = &text[1..];
+    }
+    while let Some((before, after)) = rest.split_once('$') {
+        out.push(before);
+        let (name, tail) = match after
+            .strip_prefix('{')
+            .and_then(|braced| braced.split_once('}'))
+        {
+            Some(braced) => braced,
+            None => {
+                let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                after.split_at(after.find(|c| !word(c)).unwrap_or(after.len()))
+            }
+        };
+        match env(name).filter(|_| !name.is_empty()) {
+            Some(value) => out.push(value),
+            None => {
+                out.push("$");
+                out.push(&after[..after.len() - tail.len()]);
+            }
+        }
+        rest = tail;
+    }
+    out.push(rest);
+    out
+}
+
+/// The snapshot of a repository's revision.
+fn snapshot(model: &str, revision: &str, cache: &Path) -> Result<PathBuf> {
     let repository = cache.join(format!("models--{}", model.replace('/', "--")));
     if !repository.is_dir() {
         return Err(Error::NotInCache {
@@ -62,30 +125,85 @@ fn snapshot(model: &str, cache: &Path) -> Result<PathBuf> {
             looked: cache.into(),
         });
     }
-    let missing = |missing: PathBuf| Error::NoRevision {
-        model: model.into(),
-        missing,
+    let snapshots = repository.join("snapshots");
+    let commit =
+        is_relative(revision).then(|| fs::read_to_string(repository.join("refs").join(revision)));
+    let commit = match commit {
+        Some(Ok(commit)) => commit.trim().to_owned(),
+        // A commit.
+        _ => revision.to_owned(),
     };
-    let reference = repository.join("refs").join("main");
-    let revision = fs::read_to_string(&reference).unwrap_or_default();
-    let revision = revision.trim();
-    if revision.is_empty() || !revision.bytes().all(|b| b.is_ascii_alphanumeric()) {
-        return Err(missing(reference));
+    let snapshot = snapshots.join(&commit);
+    if !commit.is_empty() && is_relative(&commit) && !commit.contains('/') && snapshot.is_dir() {
+        return Ok(snapshot);
     }
-    let snapshot = repository.join("snapshots").join(revision);
-    match snapshot.is_dir() {
-        true => Ok(snapshot),
-        false => Err(missing(snapshot)),
-    }
+    Err(Error::NoRevision {
+        model: model.into(),
+        revision: revision.into(),
+        commits: names(&snapshots),
+    })
+}
+
+/// The names in a directory, sorted.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Whether `path` leads nowhere but further down.
+fn is_relative(path: &str) -> bool {
+    let mut parts = Path::new(path).components();
+    parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// Whether `model` has the form `name` or `org/name`.
 fn is_repository_id(model: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let part = |part: &str| {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.bytes().all(plain)
+        let plain = |c: char| word(c) || "-.".contains(c);
+        part.starts_with(word)
+            && part.ends_with(word)
+            && part.chars().all(plain)
+            && part.len() <= 96
     };
-    model.split('/').count() <= 2 && model.split('/').all(part)
+    let forbidden = model.contains("--") || model.contains("..") || model.ends_with(".git");
+    !forbidden && model.split('/').count() <= 2 && model.split('/').all(part)
+}
+
+/// What names a model from any folder.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// The id of a repository, or the whole path of a directory.
+    pub(crate) name: String,
+    /// The commit of a repository.
+    pub(crate) revision: Option<String>,
+}
+
+/// The repository and commit of `dir` where that is a snapshot in a cache, else its path from the root.
+pub(crate) fn origin(dir: &Path) -> Origin {
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.into());
+    let parts: Vec<_> = dir
+        .iter()
+        .rev()
+        .take(3)
+        .filter_map(|part| part.to_str())
+        .collect();
+    if let [commit, "snapshots", repository] = parts[..]
+        && let Some(id) = repository.strip_prefix("models--")
+    {
+        return Origin {
+            name: id.replacen("--", "/", 1),
+            revision: Some(commit.into()),
+        };
+    }
+    Origin {
+        name: dir.to_string_lossy().into_owned(),
+        revision: None,
+    }
 }
 
 #[cfg(test)]
@@ -111,7 +229,7 @@ mod tests {
     #[test]
     fn a_directory_is_itself() {
         let dir = tempfile::tempdir().unwrap();
-        let found = resolve(dir.path().to_str().unwrap(), |_| None).unwrap();
+        let found = resolve(dir.path().to_str().unwrap(), None, |_| None).unwrap();
         assert_eq!(found, dir.path());
     }
 
@@ -121,7 +239,10 @@ mod tests {
         let root = dir.path();
         let snapshot = root.join("hub/models--org--name/snapshots").join(REVISION);
         for (name, value) in [("HF_HUB_CACHE", root.join("hub")), ("HF_HOME", root.into())] {
-            assert_eq!(resolve("org/name", with(name, value)).unwrap(), snapshot);
+            assert_eq!(
+                resolve("org/name", None, with(name, value)).unwrap(),
+                snapshot
+            );
         }
         for (name, sub) in [
             ("XDG_CACHE_HOME", "huggingface"),
@@ -131,7 +252,7 @@ mod tests {
             let hub = home.path().join(sub);
             fs::create_dir_all(hub.parent().unwrap()).unwrap();
             fs::rename(cache().keep(), &hub).unwrap();
-            let found = resolve("org/name", with(name, home.path().into())).unwrap();
+            let found = resolve("org/name", None, with(name, home.path().into())).unwrap();
             assert!(found.starts_with(&hub), "{name}");
         }
     }
@@ -143,7 +264,7 @@ mod tests {
             "HF_HUB_CACHE" => Some(dir.path().join("hub").into()),
             _ => Some("/nowhere".into()),
         };
-        assert!(resolve("org/name", env).is_ok());
+        assert!(resolve("org/name", None, env).is_ok());
     }
 
     #[test]
@@ -151,7 +272,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
         assert_eq!(
-            resolve(path, |_| None).unwrap_err().to_string(),
+            resolve(path, None, |_| None).unwrap_err().to_string(),
             format!(
                 "{path} is a file; give the directory that holds config.json, or a repository id such as google/gemma-3-270m"
             )
@@ -174,7 +295,7 @@ mod tests {
                 continue;
             }
             assert_eq!(
-                resolve(model, |_| Some("/cache".into()))
+                resolve(model, None, |_| Some("/cache".into()))
                     .unwrap_err()
                     .to_string(),
                 format!(
@@ -187,44 +308,220 @@ mod tests {
     #[test]
     fn an_unknown_repository_says_where_it_was_sought() {
         assert_eq!(
-            resolve("org/other", with("HF_HUB_CACHE", "/no/cache".into()))
+            resolve("org/other", None, with("HF_HUB_CACHE", "/no/cache".into()))
                 .unwrap_err()
                 .to_string(),
             "no directory org/other, and no such repository in the cache /no/cache; fetch it with `hf download org/other`, or set HF_HUB_CACHE or HF_HOME to where it is"
         );
         assert_eq!(
-            resolve("org/other", |_| None).unwrap_err().to_string(),
+            resolve("org/other", None, |_| None)
+                .unwrap_err()
+                .to_string(),
             "no directory org/other, and no Hugging Face cache to look it up in; set HF_HUB_CACHE, HF_HOME or HOME"
         );
     }
 
     #[test]
-    fn a_broken_cache_is_named() {
+    fn a_broken_cache_says_what_there_is() {
         let dir = cache();
         let repository = dir.path().join("hub/models--org--name");
-        let env = || with("HF_HOME", dir.path().into());
-        let message = |missing: &Path| {
-            format!(
-                "the cache has org/name without its main revision ({} is missing or malformed); fetch it again with `hf download org/name`",
-                missing.display()
+        let message = || {
+            let error = resolve("org/name", None, with("HF_HOME", dir.path().into()));
+            error.unwrap_err().to_string()
+        };
+        let reference = repository.join("refs/main");
+        let with_commit = format!(
+            "the cache has org/name, but not its revision main; choose one with --revision {REVISION}, or fetch it with `hf download org/name --revision main`"
+        );
+        // What main names is not there, or no name; a repository that was fetched by commit has no main.
+        for content in ["deadbeef", "../../..", "", "/"] {
+            fs::write(&reference, content).unwrap();
+            assert_eq!(message(), with_commit, "{content:?}");
+        }
+        fs::remove_file(&reference).unwrap();
+        assert_eq!(message(), with_commit);
+        let other = repository.join("snapshots/0aaa");
+        fs::create_dir(&other).unwrap();
+        assert_eq!(
+            message(),
+            with_commit.replace(REVISION, &format!("0aaa (or {REVISION})"))
+        );
+        fs::remove_dir_all(repository.join("snapshots")).unwrap();
+        assert_eq!(
+            message(),
+            "the cache has org/name, but not its revision main; fetch it with `hf download org/name --revision main`"
+        );
+    }
+
+    #[test]
+    fn a_revision_is_a_branch_a_tag_or_a_commit() {
+        let dir = cache();
+        let repository = dir.path().join("hub/models--org--name");
+        let other = "0000000000000000000000000000000000000001";
+        fs::create_dir(repository.join("snapshots").join(other)).unwrap();
+        fs::create_dir_all(repository.join("refs/refs/pr")).unwrap();
+        fs::write(repository.join("refs/refs/pr/1"), other).unwrap();
+        fs::write(repository.join("refs/v1.0"), other).unwrap();
+        fs::create_dir(repository.join("refs/feature")).unwrap();
+        fs::write(repository.join("refs/feature/x"), other).unwrap();
+        let find = |revision| {
+            resolve(
+                "org/name",
+                Some(revision),
+                with("HF_HOME", dir.path().into()),
             )
         };
-        fs::write(repository.join("refs/main"), "deadbeef").unwrap();
-        let missing = repository.join("snapshots/deadbeef");
+        for revision in ["refs/pr/1", "v1.0", "feature/x", other] {
+            assert!(find(revision).unwrap().ends_with(other), "{revision}");
+        }
+        for revision in ["main", REVISION] {
+            assert!(find(revision).unwrap().ends_with(REVISION), "{revision}");
+        }
+        // As in huggingface_hub a commit is whole, and in small letters.
+        let capitals = REVISION.to_uppercase();
+        for revision in [
+            &REVISION[..7],
+            &capitals,
+            "refs",
+            "feature",
+            "none",
+            "",
+            ".",
+            "..",
+            "../snapshots",
+            "/etc",
+            "v1.0/x",
+        ] {
+            assert!(
+                matches!(find(revision), Err(Error::NoRevision { .. })),
+                "{revision}"
+            );
+        }
         assert_eq!(
-            resolve("org/name", env()).unwrap_err().to_string(),
-            message(&missing)
+            find("none").unwrap_err().to_string(),
+            format!(
+                "the cache has org/name, but not its revision none; choose one with --revision {other} (or {REVISION}), or fetch it with `hf download org/name --revision none`"
+            )
         );
-        let reference = repository.join("refs/main");
-        fs::write(&reference, "../../..").unwrap();
+    }
+
+    #[test]
+    fn an_old_name_counts_after_the_new_one() {
+        let dir = cache();
+        let env = |old: &str, new: Option<&str>| {
+            let (old, new) = (dir.path().join(old), new.map(|new| dir.path().join(new)));
+            move |asked: &str| match asked {
+                "HUGGINGFACE_HUB_CACHE" => Some(old.clone().into()),
+                "HF_HUB_CACHE" => new.clone().map(Into::into),
+                "HF_HOME" => Some("/nowhere".into()),
+                _ => None,
+            }
+        };
+        assert!(resolve("org/name", None, env("hub", None)).is_ok());
+        assert!(resolve("org/name", None, env("none", Some("hub"))).is_ok());
+        assert!(resolve("org/name", None, env("hub", Some("none"))).is_err());
+        // Not read by transformers 5.
+        let old = with("TRANSFORMERS_CACHE", dir.path().join("hub"));
+        assert!(matches!(
+            resolve("org/name", None, old),
+            Err(Error::NoCache { .. })
+        ));
+    }
+
+    #[test]
+    fn variables_are_expanded() {
+        let expand = |path: &str| {
+            let env = |name: &str| match name {
+                "HOME" => Some("/h".into()),
+                "A" => Some("x".into()),
+                "A_1" => Some("y".into()),
+                _ => None,
+            };
+            expanded(path.into(), env).into_string().unwrap()
+        };
+        for (path, expected) in [
+            ("~", "/h"),
+            ("~/a", "/h/a"),
+            ("~user/a", "~user/a"),
+            ("a/~", "a/~"),
+            ("$A/b", "x/b"),
+            ("${A}b$A_1", "xby"),
+            ("$NONE/${NONE}", "$NONE/${NONE}"),
+            ("$/$$A/${", "$/$x/${"),
+            ("", ""),
+        ] {
+            assert_eq!(expand(path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_cache_is_where_huggingface_hub_has_it() {
+        // Each as huggingface_hub 2.4 prints it.
+        for (variables, expected) in [
+            (&[("HF_HOME", "~/hf")][..], "/h/hf/hub"),
+            (
+                &[
+                    ("HF_HUB_CACHE", "$XDG_CACHE_HOME/hub"),
+                    ("XDG_CACHE_HOME", "/x"),
+                ],
+                "/x/hub",
+            ),
+            (&[("HUGGINGFACE_HUB_CACHE", "~/old")], "/h/old"),
+            (&[("XDG_CACHE_HOME", "~/x")], "/h/x/huggingface/hub"),
+            (&[("HF_HUB_CACHE", "")], ""),
+            (&[("HF_HOME", "")], "hub"),
+            (&[("XDG_CACHE_HOME", "")], "huggingface/hub"),
+            (&[("HOME", "")], "/.cache/huggingface/hub"),
+            (&[], "/h/.cache/huggingface/hub"),
+        ] {
+            let env = |name: &str| {
+                let found = variables.iter().find(|(variable, _)| *variable == name);
+                let home = (name == "HOME").then_some("/h");
+                found.map(|(_, value)| *value).or(home).map(OsString::from)
+            };
+            assert_eq!(
+                cache_dir(env).unwrap(),
+                Path::new(expected),
+                "{variables:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn ids_are_those_of_huggingface_hub() {
+        for id in ["a", "org/name", "org_/_name", "a.b/c-d_e", "0/1"] {
+            assert!(is_repository_id(id), "{id}");
+        }
+        let long = "a".repeat(97);
+        for id in [
+            "", "/", "a/", "/a", "a/b/c", "-a", "a-", ".a", "a.", "a--b", "a..b", "a.git", "a b",
+            "ä", "a\\b", &long,
+        ] {
+            assert!(!is_repository_id(id), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_has_the_name_of_its_repository() {
+        let dir = cache();
+        let snapshot = dir
+            .path()
+            .join("hub/models--org--name/snapshots")
+            .join(REVISION);
+        let expected = Origin {
+            name: "org/name".into(),
+            revision: Some(REVISION.into()),
+        };
+        assert_eq!(origin(&snapshot), expected);
+        assert_eq!(origin(&snapshot.join("../").join(REVISION)), expected);
+        let plain = dir.path().join("hub");
+        let path = plain.canonicalize().unwrap().to_str().unwrap().to_owned();
         assert_eq!(
-            resolve("org/name", env()).unwrap_err().to_string(),
-            message(&reference)
-        );
-        fs::remove_file(&reference).unwrap();
-        assert_eq!(
-            resolve("org/name", env()).unwrap_err().to_string(),
-            message(&reference)
+            origin(&plain),
+            Origin {
+                name: path,
+                revision: None
+            }
         );
     }
 }

@@ -5,9 +5,11 @@
 
 mod chat;
 mod config;
+mod error;
 mod fields;
 mod files;
 pub mod hub;
+mod json;
 mod names;
 mod safetensors;
 mod tensors;
@@ -21,14 +23,15 @@ use bytes::Bytes;
 
 pub use chat::{ChatTemplate, Message};
 pub use config::{Config, LayerKind, Rope};
+pub use error::{Error, Result};
 pub use safetensors::Access;
-pub(crate) use safetensors::{list, load};
+pub(crate) use safetensors::{SINGLE, is_index, list, load};
+pub(crate) use tensors::Stored;
 pub use tensors::Tensors;
 pub use tokenizer::{TextStream, Tokenizer};
 pub(crate) use writer::{Layout, write_tensors};
 pub use writer::{TensorData, write_safetensors};
 
-use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 use fields::{Fields, parse_object};
 use files::Files;
@@ -41,6 +44,8 @@ pub struct Checkpoint {
     files: Files,
     config: Config,
     tensors: Tensors,
+    /// The file of weights that config.json names.
+    weights_file: Option<String>,
     eos_token_ids: Vec<u32>,
 }
 
@@ -49,17 +54,29 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// Those of [`hub::resolve`], [`Config::parse`] and [`Tensors::open`], and
-    /// [`Error::NoConfig`].
+    /// Those of [`open_revision`](Self::open_revision).
     pub fn open(model: &str, access: Access) -> Result<Self> {
-        let dir = hub::resolve(model, |name| std::env::var_os(name))?;
+        Self::open_revision(model, None, access)
+    }
+
+    /// [`open`](Self::open) with the revision of a repository: a branch, a tag or a full commit.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`hub::resolve`], [`Config::parse`] and [`Tensors::open`], [`Error::NoConfig`] and
+    /// [`Error::DanglingLink`].
+    pub fn open_revision(model: &str, revision: Option<&str>, access: Access) -> Result<Self> {
+        let dir = hub::resolve(model, revision, hub::variable)?;
         Self::open_dir(model, &dir, access)
     }
 
     /// Opens the directory `dir` of a model called `name`.
     pub(crate) fn open_dir(name: &str, dir: &Path, access: Access) -> Result<Self> {
         let files = Files::Dir(dir.into());
-        Self::with_weights(name, files, |_| Tensors::open(dir, access))
+        Self::with_weights(name, files, |_, named| match named {
+            Some(file) => Tensors::open_named(dir, file, access),
+            None => Tensors::open(dir, access),
+        })
     }
 
     /// A checkpoint from files in memory, such as a model compiled into a binary: pairs of a file's
@@ -80,11 +97,13 @@ impl Checkpoint {
             name: name.into(),
             files: files.collect(),
         };
-        Self::with_weights(name, files, |files| {
-            match files.read("model.safetensors")? {
-                Some(data) => Tensors::parse(&files.path("model.safetensors"), data),
+        Self::with_weights(name, files, |files, named| {
+            let file = named.unwrap_or(SINGLE);
+            match files.read(file)? {
+                Some(data) => Tensors::parse(&files.path(file), data),
                 None => Err(Error::NoWeights {
                     dir: files.path(""),
+                    other: None,
                 }),
             }
         })
@@ -93,21 +112,25 @@ impl Checkpoint {
     fn with_weights(
         name: &str,
         files: Files,
-        weights: impl FnOnce(&Files) -> Result<Tensors>,
+        weights: impl FnOnce(&Files, Option<&str>) -> Result<Tensors>,
     ) -> Result<Self> {
+        let path = files.path("config.json");
         let Some(json) = files.read("config.json")? else {
+            refuse_dangling(&path)?;
             return Err(Error::NoConfig {
                 dir: files.path(""),
             });
         };
-        let config = Config::parse(&files.path("config.json"), &json)?;
+        let config = Config::parse(&path, &json)?;
         let eos_token_ids = eos_token_ids(&files, &config)?;
-        let tensors = weights(&files)?;
+        let weights_file = config::weights_file(&path, &json)?;
+        let tensors = weights(&files, weights_file.as_deref())?;
         Ok(Self {
             name: name.into(),
             files,
             config,
             tensors,
+            weights_file,
             eos_token_ids,
         })
     }
@@ -115,6 +138,18 @@ impl Checkpoint {
     /// What the model was opened as: a path, a repository id, or the name given.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What names the model from any folder: a repository and its commit for one of the Hugging Face cache, a whole
+    /// path for another directory, and the name of files in memory.
+    pub(crate) fn origin(&self) -> hub::Origin {
+        match self.dir() {
+            Some(dir) => hub::origin(dir),
+            None => hub::Origin {
+                name: self.name.clone(),
+                revision: None,
+            },
+        }
     }
 
     /// The directory of the files, or `None` for files in memory.
@@ -135,6 +170,11 @@ impl Checkpoint {
         self.files.read(name)
     }
 
+    /// The file or index of weights that config.json names, where it names one.
+    pub(crate) fn weights_file(&self) -> Option<&str> {
+        self.weights_file.as_deref()
+    }
+
     /// The same checkpoint with some tensors replaced; the others are shared.
     pub(crate) fn replaced(&self, with: impl IntoIterator<Item = (String, Tensor)>) -> Self {
         Self {
@@ -153,8 +193,8 @@ impl Checkpoint {
         &self.tensors
     }
 
-    /// The tokens that end a generated text: those of generation_config.json, then those of
-    /// config.json that it does not list.
+    /// The tokens that end a generated text: those of generation_config.json, be they none, and where it is
+    /// missing or no JSON those of config.json.
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids
     }
@@ -210,25 +250,25 @@ impl Checkpoint {
     }
 }
 
-/// The ids in generation_config.json, then those that config.json adds.
+/// Says of a file that it is a link to nothing, if it is.
+fn refuse_dangling(file: &Path) -> Result<()> {
+    if file.is_symlink() && !file.exists() {
+        return Err(Error::DanglingLink { link: file.into() });
+    }
+    Ok(())
+}
+
+/// The ids in generation_config.json; where there is no such file, or it is no JSON, those in config.json.
 fn eos_token_ids(files: &Files, config: &Config) -> Result<Vec<u32>> {
     const NAME: &str = "generation_config.json";
-    let mut ids = Vec::new();
-    if let Some(json) = files.read(NAME)? {
-        let path = files.path(NAME);
-        let map = parse_object(&path, &json)?;
-        let fields = Fields::new(&path, "", &map);
-        ids = fields.token_ids("eos_token_id")?.unwrap_or_default();
-        if let Some(id) = ids.iter().find(|id| **id as usize >= config.vocab_size) {
-            let expected = format!("below vocab_size, {}", config.vocab_size);
-            return Err(fields.value("eos_token_id", id, expected));
-        }
-    }
-    for &id in &config.eos_token_ids {
-        if !ids.contains(&id) {
-            ids.push(id);
-        }
-    }
+    let path = files.path(NAME);
+    let map = match files.read(NAME)?.map(|json| parse_object(&path, &json)) {
+        None | Some(Err(Error::NotJson { .. })) => return Ok(config.eos_token_ids.clone()),
+        Some(map) => map?,
+    };
+    let ids = Fields::new(&path, "", &map).token_ids("eos_token_id")?;
+    let mut ids = ids.unwrap_or_default();
+    ids.retain(|id| (*id as usize) < config.vocab_size);
     Ok(ids)
 }
 

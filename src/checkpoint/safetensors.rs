@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,10 +17,11 @@ use memmap2::{Mmap, MmapMut};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::Deserialize;
 
-use super::fields::{Fields, brief, parse_object};
-use super::names::canonical;
-use super::tensors::{Entry, Tensors, Vision};
-use crate::error::{Error, Result, one_line, shown};
+use super::error::{Error, Result};
+use super::fields::{Fields, brief, is_file_name, parse_object};
+use super::refuse_dangling;
+use super::tensors::{Entry, OtherTensor, Tensors};
+use crate::message::{IoError, one_line, shown};
 use crate::tensor::{Storage, Tensor};
 
 /// How weights get into memory.
@@ -39,31 +40,46 @@ pub enum Access {
 /// The largest header that the `safetensors` crate accepts, in bytes.
 const MAX_HEADER: u64 = 100_000_000;
 
+/// The file or index of weights that is looked for first, and the one after it.
+pub(crate) const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
 impl Tensors {
     /// Opens `model.safetensors` in `dir`, or the shards that `model.safetensors.index.json` names.
     ///
     /// # Errors
     ///
-    /// [`Error::NoWeights`] where neither is there, [`Error::MissingShard`], [`Error::ShardName`] and
-    /// [`Error::NotInShard`] for an index that does not fit its shards, [`Error::Io`], and those of
-    /// [`parse`](Self::parse) for each file.
+    /// [`Error::NoWeights`] and [`Error::DanglingLink`] where neither is there, [`Error::MissingShard`] and [`Error::ShardName`] for an index
+    /// that does not fit its shards, [`Error::Io`], and those of [`parse`](Self::parse) for each file.
     pub fn open(dir: &Path, access: Access) -> Result<Self> {
-        let single = dir.join("model.safetensors");
-        let index = dir.join("model.safetensors.index.json");
         // A directory of such a name is no file, but no sign of absent weights either.
-        let there = |path: &Path| path.is_file() || path.is_dir();
-        if there(&single) {
-            return Self::open_file(&single, access);
+        match [SINGLE, INDEX]
+            .into_iter()
+            .find(|name| dir.join(name).exists())
+        {
+            Some(name) => Self::open_named(dir, name, access),
+            None => {
+                refuse_dangling(&dir.join(SINGLE))?;
+                Err(Error::NoWeights {
+                    dir: dir.into(),
+                    other: other_weights(dir),
+                })
+            }
         }
-        if there(&index) {
-            let json = fs::read(&index).map_err(Error::io("read", &index))?;
-            let shard = |name: &str| match dir.join(name) {
-                path if there(&path) => load(&path, access).map(Some),
-                _ => Ok(None),
-            };
-            return Self::from_index(&index, &json, shard);
+    }
+
+    /// Opens the file of weights `name` in `dir`, or the shards of the index `name`.
+    pub(super) fn open_named(dir: &Path, name: &str, access: Access) -> Result<Self> {
+        let path = dir.join(name);
+        if !is_index(name) {
+            return Self::open_file(&path, access);
         }
-        Err(Error::NoWeights { dir: dir.into() })
+        let json = fs::read(&path).map_err(IoError::at("read", &path))?;
+        let shard = |name: &str| match dir.join(name) {
+            path if path.exists() => load(&path, access).map(Some),
+            _ => Ok(None),
+        };
+        Self::from_index(&path, &json, shard)
     }
 
     /// Opens one safetensors file of any name.
@@ -81,12 +97,12 @@ impl Tensors {
     /// # Errors
     ///
     /// [`Error::NotSafetensors`], [`Error::HeaderTooLong`], [`Error::OverlappingTensors`],
-    /// [`Error::TensorGap`], [`Error::TensorBytes`], [`Error::TruncatedTensors`],
-    /// [`Error::TrailingBytes`], [`Error::UnsupportedDtype`] and [`Error::DuplicateTensor`].
+    /// [`Error::TensorGap`], [`Error::TensorBytes`], [`Error::TruncatedTensors`] and
+    /// [`Error::TrailingBytes`].
     pub fn parse(file: &Path, data: Bytes) -> Result<Self> {
-        let mut tensors = Self::new(file);
-        tensors.add(file, &data)?;
-        Ok(tensors)
+        let mut files = Files::default();
+        files.add(file, &data)?;
+        Ok(Self::new(file, files.entries, files.metadata))
     }
 
     /// The same with the names that the file gives its tensors, and its metadata.
@@ -98,69 +114,80 @@ impl Tensors {
         file: &Path,
         data: &Bytes,
     ) -> Result<(Self, BTreeSet<String>, BTreeMap<String, String>)> {
-        let mut tensors = Self::new(file);
-        let names = tensors.add(file, data)?;
-        let (header, _) = split_header(file, data)?;
-        let metadata = parse_header(file, header)?.metadata().clone();
-        Ok((tensors, names, metadata.into_iter().flatten().collect()))
+        let tensors = Self::parse(file, data.clone())?;
+        let names = tensors
+            .stored()
+            .map(|tensor| tensor.name.to_owned())
+            .collect();
+        let metadata = tensors.metadata().clone();
+        Ok((tensors, names, metadata))
     }
 
-    /// The tensors of the shards that an index names. `shard` brings a shard's content, or `None`
-    /// where there is no such file.
+    /// The tensors of the shards that an index names, all of them, wherever it says that they are: of several of one
+    /// name that of the last shard. `shard` brings a shard's content, or `None` where there is no such file.
     pub(super) fn from_index(
         index: &Path,
         json: &[u8],
         shard: impl Fn(&str) -> Result<Option<Bytes>>,
     ) -> Result<Self> {
-        let placed = parse_index(index, json)?;
-        let mut tensors = Self::new(index);
-        for (name, wanted) in placed {
+        let mut files = Files::default();
+        for name in parse_index(index, json)? {
             let Some(data) = shard(&name)? else {
                 return Err(Error::MissingShard {
                     index: index.into(),
                     shard: name,
                 });
             };
-            let there = tensors.add(&index.with_file_name(&name), &data)?;
-            if let Some(tensor) = wanted.difference(&there).next() {
-                return Err(Error::NotInShard {
-                    index: index.into(),
-                    tensor: tensor.clone(),
-                    shard: name,
-                });
-            }
+            files.add(&index.with_file_name(&name), &data)?;
         }
-        Ok(tensors)
+        Ok(Self::new(index, files.entries, files.metadata))
     }
+}
 
-    /// Adds the tensors of one file and returns their names as the file spells them.
-    fn add(&mut self, file: &Path, data: &Bytes) -> Result<BTreeSet<String>> {
+/// Whether `name` is that of an index of shards.
+pub(crate) fn is_index(name: &str) -> bool {
+    name.ends_with(".json")
+}
+
+/// A file of weights in `dir` that is not opened by itself, the first by name.
+fn other_weights(dir: &Path) -> Option<String> {
+    let names = fs::read_dir(dir)
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let weights = |name: &String| {
+        [".safetensors", ".bin", ".gguf", ".pth", ".h5", ".npz"]
+            .iter()
+            .any(|end| name.ends_with(end))
+    };
+    names.filter(weights).min()
+}
+
+/// What has been read of a checkpoint's files.
+#[derive(Default)]
+struct Files {
+    /// Under the files' names.
+    entries: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Files {
+    /// Adds the tensors of one file; they take the place of others of the same names.
+    fn add(&mut self, file: &Path, data: &Bytes) -> Result<()> {
         let (header, start) = split_header(file, data)?;
         let metadata = parse_header(file, header)?;
         check_length(file, metadata.data_len(), data.len() - start)?;
         let file: Arc<Path> = file.into();
-        let mut names = BTreeSet::new();
         for (name, info) in metadata.tensors() {
-            let tensor = tensor(&file, &name, info, data, start);
-            let file = file.clone();
-            match canonical(&name) {
-                Some(canonical) => {
-                    let (tensor, stored) = (tensor?, name.clone());
-                    let entry = Entry {
-                        tensor,
-                        file,
-                        stored,
-                    };
-                    self.insert(canonical, entry)?;
-                }
-                None => {
-                    let tensor = tensor.map_err(|_| info.dtype.to_string());
-                    self.insert_vision(name.clone(), Vision { tensor, file });
-                }
-            }
-            names.insert(name);
+            let entry = Entry {
+                tensor: tensor(&file, &name, info, data, start)?,
+                file: file.clone(),
+                stored: name.clone(),
+            };
+            self.entries.insert(name, entry);
         }
-        Ok(names)
+        self.metadata
+            .extend(metadata.metadata().clone().unwrap_or_default());
+        Ok(())
     }
 }
 
@@ -180,10 +207,10 @@ pub(crate) fn list(file: &Path, data: &Bytes) -> Result<Listed> {
     let metadata = parse_header(file, header)?;
     check_length(file, metadata.data_len(), data.len() - start)?;
     let listed = metadata.tensors().into_iter().map(|(name, info)| {
-        let found = tensor(file, &name, info, data, start);
-        (name, found.map_err(|_| info.dtype.to_string()))
+        let found = tensor(file, &name, info, data, start)?;
+        Ok((name, found.map_err(|other| other.dtype.to_string())))
     });
-    let listed = listed.collect();
+    let listed = listed.collect::<Result<_>>()?;
     let metadata = metadata.metadata().clone();
     Ok((listed, metadata.into_iter().flatten().collect()))
 }
@@ -192,17 +219,17 @@ pub(crate) fn list(file: &Path, data: &Bytes) -> Result<Listed> {
 pub(crate) fn load(file: &Path, access: Access) -> Result<Bytes> {
     // Opening a directory succeeds on some systems, and mapping it fails with "no such device".
     if file.is_dir() {
-        return Err(Error::io("open", file)(ErrorKind::IsADirectory.into()));
+        return Err(IoError::at("open", file)(ErrorKind::IsADirectory.into()).into());
     }
     if access == Access::Read {
-        return read(file).map_err(Error::io("read", file));
+        return Ok(read(file).map_err(IoError::at("read", file))?);
     }
-    let opened = File::open(file).map_err(Error::io("open", file))?;
+    let opened = File::open(file).map_err(IoError::at("open", file))?;
     // SAFETY: a shared mapping is sound only while nobody changes or shortens the file, which no
     // process can promise for another. `Access::Mapped` says so, and `Access::Read` (`--no-mmap`) is
     // there for files that may change. Nothing here relies on two reads of a byte being equal after
     // the header has been parsed: offsets and shapes are copied out, and weights are only numbers.
-    let map = unsafe { Mmap::map(&opened) }.map_err(Error::io("map", file))?;
+    let map = unsafe { Mmap::map(&opened) }.map_err(IoError::at("map", file))?;
     // As for `read`, where the file system can; a file that is in memory already stays in the pages it is in.
     #[cfg(target_os = "linux")]
     let _ = map.advise(Advice::HugePage);
@@ -225,8 +252,8 @@ fn read(file: &Path) -> io::Result<Bytes> {
     Ok(Bytes::from_owner(memory.make_read_only()?))
 }
 
-/// Which tensors an index places in which shard.
-fn parse_index(index: &Path, json: &[u8]) -> Result<BTreeMap<String, BTreeSet<String>>> {
+/// The shards that an index names.
+fn parse_index(index: &Path, json: &[u8]) -> Result<BTreeSet<String>> {
     let map = parse_object(index, json)?;
     let wrong = |field: String, expected, found| Error::FieldType {
         path: index.into(),
@@ -238,7 +265,7 @@ fn parse_index(index: &Path, json: &[u8]) -> Result<BTreeMap<String, BTreeSet<St
     let Some(weights) = top.object("weight_map")? else {
         return Err(wrong("weight_map".into(), "an object", "left out".into()));
     };
-    let mut shards: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut shards = BTreeSet::new();
     for (tensor, shard) in weights {
         let Some(shard) = shard.as_str() else {
             let field = format!("weight_map.{tensor}");
@@ -250,20 +277,9 @@ fn parse_index(index: &Path, json: &[u8]) -> Result<BTreeMap<String, BTreeSet<St
                 shard: shard.into(),
             });
         }
-        let tensors = shards.entry(shard.into()).or_default();
-        tensors.insert(tensor.clone());
+        shards.insert(shard.into());
     }
     Ok(shards)
-}
-
-/// Whether `name` can only mean a file beside the index, on every system.
-fn is_file_name(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    let one = matches!(
-        (parts.next(), parts.next()),
-        (Some(Component::Normal(part)), None) if part == name
-    );
-    one && !name.contains(['/', '\\', ':', '\0'])
 }
 
 /// The header of a file, and where its tensors' bytes start.
@@ -413,23 +429,24 @@ fn tensor(
     info: &TensorInfo,
     data: &Bytes,
     start: usize,
-) -> Result<Tensor> {
+) -> Result<Result<Tensor, OtherTensor>> {
+    let (from, to) = info.data_offsets;
+    let bytes = data.slice(start + from..start + to);
     let storage = match info.dtype {
         Dtype::F64 => Storage::F64,
         Dtype::F32 => Storage::F32,
         Dtype::F16 => Storage::F16,
         Dtype::BF16 => Storage::Bf16,
-        other => {
-            return Err(Error::UnsupportedDtype {
-                file: file.into(),
-                tensor: name.into(),
-                dtype: other.to_string(),
-            });
+        dtype => {
+            return Ok(Err(OtherTensor {
+                dtype,
+                shape: info.shape.clone(),
+                bytes,
+            }));
         }
     };
-    let (from, to) = info.data_offsets;
-    let bytes = data.slice(start + from..start + to);
-    Tensor::new(storage, info.shape.clone(), bytes).ok_or_else(|| Error::TensorBytes {
+    let tensor = Tensor::new(storage, info.shape.clone(), bytes);
+    tensor.map(Ok).ok_or_else(|| Error::TensorBytes {
         file: file.into(),
         tensor: name.into(),
         dtype: storage.to_string(),

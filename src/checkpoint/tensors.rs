@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use half::{bf16, f16};
 use rayon::prelude::*;
+use safetensors::tensor::Dtype;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use super::error::{Error, Result};
+use super::names::canonical;
 use crate::tensor::{Storage, Tensor};
 
 /// The tensors of a checkpoint by name: `model.embed_tokens.weight`,
@@ -20,43 +23,84 @@ use crate::tensor::{Storage, Tensor};
 pub struct Tensors {
     source: PathBuf,
     map: BTreeMap<String, Entry>,
-    /// The vision tensors under the files' names.
-    vision: BTreeMap<String, Vision>,
+    /// What only an export needs: vision tensors, and second spellings of what `map` has.
+    aside: Vec<Entry>,
+    metadata: BTreeMap<String, String>,
 }
 
 /// A tensor and the file it came from.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    pub(super) tensor: Tensor,
+    pub(super) tensor: Result<Tensor, OtherTensor>,
     pub(super) file: Arc<Path>,
     /// Its name in that file.
     pub(super) stored: String,
 }
 
-/// A tensor that only an export needs.
+/// A tensor of a type that nothing here computes with.
 #[derive(Clone, Debug)]
-pub(super) struct Vision {
-    /// The tensor, or its type where that is none of [`Storage`].
-    pub(super) tensor: Result<Tensor, String>,
-    pub(super) file: Arc<Path>,
+pub(super) struct OtherTensor {
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    pub(super) bytes: Bytes,
+}
+
+/// A tensor as a file has it.
+pub(crate) struct Stored<'a> {
+    /// Its name in the file.
+    pub(crate) name: &'a str,
+    /// Its canonical name, if it is one of the text model.
+    pub(crate) canonical: Option<&'a str>,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: &'a [usize],
+    pub(crate) bytes: &'a [u8],
+    /// The tensor, unless its type is one that nothing here computes with.
+    pub(crate) tensor: Option<&'a Tensor>,
+}
+
+impl Entry {
+    fn stored<'a>(&'a self, canonical: Option<&'a str>) -> Stored<'a> {
+        let (dtype, shape, bytes) = match &self.tensor {
+            Ok(tensor) => (tensor.storage().into(), tensor.shape(), tensor.bytes()),
+            Err(other) => (other.dtype, other.shape.as_slice(), &*other.bytes),
+        };
+        Stored {
+            name: &self.stored,
+            canonical,
+            dtype,
+            shape,
+            bytes,
+            tensor: self.tensor.as_ref().ok(),
+        }
+    }
 }
 
 /// Bytes hashed by one task: small enough to share one large embedding between threads.
 const CHUNK: usize = 1 << 22;
 
 impl Tensors {
-    /// No tensors yet, from the file or index `source`.
-    pub(super) fn new(source: &Path) -> Self {
+    /// The tensors of the file or index `source`, given under the files' names. Of two spellings of one name the
+    /// first in the alphabet counts, as in transformers.
+    pub(super) fn new(
+        source: &Path,
+        entries: BTreeMap<String, Entry>,
+        metadata: BTreeMap<String, String>,
+    ) -> Self {
+        let (mut map, mut aside) = (BTreeMap::new(), Vec::new());
+        for (name, entry) in entries {
+            match canonical(&name) {
+                Some(canonical) if !map.contains_key(&canonical) => {
+                    map.insert(canonical, entry);
+                }
+                _ => aside.push(entry),
+            }
+        }
         Self {
             source: source.into(),
-            map: BTreeMap::new(),
-            vision: BTreeMap::new(),
+            map,
+            aside,
+            metadata,
         }
-    }
-
-    /// Adds a vision tensor under its file's name.
-    pub(super) fn insert_vision(&mut self, name: String, vision: Vision) {
-        self.vision.insert(name, vision);
     }
 
     /// The same tensors with some of them replaced, which must be there.
@@ -66,61 +110,31 @@ impl Tensors {
             let entry = tensors.map.get_mut(&name);
             debug_assert!(entry.is_some(), "no tensor {name}");
             if let Some(entry) = entry {
-                entry.tensor = tensor;
+                entry.tensor = Ok(tensor);
             }
         }
         tensors
     }
 
-    /// Every tensor of the files, those of the vision part too, under the files' names; with it its
-    /// canonical name if it is of the text model.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::UnsupportedDtype`] for a vision tensor, which has been of no concern so far.
-    pub(crate) fn stored(&self) -> Result<BTreeMap<&str, (Option<&str>, &Tensor)>> {
-        let text = self.map.iter();
-        let mut stored: BTreeMap<_, _> = text
-            .map(|(name, e)| (e.stored.as_str(), (Some(name.as_str()), &e.tensor)))
-            .collect();
-        for (name, vision) in &self.vision {
-            let tensor = vision.tensor.as_ref();
-            let tensor = tensor.map_err(|dtype| Error::UnsupportedDtype {
-                file: vision.file.to_path_buf(),
-                tensor: name.clone(),
-                dtype: dtype.clone(),
-            })?;
-            stored.insert(name, (None, tensor));
-        }
-        Ok(stored)
+    /// Every tensor of the files, those that nothing is computed with too.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = Stored<'_>> {
+        let text = self
+            .map
+            .iter()
+            .map(|(name, entry)| entry.stored(Some(name)));
+        text.chain(self.aside.iter().map(|entry| entry.stored(None)))
     }
 
-    /// Whether the text model lies in a multimodal one.
-    pub(crate) fn multimodal(&self) -> bool {
-        let inner = |e: &Entry| e.stored.contains("language_model.");
-        !self.vision.is_empty() || self.map.values().any(inner)
-    }
-
-    /// Adds a tensor under its canonical name.
-    pub(super) fn insert(&mut self, name: String, entry: Entry) -> Result<()> {
-        match self.map.get(&name) {
-            Some(first) => Err(Error::DuplicateTensor {
-                first: first.file.to_path_buf(),
-                second: entry.file.to_path_buf(),
-                tensor: name,
-            }),
-            None => {
-                self.map.insert(name, entry);
-                Ok(())
-            }
-        }
+    /// What the files say beside tensors; of several with the same key, the last.
+    pub(crate) fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// The tensor `name`, which must have the shape `expected`. It shares the stored bytes.
     ///
     /// # Errors
     ///
-    /// [`Error::MissingTensor`] and [`Error::TensorShape`].
+    /// [`Error::MissingTensor`], [`Error::UnsupportedDtype`] and [`Error::TensorShape`].
     pub fn get(&self, name: &str, expected: &[usize]) -> Result<Tensor> {
         let Some(entry) = self.map.get(name) else {
             return Err(Error::MissingTensor {
@@ -128,15 +142,21 @@ impl Tensors {
                 tensor: name.into(),
             });
         };
-        if entry.tensor.shape() != expected {
-            return Err(Error::TensorShape {
-                file: entry.file.to_path_buf(),
+        let file = || entry.file.to_path_buf();
+        match &entry.tensor {
+            Ok(tensor) if tensor.shape() == expected => Ok(tensor.clone()),
+            Ok(tensor) => Err(Error::TensorShape {
+                file: file(),
                 tensor: name.into(),
                 expected: expected.into(),
-                found: entry.tensor.shape().into(),
-            });
+                found: tensor.shape().into(),
+            }),
+            Err(other) => Err(Error::UnsupportedDtype {
+                file: file(),
+                tensor: entry.stored.clone(),
+                dtype: other.dtype.to_string(),
+            }),
         }
-        Ok(entry.tensor.clone())
     }
 
     /// The file or index they come from.
@@ -154,9 +174,10 @@ impl Tensors {
         self.map.keys().map(String::as_str)
     }
 
-    /// All tensors with their names, sorted by name.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Tensor)> {
-        self.map.iter().map(|(k, e)| (k.as_str(), &e.tensor))
+    /// All tensors with their names, sorted by name, but for those of types that nothing here computes with.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        let entries = self.map.iter();
+        entries.filter_map(|(name, entry)| Some((name.as_str(), entry.tensor.as_ref().ok()?)))
     }
 
     /// How many tensors there are.
@@ -169,25 +190,29 @@ impl Tensors {
         self.map.is_empty()
     }
 
-    /// A hash of names, dtypes, shapes and contents, as 64 hexadecimal digits: the same for the same
-    /// weights however they are spread over files, named or brought into memory.
+    /// A hash of names, dtypes, shapes and contents of what [`iter`](Self::iter) gives, as 64 hexadecimal digits: the
+    /// same for the same weights however they are spread over files, named or brought into memory.
     ///
     /// It is SHA-256 over one record for each tensor in the order of names: the canonical name, a zero
     /// byte, the dtype in safetensors' spelling, a zero byte, the number of dimensions and the
     /// dimensions (u64, little-endian), and the SHA-256 of each 4 MiB of the bytes.
     pub fn content_hash(&self) -> String {
-        let chunks = |e: &Entry| -> Vec<[u8; 32]> {
-            let chunks = e.tensor.bytes().par_chunks(CHUNK);
+        let chunks = |tensor: &Tensor| -> Vec<[u8; 32]> {
+            let chunks = tensor.bytes().par_chunks(CHUNK);
             chunks.map(|c| Sha256::digest(c).into()).collect()
         };
-        let digests: Vec<_> = self.map.par_iter().map(|(_, e)| chunks(e)).collect();
+        let tensors: Vec<_> = self.iter().collect();
+        let digests: Vec<_> = tensors
+            .par_iter()
+            .map(|(_, tensor)| chunks(tensor))
+            .collect();
         let mut hash = Sha256::new();
-        for ((name, entry), digests) in self.map.iter().zip(digests) {
+        for ((name, tensor), digests) in tensors.into_iter().zip(digests) {
             hash.update(name);
             hash.update([0]);
-            hash.update(entry.tensor.storage().to_string());
+            hash.update(tensor.storage().to_string());
             hash.update([0]);
-            let shape = entry.tensor.shape();
+            let shape = tensor.shape();
             hash.update((shape.len() as u64).to_le_bytes());
             for &d in shape {
                 hash.update((d as u64).to_le_bytes());
@@ -204,7 +229,7 @@ impl Tensors {
     /// [`Error::NotFinite`] with the first such element of the first such tensor by name.
     pub fn check_finite(&self) -> Result<()> {
         let find = |(name, entry): (&String, &Entry)| {
-            let (index, value) = first_not_finite(&entry.tensor)?;
+            let (index, value) = first_not_finite(entry.tensor.as_ref().ok()?)?;
             Some(Error::NotFinite {
                 file: entry.file.to_path_buf(),
                 tensor: name.clone(),

@@ -49,16 +49,96 @@ fn a_directory_and_memory_give_the_same() {
 }
 
 #[test]
-fn ends_are_merged() {
+fn ends_are_those_of_generation_config_json() {
     assert_eq!(in_memory(&[]).unwrap().eos_token_ids(), [1, 3]);
     let with = |json| in_memory(&[("generation_config.json", json)]);
     let ids = |json| with(json).unwrap().eos_token_ids().to_vec();
-    assert_eq!(ids("{}"), [1, 3]);
-    assert_eq!(ids(r#"{"eos_token_id": 5}"#), [5, 1, 3]);
-    assert_eq!(ids(r#"{"eos_token_id": [3, 6]}"#), [3, 6, 1]);
+    let none: [u32; 0] = [];
+    assert_eq!(ids(r#"{"eos_token_id": 5}"#), [5]);
+    assert_eq!(ids(r#"{"eos_token_id": [3, 6]}"#), [3, 6]);
+    // Where it says nothing of ends, there are none.
+    for json in ["{}", r#"{"eos_token_id": null}"#, r#"{"eos_token_id": []}"#] {
+        assert_eq!(ids(json), none, "{json}");
+    }
+    // What no token can be ends nothing.
+    assert_eq!(ids(r#"{"eos_token_id": [106, 7, -1, 99999999999]}"#), [7]);
+    assert_eq!(ids(r#"{"eos_token_id": 7, "temperature": NaN}"#), [7]);
+    // A file that is no JSON is as none.
+    for json in ["", "{", "\u{feff}{\"eos_token_id\": 7}"] {
+        assert_eq!(ids(json), [1, 3], "{json:?}");
+    }
+    for (json, rest) in [
+        (
+            r#"{"eos_token_id": "7"}"#,
+            r#"eos_token_id must be a token id or a list of them, not "7""#,
+        ),
+        ("[7]", "the top level must be an object, not a list"),
+    ] {
+        let message = with(json).unwrap_err().to_string();
+        assert_eq!(message, format!("tiny/generation_config.json: {rest}"));
+    }
+}
+
+#[test]
+fn config_json_may_name_the_weights() {
+    let with = |files: &[(&str, Bytes)], named: &str| {
+        let config = CONFIG.replace('{', &format!(r#"{{"transformers_weights": {named}, "#));
+        let config = ("config.json", Bytes::from(config));
+        let files = files.iter().cloned().chain([config]);
+        Checkpoint::from_files("tiny", files).map_err(|error| error.to_string())
+    };
+    let other = [("other.safetensors", weights())];
+    let found = with(&other, r#""other.safetensors""#).unwrap();
+    assert!(found.tensors().contains("model.norm.weight"));
+    let usual = [("model.safetensors", weights())];
+    assert!(with(&usual, "null").is_ok());
+    for named in [
+        "other.bin",
+        "../other.safetensors",
+        "a/other.safetensors",
+        "",
+    ] {
+        assert_eq!(
+            with(&other, &format!("{named:?}")).unwrap_err(),
+            format!(
+                "tiny/config.json: transformers_weights is {named}, but must be a .safetensors file or .safetensors.index.json beside config.json"
+            )
+        );
+    }
+    let message = with(&usual, "1").unwrap_err();
     assert_eq!(
-        with(r#"{"eos_token_id": 106}"#).unwrap_err().to_string(),
-        "tiny/generation_config.json: eos_token_id is 106, but must be below vocab_size, 8"
+        message,
+        "tiny/config.json: transformers_weights must be a string, not 1"
+    );
+
+    // On disk, the index of another name too.
+    let dir = tempfile::tempdir().unwrap();
+    let config = CONFIG.replace(
+        '{',
+        r#"{"transformers_weights": "x.safetensors.index.json", "#,
+    );
+    fs::write(dir.path().join("config.json"), config).unwrap();
+    let index = r#"{"weight_map": {"norm.weight": "y.safetensors"}}"#;
+    fs::write(dir.path().join("x.safetensors.index.json"), index).unwrap();
+    fs::write(dir.path().join("y.safetensors"), weights()).unwrap();
+    let found = Checkpoint::open(dir.path().to_str().unwrap(), Access::Mapped).unwrap();
+    assert!(found.tensors().contains("model.norm.weight"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_nothing_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("config.json");
+    std::os::unix::fs::symlink("../../blobs/none", &link).unwrap();
+    assert_eq!(
+        Checkpoint::open(dir.path().to_str().unwrap(), Access::Mapped)
+            .unwrap_err()
+            .to_string(),
+        format!(
+            "{} is a link to a file that is not there; fetch it again",
+            link.display()
+        )
     );
 }
 

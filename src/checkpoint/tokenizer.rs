@@ -8,7 +8,8 @@ use tokenizers::{
 };
 
 use super::Config;
-use crate::error::{Error, Result, one_line};
+use super::error::{Error, Result};
+use crate::message::one_line;
 
 /// A model's tokenizer.
 ///

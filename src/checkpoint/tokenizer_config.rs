@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::error::{Error, Result};
 use super::fields::{Fields, brief, parse_object};
-use crate::error::{Error, Result};
 
 /// What is used of a tokenizer_config.json.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
-use crate::error::Result;
+use safetensors::tensor::Dtype;
+
+use crate::message::IoError;
 use crate::output;
 use crate::tensor::{Storage, encode, round_to_bf16, round_to_f16};
 
@@ -47,15 +49,15 @@ impl TensorData<'static> {
 ///
 /// # Errors
 ///
-/// [`Error::Io`](crate::Error::Io).
+/// [`IoError`].
 pub fn write_safetensors(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     tensors: &BTreeMap<String, TensorData<'_>>,
-) -> Result<()> {
+) -> Result<(), IoError> {
     let layout = tensors.iter().map(|(name, tensor)| Layout {
         name,
-        storage: tensor.storage,
+        dtype: tensor.storage.into(),
         shape: &tensor.shape,
         length: tensor.bytes.len(),
     });
@@ -65,11 +67,22 @@ pub fn write_safetensors(
     })
 }
 
+impl From<Storage> for Dtype {
+    fn from(storage: Storage) -> Self {
+        match storage {
+            Storage::F64 => Self::F64,
+            Storage::F32 => Self::F32,
+            Storage::F16 => Self::F16,
+            Storage::Bf16 => Self::BF16,
+        }
+    }
+}
+
 /// What the header says of a tensor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout<'a> {
     pub(crate) name: &'a str,
-    pub(crate) storage: Storage,
+    pub(crate) dtype: Dtype,
     pub(crate) shape: &'a [usize],
     /// Bytes.
     pub(crate) length: usize,
@@ -77,14 +90,14 @@ pub(crate) struct Layout<'a> {
 
 /// [`write_safetensors`] with one tensor in memory at a time, which `bytes` is asked for. Wide types come first, so
 /// that every tensor lies at a multiple of its numbers' size.
-pub(crate) fn write_tensors<'a>(
+pub(crate) fn write_tensors<'a, E: From<IoError>>(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     layout: &[Layout<'a>],
-    mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>>,
-) -> Result<()> {
+    mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>, E>,
+) -> Result<(), E> {
     let mut layout = layout.to_vec();
-    layout.sort_by_key(|tensor| (Reverse(tensor.storage.size()), tensor.name));
+    layout.sort_by_key(|tensor| (Reverse(tensor.dtype.bitsize()), tensor.name));
     let header = header(metadata, &layout);
     let mut failed = None;
     let written = output::write_file(path, |out| {
@@ -101,7 +114,7 @@ pub(crate) fn write_tensors<'a>(
         }
         Ok(())
     });
-    failed.map_or(written, Err)
+    failed.map_or(written.map_err(E::from), Err)
 }
 
 /// Where each tensor lies, filled with spaces to whole 8 bytes.
@@ -111,7 +124,7 @@ fn header(metadata: &BTreeMap<String, String>, layout: &[Layout<'_>]) -> Vec<u8>
     for tensor in layout {
         let end = offset + tensor.length;
         let entry = serde_json::json!({
-            "dtype": tensor.storage.to_string(),
+            "dtype": tensor.dtype.to_string(),
             "shape": tensor.shape,
             "data_offsets": [offset, end],
         });

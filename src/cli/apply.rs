@@ -183,7 +183,7 @@ impl Apply {
         let mut stream = tokenizer.stream();
         let mut greedy = Sampler::default();
         let (mut ids, mut text) = (Vec::new(), String::new());
-        let mut say = |piece: String| {
+        let mut say = |piece: String| -> Result<()> {
             text.push_str(&piece);
             if self.json { Ok(()) } else { print(&piece) }
         };

@@ -22,7 +22,7 @@ fn is_meant(model: &str) -> bool {
 
 /// The model that is built in.
 pub(super) fn tiny(options: ModelOptions) -> Result<Model> {
-    Model::from_checkpoint(tiny_checkpoint()?, options)
+    Ok(Model::from_checkpoint(tiny_checkpoint()?, options)?)
 }
 
 fn tiny_checkpoint() -> Result<Checkpoint> {
@@ -33,16 +33,16 @@ fn tiny_checkpoint() -> Result<Checkpoint> {
         "tokenizer.json",
         "tokenizer_config.json"
     );
-    Checkpoint::from_files(TINY, files)
+    Ok(Checkpoint::from_files(TINY, files)?)
 }
 
-/// Opens what a user calls `model`.
-pub(super) fn open(model: &str, options: ModelOptions) -> Result<Model> {
-    if is_meant(model) {
-        tiny(options)
-    } else {
-        Model::open_with(model, options)
+/// Opens what a user calls `model`; the built-in one has no revisions.
+pub(super) fn open(model: &str, revision: Option<&str>, options: ModelOptions) -> Result<Model> {
+    if is_meant(model) && revision.is_none() {
+        return tiny(options);
     }
+    let checkpoint = Checkpoint::open_revision(model, revision, options.access)?;
+    Ok(Model::from_checkpoint(checkpoint, options)?)
 }
 
 /// The checkpoint of what a user calls `model`.
@@ -50,6 +50,6 @@ pub(super) fn open_checkpoint(model: &str) -> Result<Checkpoint> {
     if is_meant(model) {
         tiny_checkpoint()
     } else {
-        Checkpoint::open(model, Access::Mapped)
+        Ok(Checkpoint::open(model, Access::Mapped)?)
     }
 }

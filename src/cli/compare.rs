@@ -4,12 +4,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use context_patch::compare::{Comparison, Recording, Report, Row, Rules, model_of};
+use context_patch::Result;
+use context_patch::compare::{self, Comparison, Recording, Report, Row, Rules, model_of};
 use context_patch::kernels::Level;
 use context_patch::model::{Model, ModelOptions};
 use context_patch::output::{check_writable, write_file};
 use context_patch::tensor::Dtype;
-use context_patch::{Error, Result};
 
 use super::progress::{counting, waiting};
 use super::table::table;
@@ -103,13 +103,13 @@ impl Compare {
             level,
             ..ModelOptions::default()
         };
-        builtin::open(&model, options)
+        builtin::open(&model, None, options)
     }
 }
 
 /// The model that a reference names: a folder beside it where there is one, as in a conformance kit.
 fn named(reference: &Path) -> Result<String> {
-    let name = model_of(reference)?.ok_or_else(|| Error::NotAReference {
+    let name = model_of(reference)?.ok_or_else(|| compare::Error::NotAReference {
         path: reference.into(),
     })?;
     let beside = reference.with_file_name(&name);

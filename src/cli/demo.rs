@@ -4,15 +4,15 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
+use context_patch::Result;
 use context_patch::checkpoint::Tokenizer;
 use context_patch::kernels::Level;
 use context_patch::model::{Model, ModelOptions, Session};
 use context_patch::output::{check_writable, write_file};
-use context_patch::patch::{Method, Query, Solution, Solver, Variant, solve};
+use context_patch::patch::{self, Method, Query, Solution, Solver, Variant, solve};
 use context_patch::report::{Answer, chance, picture};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::{Comparison, distribution};
-use context_patch::{Error, Result};
 use serde_json::{Value, json};
 
 use super::likeliest::likeliest;
@@ -85,7 +85,7 @@ impl Demo {
         let context = tokenizer.encode(&self.context)?;
         let ids = tokenizer.encode(&format!("{} {}", self.context, self.question))?;
         if context.len() <= 1 || !ids.starts_with(&context) || ids.len() == context.len() {
-            return Err(Error::NoContext);
+            return Err(patch::Error::NoContext.into());
         }
         with_dtype!(self.dtype, E => {
             let solution = absorb::<E>(&model, &ids, context.len())?;
@@ -199,13 +199,10 @@ fn absorb<E: Element>(model: &Model, ids: &[u32], context: usize) -> Result<Solu
     contextual.forward(&ids[..question], 0)?;
     let stays = std::iter::once(0).chain(context..question);
     let kept: Vec<_> = stays.map(|position| (ids[position], position)).collect();
-    solve(
-        &mut contextual,
-        Query {
-            kept: &kept,
-            ..Query::alone(ids[question])
-        },
-        &Method::new(Solver::Theorem1),
-        &[Variant::NoPatch],
-    )
+    let query = Query {
+        kept: &kept,
+        ..Query::alone(ids[question])
+    };
+    let method = Method::new(Solver::Theorem1);
+    Ok(solve(&mut contextual, query, &method, &[Variant::NoPatch])?)
 }

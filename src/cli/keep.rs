@@ -1,6 +1,6 @@
 //! Lists of tokens: `0,4..9`.
 
-use context_patch::{Error, Result};
+use context_patch::patch::{Error, Result};
 
 /// The numbers in `text`, of `context` there are: single ones and ranges that leave their end out, which
 /// may be open at either end.

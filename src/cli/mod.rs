@@ -28,8 +28,8 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use context_patch::checkpoint::{Access, Tokenizer};
 use context_patch::kernels::{Backend, Level};
-use context_patch::model::{EmbeddingScale, Model, ModelOptions};
-use context_patch::{Error, Result};
+use context_patch::model::{self, EmbeddingScale, Model, ModelOptions};
+use context_patch::{Error, IoError, Result};
 
 use progress::waiting;
 
@@ -101,6 +101,10 @@ struct ModelArgs {
     #[arg(long, value_name = "DIR|ID")]
     model: String,
 
+    /// Branch, tag or full commit of a repository in the cache [default: main]
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+
     /// Read the weights into memory: for files that may change underneath
     #[arg(long)]
     no_mmap: bool,
@@ -133,16 +137,19 @@ impl ModelArgs {
                 false => EmbeddingScale::Compute,
             },
         };
-        builtin::open(&self.model, options)
+        builtin::open(&self.model, self.revision.as_deref(), options)
     }
 
     /// The options that name the same model in another command.
     fn shell(&self) -> String {
-        let scale = match self.bf16_embedding_scale {
-            true => " --bf16-embedding-scale",
-            false => "",
-        };
-        format!("--model {}{scale}", words::shell(&self.model))
+        let mut options = format!("--model {}", words::shell(&self.model));
+        if let Some(revision) = &self.revision {
+            options += &format!(" --revision {}", words::shell(revision));
+        }
+        if self.bf16_embedding_scale {
+            options += " --bf16-embedding-scale";
+        }
+        options
     }
 }
 
@@ -226,11 +233,11 @@ fn print(text: &str) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map_err(|source| Error::Io {
+    Ok(written.map_err(|source| IoError {
         action: "write",
         path: STANDARD_OUTPUT.into(),
         source,
-    })
+    })?)
 }
 
 /// Ends a text that was printed piece by piece: in a pipe only where it has not ended its line itself.
@@ -244,7 +251,7 @@ fn end_line(text: &str) -> Result<()> {
 /// Refuses an empty text, before anything is read for it.
 fn refuse_empty(text: &str) -> Result<()> {
     if text.is_empty() {
-        Err(Error::EmptyPrompt)
+        Err(model::Error::EmptyPrompt.into())
     } else {
         Ok(())
     }
@@ -252,6 +259,6 @@ fn refuse_empty(text: &str) -> Result<()> {
 
 /// Whether standard output has a reader no more, which ends a program without being its fault.
 fn is_closed_output(error: &Error) -> bool {
-    matches!(error, Error::Io { path, source, .. }
+    matches!(error, Error::Io(IoError { path, source, .. })
         if path.as_os_str() == STANDARD_OUTPUT && source.kind() == ErrorKind::BrokenPipe)
 }

@@ -59,11 +59,12 @@ pub(super) fn write_json(file: &Path, record: &Record) -> Result<()> {
     write_file(file, |out| {
         serde_json::to_writer(&mut *out, record)?;
         writeln!(out)
-    })
+    })?;
+    Ok(())
 }
 
 /// A page with figures, in a folder of its own; `checkpoint` has the tokenizer.
 pub(super) fn write_report(dir: &Path, record: &Record, checkpoint: &Checkpoint) -> Result<()> {
     let tokenizer = checkpoint.tokenizer()?;
-    report::write(record, |id| tokenizer.token_text(id), dir)
+    Ok(report::write(record, |id| tokenizer.token_text(id), dir)?)
 }

@@ -124,7 +124,7 @@ impl Patch {
             _ => Solver::Span,
         });
         if tokens > 1 && solver != Solver::Span {
-            return Err(Error::OneToken { solver, tokens });
+            return Err(patch::Error::OneToken { solver, tokens }.into());
         }
         let method = self.solving.method(solver, self.apply, self.dtype);
         let (patch, report) = solve_split::<E>(model, &split, &method)?;
@@ -206,7 +206,7 @@ impl Patch {
                 generate(&mut session, &tokens, most, &mut Sampler::default(), |id| {
                     answer.push(id);
                     bar.inc(1);
-                    Ok(())
+                    Ok::<_, Error>(())
                 })?;
                 bar.finish_and_clear();
                 answer
@@ -215,7 +215,8 @@ impl Patch {
         };
         let span = span + answer.len();
         tokens.extend(&answer);
-        Split::new(tokens, keep, span, self.positions)?.with_answer(answer.len())
+        let split = Split::new(tokens, keep, span, self.positions)?;
+        Ok(split.with_answer(answer.len())?)
     }
 }
 
@@ -236,11 +237,11 @@ fn solve_split<E: Element>(
             ));
         });
         bar.finish_and_clear();
-        return solved;
+        return Ok(solved?);
     }
     let (tokens, positions) = (split.reduced_tokens(), split.reduced_positions());
     let placed: Vec<_> = tokens.into_iter().zip(positions).collect();
-    let (&(token, position), kept) = placed.split_last().ok_or(Error::NoQuery)?;
+    let (&(token, position), kept) = placed.split_last().ok_or(patch::Error::NoQuery)?;
     let query = Query {
         token,
         position: Some(position),

@@ -5,9 +5,8 @@ use std::path::Path;
 use clap::Args;
 use context_patch::model::Model;
 use context_patch::output::{check_new_dir, check_writable};
-use context_patch::patch::{Form, Method, SavedPatch, Solver, export};
+use context_patch::patch::{Error, Form, Method, Result, SavedPatch, Solver, export};
 use context_patch::tensor::{Dtype, Storage};
-use context_patch::{Error, Result};
 
 #[derive(Args)]
 pub(super) struct SolvingArgs {
@@ -80,14 +79,19 @@ pub(super) struct ExportArgs {
     /// weights and what the patch was solved in]
     #[arg(long, value_name = "TYPE")]
     merged_dtype: Option<Dtype>,
+
+    /// What an adapter calls the model it belongs to [default: the repository and commit of one in the Hugging Face
+    /// cache, else the whole path]
+    #[arg(long, value_name = "NAME")]
+    base_name: Option<String>,
 }
 
 impl ExportArgs {
     /// Refuses what could not be written, before anything is solved.
     pub(super) fn check(&self) -> Result<()> {
         self.each().try_for_each(|(kind, path)| match kind {
-            "peft" | "merged" => check_new_dir(path),
-            "gguf" => check_writable(path),
+            "peft" | "merged" => Ok(check_new_dir(path)?),
+            "gguf" => Ok(check_writable(path)?),
             _ => Err(Error::ExportKind { kind: kind.into() }),
         })
     }
@@ -98,9 +102,10 @@ impl ExportArgs {
             Some(dtype) => storage_of(dtype),
             None => wider(stored, storage_of(saved.dtype)),
         };
+        let base = self.base_name.as_deref();
         self.each().try_for_each(|(kind, path)| match kind {
-            "peft" => export::peft(model, &saved.patch, path),
-            "gguf" => export::gguf(model, &saved.patch, path),
+            "peft" => export::peft(model, &saved.patch, base, path),
+            "gguf" => export::gguf(model, &saved.patch, base, path),
             "merged" => export::merged(model, &saved.patch, Some(storage), path),
             _ => Err(Error::ExportKind { kind: kind.into() }),
         })

@@ -9,9 +9,9 @@ use context_patch::output::{check_new_dir, check_writable};
 use context_patch::patch::{Form, Positions, Solver};
 use context_patch::tensor::Dtype;
 use context_patch::verify::{
-    Keep, Kind, Machine, PROMPTS, Record, Setting, Shard, StepsFile, campaign,
+    Error, Keep, Kind, Machine, PROMPTS, Record, Setting, Shard, StepsFile, campaign,
 };
-use context_patch::{Error, Result};
+use context_patch::{IoError, Result};
 
 use super::outcome::{conclude, write_json, write_report};
 use super::progress::{bar, waiting};
@@ -115,7 +115,7 @@ impl Verify {
             None => PROMPTS.map(str::to_owned).into(),
         };
         prompts.iter().try_for_each(|prompt| refuse_empty(prompt))?;
-        let (model, setting) = waiting("Reading the model", || {
+        let (model, setting) = waiting("Reading the model", || -> Result<_> {
             let model = self.model.open(level)?;
             let setting = self.setting(&model, prompts)?;
             Ok((model, setting))
@@ -145,7 +145,7 @@ impl Verify {
             write_report(dir, &record, model.checkpoint())?;
         }
         let code = conclude(&record)?;
-        unsolved.map_or(Ok(code), Err)
+        unsolved.map_or(Ok(code), |error| Err(error.into()))
     }
 
     fn setting(&self, model: &Model, prompts: Vec<String>) -> Result<Setting> {
@@ -164,7 +164,7 @@ impl Verify {
 
 /// One JSON string a line.
 fn read_prompts(file: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(file).map_err(|source| Error::Io {
+    let text = std::fs::read_to_string(file).map_err(|source| IoError {
         action: "read",
         path: file.into(),
         source,
@@ -180,9 +180,9 @@ fn read_prompts(file: &Path) -> Result<Vec<String>> {
                 line: number + 1,
             })
         })
-        .collect::<Result<_>>()?;
+        .collect::<Result<_, Error>>()?;
     if prompts.is_empty() {
-        return Err(Error::NoPrompts { path: file.into() });
+        return Err(Error::NoPrompts { path: file.into() }.into());
     }
     Ok(prompts)
 }

@@ -17,6 +17,7 @@
 //! The finding's cause is looked for among the [known bugs](Mutation): one whose replay leaves nothing beyond.
 
 mod distance;
+mod error;
 mod interval;
 mod layout;
 mod names;
@@ -34,6 +35,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 pub use distance::Distance;
+pub use error::{Error, Result};
 pub use names::{ALIASES, Point};
 pub use recording::{Recording, model_of};
 pub use report::{Beyond, Cause, Finding, Floor, Report, Row};
@@ -42,7 +44,6 @@ pub use rules::Rules;
 use passes::Pass;
 use replay::Replay;
 
-use crate::error::{Error, Result};
 use crate::model::{Model, Mutation};
 use crate::tensor::{Dtype, Matrix};
 use crate::trace;

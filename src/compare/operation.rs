@@ -2,7 +2,7 @@
 
 use super::Recording;
 use crate::kernels::activation::Activation;
-use crate::model::{Attention, Model, RmsNorm, Turning};
+use crate::model::{Attention, Model, RmsNorm};
 use crate::tensor::Tensor;
 
 /// An operation of a model and the names of what it takes in.
@@ -16,7 +16,7 @@ pub(super) enum Kind<'m> {
     Norm(&'m RmsNorm),
     Product(&'m Tensor),
     Logits(&'m Tensor, Option<f64>),
-    Turn(&'m Attention),
+    Rope(&'m Attention),
     Mix(&'m Attention),
     Activation(Activation),
     /// An activation and a product in one, for engines that fuse them.
@@ -56,10 +56,10 @@ impl<'m> Operation<'m> {
             None => "model.embed_tokens".to_owned(),
             Some(before) => format!("model.layers.{before}"),
         };
-        let turned_first = attention.turning == Turning::BeforeNorm;
-        let [before_norm, before_turn, before_scores] = match turned_first {
-            false => ["proj", "norm", "rope"],
-            true => ["rope", "proj", "norm"],
+        let [before_norm, before_rope, before_scores] = if attention.norm_after_rope {
+            ["rope", "proj", "norm"]
+        } else {
+            ["proj", "norm", "rope"]
         };
         let of = |part: &str| format!("model.layers.{layer}.{part}");
         let head = |head: char, after: &str| of(&format!("self_attn.{head}_{after}"));
@@ -79,8 +79,8 @@ impl<'m> Operation<'m> {
             ),
             "self_attn.q_norm" => (Kind::Norm(&attention.q_norm), vec![head('q', before_norm)]),
             "self_attn.k_norm" => (Kind::Norm(&attention.k_norm), vec![head('k', before_norm)]),
-            "self_attn.q_rope" => (Kind::Turn(attention), vec![head('q', before_turn)]),
-            "self_attn.k_rope" => (Kind::Turn(attention), vec![head('k', before_turn)]),
+            "self_attn.q_rope" => (Kind::Rope(attention), vec![head('q', before_rope)]),
+            "self_attn.k_rope" => (Kind::Rope(attention), vec![head('k', before_rope)]),
             "self_attn.mixed" => {
                 let [q, k] = ['q', 'k'].map(|h| head(h, before_scores));
                 (Kind::Mix(attention), vec![q, k, head('v', "proj")])

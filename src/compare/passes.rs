@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use crate::error::{Error, Result};
+use super::error::{Error, Result};
 use crate::model::{Model, Recorder, Session};
 use crate::tensor::{Dtype, Element, Matrix};
 
@@ -101,7 +101,7 @@ impl Pass<'_> {
             .iter()
             .any(|name| recorder.wants(name));
         let logits = if ends { self.tokens.len() } else { 0 };
-        session.forward_recorded(self.tokens, logits, recorder)
+        Ok(session.forward_recorded(self.tokens, logits, recorder)?)
     }
 }
 

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::error::{Error, Result};
 use super::layout::{Layout, Misfit, Words};
 use super::names::{Known, Names, Point, recognise};
 use super::rules::Rules;
 use super::source::{Found, Source};
 use crate::checkpoint::Config;
-use crate::error::{Error, Result};
 use crate::tensor::{Dtype, Matrix, Tensor};
 use crate::trace;
 
@@ -51,7 +51,7 @@ impl Recording {
     /// [`Tensors::parse`](crate::checkpoint::Tensors::parse) for files that are damaged, [`Error::RecordingNames`] where no name
     /// is known, [`Error::RecordingDtype`], [`Error::RecordingShape`], [`Error::RecordingLayout`],
     /// [`Error::RecordingTwice`], [`Error::RecordingRows`] and [`Error::RecordingLayer`] for tensors whose names are known,
-    /// [`Error::Ids`], and [`Error::RuleUnmatched`].
+    /// [`trace::Error::Ids`], and [`Error::RuleUnmatched`].
     pub fn open(path: &Path, config: &Config, rules: &Rules) -> Result<Self> {
         Self::new(path, Source::open(path)?, config, rules)
     }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::distance::Measure;
+use super::error::Result;
 use super::interval::{Interval, Rounding};
 use super::operation::Operation;
 use super::passes::{Pass, Tensors};
 use super::report::Beyond;
 use super::step::Step;
 use super::{Distance, Recording, last_rows};
-use crate::error::Result;
 use crate::model::Model;
 use crate::tensor::{Dtype, Matrix};
 

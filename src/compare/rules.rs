@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use super::error::{Error, Result};
 use super::layout::{Heads, Words};
 use super::names::{Known, Pattern, is_ours};
-use crate::error::{Error, Result, shown};
+use crate::message::{IoError, shown};
 
 /// The rules of a map file, or none.
 ///
@@ -70,7 +71,7 @@ impl Rules {
     ///
     /// [`Error::Io`] and those of [`parse`](Self::parse).
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).map_err(Error::io("read", path))?;
+        let text = std::fs::read(path).map_err(IoError::at("read", path))?;
         Self::parse(path, &text)
     }
 

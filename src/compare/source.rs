@@ -5,9 +5,10 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use super::error::{Error, Result};
 use super::npy::{self, Array};
 use crate::checkpoint::{self, Access};
-use crate::error::{Error, Result, one_line};
+use crate::message::{IoError, one_line};
 use crate::tensor::Tensor;
 
 /// The name of the array that holds the ids, in a folder or an archive.
@@ -42,8 +43,8 @@ impl Source {
     /// The `.npy` files of a folder, by their names without the ending.
     fn open_folder(folder: &Path) -> Result<Self> {
         let mut source = Self::default();
-        for entry in folder.read_dir().map_err(Error::io("read", folder))? {
-            let path = entry.map_err(Error::io("read", folder))?.path();
+        for entry in folder.read_dir().map_err(IoError::at("read", folder))? {
+            let path = entry.map_err(IoError::at("read", folder))?.path();
             let is_array = path.extension().is_some_and(|ending| ending == "npy");
             if let (true, Some(name)) = (is_array, path.file_stem()) {
                 let data = checkpoint::load(&path, Access::Mapped)?;

@@ -15,7 +15,7 @@ use super::interval::{Interval, Rounding};
 use super::operation::{Kind, Operation};
 use crate::kernels::activation::{Activation, gelu_by_f16};
 use crate::kernels::{Level, matmul};
-use crate::model::{Attention, Model, RmsNorm, Scaling, Turning};
+use crate::model::{Attention, Model, RmsNorm, RopePairing, Scaling};
 use crate::tensor::{Dtype, Matrix, Storage, Tensor};
 
 /// An operation with what it takes in.
@@ -64,7 +64,7 @@ impl<'m> Step<'m> {
             Kind::Logits(_, Some(cap)) => {
                 self.products(rows, |y| self.capped(self.rounding.of(y), cap))
             }
-            Kind::Turn(attention) => rows.flat_map(|row| self.turn(attention, row)).collect(),
+            Kind::Rope(attention) => rows.flat_map(|row| self.rope(attention, row)).collect(),
             Kind::Mix(attention) => {
                 let each = rows.into_par_iter().map(|row| self.mix(attention, row));
                 each.flatten_iter().collect()
@@ -185,31 +185,31 @@ impl<'m> Step<'m> {
     }
 
     /// q · cos + rotate_half(q) · sin, head by head.
-    fn turn(&self, attention: &Attention, row: usize) -> Vec<Interval> {
-        let turns = self.turns(attention, self.first_position + row);
+    fn rope(&self, attention: &Attention, row: usize) -> Vec<Interval> {
+        let cos_sin = self.cos_sin(attention, self.first_position + row);
         let once = |x| self.rounding.once(x);
         let mut out = Vec::new();
         for head in self.inputs[0].row(row).chunks_exact(attention.head_dim) {
             let half = head.len() / 2;
-            let place = |i: usize| match attention.turning {
-                Turning::Neighbours => (2 * i, 2 * i + 1),
-                Turning::Halves | Turning::BeforeNorm => (i, i + half),
+            let place = |i: usize| match attention.pairing {
+                RopePairing::Halves => (i, i + half),
+                RopePairing::Interleaved => (2 * i, 2 * i + 1),
             };
-            let mut turned = vec![Interval::exactly(0.0); head.len()];
-            for (i, &(cos, sin)) in turns.iter().enumerate() {
+            let mut rotated = vec![Interval::exactly(0.0); head.len()];
+            for (i, &(cos, sin)) in cos_sin.iter().enumerate() {
                 let (a, b) = place(i);
                 let [x, y] = [head[a], head[b]].map(Interval::exactly);
-                turned[a] = once(once(x.times(cos)).minus(once(y.times(sin))));
-                turned[b] = once(once(y.times(cos)).plus(once(x.times(sin))));
+                rotated[a] = once(once(x.times(cos)).minus(once(y.times(sin))));
+                rotated[b] = once(once(y.times(cos)).plus(once(x.times(sin))));
             }
-            out.extend(turned);
+            out.extend(rotated);
         }
         out
     }
 
     /// cos and sin at a position. Engines work out the angle in the type of sums: θ to a power, or a product of up to i
     /// factors, is off by as many u and ln θ (below 16) more.
-    fn turns(&self, attention: &Attention, position: usize) -> Vec<(Interval, Interval)> {
+    fn cos_sin(&self, attention: &Attention, position: usize) -> Vec<(Interval, Interval)> {
         let (cos, sin) = attention.rotation.at(position);
         let angles = attention.rotation.angles(position);
         let turns = cos.iter().zip(&sin).zip(angles).enumerate();

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::error::{Error, Result};
 use super::kit::{open, recording, write_case};
 use super::{CASES, Case};
 use crate::compare::{Comparison, Finding, Recording, Rules};
-use crate::error::{Error, Result};
+use crate::message::IoError;
 use crate::tensor::Dtype;
 
 /// One case in one compute type.
@@ -51,7 +52,7 @@ fn found(results: &Path, case: &Case, dtype: Dtype) -> Option<PathBuf> {
 ///
 /// [`Error::NoResults`] where there are none, and [`Error::Io`]. What is wrong with a recording goes into its score.
 pub fn check(results: &Path, rules: &Rules, mut on_case: impl FnMut()) -> Result<Vec<Score>> {
-    let beside = tempfile::tempdir().map_err(Error::io("write", std::env::temp_dir()))?;
+    let beside = tempfile::tempdir().map_err(IoError::at("write", std::env::temp_dir()))?;
     let mut scores = Vec::new();
     for case in &CASES {
         for dtype in [Dtype::F32, Dtype::Bf16] {

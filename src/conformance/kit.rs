@@ -7,10 +7,11 @@ use std::path::Path;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::error::Result;
 use super::{CASES, Case};
 use crate::checkpoint::{Access, Checkpoint};
 use crate::compare::{Floor, Recording, Rules, floors};
-use crate::error::{Error, Result};
+use crate::message::IoError;
 use crate::model::{Model, ModelOptions};
 use crate::output::write_dir;
 use crate::tensor::Dtype;
@@ -58,7 +59,7 @@ A single case: context-patch compare CASE/f64.safetensors RESULTS/CASE/f32.safet
 ///
 /// # Errors
 ///
-/// [`Error::Io`].
+/// [`Error::Io`](super::Error::Io).
 pub fn write(dir: &Path, mut on_case: impl FnMut()) -> Result<()> {
     write_dir(dir, |dir| {
         let mut cases = Vec::new();
@@ -74,15 +75,15 @@ pub fn write(dir: &Path, mut on_case: impl FnMut()) -> Result<()> {
         };
         let path = dir.join("manifest.json");
         let json = serde_json::to_vec_pretty(&manifest).map_err(std::io::Error::from);
-        put(&path, &json.map_err(Error::io("write", &path))?)?;
-        put(&dir.join("README.md"), README.as_bytes())
+        put(&path, &json.map_err(IoError::at("write", &path))?)?;
+        Ok(put(&dir.join("README.md"), README.as_bytes())?)
     })
 }
 
 /// A case's checkpoint, ids and recordings.
 pub(super) fn write_case(case: &Case, folder: &Path) -> Result<()> {
     let model = folder.join("model");
-    fs::create_dir_all(&model).map_err(Error::io("write", &model))?;
+    fs::create_dir_all(&model).map_err(IoError::at("write", &model))?;
     for (name, bytes) in case.files {
         put(&model.join(name), bytes)?;
     }
@@ -100,7 +101,7 @@ pub(super) fn write_case(case: &Case, folder: &Path) -> Result<()> {
 /// The model of a case. It is called after its folder, which stands beside the recordings.
 pub(super) fn open(folder: &Path) -> Result<Model> {
     let checkpoint = Checkpoint::open_dir("model", &folder.join("model"), Access::Read)?;
-    Model::from_checkpoint(checkpoint, ModelOptions::default())
+    Ok(Model::from_checkpoint(checkpoint, ModelOptions::default())?)
 }
 
 /// Where a case's recording is.
@@ -118,7 +119,7 @@ fn entry(case: &Case, dir: &Path, folder: &Path) -> Result<Entry> {
     let others = recordings.into_iter().chain(["ids.json".to_owned()]);
     for name in names.chain(others) {
         let path = folder.join(&name);
-        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        let bytes = fs::read(&path).map_err(IoError::at("read", &path))?;
         let relative = path.strip_prefix(dir).unwrap_or(&path);
         let hash = Sha256::digest(bytes);
         let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -134,6 +135,6 @@ fn entry(case: &Case, dir: &Path, folder: &Path) -> Result<Entry> {
     })
 }
 
-fn put(path: &Path, bytes: &[u8]) -> Result<()> {
-    fs::write(path, bytes).map_err(Error::io("write", path))
+fn put(path: &Path, bytes: &[u8]) -> Result<(), IoError> {
+    fs::write(path, bytes).map_err(IoError::at("write", path))
 }

@@ -7,8 +7,10 @@
 
 mod cases;
 mod check;
+mod error;
 mod kit;
 
 pub use cases::{CASES, Case};
 pub use check::{Outcome, Score, check};
+pub use error::{Error, Result};
 pub use kit::write;

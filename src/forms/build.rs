@@ -9,7 +9,7 @@ use super::{
 };
 use crate::tensor::{Float, Matrix};
 
-/// What makes both branches matter beside the residual, and the context to the attention.
+/// The gain of the linear maps: large enough that both branches matter beside the residual, and the context to the attention.
 const GAIN: f64 = 1.75;
 
 /// The numbers of a seed: uniform with mean 0 and variance 1, the same on every machine.
@@ -27,7 +27,7 @@ impl<A: Float> Block<A> {
         Self::new(form, &mut numbers(seed))
     }
 
-    /// The same from any numbers, which are scaled to weights, scales and tokens.
+    /// A block of a form and tokens for it, from any numbers, which are scaled to weights, scales and tokens.
     pub fn new(form: &BlockForm, number: &mut dyn FnMut() -> f64) -> (Self, Tokens<A>) {
         let mut parts = Parts { form, number };
         let block = parts.block();

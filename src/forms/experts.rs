@@ -1,4 +1,4 @@
-//! A mixture of experts: f with a router that lets a few experts fire, g the sum of what those say.
+//! A mixture of experts: f with a router that activates a few experts, g the sum of their outputs.
 
 use super::inner::{FirstMap, FirstMaps, Mlp};
 use super::linear::Linear;
@@ -9,7 +9,7 @@ use crate::patch::lemmas::lemma_11;
 use crate::patch::theorem_5::{Change, OutputControllable, wide};
 use crate::tensor::Float;
 
-/// An expert that fires for a token.
+/// An expert that is active for a token.
 #[derive(Clone, Debug)]
 pub struct Active<A: Float> {
     /// Which one.
@@ -20,14 +20,14 @@ pub struct Active<A: Float> {
     pub h: Vec<A>,
 }
 
-/// f of a mixture of experts. The router is a first linear map like the others, so the patch makes the same
-/// experts fire with the same gates.
+/// f of a mixture of experts. The router is a first linear map like the others, so the patch activates the same
+/// experts with the same gates.
 #[derive(Clone, Debug)]
 pub struct ExpertsInner<A: Float> {
     pub(super) norm: Norm<A>,
     pub(super) router: Linear<A>,
     pub(super) experts: Vec<Mlp<A>>,
-    /// How many experts fire.
+    /// How many experts are active for a token.
     pub(super) active: usize,
 }
 
@@ -54,11 +54,11 @@ impl<A: Float> FirstMaps<A> for ExpertsInner<A> {
         std::iter::once(&mut self.router).chain(experts).collect()
     }
 
-    fn finish(&self, outputs: &[Vec<A>]) -> Vec<Active<A>> {
+    fn finish(&self, level: Level, outputs: &[Vec<A>]) -> Vec<Active<A>> {
         let (router, outputs) = (&outputs[0], &outputs[1..]);
         let chosen = largest(router, self.active);
         let mut gates: Vec<_> = chosen.iter().map(|&expert| router[expert]).collect();
-        softmax(Level::best(), &mut gates);
+        softmax(level, &mut gates);
         let active = chosen.into_iter().zip(gates).map(|(expert, gate)| {
             let mlp = &self.experts[expert];
             let first = expert * mlp.count();
@@ -69,7 +69,7 @@ impl<A: Float> FirstMaps<A> for ExpertsInner<A> {
     }
 }
 
-/// The places of the `count` largest numbers, the lowest of equals first.
+/// The indices of the `count` largest numbers, the lowest of equals first.
 fn largest<A: Float>(x: &[A], count: usize) -> Vec<usize> {
     let mut places: Vec<usize> = Vec::new();
     for _ in 0..count.min(x.len()) {

@@ -31,10 +31,10 @@ pub trait FirstMaps<A: Float>: Clone {
     fn norm(&self) -> &Norm<A>;
     /// The first linear maps.
     fn maps(&self) -> Vec<FirstMap<'_, A>>;
-    /// The same, in the same order, to be changed.
+    /// The first linear maps in the order of [`maps`](Self::maps), to be changed.
     fn maps_mut(&mut self) -> Vec<&mut Linear<A>>;
     /// What the function makes of the maps' outputs, in the same order.
-    fn finish(&self, outputs: &[Vec<A>]) -> Self::Output;
+    fn finish(&self, level: Level, outputs: &[Vec<A>]) -> Self::Output;
 
     /// The output of every map.
     fn first(&self, level: Level, v: &[A]) -> Vec<Vec<A>> {
@@ -48,7 +48,7 @@ impl<A: Float, F: FirstMaps<A>> InputControllable<A> for F {
     type Output = <F as FirstMaps<A>>::Output;
 
     fn forward(&self, level: Level, v: &[A]) -> Self::Output {
-        self.finish(&self.first(level, v))
+        self.finish(level, &self.first(level, v))
     }
 
     /// ΔW = W (z_C − z) zᵀ/‖z‖² for every first map.
@@ -138,7 +138,7 @@ impl<A: Float> FirstMaps<A> for Inner<A> {
         self.mlp.maps_mut().collect()
     }
 
-    fn finish(&self, outputs: &[Vec<A>]) -> Vec<A> {
+    fn finish(&self, _: Level, outputs: &[Vec<A>]) -> Vec<A> {
         self.mlp.finish(outputs)
     }
 }

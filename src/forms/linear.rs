@@ -1,4 +1,4 @@
-//! Linear maps, with their weight in either orientation, and what is added to it.
+//! Linear maps, with their weight in either orientation, and deltas of it.
 
 use std::borrow::Cow;
 
@@ -21,17 +21,19 @@ pub struct Linear<A: Float> {
 impl<A: Float> Linear<A> {
     /// W `[out, in]`.
     pub fn weight(&self) -> Cow<'_, Matrix<A>> {
-        match self.transposed {
-            true => Cow::Owned(self.stored.transposed()),
-            false => Cow::Borrowed(&self.stored),
+        if self.transposed {
+            Cow::Owned(self.stored.transposed())
+        } else {
+            Cow::Borrowed(&self.stored)
         }
     }
 
     /// The length of y.
     pub(super) fn outputs(&self) -> usize {
-        match self.transposed {
-            true => self.stored.cols(),
-            false => self.stored.rows(),
+        if self.transposed {
+            self.stored.cols()
+        } else {
+            self.stored.rows()
         }
     }
 
@@ -47,9 +49,10 @@ impl<A: Float> Linear<A> {
 
     /// ΔW in the orientation of the stored weight.
     pub(super) fn oriented(&self, delta: LowRank) -> Delta {
-        Delta::Matrix(match self.transposed {
-            true => delta.transposed(),
-            false => delta,
+        Delta::Matrix(if self.transposed {
+            delta.transposed()
+        } else {
+            delta
         })
     }
 

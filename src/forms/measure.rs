@@ -1,4 +1,4 @@
-//! Theorem 5 tried on a block: how far the patched one is from its target, and that the patch matters.
+//! Theorem 5 on a block: how far the patched block is from its target, and that the patch matters.
 
 use super::bounds::{Bounded, U64, first_maps};
 use super::inner::FirstMaps;
@@ -8,16 +8,16 @@ use crate::patch::lemmas::check_finite;
 use crate::patch::theorem_5::{Change, InputControllable, Pass, Patched, theorem_5, wide};
 use crate::tensor::Float;
 
-/// What a patched block did.
+/// What was measured of a patched block.
 #[derive(Clone, Debug)]
 pub struct Measured {
     /// The parts of the patch, inner before outer.
     pub changes: Vec<Change>,
-    /// The first linear maps, against what they say of z_C; `None` where no inner patch is needed.
+    /// The first linear maps, against their outputs for z_C; `None` where no inner patch is needed.
     pub inner: Option<Difference>,
     /// The block, against T(C, x).
     pub block: Difference,
-    /// What the block without a patch, or with half of it, is off by.
+    /// How far the block is off without the patch, or with half of it.
     pub controls: Controls,
 }
 
@@ -33,7 +33,7 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Of what was `got` where `wanted` was wanted, with a `bound` of each.
+    /// The difference of `got` from `wanted`; `bound` has the bound of each number.
     fn new(got: &[f64], wanted: &[f64], bound: &[f64]) -> Self {
         let difference: Vec<_> = got.iter().zip(wanted).map(|(a, b)| (a - b).abs()).collect();
         let size = largest(wanted);
@@ -94,7 +94,7 @@ impl Controls {
     }
 }
 
-/// Patches f and g by [Theorem 5](theorem_5) and measures what came of it.
+/// Patches f and g by [Theorem 5](theorem_5) and measures the result.
 ///
 /// # Errors
 ///

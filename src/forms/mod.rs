@@ -78,7 +78,7 @@ impl<A: Float> Block<A> {
         }
     }
 
-    /// Patches the block by Theorem 5 and measures what came of it.
+    /// Patches the block by Theorem 5 and measures the result.
     ///
     /// # Errors
     ///

@@ -6,10 +6,11 @@
 
 use half::f16;
 
-use super::{Level, elementwise, exp};
-use crate::tensor::{Element, Float, Matrix};
+use super::simd::Level;
+use super::{elementwise, exp};
+use crate::tensor::{Dtype, Element, Float, Matrix};
 
-/// An element-wise function. No lemma asks anything of it.
+/// An elementwise activation function. The lemmas hold for any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// GeLU in the tanh form.
@@ -28,13 +29,13 @@ impl Activation {
     /// The function of one number.
     pub fn apply<A: Float>(self, x: A) -> A {
         match self {
-            Self::GeluTanh => x.gelu_tanh(),
+            Self::GeluTanh => gelu_tanh_number(x),
             Self::Gelu => {
                 let x = x.to_f64();
                 A::from_f64(0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)))
             }
             Self::GeluByF16 => A::from_f64(gelu_by_f16(x.to_f64(), 0.0)),
-            Self::Silu => x / (A::ONE + (-x).exp()),
+            Self::Silu => x / (A::ONE + exp::exp(-x)),
             // A NaN stays one.
             Self::Relu if x < A::ZERO => A::ZERO,
             Self::Relu => x,
@@ -42,33 +43,40 @@ impl Activation {
     }
 
     /// The function of every number, rounded to the compute type.
-    pub(crate) fn of<E: Element>(self, level: Level, x: &Matrix<E>) -> Matrix<E> {
+    pub(crate) fn map<E: Element>(self, level: Level, x: &Matrix<E>) -> Matrix<E> {
         match self {
+            // Apart, so that it is compiled for the level without the other functions beside it.
             Self::GeluTanh => gelu_tanh(level, x),
-            other => x.map(|x| E::round(other.apply(x.acc()))),
+            other => elementwise::map(level, x, |x| E::round(other.apply(x.acc()))),
         }
     }
 }
 
 /// GeLU (tanh form) of every number, rounded to the compute type.
 pub fn gelu_tanh<E: Element>(level: Level, x: &Matrix<E>) -> Matrix<E> {
-    let mut out = Matrix::stale(x.rows(), x.cols());
-    let gelu = |x: E| E::round(x.acc().gelu_tanh());
-    elementwise::map(level, x.as_slice(), out.as_mut_slice(), gelu);
-    out
+    elementwise::map(level, x, |x| E::round(gelu_tanh_number(x.acc())))
 }
 
-/// GeLU (tanh form) from a table of all f16: x is rounded to f16, and so is the outcome with `off` added; from 10 up it is x, and
-/// from −10 down 0.
+/// GeLU (tanh form) of one number of a type that sums are in.
+#[inline(always)]
+fn gelu_tanh_number<A: Float>(x: A) -> A {
+    match A::DTYPE {
+        Dtype::F64 => A::from_f64(gelu_tanh_f64(x.to_f64())),
+        Dtype::F32 | Dtype::Bf16 => A::from_f32(gelu_tanh_f32(x.to_f64() as f32)),
+    }
+}
+
+/// GeLU (tanh form) as a table over all f16 gives it: x is rounded to f16, and so is GeLU(x) + `off`. From 10 up the result is
+/// x, and from −10 down 0.
 pub(crate) fn gelu_by_f16(x: f64, off: f64) -> f64 {
-    match x.abs() < 10.0 {
-        true => {
-            let x = f16::from_f64(x).to_f64();
-            f16::from_f64(gelu_tanh_f64(x) + off).to_f64()
-        }
+    if x.abs() < 10.0 {
+        let x = f16::from_f64(x).to_f64();
+        f16::from_f64(gelu_tanh_f64(x) + off).to_f64()
+    } else if x < 0.0 {
+        0.0
+    } else {
         // A NaN stays one.
-        false if x < 0.0 => 0.0,
-        false => x,
+        x
     }
 }
 

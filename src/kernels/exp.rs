@@ -1,5 +1,16 @@
 //! e to the power of x, from our own arithmetic so that it is the same on every machine.
 
+use crate::tensor::{Dtype, Float};
+
+/// e^x, by [`exp_f64`] or [`exp_f32`].
+#[inline(always)]
+pub fn exp<A: Float>(x: A) -> A {
+    match A::DTYPE {
+        Dtype::F64 => A::from_f64(exp_f64(x.to_f64())),
+        Dtype::F32 | Dtype::Bf16 => A::from_f32(exp_f32(x.to_f64() as f32)),
+    }
+}
+
 /// e^x in f64, within 1 ulp: bit for bit what the `libm` crate's `exp` gives, in a form without branches, so that
 /// compilers can do several at once.
 ///

@@ -1,53 +1,76 @@
-//! The operations a pass is made of, one a file, each with its order of operations written down.
+//! The operations of a forward pass, each with its order of operations written down.
 //!
-//! **The order of a sum.** Every dot product runs in 16 lanes: lane *l* takes elements *l*, *l* + 16,
-//! *l* + 32, … with one fused multiply-add each, starting from +0; a last incomplete block is filled
-//! with zeros; the lanes are then added in the tree (*l*, *l* + 8), (*l*, *l* + 4), (*l*, *l* + 2),
-//! (0, 1). In bf16 a block is 32 elements: lane *l* takes elements 2*l* + 1 and then 2*l* of it, each a
-//! fused multiply-add in f32 with denormal inputs and results taken as zero, as the instruction
-//! `VDPBF16PS` does. Nothing else decides the bits: not the instruction set, not the threads, not how many tokens are
-//! handled at once. That is [`Backend::Native`]; the products can be left to [another](Backend), which has an order of its
-//! own.
+//! # What a product is
+//!
+//! Every number of W x is a dot product, and every dot product has one order: sixteen partial sums ("lanes"), each over every
+//! sixteenth element, by one fused multiply-add an element; then the lanes are added in a tree. In f32 and f64 that is
+//!
+//! ```
+//! fn naive_dot(w: &[f32], x: &[f32]) -> f32 {
+//!     let mut lanes = [0.0f32; 16];
+//!     for (i, (w, x)) in w.iter().zip(x).enumerate() {
+//!         lanes[i % 16] = w.mul_add(*x, lanes[i % 16]);
+//!     }
+//!     for half in [8, 4, 2, 1] {
+//!         for l in 0..half {
+//!             lanes[l] += lanes[l + half];
+//!         }
+//!     }
+//!     lanes[0]
+//! }
+//!
+//! use context_patch::kernels::{Level, dot};
+//! let w: Vec<f32> = (0..100).map(|i| (i as f32).sin()).collect();
+//! let x: Vec<f32> = (0..100).map(|i| (i as f32).cos()).collect();
+//! for level in Level::available() {
+//!     assert_eq!(dot(level, &w, &x).to_bits(), naive_dot(&w, &x).to_bits());
+//! }
+//! # let sequential = w.iter().zip(&x).fold(0.0f32, |sum, (w, x)| w.mul_add(*x, sum));
+//! # assert_ne!(sequential, naive_dot(&w, &x));
+//! ```
+//!
+//! (A last block of fewer than sixteen elements is filled with zeros, so a sum that would be −0 may be +0.) In bf16 a block has
+//! 32 elements: lane *l* takes elements 2*l* + 1 and then 2*l* of it, each by a fused multiply-add in f32 that takes denormal
+//! inputs and results as zeros, as the instruction `VDPBF16PS` does. Nothing else decides the bits: not the instruction set, not
+//! the threads, not how many tokens are multiplied at once.
+//!
+//! # From a product to an instruction
+//!
+//! | frame | what it decides |
+//! |---|---|
+//! | `Run::matmul` (`model/run.rs`) | whether the product is disturbed, to measure the condition of a pass |
+//! | [`Backend::matmul`] | who multiplies: these kernels, or the `gemm` crate, which has its own order of sums |
+//! | `native::matmuls` (`matmul/`) | tasks: some rows of W and some tokens for each thread |
+//! | `native::multiply_rows` | how stored weights are read: as they are, or converted first |
+//! | `by_type::multiply` | the kernel of the pair of types, which [`Level`] compiles for each instruction set |
+//! | `packed::all_products`, `tiles::all_products` | the loops over tiles of rows and tokens: many tokens are packed, few are read where they lie |
+//! | `Lanes::add`, `Lanes::add_rows` (`simd/`) | the loop over the blocks of a tile, whose sums stay in registers |
+//! | `Lanes::multiply_add` | one instruction |
+//!
+//! The tiles are where the time goes: each weight that is read serves several tokens, each activation several rows. They only
+//! choose which lanes are in registers at once, so none of them can change a sum.
 
-#[cfg(target_arch = "aarch64")]
-mod aarch64;
 pub mod activation;
-mod backend;
-mod dispatch;
 #[doc(hidden)]
 pub mod elementwise;
 pub mod exp;
-mod gemm;
-#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
-mod instructions;
-mod lanes;
 mod matmul;
 mod norm;
-mod outer_products;
-mod packed;
-mod panel;
-mod products;
 mod rope;
-mod scalar;
+mod simd;
 mod softmax;
 mod weighted_sum;
-#[cfg(target_arch = "x86_64")]
-mod x86_64;
 
-pub use backend::Backend;
-pub use dispatch::Level;
-pub use matmul::{Rows, dot, matmul};
+pub use matmul::{Backend, Rows, dot, matmul};
+pub(crate) use matmul::{Panel, add_outer_products, multiply};
 pub use norm::{rms_norm, unscaled_rms_norm};
-pub(crate) use outer_products::add_outer_products;
-pub(crate) use panel::Panel;
-pub use products::Products;
 #[doc(hidden)]
 pub use rope::rotate;
-pub use rope::{Rotation, Turn};
+pub use rope::{CosSin, Rotation};
+pub use simd::Level;
+#[cfg(test)]
+pub(crate) use simd::observed;
 pub use softmax::softmax;
 pub use weighted_sum::weighted_sum;
 #[doc(hidden)]
 pub use weighted_sum::weighted_sums;
-
-/// A matrix product with fewer multiplications than this is not worth a second thread.
-const PARALLEL_FROM: usize = 1 << 17;

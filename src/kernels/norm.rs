@@ -4,8 +4,8 @@
 //! plus ε, square root, one over it, times u, times (1 + w); every step rounded, and once more to bf16 at
 //! the end where that is the compute type.
 
-use super::lanes::{Simd, Task};
-use super::{Level, dot};
+use super::matmul::dot;
+use super::simd::{Level, Simd, Task};
 use crate::tensor::{Element, Float};
 
 /// n(u), not rounded to the compute type. `eps` is ε.
@@ -56,5 +56,56 @@ impl<E: Element> Task for Scaled<'_, E> {
         for ((out, &u), &scale) in scaled {
             *out = E::round(u * self.inverse * scale);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    /// The order of operations in the words of this module, for one vector.
+    fn naive<E: Element>(u: &[E], scale: &[E::Acc], eps: f64) -> Vec<E> {
+        let wide: Vec<E::Acc> = u.iter().map(|u| u.acc()).collect();
+        let mut lanes = [E::Acc::ZERO; 16];
+        for (i, &u) in wide.iter().enumerate() {
+            lanes[i % 16] = u.mul_add(u, lanes[i % 16]);
+        }
+        for half in [8, 4, 2, 1] {
+            for l in 0..half {
+                lanes[l] = lanes[l] + lanes[l + half];
+            }
+        }
+        let mean = lanes[0] / E::Acc::from_f64(u.len() as f64);
+        let inverse = E::Acc::ONE / (mean + E::Acc::from_f64(eps)).sqrt();
+        let scaled = wide.iter().zip(scale);
+        scaled.map(|(&u, &m)| E::round(u * inverse * m)).collect()
+    }
+
+    fn every_level_is_naive<E: Element>() {
+        for length in [1, 15, 16, 50] {
+            let number = |i: usize| 5.0 * libm::sin(1.3 * i as f64);
+            let u: Vec<E> = (0..3 * length).map(|i| E::from_f64(number(i))).collect();
+            let scale: Vec<_> = (0..length)
+                .map(|i| E::Acc::from_f64(number(i + 9)))
+                .collect();
+            let want: Vec<_> = u
+                .chunks(length)
+                .flat_map(|u| naive(u, &scale, 1e-6))
+                .collect();
+            for level in Level::available() {
+                let mut got = vec![E::default(); u.len()];
+                rms_norm(level, &u, &scale, 1e-6, &mut got);
+                assert!(got == want, "{level} {} {length}", E::DTYPE);
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_follows_the_documented_order() {
+        every_level_is_naive::<f64>();
+        every_level_is_naive::<f32>();
+        every_level_is_naive::<bf16>();
     }
 }

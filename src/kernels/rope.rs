@@ -1,10 +1,9 @@
-//! Rotary position embedding, halves split: element i turns with element i + d/2.
+//! Rotary position embedding (RoPE) with split halves: element i is rotated with element i + d/2.
 //!
 //! Angles, cos and sin are computed in f64, where Hugging Face uses f32: an angle of 1500 is off by up
 //! to 1e-4 there, which would be most of the error of a long prompt in f32.
 
-use super::Level;
-use super::lanes::{Simd, Task};
+use super::simd::{Level, Simd, Task};
 use crate::tensor::Element;
 
 /// The angles of one kind of layer.
@@ -32,18 +31,18 @@ impl Rotation {
     }
 
     /// cos and sin at `position`.
-    pub fn at(&self, position: usize) -> Turn<f64> {
+    pub fn at(&self, position: usize) -> CosSin<f64> {
         let angles = self.angles(position);
         angles.map(|a| (libm::cos(a), libm::sin(a))).unzip()
     }
 }
 
 /// cos and sin at a position, `[head_dim / 2]` each: computed in f64, then rounded once to the compute type.
-pub type Turn<E> = (Vec<E>, Vec<E>);
+pub type CosSin<E> = (Vec<E>, Vec<E>);
 
-/// Turns heads of twice the length of cos, one after the other, in place: q · cos + rotate_half(q) · sin, each product and the
+/// Rotates heads of twice the length of cos, one after the other, in place: q · cos + rotate_half(q) · sin, each product and the
 /// sum rounded.
-pub fn rotate<E: Element>(level: Level, heads: &mut [E], (cos, sin): &Turn<E>) {
+pub fn rotate<E: Element>(level: Level, heads: &mut [E], (cos, sin): &CosSin<E>) {
     level.run(Rotate { heads, cos, sin });
 }
 
@@ -62,8 +61,8 @@ impl<E: Element> Task for Rotate<'_, E> {
         let half = self.cos.len();
         for head in self.heads.chunks_exact_mut(2 * half) {
             let (first, second) = head.split_at_mut(half);
-            let turns = self.cos.iter().zip(self.sin);
-            for ((a, b), (&cos, &sin)) in first.iter_mut().zip(second).zip(turns) {
+            let pairs = self.cos.iter().zip(self.sin);
+            for ((a, b), (&cos, &sin)) in first.iter_mut().zip(second).zip(pairs) {
                 let (x, y) = (*a, *b);
                 *a = E::round(product(x, cos) - product(y, sin));
                 *b = E::round(product(y, cos) + product(x, sin));
@@ -80,15 +79,15 @@ mod tests {
     fn position_zero_changes_nothing_and_lengths_stay() {
         let rotation = Rotation::new(8, 10_000.0, 1.0);
         let head: Vec<f64> = (1..=8).map(f64::from).collect();
-        let mut turned = head.clone();
-        rotate(Level::best(), &mut turned, &rotation.at(0));
-        assert_eq!(turned, head);
-        rotate(Level::best(), &mut turned, &rotation.at(5));
+        let mut rotated = head.clone();
+        rotate(Level::best(), &mut rotated, &rotation.at(0));
+        assert_eq!(rotated, head);
+        rotate(Level::best(), &mut rotated, &rotation.at(5));
         for i in 0..4 {
             let length = |v: &[f64]| v[i].hypot(v[i + 4]);
-            assert!((length(&turned) - length(&head)).abs() < 1e-14);
+            assert!((length(&rotated) - length(&head)).abs() < 1e-14);
         }
-        assert!((turned[0] - (5f64.cos() - 5.0 * 5f64.sin())).abs() < 1e-13);
+        assert!((rotated[0] - (5f64.cos() - 5.0 * 5f64.sin())).abs() < 1e-13);
     }
 
     #[test]

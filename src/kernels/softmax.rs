@@ -1,7 +1,7 @@
 //! Softmax in two passes: the maximum, then the exponentials and their sum.
 
-use super::Level;
-use super::lanes::{Simd, Task, fold};
+use super::exp::exp;
+use super::simd::{Level, Simd, Task, fold};
 use crate::tensor::Float;
 
 /// Turns scores into probabilities in place.
@@ -37,12 +37,12 @@ impl<A: Float> Task for Softmax<'_, A> {
         let (blocks, rest) = scores.as_chunks_mut::<16>();
         for block in blocks {
             for (s, lane) in block.iter_mut().zip(&mut lanes) {
-                *s = (*s - max).exp();
+                *s = exp(*s - max);
                 *lane = *lane + *s;
             }
         }
         for (s, lane) in rest.iter_mut().zip(&mut lanes) {
-            *s = (*s - max).exp();
+            *s = exp(*s - max);
             *lane = *lane + *s;
         }
         let sum = fold(lanes);
@@ -62,6 +62,31 @@ mod tests {
         softmax(Level::best(), &mut p);
         assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-15);
         assert!((p[6] / p[0] - 3f64.exp()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn every_level_follows_the_documented_order() {
+        for length in [1, 7, 16, 100] {
+            let scores = (0..length).map(|i| (libm::sin(1.3 * f64::from(i)) * 9.0) as f32);
+            let scores: Vec<f32> = scores.collect();
+            let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let powers: Vec<f32> = scores.iter().map(|s| exp(s - max)).collect();
+            let mut lanes = [0.0f32; 16];
+            for (i, power) in powers.iter().enumerate() {
+                lanes[i % 16] += power;
+            }
+            for half in [8, 4, 2, 1] {
+                for l in 0..half {
+                    lanes[l] += lanes[l + half];
+                }
+            }
+            let want: Vec<f32> = powers.iter().map(|power| power / lanes[0]).collect();
+            for level in Level::available() {
+                let mut got = scores.clone();
+                softmax(level, &mut got);
+                assert_eq!(got, want, "{level} {length}");
+            }
+        }
     }
 
     #[test]

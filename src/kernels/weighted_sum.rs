@@ -1,19 +1,22 @@
 //! The attention's averages of values: Σ pⱼ vⱼ.
 
-use super::Level;
-use super::lanes::Lanes;
-use crate::tensor::{Element, Float};
+use std::marker::PhantomData;
 
-/// Adds pⱼ vⱼ to `out` for each key j in order, a fused multiply-add per element, so that the pieces the keys
-/// come in do not show. `values` is `[keys, out.len()]`.
+use half::bf16;
+
+use super::simd::{Lanes, Level, Simd, Task, run_at_level};
+use crate::tensor::{ByType, Element, Float};
+
+/// Adds pⱼ vⱼ to `out` for each key j in order, one fused multiply-add per element, so that the bits do not depend on how the
+/// keys are divided into calls. `values` is `[keys, out.len()]`.
 pub fn weighted_sum<E: Element>(level: Level, p: &[E::Acc], values: &[E], out: &mut [E::Acc]) {
     let width = out.len();
     assert_eq!(p.len() * width, values.len(), "a p for every value");
     weighted_sums(level, p, p.len(), values, out, width);
 }
 
-/// [`weighted_sum`] with several rows of p, the beginnings of `p`'s rows `[rows, stride]`, for the same `values`
-/// `[keys, width]`; `out` is `[rows, width]`.
+/// [`weighted_sum`] for several rows of probabilities over the same `values` `[keys, width]`: the first `keys` numbers of each row
+/// of `p` `[rows, stride]`. `out` is `[rows, width]`.
 pub fn weighted_sums<E: Element>(
     level: Level,
     p: &[E::Acc],
@@ -33,13 +36,12 @@ pub fn weighted_sums<E: Element>(
             out,
             width,
         };
-        E::weighted_sums(level, sums);
+        E::by_type::<AtLevel>((level, sums));
     }
 }
 
 /// What [`weighted_sums`] is called with.
-#[doc(hidden)]
-pub struct WeightedSums<'a, E: Element> {
+struct WeightedSums<'a, E: Element> {
     p: &'a [E::Acc],
     stride: usize,
     values: &'a [E],
@@ -47,9 +49,32 @@ pub struct WeightedSums<'a, E: Element> {
     width: usize,
 }
 
+/// The tasks of the compute types.
+macro_rules! task {
+    ($($x:ty),*) => {$(
+        impl Task for WeightedSums<'_, $x> {
+            type Output = ();
+
+            #[inline(always)]
+            fn run<S: Simd>(self, simd: S) {
+                all_sums(simd, self);
+            }
+        }
+    )*};
+}
+task!(f64, f32, bf16);
+
+/// Runs [`WeightedSums`] of each compute type.
+struct AtLevel<'a>(PhantomData<&'a ()>);
+
+impl<'a> ByType for AtLevel<'a> {
+    type Input<E: Element> = (Level, WeightedSums<'a, E>);
+    run_at_level!();
+}
+
 /// All sums, in tiles that stay in registers while all keys go by.
 #[inline(always)]
-pub(super) fn sums<L, E>(lanes: L, sums: WeightedSums<'_, E>)
+fn all_sums<L, E>(lanes: L, sums: WeightedSums<'_, E>)
 where
     L: Lanes<E::Acc, E, 16, Acc = E::Acc>,
     E: Element,
@@ -139,7 +164,7 @@ fn tile<L, E, const R: usize, const J: usize>(
     for part in 0..L::PARTS {
         let mut sums: [[L::Sum; J]; R] = std::array::from_fn(|r| {
             let (blocks, _) = out[r * width + at..].as_chunks();
-            std::array::from_fn(|j| lanes.resume(&blocks[j], part))
+            std::array::from_fn(|j| lanes.load_partial(&blocks[j], part))
         });
         for (k, v) in values.chunks_exact(width).enumerate() {
             let (v, _) = v[at..at + 16 * J].as_chunks();
@@ -154,7 +179,7 @@ fn tile<L, E, const R: usize, const J: usize>(
         for (r, sums) in sums.iter().enumerate() {
             let (blocks, _) = out[r * width + at..].as_chunks_mut();
             for (block, &sum) in blocks.iter_mut().zip(sums) {
-                lanes.suspend(sum, block, part);
+                lanes.store_partial(sum, block, part);
             }
         }
     }

@@ -8,12 +8,12 @@ use super::cache::{Cache, LayerCache, SLACK};
 use super::norm::RmsNorm;
 use super::run::Run;
 use crate::kernels::{
-    Level, Panel, Rotation, Rows, Turn, elementwise, rotate, softmax, weighted_sums,
+    CosSin, Level, Panel, Rotation, Rows, elementwise, multiply, rotate, softmax, weighted_sums,
 };
 use crate::tensor::{Element, Float, Matrix, Tensor};
 
-/// Tokens that look at their keys together, each of which is then read once for all of them.
-const TOGETHER: usize = 8;
+/// Tokens whose queries share one pass over the keys, so that each key is read once for all of them.
+const QUERIES_PER_TILE: usize = 8;
 
 /// v = x + post_attention_layernorm(attention(input_layernorm(x))).
 #[derive(Clone, Debug)]
@@ -32,27 +32,27 @@ pub struct Attention {
     /// The tokens a sliding layer sees; `None` on a full one.
     pub(crate) window: Option<usize>,
     pub(crate) rotation: Rotation,
-    pub(crate) turning: Turning,
+    pub(crate) pairing: RopePairing,
+    /// Whether the norms of q and k follow RoPE, which in Gemma 3 they precede.
+    pub(crate) norm_after_rope: bool,
     /// Scores s become cap · tanh(s / cap), which Gemma 3 does not do.
     pub(crate) softcap: Option<f64>,
 }
 
-/// When and how q and k are turned to their positions.
+/// Which elements of a head RoPE rotates together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Turning {
-    /// After their norm, element i with element i + head_dim/2.
+pub(crate) enum RopePairing {
+    /// Element i with element i + head_dim/2.
     #[default]
     Halves,
-    /// After their norm, element 2i with element 2i + 1, as in GPT-J.
-    Neighbours,
-    /// As halves, before their norm.
-    BeforeNorm,
+    /// Element 2i with element 2i + 1, as in GPT-J.
+    Interleaved,
 }
 
 /// The rows of a batch that belong to one sequence, and what that sequence has seen.
 pub(crate) struct Sequence<'a, E> {
     pub(crate) rows: Range<usize>,
-    /// Of each row, ascending.
+    /// The position of each row, ascending.
     pub(crate) positions: &'a [usize],
     pub(crate) cache: &'a mut Cache<E>,
 }
@@ -71,24 +71,21 @@ impl Attention {
         let projections = [&self.q_proj, &self.k_proj, &self.v_proj];
         let [q, k, v] = run
             .matmuls(&a, projections.map(Rows::Stored))
-            .map(E::round_all);
+            .map(|sums| elementwise::round(level, sums));
         run.record("self_attn.q_proj", &q);
         run.record("self_attn.k_proj", &k);
         run.record("self_attn.v_proj", &v);
-        let (q, k) = match self.turning {
-            Turning::BeforeNorm => {
-                let (q, k) = self.turned(run, q, k, sequences);
-                self.normed(run, &q, &k)
-            }
-            Turning::Halves | Turning::Neighbours => {
-                let (q, k) = self.normed(run, &q, &k);
-                self.turned(run, q, k, sequences)
-            }
+        let (q, k) = if self.norm_after_rope {
+            let (q, k) = self.apply_rope(run, q, k, sequences);
+            self.apply_norms(run, &q, &k)
+        } else {
+            let (q, k) = self.apply_norms(run, &q, &k);
+            self.apply_rope(run, q, k, sequences)
         };
         let mut mixed = Matrix::zeros(q.rows(), q.cols());
         for sequence in sequences {
             let cache = &mut sequence.cache.layers[run.layer];
-            // Not more at once than a sliding layer has room for beyond its window.
+            // At most as many tokens at once as a sliding layer has room for beyond its window.
             for (i, positions) in sequence.positions.chunks(SLACK).enumerate() {
                 let start = sequence.rows.start + i * SLACK;
                 let rows = start..start + positions.len();
@@ -100,17 +97,17 @@ impl Attention {
             }
         }
         run.record("self_attn.mixed", &mixed);
-        let o = E::round_all(run.matmul(&mixed, &self.o_proj));
+        let o = elementwise::round(level, run.matmul(&mixed, &self.o_proj));
         run.record("self_attn.o_proj", &o);
         let o = self.post_attention_layernorm.forward(level, &o);
         run.record("post_attention_layernorm", &o);
-        let v = x.zip_map(&o, |x, o| E::round(x.acc() + o.acc()));
+        let v = elementwise::add(level, x, &o);
         run.record("residual_mid", &v);
         v
     }
 
     /// q and k through their norms.
-    fn normed<E: Element>(
+    fn apply_norms<E: Element>(
         &self,
         run: &mut Run<'_>,
         q: &Matrix<E>,
@@ -123,8 +120,8 @@ impl Attention {
         (q, k)
     }
 
-    /// q and k turned to their positions.
-    fn turned<E: Element>(
+    /// q and k rotated to their positions.
+    fn apply_rope<E: Element>(
         &self,
         run: &mut Run<'_>,
         mut q: Matrix<E>,
@@ -133,11 +130,13 @@ impl Attention {
     ) -> (Matrix<E>, Matrix<E>) {
         for sequence in sequences {
             for (row, &position) in sequence.rows.clone().zip(sequence.positions) {
-                let turn = run.turn(&self.rotation, self.window.is_some(), position);
+                let cos_sin = run.cos_sin(&self.rotation, self.window.is_some(), position);
                 for heads in [q.row_mut(row), k.row_mut(row)] {
-                    match self.turning {
-                        Turning::Neighbours => rotate_neighbours(run.level, heads, &turn),
-                        Turning::Halves | Turning::BeforeNorm => rotate(run.level, heads, &turn),
+                    match self.pairing {
+                        RopePairing::Halves => rotate(run.level, heads, &cos_sin),
+                        RopePairing::Interleaved => {
+                            rotate_interleaved(run.level, heads, &cos_sin);
+                        }
                     }
                 }
             }
@@ -161,20 +160,20 @@ impl Attention {
         let width = q.cols();
         let range = rows.start * width..rows.end * width;
         let mixed = &mut mixed.as_mut_slice()[range.clone()];
-        let pieces = q.as_slice()[range].par_chunks(TOGETHER * width);
+        let pieces = q.as_slice()[range].par_chunks(QUERIES_PER_TILE * width);
         pieces
-            .zip(mixed.par_chunks_mut(TOGETHER * width))
-            .zip(positions.par_chunks(TOGETHER))
+            .zip(mixed.par_chunks_mut(QUERIES_PER_TILE * width))
+            .zip(positions.par_chunks(QUERIES_PER_TILE))
             .for_each(|((q, mixed), positions)| {
                 for head in 0..self.k_proj.rows() / self.head_dim {
-                    self.attend_together(level, q, positions, cache, head, mixed);
+                    self.attend_tile(level, q, positions, cache, head, mixed);
                 }
             });
     }
 
-    /// Some tokens and the query heads that share key head `head`, which lie side by side; rows of `q` and `mixed`
-    /// are all heads of a token.
-    fn attend_together<E: Element>(
+    /// [`attend`](Self::attend) for a tile of tokens and the query heads that share key head `head`, which lie side by side. A
+    /// row of `q` and of `mixed` has all heads of a token.
+    fn attend_tile<E: Element>(
         &self,
         level: Level,
         q: &[E],
@@ -188,17 +187,17 @@ impl Attention {
         let heads = head * group..(head + 1) * group;
         let tokens = q.chunks_exact(width);
         let q: Vec<E> = tokens.flat_map(|q| &q[heads.clone()]).copied().collect();
-        // All keys that one of the tokens sees; each token looks at its own among them.
+        // The keys that any of the tokens sees; each token uses its own among them.
         let ranges = positions.iter().map(|&position| cache.seen_from(position));
         let ranges: Vec<_> = ranges.collect();
         let all = ranges[0].start..ranges[ranges.len() - 1].end;
         let mut scores = vec![E::Acc::ZERO; q.len() / self.head_dim * all.len()];
         let keys = cache.keys(head, all.clone());
-        let mut of_each: Vec<_> = scores.chunks_exact_mut(all.len()).collect();
-        E::panel(level, Panel::new(&q, keys, self.head_dim, &mut of_each));
-        let mut of_each = scores.chunks_exact_mut(all.len());
+        let mut rows: Vec<_> = scores.chunks_exact_mut(all.len()).collect();
+        multiply(level, Panel::new(&q, keys, self.head_dim, &mut rows));
+        let mut rows = scores.chunks_exact_mut(all.len());
         for seen in &ranges {
-            for scores in of_each.by_ref().take(group / self.head_dim) {
+            for scores in rows.by_ref().take(group / self.head_dim) {
                 self.probabilities::<E>(
                     level,
                     &mut scores[seen.start - all.start..seen.end - all.start],
@@ -214,7 +213,7 @@ impl Attention {
         }
     }
 
-    /// softmax(p · scaling) of one token and head: `p` are the products of its query and the keys.
+    /// softmax(p · scaling) of one token and head, in place; `p` comes as the products of its query and the keys.
     fn probabilities<E: Element>(&self, level: Level, p: &mut [E::Acc]) {
         let scaling = E::Acc::from_f64(self.scaling);
         let scaled = |p| E::round(E::round(p).acc() * scaling).acc();
@@ -226,8 +225,8 @@ impl Attention {
         elementwise::update(level, p, |p| E::round(p).acc());
     }
 
-    /// Σ pⱼ vⱼ over what each token sees, `ranges`, for all its query heads: `[tokens · heads, head_dim]`. A row of `p` has
-    /// the keys from the first range's start to the last one's end.
+    /// Σ pⱼ vⱼ over the keys each token sees, `ranges`, for all its query heads: `[tokens · heads, head_dim]`. A row of `p`
+    /// covers the keys from the first range's start to the last one's end.
     fn averages<E: Element>(
         &self,
         level: Level,
@@ -247,7 +246,7 @@ impl Attention {
             let values = cache.values(head, keys);
             weighted_sums(level, p, stride, values, sums, self.head_dim);
         };
-        // What all see is read once for all; before and behind it each token has keys of its own.
+        // The keys that all tokens see are read once for all; before and after them each token has its own.
         let shared = last.start..first.end.max(last.start);
         for (token, seen) in ranges.iter().enumerate() {
             add(token..token + 1, seen.start..shared.start.min(seen.end));
@@ -269,11 +268,11 @@ pub(super) fn softcapped<A: Float>(x: A, cap: f64) -> A {
 }
 
 /// [`rotate`] for pairs that lie side by side.
-fn rotate_neighbours<E: Element>(level: Level, heads: &mut [E], turn: &Turn<E>) {
-    for head in heads.chunks_exact_mut(2 * turn.0.len()) {
+fn rotate_interleaved<E: Element>(level: Level, heads: &mut [E], cos_sin: &CosSin<E>) {
+    for head in heads.chunks_exact_mut(2 * cos_sin.0.len()) {
         let (even, odd) = (head.iter().step_by(2), head.iter().skip(1).step_by(2));
         let mut halves: Vec<E> = even.chain(odd).copied().collect();
-        rotate(level, &mut halves, turn);
+        rotate(level, &mut halves, cos_sin);
         let (first, second) = halves.split_at(head.len() / 2);
         for (pair, (&a, &b)) in head.chunks_exact_mut(2).zip(first.iter().zip(second)) {
             pair.copy_from_slice(&[a, b]);

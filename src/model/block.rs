@@ -1,10 +1,11 @@
 //! A block of Theorem 5: T(C, x) = v + g(f(v)) with v = A(C, x).
 
 use super::attention::{Attention, Sequence};
-use super::change::{Changed, LayerChange};
 use super::inner::Inner;
 use super::outer::Outer;
+use super::overlay::{Changed, LayerChange};
 use super::run::Run;
+use crate::kernels::elementwise;
 use crate::tensor::{Element, Matrix};
 
 /// One layer.
@@ -42,7 +43,7 @@ impl Block {
         v: &Matrix<E>,
         g: &Matrix<E>,
     ) -> Matrix<E> {
-        let t = v.zip_map(g, |v, g| E::round(v.acc() + g.acc()));
+        let t = elementwise::add(run.level, v, g);
         run.record("", &t);
         t
     }

@@ -1,27 +1,28 @@
 //! The key-value cache of one sequence: all keys on full layers, the window's on sliding ones.
 //!
-//! What it takes is known before a token comes: vectors grow by [`STEP`] tokens and not by doubling, and a sliding
-//! layer lets go of what nobody sees before it would grow beyond its window and [`SLACK`].
+//! Its size is known before a token arrives: vectors grow by [`STEP`] tokens instead of doubling, and a sliding layer drops
+//! the keys that no later token sees before it would exceed its window plus [`SLACK`].
 
 use std::ops::Range;
 
 use crate::tensor::Element;
 
-/// How many keys beyond the window a sliding layer may hold before it lets go of the oldest, so that
-/// not every token moves the whole window; and the most tokens that enter together.
+/// How many keys beyond its window a sliding layer may hold before it drops the oldest, so that not every token moves the
+/// whole window. Also the most tokens that enter together.
 pub(super) const SLACK: usize = 256;
 
-/// The tokens that a vector grows by. In decoding it is then copied once in so many tokens, which is little beside
-/// the attention that reads all of it for each.
+/// The tokens by which a vector grows. Decoding then copies it once every 64 tokens, which costs little: attention reads all of
+/// it for each token.
 const STEP: usize = 64;
 
-/// The tokens that a layer has room for while it holds `tokens`: powers of two first, as many a sequence is a token
-/// or two.
+/// The tokens a layer has room for while it holds `tokens`: powers of two up to [`STEP`], because many sequences are only a
+/// token or two long.
 fn room(window: Option<usize>, tokens: usize) -> usize {
     let most = window.map_or(usize::MAX, |window| window.saturating_add(SLACK));
-    let room = match tokens <= STEP {
-        true if tokens > 0 => Some(tokens.next_power_of_two()),
-        _ => tokens.checked_next_multiple_of(STEP),
+    let room = if (1..=STEP).contains(&tokens) {
+        Some(tokens.next_power_of_two())
+    } else {
+        tokens.checked_next_multiple_of(STEP)
     };
     room.unwrap_or(usize::MAX).min(most)
 }
@@ -51,15 +52,14 @@ impl<E: Element> Cache<E> {
         }
     }
 
-    /// The tokens it holds: of a sequence that is longer, where all layers are sliding ones, those they have not
-    /// let go of.
+    /// The tokens it holds. Where all layers are sliding ones, a long sequence has more than that.
     pub(super) fn tokens(&self) -> usize {
         let layers = self.layers.iter().map(|layer| layer.positions.len());
         layers.max().unwrap_or_default()
     }
 
-    /// The most bytes that the keys, values and positions of `tokens` take on their way in. The largest vector
-    /// counts twice: while it grows, its old place is there too.
+    /// The most bytes that keys, values and positions take while `tokens` enter. The largest vector counts twice, because its
+    /// old memory is freed only after it has been copied.
     pub(super) fn bytes(&self, tokens: usize) -> usize {
         let vectors = self.layers.iter().map(|layer| layer.vector(tokens));
         let layers = self.layers.iter().map(|layer| layer.bytes(tokens));
@@ -71,9 +71,10 @@ impl<E: Element> Cache<E> {
         let (mut fit, mut over) = (0, most.saturating_add(1));
         while over - fit > 1 {
             let middle = fit + (over - fit) / 2;
-            match self.bytes(middle) <= allowed {
-                true => fit = middle,
-                false => over = middle,
+            if self.bytes(middle) <= allowed {
+                fit = middle;
+            } else {
+                over = middle;
             }
         }
         fit
@@ -93,12 +94,12 @@ impl<E: Element> Cache<E> {
     }
 }
 
-/// The keys (turned) and values of one layer, oldest first.
+/// The keys (after RoPE) and values of one layer, oldest first.
 #[derive(Clone, Debug)]
 pub(super) struct LayerCache<E> {
     window: Option<usize>,
     head_dim: usize,
-    /// Of each key, ascending; gaps are absorbed tokens.
+    /// The position of each key, ascending; gaps are tokens that a patch has absorbed.
     positions: Vec<usize>,
     /// `[kv_heads][keys · head_dim]`
     keys: Vec<Vec<E>>,
@@ -174,7 +175,7 @@ impl<E: Element> LayerCache<E> {
         }
     }
 
-    /// Lets go of the keys that nobody sees from `position` on.
+    /// Drops the keys that no token from `position` on sees.
     fn forget(&mut self, position: usize) {
         let unseen = self.first_seen_from(position);
         self.positions.drain(..unseen);

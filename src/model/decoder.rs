@@ -1,9 +1,10 @@
 //! The decoder around the blocks: embedding, final norm, head.
 
 use super::attention::softcapped;
+use super::error::{Error, Result};
 use super::run::Run;
 use super::{Cache, Changed, EmbeddingScale, LayerChange, Model, RmsNorm, Sequence};
-use crate::error::{Error, Result};
+use crate::kernels::elementwise;
 use crate::tensor::{Dtype, Element, Matrix, Tensor, round_to_bf16};
 
 /// What a row of the embedding is multiplied by.
@@ -11,9 +12,9 @@ use crate::tensor::{Dtype, Element, Matrix, Tensor, round_to_bf16};
 pub(crate) enum Embedding {
     /// √hidden, rounded.
     Scaled(EmbeddingScale),
-    /// √hidden, rounded to bf16 in f64 and f32, and to f32 in bf16: not the type that it should be.
+    /// √hidden, rounded to the wrong type: to bf16 in f64 and f32, and to f32 in bf16.
     OtherType,
-    /// Nothing.
+    /// 1.
     Unscaled,
 }
 
@@ -24,7 +25,7 @@ impl Default for Embedding {
 }
 
 impl Embedding {
-    /// How √hidden is rounded where it is as it should be.
+    /// How √hidden is rounded in the model without a bug.
     pub(crate) fn scale(self) -> EmbeddingScale {
         match self {
             Self::Scaled(scale) => scale,
@@ -160,8 +161,8 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFinite`] with the weights' tensor they come from, [`Error::Overflow`] with the module
-    /// where the weights are finite.
+    /// [`NotFinite`](crate::checkpoint::Error::NotFinite) with the weights' tensor they come from, [`Error::Overflow`]
+    /// with the module where the weights are finite.
     fn check_finite<E: Element>(&self, x: &Matrix<E>, module: impl Fn() -> String) -> Result<()> {
         if x.is_finite() {
             return Ok(());
@@ -184,7 +185,7 @@ impl Model {
         Ok(logits)
     }
 
-    /// Those, whatever they are.
+    /// [`logits`](Self::logits), without the check that they are finite.
     pub(crate) fn unchecked_logits<E: Element>(
         &self,
         run: &mut Run<'_>,
@@ -192,9 +193,11 @@ impl Model {
     ) -> Matrix<E> {
         let x = self.norm.forward(run.level, x);
         run.record_global("model.norm", &x);
-        let mut logits = E::round_all(run.matmul(&x, &self.lm_head));
+        let mut logits = elementwise::round(run.level, run.matmul(&x, &self.lm_head));
         if let Some(cap) = self.final_softcap {
-            logits = logits.map(|l| E::round(softcapped(l.acc(), cap)));
+            logits = elementwise::map(run.level, &logits, |l: E| {
+                E::round(softcapped(l.acc(), cap))
+            });
         }
         run.record_global("lm_head", &logits);
         logits

@@ -1,8 +1,9 @@
-//! What another order of sums would do to a pass.
+//! Random errors of the size that another order of sums would make.
 
 use rand_core::Rng;
 use rand_pcg::Pcg64;
 
+use crate::kernels::{Level, elementwise};
 use crate::tensor::{Element, Matrix};
 
 /// Errors of matrix products at random, of the size that rounding may have.
@@ -21,11 +22,11 @@ impl Disturbance {
         }
     }
 
-    /// What is added to `x`. With √n · u rounded up to a power of two it is exact in every compute type.
-    pub(super) fn of<E: Element>(&mut self, x: &Matrix<E>) -> Matrix<E> {
+    /// The error to add to `x`. With √n · u rounded up to a power of two it is exact in every compute type.
+    pub(super) fn error<E: Element>(&mut self, level: Level, x: &Matrix<E>) -> Matrix<E> {
         let walk = (x.cols() as f64).sqrt().log2().ceil().exp2();
         let size = walk * E::Acc::DTYPE.unit_roundoff();
-        let mut delta = x.map(|x| E::from_f64(x.to_f64() * size));
+        let mut delta = elementwise::map(level, x, |x| E::from_f64(x.to_f64() * size));
         for delta in delta.as_mut_slice().chunks_mut(64) {
             let mut signs = self.signs.next_u64();
             for delta in delta {

@@ -4,7 +4,7 @@ use rand_core::Rng;
 use rand_pcg::Pcg64;
 
 use super::Session;
-use crate::error::{Error, Result};
+use super::error::{Error, Result};
 use crate::kernels::{Level, softmax};
 use crate::tensor::{Element, Float};
 
@@ -174,13 +174,13 @@ impl Generation {
 /// # Errors
 ///
 /// Those of [`Session::forward`] but for [`Error::Cancelled`], and those of `on_token`.
-pub fn generate<E: Element>(
+pub fn generate<E: Element, F: From<Error>>(
     session: &mut Session<'_, E>,
     prompt: &[u32],
     max_tokens: usize,
     sampler: &mut Sampler,
-    mut on_token: impl FnMut(u32) -> Result<()>,
-) -> Result<Stop> {
+    mut on_token: impl FnMut(u32) -> Result<(), F>,
+) -> Result<Stop, F> {
     let mut generation = Generation::new(prompt, max_tokens);
     loop {
         match generation.step(session, sampler)? {

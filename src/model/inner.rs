@@ -1,10 +1,10 @@
 //! f of Theorem 5: the inner function, pre-norm, first linear maps and activation.
 
-use super::change::{Changed, LayerChange, changed};
 use super::norm::RmsNorm;
+use super::overlay::{Changed, LayerChange, overlaid};
 use super::run::Run;
-use crate::kernels::Rows;
 use crate::kernels::activation::Activation;
+use crate::kernels::{Rows, elementwise};
 use crate::tensor::{Element, Matrix, Tensor};
 
 /// h = gelu_tanh(W_gate z) ⊙ (W_up z) with z = pre_feedforward_layernorm(v).
@@ -41,19 +41,19 @@ impl Inner {
         z: &Matrix<E>,
         changes: &[Changed<'_, LayerChange<E>>],
     ) -> Matrix<E> {
-        let of = |part: for<'c> fn(&'c LayerChange<E>) -> Option<&'c _>| {
+        let rows_of = |part: for<'c> fn(&'c LayerChange<E>) -> Option<&'c _>| {
             let changed = changes.iter();
             changed.filter_map(move |(rows, c)| part(c).map(|part| (rows.clone(), part)))
         };
         let projections = [&self.gate_proj, &self.up_proj];
         let [gate, up] = run.matmuls(z, projections.map(Rows::Stored));
-        let gate = changed(run, z, gate, of(|c| c.gate.as_ref()));
+        let gate = overlaid(run, z, gate, rows_of(|c| c.gate.as_ref()));
         run.record("mlp.gate_proj", &gate);
-        let act = self.activation.of(run.level, &gate);
+        let act = self.activation.map(run.level, &gate);
         run.record("mlp.act_fn", &act);
-        let up = changed(run, z, up, of(|c| c.up.as_ref()));
+        let up = overlaid(run, z, up, rows_of(|c| c.up.as_ref()));
         run.record("mlp.up_proj", &up);
-        let h = act.zip_map(&up, |act, up| E::round(act.acc() * up.acc()));
+        let h = elementwise::multiply(run.level, &act, &up);
         run.record("mlp.product", &h);
         h
     }

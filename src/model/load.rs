@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::attention::{Attention, Turning};
-use super::{Block, Embedding, Inner, Model, Outer, RmsNorm, Scaling};
-use crate::checkpoint::{Access, Checkpoint, Config, LayerKind, Tensors};
-use crate::error::{Error, Result};
+use super::attention::Attention;
+use super::error::Result;
+use super::{Block, Embedding, Inner, Model, Outer, RmsNorm, RopePairing, Scaling};
+use crate::checkpoint::{self, Access, Checkpoint, Config, LayerKind, Tensors};
 use crate::kernels::activation::Activation;
 use crate::kernels::{Backend, Level, Rotation};
 use crate::tensor::Tensor;
@@ -55,12 +55,13 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`Error::MissingTensor`], [`Error::TensorShape`] and [`Error::ExtraLayer`].
+    /// [`checkpoint::Error::MissingTensor`], [`checkpoint::Error::TensorShape`] and
+    /// [`checkpoint::Error::ExtraLayer`].
     pub fn from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> Result<Self> {
         let (config, tensors) = (checkpoint.config(), checkpoint.tensors());
         refuse_extra_layers(config, tensors)?;
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embed_tokens = tensors.get("model.embed_tokens.weight", &[vocab, hidden])?;
+        let hidden = config.hidden_size;
+        let [embed_tokens, lm_head] = embeddings(config, tensors)?;
         let layers = config.layer_types.iter().enumerate();
         let layers: Vec<_> = layers
             .map(|(i, &kind)| {
@@ -77,11 +78,6 @@ impl Model {
             eps: config.rms_norm_eps,
             scaling: Scaling::default(),
         };
-        let lm_head = if config.tie_word_embeddings && !tensors.contains("lm_head.weight") {
-            embed_tokens.clone()
-        } else {
-            tensors.get("lm_head.weight", &[vocab, hidden])?
-        };
         Ok(Self {
             embed_tokens,
             layers,
@@ -97,7 +93,7 @@ impl Model {
 }
 
 impl Model {
-    /// The same model with some tensors replaced, by their canonical names; the others are shared.
+    /// A copy of the model with some tensors replaced, by their canonical names; the others are shared.
     pub(crate) fn replaced(
         &self,
         with: impl IntoIterator<Item = (String, Tensor)>,
@@ -114,7 +110,23 @@ impl Model {
     }
 }
 
-/// A config of fewer layers than the weights have would run a shorter model without a word.
+/// The embedding and the head. Where they are tied, the one that is stored is both; where both are, each is itself.
+fn embeddings(config: &Config, tensors: &Tensors) -> Result<[Tensor; 2]> {
+    const NAMES: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
+    let shape = [config.vocab_size, config.hidden_size];
+    let stored = NAMES.map(|name| tensors.contains(name));
+    let names = match (config.tie_word_embeddings, stored) {
+        (true, [true, false]) => [NAMES[0]; 2],
+        (true, [false, true]) => [NAMES[1]; 2],
+        _ => NAMES,
+    };
+    Ok([
+        tensors.get(names[0], &shape)?,
+        tensors.get(names[1], &shape)?,
+    ])
+}
+
+/// Refuses weights of more layers than the config has, because that would silently run a shorter model.
 fn refuse_extra_layers(config: &Config, tensors: &Tensors) -> Result<()> {
     let layers = config.num_hidden_layers;
     let layer = |name: &str| {
@@ -126,11 +138,12 @@ fn refuse_extra_layers(config: &Config, tensors: &Tensors) -> Result<()> {
         .find(|name| layer(name).is_some_and(|layer| layer >= layers))
     {
         None => Ok(()),
-        Some(tensor) => Err(Error::ExtraLayer {
+        Some(tensor) => Err(checkpoint::Error::ExtraLayer {
             file: tensors.source().into(),
             tensor: tensor.into(),
             layers,
-        }),
+        }
+        .into()),
     }
 }
 
@@ -185,7 +198,8 @@ impl Loader<'_> {
             scaling: 1.0 / self.config.query_pre_attn_scalar.sqrt(),
             window: (kind == LayerKind::Sliding).then_some(self.config.sliding_window),
             rotation: Rotation::new(head_dim, rope.theta, rope.factor),
-            turning: Turning::default(),
+            pairing: RopePairing::default(),
+            norm_after_rope: false,
             softcap: None,
         })
     }
@@ -199,7 +213,7 @@ impl Loader<'_> {
     }
 
     fn weight(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.tensors
-            .get(&format!("{}.{name}.weight", self.prefix), shape)
+        let name = format!("{}.{name}.weight", self.prefix);
+        Ok(self.tensors.get(&name, shape)?)
     }
 }

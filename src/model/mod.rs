@@ -3,31 +3,35 @@
 mod attention;
 mod block;
 mod cache;
-mod change;
 mod decoder;
 mod disturbance;
+mod error;
 pub mod generate;
 mod inner;
 mod load;
 mod mutation;
 mod norm;
 mod outer;
+mod overlay;
 mod run;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use attention::Attention;
-pub(crate) use attention::Sequence;
-pub(crate) use attention::Turning;
+pub(crate) use attention::{RopePairing, Sequence};
 pub use block::Block;
 pub(crate) use cache::Cache;
-pub(crate) use change::{Changed, LayerChange, LinearChange};
 pub(crate) use decoder::Embedding;
+pub use error::{Error, Result};
 pub use inner::Inner;
 pub use load::{EmbeddingScale, ModelOptions};
 pub use mutation::Mutation;
 pub use norm::RmsNorm;
 pub(crate) use norm::Scaling;
 pub use outer::Outer;
+pub use overlay::Overlay;
+pub(crate) use overlay::{Changed, LayerChange, LinearChange};
 pub use run::Recorder;
 pub(crate) use run::Run;
 pub use session::Session;
@@ -82,7 +86,7 @@ impl Model {
         self.backend
     }
 
-    /// The same model, whose matrix products another backend computes. A clone shares the weights.
+    /// Has another backend compute the matrix products. A clone of a model shares the weights.
     #[must_use]
     pub fn on(mut self, backend: Backend) -> Self {
         self.backend = backend;

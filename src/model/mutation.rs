@@ -6,9 +6,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Embedding, Model, Scaling, Turning};
+use super::error::{Error, Result};
+use super::{Embedding, Model, RopePairing, Scaling};
 use crate::checkpoint::{Config, LayerKind};
-use crate::error::{Error, Result};
 use crate::kernels::Rotation;
 use crate::kernels::activation::Activation;
 use crate::tensor::Dtype;
@@ -30,11 +30,11 @@ pub enum Mutation {
     NormWeight,
     /// Norms round n(u) before they scale it.
     NormRounded,
-    /// q and k are normalised after they are turned.
+    /// q and k are normalised after RoPE.
     NormAfterRope,
-    /// Element 2i of q and k turns with 2i + 1, not i with i + head_dim/2.
+    /// RoPE rotates element 2i of q and k with 2i + 1, not i with i + head_dim/2.
     RopeInterleaved,
-    /// Full layers turn with the θ of sliding ones.
+    /// Full layers use the θ of sliding ones.
     RopeLocalTheta,
     /// Positions are not divided by the factor of `rope_scaling`.
     RopeNoFactor,
@@ -194,7 +194,7 @@ impl Mutation {
 }
 
 impl Model {
-    /// The same model with a bug; [`Mutation::tokens`] has to be called besides.
+    /// Puts a bug into the model; [`Mutation::tokens`] has to be called besides.
     #[must_use]
     pub fn mutated(mut self, mutation: Mutation) -> Self {
         match mutation {
@@ -211,8 +211,8 @@ impl Model {
             let rope = config.rope(*kind);
             let rotation = |theta, factor| Rotation::new(config.head_dim, theta, factor);
             match mutation {
-                Mutation::NormAfterRope => attention.turning = Turning::BeforeNorm,
-                Mutation::RopeInterleaved => attention.turning = Turning::Neighbours,
+                Mutation::NormAfterRope => attention.norm_after_rope = true,
+                Mutation::RopeInterleaved => attention.pairing = RopePairing::Interleaved,
                 Mutation::RopeLocalTheta => {
                     attention.rotation = rotation(config.rope_sliding.theta, rope.factor);
                 }

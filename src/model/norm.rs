@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::kernels::elementwise::SHARE;
+use crate::kernels::elementwise::ELEMENTS_PER_TASK;
 use crate::kernels::{Level, rms_norm, unscaled_rms_norm};
 use crate::tensor::{Element, Float, Matrix, Tensor};
 
@@ -55,10 +55,10 @@ impl RmsNorm {
             return self.rounded_before(level, u, &scale);
         }
         let mut out = Matrix::stale(u.rows(), u.cols());
-        let share = SHARE.next_multiple_of(scale.len());
-        let pieces = u.as_slice().par_chunks(share);
+        let per_task = ELEMENTS_PER_TASK.next_multiple_of(scale.len());
+        let pieces = u.as_slice().par_chunks(per_task);
         pieces
-            .zip(out.as_mut_slice().par_chunks_mut(share))
+            .zip(out.as_mut_slice().par_chunks_mut(per_task))
             .for_each(|(u, out)| rms_norm(level, u, &scale, self.eps, out));
         out
     }

@@ -1,7 +1,7 @@
 //! g of Theorem 5: the outer function, last linear map and post-norm.
 
-use super::change::{Changed, LayerChange, changed};
 use super::norm::RmsNorm;
+use super::overlay::{Changed, LayerChange, overlaid};
 use super::run::Run;
 use crate::kernels::rms_norm;
 use crate::tensor::{Element, Matrix, Tensor};
@@ -51,7 +51,7 @@ impl Outer {
         let down = changes
             .iter()
             .filter_map(|(rows, c)| c.down.as_ref().map(|down| (rows.clone(), down)));
-        let d = changed(run, h, d, down);
+        let d = overlaid(run, h, d, down);
         run.record("mlp.down_proj", &d);
         d
     }

@@ -1,4 +1,4 @@
-//! What goes along with a forward pass: how it computes, and who listens.
+//! The state of a forward pass: how it computes, and who records it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,23 +6,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Model;
 use super::disturbance::Disturbance;
-use crate::error::{Error, Result};
-use crate::kernels::{Backend, Level, Rotation, Rows, Turn};
+use super::error::{Error, Result};
+use crate::kernels::{Backend, CosSin, Level, Rotation, Rows, elementwise};
 use crate::tensor::{Element, Matrix};
 
-/// Someone who listens to a forward pass.
+/// Receives the intermediates of a forward pass.
 ///
-/// Names are those of the Hugging Face modules whose output a tensor is; points that no module outputs
-/// have the names [`trace`](crate::trace) lists.
+/// A tensor has the name of the Hugging Face module that outputs it; [`trace`](crate::trace) lists the names of those that no
+/// module outputs.
 pub trait Recorder {
-    /// Whether the tensor of this name is wanted.
+    /// Whether the tensor of this name is to be recorded.
     fn wants(&self, name: &str) -> bool;
 
-    /// Takes the next rows of a wanted tensor, `[tokens, width]`, widened exactly.
+    /// Records the next rows of a tensor, `[tokens, width]`, widened exactly.
     fn record(&mut self, name: &str, rows: &Matrix<f64>);
 }
 
-/// A pass on its way through the layers.
+/// A forward pass on its way through the layers.
 pub(crate) struct Run<'a> {
     pub(crate) level: Level,
     backend: Backend,
@@ -31,8 +31,8 @@ pub(crate) struct Run<'a> {
     pub(crate) layer: usize,
     recorder: Option<&'a mut dyn Recorder>,
     cancel: Option<Arc<AtomicBool>>,
-    /// By whether the layer is a sliding one, and the position: all layers of a kind turn alike.
-    turns: HashMap<(bool, usize), Turn<f64>>,
+    /// cos and sin by whether the layer is a sliding one, and position: all layers of a kind rotate alike.
+    cos_sin: HashMap<(bool, usize), CosSin<f64>>,
 }
 
 impl<'a> Run<'a> {
@@ -48,11 +48,11 @@ impl<'a> Run<'a> {
             layer: 0,
             recorder,
             cancel,
-            turns: HashMap::new(),
+            cos_sin: HashMap::new(),
         }
     }
 
-    /// The same pass, whose matrix products are off as another platform's may be, at random.
+    /// Makes matrix products deviate at random, as much as another platform's may.
     pub(crate) fn disturbed(mut self, seed: u64) -> Self {
         self.disturbance = Some(Disturbance::new(seed));
         self
@@ -79,31 +79,31 @@ impl<'a> Run<'a> {
             None => backend.matmuls(level, x, ws),
             Some(disturbance) => ws.map(|w| {
                 let y = backend.matmul(level, x, w);
-                let off = backend.matmul(level, &disturbance.of(x), w);
-                y.zip_map(&off, |y, off| y + off)
+                let off = backend.matmul(level, &disturbance.error(level, x), w);
+                elementwise::add(level, &y, &off)
             }),
         }
     }
 
-    /// The turn of a layer's `rotation` at a position, which is worked out once in a pass.
-    pub(crate) fn turn<E: Element>(
+    /// cos and sin of a layer's `rotation` at a position, computed once in a pass.
+    pub(crate) fn cos_sin<E: Element>(
         &mut self,
         rotation: &Rotation,
         sliding: bool,
         position: usize,
-    ) -> Turn<E> {
-        let turn = self.turns.entry((sliding, position));
-        let (cos, sin) = turn.or_insert_with(|| rotation.at(position));
+    ) -> CosSin<E> {
+        let known = self.cos_sin.entry((sliding, position));
+        let (cos, sin) = known.or_insert_with(|| rotation.at(position));
         let rounded = |x: &[f64]| x.iter().map(|&x| E::from_f64(x)).collect();
         (rounded(cos), rounded(sin))
     }
 
-    /// Forgets the turns, which are those of positions that a pass has left.
-    pub(crate) fn forget_turns(&mut self) {
-        self.turns.clear();
+    /// Drops the cos and sin of positions that the pass has left behind.
+    pub(crate) fn clear_cos_sin(&mut self) {
+        self.cos_sin.clear();
     }
 
-    /// Goes on to a layer, unless the pass is cancelled.
+    /// Enters a layer, unless the pass is cancelled.
     pub(crate) fn enter(&mut self, layer: usize) -> Result<()> {
         self.layer = layer;
         match &self.cancel {
@@ -126,7 +126,7 @@ impl<'a> Run<'a> {
         if let Some(recorder) = &mut self.recorder
             && recorder.wants(name)
         {
-            recorder.record(name, &values.map(E::to_f64));
+            recorder.record(name, &elementwise::map(self.level, values, E::to_f64));
         }
     }
 }

@@ -4,16 +4,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::{Cache, LayerChange, Model, Recorder, Run, Sequence};
-use crate::error::{Error, Result};
-use crate::patch::Overlay;
+use super::error::{Error, Result};
+use super::{Cache, LayerChange, Model, Overlay, Recorder, Run, Sequence};
 use crate::tensor::{Element, Matrix};
 
-/// Tokens that go through the layers together. A matter of speed: any division gives the same bits.
+/// Tokens that go through the layers together. It affects speed only: any division gives the same bits.
 const CHUNK: usize = 512;
 
 /// Tokens whose logits are computed together: a megabyte each for Gemma's vocabulary.
-const LOGITS: usize = 16;
+const LOGIT_ROWS: usize = 16;
 
 /// A sequence, its key-value cache, and the patch it runs under, if any.
 #[derive(Clone, Debug)]
@@ -28,7 +27,7 @@ pub struct Session<'m, E: Element> {
     cancel: Option<Arc<AtomicBool>>,
     /// Where the random numbers of a [disturbed](Run::disturbed) pass start.
     disturbed: Option<u64>,
-    /// Tokens have gone through some layers and not through all.
+    /// Whether tokens have gone through some layers and not through all.
     spent: bool,
 }
 
@@ -48,45 +47,43 @@ impl<'m, E: Element> Session<'m, E> {
         }
     }
 
-    /// The same sequence under a patch.
+    /// Runs the sequence under a patch.
     #[must_use]
     pub fn with_overlay(mut self, overlay: &'m Overlay<E>) -> Self {
         self.overlay = Some(overlay);
         self
     }
 
-    /// The same sequence, whose next token is at `position`, which must not be before the tokens it has
-    /// seen.
+    /// Places the next token at `position`, which must not be before the tokens already seen.
     #[must_use]
     pub fn at(mut self, position: usize) -> Self {
         self.position = position;
         self
     }
 
-    /// The same sequence, whose tokens go through the layers at most `chunk` (at least 1) at a time.
+    /// Sends at most `chunk` tokens (at least 1) through the layers at a time.
     #[must_use]
     pub fn with_chunk(mut self, chunk: usize) -> Self {
         self.chunk = chunk.max(1);
         self
     }
 
-    /// The same sequence, whose keys and values take at most `bytes`: tokens that would need more are refused before
-    /// anything is computed for them. [`Model::cache_bytes`] says what a sequence needs.
+    /// Limits keys and values to `bytes`: tokens that would need more are refused before anything is computed for
+    /// them. [`Model::cache_bytes`] says what a sequence needs.
     #[must_use]
     pub fn with_cache_limit(mut self, bytes: usize) -> Self {
         self.cache_limit = Some(bytes);
         self
     }
 
-    /// The same sequence, which gives up when `cancel` becomes true: it is looked at before every layer
-    /// of every chunk.
+    /// Lets `cancel` end a pass: the flag is read before every layer of every chunk.
     #[must_use]
     pub fn with_cancel(mut self, cancel: Arc<AtomicBool>) -> Self {
         self.cancel = Some(cancel);
         self
     }
 
-    /// The same sequence, whose passes are [disturbed](Run::disturbed).
+    /// [Disturbs](Run::disturbed) the passes of the sequence.
     pub(crate) fn disturbed(mut self, seed: u64) -> Self {
         self.disturbed = Some(seed);
         self
@@ -97,8 +94,8 @@ impl<'m, E: Element> Session<'m, E> {
         self.model
     }
 
-    /// This sequence as some rows of a batch that someone else drives through the layers, who then
-    /// calls [`skip`](Self::skip).
+    /// This sequence as some rows of a batch. Whoever sends the batch through the layers calls [`skip`](Self::skip)
+    /// afterwards.
     pub(crate) fn as_rows<'a>(
         &'a mut self,
         rows: Range<usize>,
@@ -118,11 +115,11 @@ impl<'m, E: Element> Session<'m, E> {
         self.spent = false;
     }
 
-    /// A pass for this sequence's next tokens, which are fit for it.
+    /// Starts a pass for the next tokens, once they are checked.
     ///
     /// # Errors
     ///
-    /// Those of [`forward`](Self::forward) before anything is computed.
+    /// The errors that [`forward`](Self::forward) reports before anything is computed.
     pub(crate) fn start<'r>(
         &self,
         tokens: &[u32],
@@ -136,7 +133,7 @@ impl<'m, E: Element> Session<'m, E> {
         Ok(self.pass(recorder))
     }
 
-    /// A pass for what has been found fit.
+    /// Starts a pass without the checks.
     pub(crate) fn pass<'r>(&self, recorder: Option<&'r mut dyn Recorder>) -> Run<'r> {
         let run = Run::new(self.model, recorder, self.cancel.clone());
         match self.disturbed {
@@ -183,8 +180,8 @@ impl<'m, E: Element> Session<'m, E> {
     ///
     /// Before anything is computed: [`Error::EmptyPrompt`], [`Error::TokenId`],
     /// [`Error::PromptTooLong`], [`Error::CacheLimit`], and [`Error::SpentSession`] after one of the following. Then
-    /// [`Error::Cancelled`]; and [`Error::NotFinite`] or [`Error::Overflow`] where a number is not
-    /// finite. After these the session has seen half a token and is of no further use.
+    /// [`Error::Cancelled`]; and [`NotFinite`](crate::checkpoint::Error::NotFinite) or [`Error::Overflow`] where a number
+    /// is not finite. After these the session has seen half a token and is of no further use.
     pub fn forward(&mut self, tokens: &[u32], last: usize) -> Result<Matrix<E>> {
         let mut logits = Vec::new();
         self.advance(tokens, last, None, |rows| logits.push(rows))?;
@@ -203,20 +200,20 @@ impl<'m, E: Element> Session<'m, E> {
         last: usize,
     ) -> Result<Matrix<E>> {
         assert_eq!(tokens.len(), positions.len(), "a position for each token");
-        // All of them, before the first run is computed.
+        // All of them, before the first stretch is computed.
         self.check_room(tokens.len())?;
         let mut logits = Vec::new();
         let mut left = tokens.len();
-        for (run, positions) in consecutive(tokens, positions) {
-            left -= run.len();
+        for (stretch, positions) in consecutive(tokens, positions) {
+            left -= stretch.len();
             self.position = positions[0];
-            let rows = last.saturating_sub(left).min(run.len());
-            self.advance(run, rows, None, |rows| logits.push(rows))?;
+            let rows = last.saturating_sub(left).min(stretch.len());
+            self.advance(stretch, rows, None, |rows| logits.push(rows))?;
         }
         Ok(Matrix::stack(self.model.config().vocab_size, logits))
     }
 
-    /// [`forward`](Self::forward) with someone listening, who gets the logits like everything else.
+    /// [`forward`](Self::forward) with a recorder, which receives the logits too.
     ///
     /// # Errors
     ///
@@ -244,8 +241,8 @@ impl<'m, E: Element> Session<'m, E> {
         for (i, chunk) in tokens.chunks(self.chunk).enumerate() {
             let x = self.chunk_forward(&mut run, chunk)?;
             let first = silent.saturating_sub(i * self.chunk);
-            for start in (first..chunk.len()).step_by(LOGITS) {
-                let x = x.slice_rows(start..chunk.len().min(start + LOGITS));
+            for start in (first..chunk.len()).step_by(LOGIT_ROWS) {
+                let x = x.slice_rows(start..chunk.len().min(start + LOGIT_ROWS));
                 on_logits(self.model.logits(&mut run, &x)?);
             }
         }
@@ -255,7 +252,7 @@ impl<'m, E: Element> Session<'m, E> {
 
     /// The last block's output for a chunk.
     fn chunk_forward(&mut self, run: &mut Run<'_>, tokens: &[u32]) -> Result<Matrix<E>> {
-        run.forget_turns();
+        run.clear_cos_sin();
         let x = self.model.embed(run, tokens);
         let positions: Vec<_> = (self.position..self.position + tokens.len()).collect();
         self.position += tokens.len();
@@ -277,23 +274,25 @@ impl<'m, E: Element> Session<'m, E> {
     }
 }
 
-/// Tokens and their positions, in runs without a gap.
+/// Tokens and their positions, in stretches without a gap.
 fn consecutive<'a>(
     tokens: &'a [u32],
     positions: &'a [usize],
 ) -> impl Iterator<Item = (&'a [u32], &'a [usize])> {
-    let runs = positions.chunk_by(|a, b| a + 1 == *b);
+    let stretches = positions.chunk_by(|a, b| a + 1 == *b);
     let mut start = 0;
-    runs.map(move |positions| {
-        let run = &tokens[start..start + positions.len()];
+    stretches.map(move |positions| {
+        let stretch = &tokens[start..start + positions.len()];
         start += positions.len();
-        (run, positions)
+        (stretch, positions)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::{Level, observed};
+    use crate::model::ModelOptions;
     use half::bf16;
 
     /// Takes in `tokens` in pieces of `piece`, chunks of `chunk`: nothing is allocated beyond the figure.
@@ -307,6 +306,34 @@ mod tests {
             assert!(session.cache.allocated() <= bytes, "{tokens} {chunk}");
         }
         assert!(session.cache.allocated() > bytes / 2);
+    }
+
+    /// Of a pass that is recorded and disturbed besides.
+    #[test]
+    fn every_operation_of_a_pass_runs_at_the_models_level() {
+        struct All;
+        impl Recorder for All {
+            fn wants(&self, _: &str) -> bool {
+                true
+            }
+            fn record(&mut self, _: &str, _: &Matrix<f64>) {}
+        }
+        fn levels<E: Element>(model: &Model) -> Vec<Level> {
+            observed::levels(|| {
+                let mut session = Session::<E>::new(model).disturbed(1);
+                session.forward_recorded(&[5; 20], 2, &mut All).unwrap();
+            })
+        }
+        for level in Level::available() {
+            let options = ModelOptions {
+                level: Some(level),
+                ..ModelOptions::default()
+            };
+            let model = Model::open_with("reference/tiny", options).unwrap();
+            assert_eq!(levels::<f64>(&model), [level]);
+            assert_eq!(levels::<f32>(&model), [level]);
+            assert_eq!(levels::<bf16>(&model), [level]);
+        }
     }
 
     #[test]

@@ -10,9 +10,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::error::{Error, Result};
 use super::layer::{Halfway, Layer, applied};
 use super::{LayerPatch, LayerReport, Method, Part, Patch, Precondition, Report, Solver, Variant};
-use crate::error::{Error, Result};
 use crate::model::{Block, Cache, Model, Run, Sequence, Session};
 use crate::tensor::{Element, Matrix};
 

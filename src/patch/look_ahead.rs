@@ -7,8 +7,8 @@
 use std::ops::Range;
 
 use super::algorithm_1::{Reduction, sequences_of};
+use super::error::Result;
 use super::layer::{Halfway, Layer};
-use crate::error::Result;
 use crate::model::{LayerChange, Run};
 use crate::tensor::{Element, Matrix};
 

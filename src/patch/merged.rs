@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
+use super::error::{Error, Result};
 use super::overlay::ROWS;
 use super::{LowRank, Patch};
-use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::tensor::{Storage, Tensor, encode};
 
@@ -39,7 +39,7 @@ impl Materialised {
     ///
     /// Those of [`Model::from_checkpoint`].
     pub fn revert(self) -> Result<Model> {
-        self.model.replaced(self.originals)
+        Ok(self.model.replaced(self.originals)?)
     }
 }
 
@@ -97,7 +97,7 @@ impl Change<'_> {
             Self::Linear(delta) => vec![delta.u.rows(), delta.v.cols()],
             Self::Scale(m) => vec![m.len()],
         };
-        model.checkpoint().tensors().get(name, &shape)
+        Ok(model.checkpoint().tensors().get(name, &shape)?)
     }
 
     /// The tensor `old`, called `name`, after this change; it must have its shape.

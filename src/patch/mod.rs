@@ -11,6 +11,7 @@
 pub mod algorithm_1;
 pub mod appendix_b;
 pub mod closed_form;
+mod error;
 pub mod export;
 mod layer;
 pub mod lemmas;
@@ -27,9 +28,11 @@ pub mod theorem_1;
 pub mod theorem_5;
 mod variant;
 
+pub use crate::model::Overlay;
 pub use algorithm_1::{Query, Solution, solve, solve_batch};
+pub use error::{Error, Result};
 pub use merged::{Materialised, materialise};
-pub use overlay::{Form, Overlay};
+pub use overlay::Form;
 pub use report::{Case, LayerReport, Report};
 pub use saved::SavedPatch;
 pub use solver::{Method, Solver};
@@ -38,7 +41,6 @@ pub use variant::Variant;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
 use crate::kernels::{Level, add_outer_products};
 use crate::model::Model;
 use crate::tensor::{Matrix, Tensor};

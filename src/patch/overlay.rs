@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{LayerPatch, LowRank, Patch};
-use crate::model::{Block, LayerChange, LinearChange, Model};
+use crate::model::{Block, LayerChange, LinearChange, Model, Overlay};
 use crate::tensor::{Element, Float, Matrix, Tensor};
 
 /// How the change of a linear map is applied.
@@ -40,25 +40,12 @@ impl std::str::FromStr for Form {
     }
 }
 
-/// A patch rounded to a compute type. The model it runs on stays as it is.
-#[derive(Clone, Debug)]
-pub struct Overlay<E: Element> {
-    layers: Vec<LayerChange<E>>,
-}
-
 impl<E: Element> Overlay<E> {
     /// `patch`, which must have the model's layers and shapes, in the given form.
     pub fn new(model: &Model, patch: &Patch, form: Form) -> Self {
         let layers = model.layers().iter().zip(&patch.layers);
-        Self {
-            layers: layers
-                .map(|(block, patch)| change(block, patch, form))
-                .collect(),
-        }
-    }
-
-    pub(crate) fn layer(&self, layer: usize) -> &LayerChange<E> {
-        &self.layers[layer]
+        let layers = layers.map(|(block, patch)| change(block, patch, form));
+        Self::from_layers(layers.collect())
     }
 }
 

@@ -20,9 +20,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+use super::error::{Error, Result};
 use super::{LayerPatch, LowRank, Method, Patch, Report, Split};
 use crate::checkpoint::{TensorData, Tensors, write_safetensors};
-use crate::error::{Error, Result, one_line, shown};
+use crate::message::{IoError, one_line, shown};
 use crate::model::Model;
 use crate::tensor::{Dtype, Matrix, Storage, Tensor};
 
@@ -69,7 +70,7 @@ impl SavedPatch {
         });
         let hash = hash(&metadata, contents);
         metadata.insert("hash".into(), hash);
-        write_safetensors(path, &metadata, &tensors)
+        Ok(write_safetensors(path, &metadata, &tensors)?)
     }
 
     /// All fields but the hash.
@@ -127,7 +128,7 @@ impl SavedPatch {
     ///
     /// [`Error::Io`] and those of [`parse`](Self::parse).
     pub fn load(path: &Path) -> Result<Self> {
-        let data = std::fs::read(path).map_err(Error::io("read", path))?;
+        let data = std::fs::read(path).map_err(IoError::at("read", path))?;
         Self::parse(path, &data.into())
     }
 
@@ -137,7 +138,7 @@ impl SavedPatch {
     ///
     /// Those of [`Tensors::parse`](crate::checkpoint::Tensors::parse) about the file;
     /// [`Error::PatchFile`] for a safetensors file that is no patch, or one that was changed since;
-    /// [`Error::NotFinite`].
+    /// [`checkpoint::Error::NotFinite`](crate::checkpoint::Error::NotFinite).
     pub fn parse(path: &Path, data: &Bytes) -> Result<Self> {
         let (tensors, names, mut metadata) = Tensors::parse_whole(path, data)?;
         match metadata.get("format") {
@@ -194,8 +195,8 @@ impl SavedPatch {
     ///
     /// # Errors
     ///
-    /// [`Error::PatchOfAnotherModel`] with both hashes; [`Error::PatchShape`]; [`Error::TokenId`] and
-    /// [`Error::PromptTooLong`] for tokens that it does not have.
+    /// [`Error::PatchOfAnotherModel`] with both hashes; [`Error::PatchShape`]; and for tokens that it does not have
+    /// [`model::Error`](crate::model::Error)'s `TokenId` and `PromptTooLong`.
     pub fn check(&self, model: &Model) -> Result<()> {
         let hash = model.checkpoint().tensors().content_hash();
         if hash != self.model_hash {
@@ -206,7 +207,7 @@ impl SavedPatch {
             });
         }
         self.patch.check(model)?;
-        model.check_tokens(self.split.tokens(), 0)
+        Ok(model.check_tokens(self.split.tokens(), 0)?)
     }
 }
 
@@ -325,7 +326,7 @@ fn low_rank(
             return Err(bad(path, format!("it has only one factor, {there}")));
         }
     };
-    let matrix = |name: &str, tensor: &Tensor| {
+    let matrix = |name: &str, tensor: &Tensor| -> Result<_> {
         let numbers = numbers::<2>(path, name, tensor)?;
         Ok(Matrix::from_vec(tensor.cols(), numbers))
     };

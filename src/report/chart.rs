@@ -6,7 +6,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axis::Axis;
 use super::escaped::escaped;
-use crate::error::{Error, Result};
+use crate::message::IoError;
 use crate::patch::{Form, Solver};
 
 /// Units in a pixel: the backend only knows whole ones.
@@ -79,11 +79,11 @@ pub(super) struct Canvas<'a> {
 ///
 /// # Errors
 ///
-/// [`Error::Io`] where a chart cannot be laid out.
+/// [`IoError`] where a chart cannot be laid out.
 pub(super) fn chart(
     frame: &Frame<'_>,
-    draw: impl FnOnce(&mut Canvas<'_>) -> Result<()>,
-) -> Result<String> {
+    draw: impl FnOnce(&mut Canvas<'_>) -> Result<(), IoError>,
+) -> Result<String, IoError> {
     let size = (frame.size.0 * SCALE, frame.size.1 * SCALE);
     let mut svg = String::new();
     {
@@ -107,7 +107,7 @@ pub(super) fn chart(
 }
 
 impl<'a> Canvas<'a> {
-    fn axes(&mut self, frame: &Frame<'_>) -> Result<()> {
+    fn axes(&mut self, frame: &Frame<'_>) -> Result<(), IoError> {
         self.zeros(frame)?;
         let mut mesh = self.chart.configure_mesh();
         mesh.bold_line_style(GRID.stroke_width(SCALE))
@@ -125,7 +125,7 @@ impl<'a> Canvas<'a> {
     }
 
     /// The place of exact zeros, in grey.
-    fn zeros(&mut self, frame: &Frame<'_>) -> Result<()> {
+    fn zeros(&mut self, frame: &Frame<'_>) -> Result<(), IoError> {
         let (x, y) = (frame.x.ends(), frame.y.ends());
         if let Some((from, to)) = frame.y.zeros() {
             self.bar((x.0, from), (x.1, to), GRID, 0.5)?;
@@ -142,13 +142,18 @@ impl<'a> Canvas<'a> {
         points: Vec<(f64, f64)>,
         colour: RGBColor,
         width: f64,
-    ) -> Result<()> {
+    ) -> Result<(), IoError> {
         let width = (width * f64::from(SCALE)) as u32;
         self.draw(PathElement::new(points, colour.stroke_width(width)))
     }
 
     /// A solver's marker: an outline, through which others are seen, or, where patches are materialised, filled.
-    pub(super) fn marker(&mut self, at: (f64, f64), solver: Solver, form: Form) -> Result<()> {
+    pub(super) fn marker(
+        &mut self,
+        at: (f64, f64),
+        solver: Solver,
+        form: Form,
+    ) -> Result<(), IoError> {
         let corners = corners(solver).iter().map(|&(x, y)| pixels(x, y));
         let mut corners: Vec<_> = corners.collect();
         let colour = colour(solver);
@@ -165,7 +170,7 @@ impl<'a> Canvas<'a> {
     }
 
     /// The red cross of a token that differs.
-    pub(super) fn cross(&mut self, at: (f64, f64)) -> Result<()> {
+    pub(super) fn cross(&mut self, at: (f64, f64)) -> Result<(), IoError> {
         let arm = |x: f64, y: f64| {
             let ends = [pixels(-x, -y), pixels(x, y)];
             PathElement::new(ends, RED.stroke_width(2 * SCALE))
@@ -180,18 +185,23 @@ impl<'a> Canvas<'a> {
         to: (f64, f64),
         colour: RGBColor,
         opacity: f64,
-    ) -> Result<()> {
+    ) -> Result<(), IoError> {
         self.draw(Rectangle::new([from, to], colour.mix(opacity).filled()))
     }
 
     /// Text that ends at a point.
-    pub(super) fn text(&mut self, text: String, at: (f64, f64), colour: RGBColor) -> Result<()> {
+    pub(super) fn text(
+        &mut self,
+        text: String,
+        at: (f64, f64),
+        colour: RGBColor,
+    ) -> Result<(), IoError> {
         let style = letters().color(&colour);
         let style = style.pos(Pos::new(HPos::Right, VPos::Bottom));
         self.draw(Text::new(text, at, style))
     }
 
-    fn draw<E>(&mut self, element: E) -> Result<()>
+    fn draw<E>(&mut self, element: E) -> Result<(), IoError>
     where
         for<'e> &'e E: PointCollection<'e, (f64, f64)>,
         E: Drawable<SVGBackend<'a>>,
@@ -244,6 +254,6 @@ fn named(svg: &str, (width, height): (u32, u32), frame: &Frame<'_>) -> String {
 }
 
 /// A chart that cannot be drawn.
-fn failed(error: impl std::error::Error) -> Error {
-    Error::io("draw", super::PAGE)(std::io::Error::other(error.to_string()))
+fn failed(error: impl std::error::Error) -> IoError {
+    IoError::at("draw", super::PAGE)(std::io::Error::other(error.to_string()))
 }

@@ -1,6 +1,6 @@
 //! Text in HTML.
 
-use crate::error::one_line;
+use crate::message::one_line;
 
 /// Text as it stands in HTML and XML, on one line: control characters are escaped as in Rust, for none of them is allowed.
 pub(super) fn escaped(text: &str) -> String {

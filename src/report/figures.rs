@@ -5,7 +5,7 @@ use plotters::style::RGBColor;
 use super::axis::{Axis, Decades, Linear};
 use super::chart::{Canvas, FAINT, Frame, INK, RED, chart, colour};
 use super::data::{Histogram, Layer, Panel, Point, Series, Spread};
-use crate::error::Result;
+use crate::message::IoError;
 use crate::patch::{Form, Solver};
 
 /// The pixels of a chart over steps, of which there are two side by side, and over layers, three.
@@ -15,7 +15,7 @@ const LAYERS: (u32, u32) = (370, 270);
 const LEFT: u32 = 62;
 
 /// Two charts over the steps: L∞ and TVD.
-pub(super) fn per_step(panel: &Panel) -> Result<[String; 2]> {
+pub(super) fn per_step(panel: &Panel) -> Result<[String; 2], IoError> {
     Ok([
         steps(
             panel,
@@ -43,7 +43,7 @@ fn steps(
     figure: fn(&Point) -> f64,
     no_patch: fn(&Point) -> Option<f64>,
     bound: fn(&Point) -> Option<f64>,
-) -> Result<String> {
+) -> Result<String, IoError> {
     let points = || panel.series.iter().flat_map(|series| &series.points);
     let axis = Decades::new(points().flat_map(|point| {
         let references = [no_patch(point), bound(point)];
@@ -106,7 +106,7 @@ fn references(
     name: &str,
     colour: RGBColor,
     lines: &[(Solver, Vec<(f64, f64)>)],
-) -> Result<()> {
+) -> Result<(), IoError> {
     let (from, to) = axis.ends();
     let near = 0.05 * (to - from);
     let mut drawn: Vec<&Vec<(f64, f64)>> = Vec::new();
@@ -152,7 +152,7 @@ fn thinned<T>(items: impl ExactSizeIterator<Item = T>) -> impl Iterator<Item = T
 }
 
 /// How L∞ is distributed in the kinds of a platform: a row each.
-pub(super) fn distribution(platform: &str, panels: &[&Panel]) -> Result<String> {
+pub(super) fn distribution(platform: &str, panels: &[&Panel]) -> Result<String, IoError> {
     let rows: Vec<_> = panels
         .iter()
         .flat_map(|panel| panel.series.iter().map(|series| (*panel, series)))
@@ -222,7 +222,7 @@ fn bars(
     histogram: &Histogram,
     base: f64,
     colour: RGBColor,
-) -> Result<()> {
+) -> Result<(), IoError> {
     let quarters = histogram.quarters.iter();
     let quarters = quarters.map(|&(quarter, tokens)| (f64::from(quarter) / 4.0, tokens));
     let odd = [
@@ -280,7 +280,7 @@ pub(super) const QUANTITIES: [Quantity; 5] = [
 ];
 
 /// A chart over the layers with those series that change something; none if none does.
-pub(super) fn per_layer(panel: &Panel, quantity: &Quantity) -> Result<Option<String>> {
+pub(super) fn per_layer(panel: &Panel, quantity: &Quantity) -> Result<Option<String>, IoError> {
     let spreads = |series: &Series| series.layers.iter().map(quantity.of).collect::<Vec<_>>();
     let series: Vec<_> = panel.series.iter().map(|s| (s, spreads(s))).collect();
     let changed = |spreads: &[Spread]| spreads.iter().any(|spread| spread.worst != 0.0);

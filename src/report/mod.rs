@@ -13,7 +13,7 @@ use std::path::Path;
 
 pub use picture::{Answer, chance, picture};
 
-use crate::error::{Error, Result};
+use crate::message::IoError;
 use crate::output::write_dir;
 use crate::verify::Record;
 
@@ -30,17 +30,24 @@ const DATA: &str = "figures.json";
 ///
 /// # Errors
 ///
-/// [`Error::Io`], as [`write_dir`] has it.
-pub fn write(record: &Record, token: impl Fn(u32) -> Option<String>, dir: &Path) -> Result<()> {
+/// [`IoError`], as [`write_dir`] has it.
+pub fn write(
+    record: &Record,
+    token: impl Fn(u32) -> Option<String>,
+    dir: &Path,
+) -> Result<(), IoError> {
     let figures = data::Figures::new(record, &token);
     let page = page::page(record, &figures)?;
     write_dir(dir, |beside| {
         let file = |name: &str, bytes: &[u8]| {
             let path = beside.join(name);
-            std::fs::write(&path, bytes).map_err(Error::io("write", path))
+            std::fs::write(&path, bytes).map_err(IoError::at("write", path))
         };
         let json = serde_json::to_vec(&figures).map_err(std::io::Error::from);
-        file(DATA, &json.map_err(Error::io("write", beside.join(DATA)))?)?;
+        file(
+            DATA,
+            &json.map_err(IoError::at("write", beside.join(DATA)))?,
+        )?;
         file(PAGE, page.as_bytes())
     })
 }

@@ -7,7 +7,7 @@ use super::data::{Figures, Panel};
 use super::escaped::escaped;
 use super::figures::{QUANTITIES, distribution, per_layer, per_step};
 use super::texts::{Contextual, Said, Text};
-use crate::error::Result;
+use crate::message::IoError;
 use crate::verify::{Record, Table};
 
 const STYLE: &str = include_str!("style.css");
@@ -16,8 +16,8 @@ const STYLE: &str = include_str!("style.css");
 ///
 /// # Errors
 ///
-/// [`Error::Io`](crate::Error::Io) where a chart cannot be laid out.
-pub(super) fn page(record: &Record, figures: &Figures) -> Result<String> {
+/// [`IoError`] where a chart cannot be laid out.
+pub(super) fn page(record: &Record, figures: &Figures) -> Result<String, IoError> {
     let title = format!("Verification of {}", escaped(&record.setting.model));
     let parts = [
         head(record, &title),
@@ -170,7 +170,7 @@ fn of(panel: &Panel) -> String {
     format!("{} {}", escaped(&panel.platform), panel.dtype)
 }
 
-fn steps(figures: &Figures) -> Result<String> {
+fn steps(figures: &Figures) -> Result<String, IoError> {
     let mut charts = legend(&figures.panels);
     for panel in &figures.panels {
         let _ = write!(
@@ -188,7 +188,7 @@ fn steps(figures: &Figures) -> Result<String> {
     ))
 }
 
-fn distributions(figures: &Figures) -> Result<String> {
+fn distributions(figures: &Figures) -> Result<String, IoError> {
     let mut charts = String::new();
     for (platform, panels) in figures.platforms() {
         let name = escaped(platform);
@@ -203,7 +203,7 @@ fn distributions(figures: &Figures) -> Result<String> {
     ))
 }
 
-fn layers(figures: &Figures) -> Result<String> {
+fn layers(figures: &Figures) -> Result<String, IoError> {
     let mut charts = legend(&figures.panels);
     for quantity in &QUANTITIES {
         let mut row = String::new();

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::error::one_line;
+use crate::message::one_line;
 use crate::verify::{Kind, Record, Step};
 
 /// A prompt and the texts after it.

@@ -1,7 +1,7 @@
 //! Memory for numbers, on cache lines of their own and used again.
 //!
-//! A pass needs the same few sizes layer after layer. Memory fresh from the system costs a page fault every 4 KB,
-//! which came to a fifth of a prefill, so each thread keeps what it let go of last.
+//! A pass needs a few sizes again and again, layer after layer. Memory fresh from the system costs a page fault every 4 KB,
+//! a fifth of a prefill when measured, so each thread keeps the buffers it freed last.
 
 use std::cell::RefCell;
 
@@ -12,18 +12,18 @@ use bytemuck::{Pod, Zeroable};
 #[repr(C, align(64))]
 struct Line([u64; 8]);
 
-/// Fewer lines than this, 4 KB, are not worth keeping.
-const LEAST: usize = 64;
+/// Fewer cache lines than this (4 KB) are not worth keeping.
+const MIN_KEPT_LINES: usize = 64;
 
-/// What a thread keeps at most, in lines: 64 MB.
-const MOST: usize = 1 << 20;
+/// The most cache lines (64 MB) that a thread keeps.
+const MAX_KEPT_LINES: usize = 1 << 20;
 
 thread_local! {
-    /// What this thread may use again, the longest unused first.
+    /// The buffers this thread may use again, the longest unused first.
     static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Memory for `len` numbers of a type; which numbers these are is up to the owner.
+/// Memory for numbers of a type that its owner knows.
 #[derive(Default)]
 pub(crate) struct Buffer {
     lines: Vec<Line>,
@@ -63,14 +63,14 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
-        if !(LEAST..=MOST).contains(&lines.len()) {
+        if !(MIN_KEPT_LINES..=MAX_KEPT_LINES).contains(&lines.len()) {
             return;
         }
         // A thread that ends has nothing left to keep it in.
         let _ = SPARE.try_with(|spare| {
             let mut spare = spare.borrow_mut();
             spare.push(lines);
-            while spare.iter().map(Vec::len).sum::<usize>() > MOST {
+            while spare.iter().map(Vec::len).sum::<usize>() > MAX_KEPT_LINES {
                 spare.remove(0);
             }
         });
@@ -107,10 +107,10 @@ mod tests {
                 .map(|_| Buffer::stale::<u8>(megabytes << 20))
                 .collect();
             drop(all);
-            assert!(kept().iter().sum::<usize>() <= MOST);
+            assert!(kept().iter().sum::<usize>() <= MAX_KEPT_LINES);
         }
         drop(Buffer::stale::<u8>(65 << 20));
-        assert!(kept().iter().all(|&lines| lines <= MOST));
+        assert!(kept().iter().all(|&lines| lines <= MAX_KEPT_LINES));
         assert!(!kept().is_empty());
     }
 

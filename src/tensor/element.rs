@@ -6,9 +6,6 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-use super::Matrix;
-use crate::kernels::Products;
-
 /// The type a forward pass computes in, chosen apart from the type the weights are stored in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -87,14 +84,10 @@ pub trait Float:
     fn mul_add(self, a: Self, b: Self) -> Self;
     /// The correctly rounded square root.
     fn sqrt(self) -> Self;
-    /// e to the power of `self`, as [`kernels::exp`](crate::kernels::exp) defines it.
-    fn exp(self) -> Self;
-    /// GeLU in the tanh form, as [`kernels::activation`](crate::kernels::activation) defines it.
-    fn gelu_tanh(self) -> Self;
 }
 
 /// A type activations are held in: f64, f32 or bf16.
-pub trait Element: Products + Copy + Default + PartialEq + fmt::Debug + Send + Sync {
+pub trait Element: bytemuck::Pod + Default + PartialEq + fmt::Debug + Send + Sync {
     /// The type its sums are kept in.
     type Acc: Float;
     /// Its name at run time.
@@ -106,20 +99,35 @@ pub trait Element: Products + Copy + Default + PartialEq + fmt::Debug + Send + S
     fn from_f32(x: f32) -> Self;
     /// The nearest number of this type, ties to even: a rounding point for bf16, else nothing.
     fn round(x: Self::Acc) -> Self;
-    /// [`round`](Self::round) for every number of a matrix.
-    fn round_all(sums: Matrix<Self::Acc>) -> Matrix<Self>;
-    /// The same number in the type of sums, exactly.
+    /// This number in the type of sums, exactly.
     fn acc(self) -> Self::Acc;
-    /// The same number in f64, exactly.
+    /// This number in f64, exactly.
     fn to_f64(self) -> f64;
     /// Whether it is neither infinite nor NaN.
     fn is_finite(self) -> bool {
         self.to_f64().is_finite()
     }
+    /// The function of `F` for this type.
+    #[doc(hidden)]
+    fn by_type<F: ByType>(input: F::Input<Self>);
+}
+
+/// A function that is written for each compute type by itself, because its body needs more than [`Element`] offers.
+#[doc(hidden)]
+pub trait ByType {
+    /// What it is called with.
+    type Input<E: Element>;
+
+    /// The function for f64.
+    fn f64(input: Self::Input<f64>);
+    /// The function for f32.
+    fn f32(input: Self::Input<f32>);
+    /// The function for bf16.
+    fn bf16(input: Self::Input<bf16>);
 }
 
 macro_rules! native_float {
-    ($t:ident, $dtype:ident, $exp:path, $gelu:path) => {
+    ($t:ident, $dtype:ident) => {
         impl Float for $t {
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
@@ -132,14 +140,6 @@ macro_rules! native_float {
             #[inline(always)]
             fn sqrt(self) -> Self {
                 $t::sqrt(self)
-            }
-            #[inline(always)]
-            fn exp(self) -> Self {
-                $exp(self)
-            }
-            #[inline(always)]
-            fn gelu_tanh(self) -> Self {
-                $gelu(self)
             }
         }
 
@@ -160,9 +160,6 @@ macro_rules! native_float {
             fn round(x: $t) -> Self {
                 x
             }
-            fn round_all(sums: Matrix<$t>) -> Matrix<Self> {
-                sums
-            }
             #[inline(always)]
             fn acc(self) -> $t {
                 self
@@ -171,22 +168,15 @@ macro_rules! native_float {
             fn to_f64(self) -> f64 {
                 self.into()
             }
+            fn by_type<F: ByType>(input: F::Input<Self>) {
+                F::$t(input);
+            }
         }
     };
 }
 
-native_float!(
-    f64,
-    F64,
-    crate::kernels::exp::exp_f64,
-    crate::kernels::activation::gelu_tanh_f64
-);
-native_float!(
-    f32,
-    F32,
-    crate::kernels::exp::exp_f32,
-    crate::kernels::activation::gelu_tanh_f32
-);
+native_float!(f64, F64);
+native_float!(f32, F32);
 
 impl Element for bf16 {
     type Acc = f32;
@@ -210,9 +200,6 @@ impl Element for bf16 {
         let kept = if x.is_nan() { quiet } else { nearest };
         bf16::from_bits((kept >> 16) as u16)
     }
-    fn round_all(sums: Matrix<f32>) -> Matrix<Self> {
-        sums.map(Self::round)
-    }
     #[inline(always)]
     fn acc(self) -> f32 {
         self.to_f32()
@@ -220,6 +207,9 @@ impl Element for bf16 {
     #[inline(always)]
     fn to_f64(self) -> f64 {
         self.to_f32().into()
+    }
+    fn by_type<F: ByType>(input: F::Input<Self>) {
+        F::bf16(input);
     }
 }
 

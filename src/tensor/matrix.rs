@@ -6,7 +6,6 @@ use std::ops::Range;
 
 use super::Element;
 use super::buffer::Buffer;
-use crate::kernels::{Level, elementwise};
 
 /// A dense row-major matrix that owns its numbers.
 pub struct Matrix<E> {
@@ -24,7 +23,7 @@ impl<E: Element> Matrix<E> {
         zeros
     }
 
-    /// A matrix whose numbers are still to be written: until then they are left from earlier use.
+    /// A matrix whose numbers are still to be written: until then they are what earlier use left there.
     pub(crate) fn stale(rows: usize, cols: usize) -> Self {
         Self {
             rows,
@@ -150,20 +149,24 @@ impl<E: Element> Matrix<E> {
         Self::from_vec(self.rows(), columns.collect())
     }
 
-    /// The same shape with `f` applied to every number, by the threads of the current rayon pool.
-    pub fn map<F: Element>(&self, f: impl Fn(E) -> F + Sync) -> Matrix<F> {
+    /// `f` of every number, in the same shape. One number after the other: passes use the kernels instead.
+    pub fn map<F: Element>(&self, f: impl Fn(E) -> F) -> Matrix<F> {
         let mut out = Matrix::stale(self.rows, self.cols);
-        elementwise::map(Level::best(), self.as_slice(), out.as_mut_slice(), f);
+        for (out, &x) in out.as_mut_slice().iter_mut().zip(self.as_slice()) {
+            *out = f(x);
+        }
         out
     }
 
-    /// The same shape with `f` applied to every pair of numbers of two equally shaped matrices.
-    pub fn zip_map<F: Element>(&self, other: &Self, f: impl Fn(E, E) -> F + Sync) -> Matrix<F> {
-        assert_eq!(self.shape(), other.shape(), "shapes differ");
-        let mut out = Matrix::stale(self.rows, self.cols);
-        let pair = (self.as_slice(), other.as_slice());
-        elementwise::zip_map(Level::best(), pair.0, pair.1, out.as_mut_slice(), f);
-        out
+    /// The matrix as one of type `F`, which generic code knows by another name: the two must be one type.
+    pub(crate) fn retyped<F: Element>(self) -> Matrix<F> {
+        assert_eq!(E::DTYPE, F::DTYPE, "numbers of another type");
+        Matrix {
+            rows: self.rows,
+            cols: self.cols,
+            buffer: self.buffer,
+            numbers: PhantomData,
+        }
     }
 
     fn shape(&self) -> (usize, usize) {

@@ -7,6 +7,8 @@ mod matrix;
 mod stored;
 
 pub(crate) use buffer::Buffer;
+#[doc(hidden)]
+pub use element::ByType;
 pub(crate) use element::in_lanes;
 pub use element::{Dtype, Element, Float, round_to_bf16, round_to_f16};
 pub use matrix::Matrix;

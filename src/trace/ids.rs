@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::error::{Error, Result};
+use super::error::{Error, Result};
+use crate::message::IoError;
 
 /// The ids in a file's bytes; `path` only serves the messages.
 ///
@@ -22,6 +23,6 @@ pub fn parse_ids(path: &Path, json: &[u8]) -> Result<Vec<u32>> {
 ///
 /// [`Error::Io`] and those of [`parse_ids`].
 pub fn read_ids(path: &Path) -> Result<Vec<u32>> {
-    let json = std::fs::read(path).map_err(Error::io("read", path))?;
+    let json = std::fs::read(path).map_err(IoError::at("read", path))?;
     parse_ids(path, &json)
 }

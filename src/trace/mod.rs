@@ -27,6 +27,7 @@
 //! | `model.layers.I.residual_mid` | v = A(C, x) |
 //! | `model.layers.I.mlp.product` | h, the input of `down_proj` |
 
+mod error;
 mod ids;
 
 use std::borrow::Cow;
@@ -36,10 +37,10 @@ use std::path::Path;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use half::bf16;
 
+pub use error::{Error, Result};
 pub use ids::{parse_ids, read_ids};
 
 use crate::checkpoint::{Config, TensorData, write_safetensors};
-use crate::error::{Error, Result};
 use crate::model::{Model, Recorder, Session};
 use crate::tensor::{Dtype, Element, Matrix, Storage};
 
@@ -176,7 +177,7 @@ impl Trace {
             .iter()
             .any(|name| self.wants(name));
         let logits = if ends { self.last } else { 0 };
-        session.forward_recorded(tokens, logits, self)
+        Ok(session.forward_recorded(tokens, logits, self)?)
     }
 
     /// What was recorded, by name.
@@ -208,7 +209,11 @@ impl Trace {
             };
             (name.clone(), data)
         });
-        write_safetensors(path, &metadata.into(), &tensors.collect())
+        Ok(write_safetensors(
+            path,
+            &metadata.into(),
+            &tensors.collect(),
+        )?)
     }
 }
 

@@ -4,9 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::batches::batches;
+use super::error::{Error, Result};
 use super::record::{Added, Place};
 use super::{Begun, Crossing, Kind, Record, Run, Step};
-use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::tensor::{Dtype, Element};
 

@@ -6,7 +6,7 @@
 //! how far that takes the logits is what rounding may do. Eight runs and the worst of them, because a patch that divides
 //! by a small number has one error that outweighs the others, and one draw of it may be small.
 
-use crate::error::Result;
+use super::error::Result;
 use crate::model::{Cache, Model, Run, Sequence};
 use crate::patch::Overlay;
 use crate::tensor::{Element, Matrix};
@@ -72,7 +72,7 @@ impl<'m, E: Element> Disturbed<'m, E> {
             run,
             caches,
         } = self;
-        run.forget_turns();
+        run.clear_cos_sin();
         let x = model.embed(run, &tokens.repeat(RUNS));
         let sequences = caches.iter_mut().enumerate();
         let mut sequences: Vec<_> = sequences
@@ -83,10 +83,10 @@ impl<'m, E: Element> Disturbed<'m, E> {
             })
             .collect();
         let all = 0..x.rows();
-        model.blocks(run, x, &mut sequences, |layer| {
+        Ok(model.blocks(run, x, &mut sequences, |layer| {
             let change = overlay.map(|overlay| (all.clone(), overlay.layer(layer)));
             change.into_iter().collect()
-        })
+        })?)
     }
 }
 

@@ -1,10 +1,10 @@
 //! Patches solved on one platform and applied on another.
 
 use super::condition::Disturbed;
+use super::error::Result;
 use super::metrics::{Comparison, margin};
 use super::protocol::{Control, Step, Verification};
 use super::{Bounds, span};
-use crate::error::Result;
 use crate::model::generate::greedy;
 use crate::model::{Model, Session};
 use crate::patch::{Overlay, Patch, Query, Solver, Variant, solve};
@@ -58,7 +58,7 @@ impl<'a> Reduced<'a> {
     fn logits<E: Element>(&self, overlay: &Overlay<E>) -> Result<Matrix<E>> {
         let session = Session::new(self.crossing.applied);
         let mut session = session.with_overlay(overlay);
-        session.forward_at(&self.tokens, &self.positions, 1)
+        Ok(session.forward_at(&self.tokens, &self.positions, 1)?)
     }
 }
 

@@ -4,15 +4,15 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::bounds::Bounds;
+use super::error::Result;
 use super::metrics::{Comparison, margin};
 use super::{Keep, span};
-use crate::error::{Error, Result};
 use crate::json::or_nan;
 use crate::kernels::Backend;
 use crate::model::generate::greedy;
 use crate::model::{Model, Session};
 use crate::patch::{
-    Method, Overlay, Positions, Query, Report, Solution, Solver, Split, Variant, solve_batch,
+    self, Method, Overlay, Positions, Query, Report, Solution, Solver, Split, Variant, solve_batch,
     span as span_solver,
 };
 use crate::tensor::Element;
@@ -160,14 +160,14 @@ impl Verification<'_> {
     ///
     /// # Errors
     ///
-    /// [`Error::EmptyPrompt`], [`Error::NoContext`], [`Error::TokenId`] and [`Error::PromptTooLong`].
+    /// [`patch::Error::NoContext`], and [`model::Error`](crate::model::Error)'s `EmptyPrompt`, `TokenId` and `PromptTooLong`.
     pub fn check(&self, ids: &[u32]) -> Result<()> {
         self.model.check_tokens(ids, 0)?;
         if ids.len() == 1 {
-            return Err(Error::NoContext);
+            return Err(patch::Error::NoContext.into());
         }
-        self.model
-            .check_length((ids.len() - 1).saturating_add(self.tokens))
+        let positions = (ids.len() - 1).saturating_add(self.tokens);
+        Ok(self.model.check_length(positions)?)
     }
 
     /// Runs the protocol on one prompt in compute type `E`; `on_step` gets each token as it is done.
@@ -192,7 +192,7 @@ impl Verification<'_> {
     ///
     /// # Errors
     ///
-    /// Those of [`prompt`](Self::prompt), and [`Error::TokenId`] for `written`.
+    /// Those of [`prompt`](Self::prompt), and [`model::Error::TokenId`](crate::model::Error::TokenId) for `written`.
     pub fn resume<E: Element>(
         &self,
         prompt: usize,
@@ -222,8 +222,8 @@ impl Verification<'_> {
     ///
     /// # Errors
     ///
-    /// Those of `on_step`, at once. For each prompt those of [`prompt`](Self::prompt), and [`Error::TokenId`] for what is
-    /// written.
+    /// Those of `on_step`, at once. For each prompt those of [`prompt`](Self::prompt), and
+    /// [`model::Error::TokenId`](crate::model::Error::TokenId) for what is written.
     pub fn batch<E: Element>(
         &self,
         prompts: &[Begun<'_>],
@@ -314,7 +314,7 @@ impl Verification<'_> {
         for ((of, position), solution) in behind.into_iter().zip(positions).zip(solutions) {
             match (of.as_mut(), solution) {
                 (Ok(of), Ok(solution)) => solved.push(of.solved(position, solution)),
-                (_, Err(error)) => *of = Err(error),
+                (_, Err(error)) => *of = Err(error.into()),
                 (Err(_), _) => {}
             }
         }

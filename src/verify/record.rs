@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::error::{Error, Result};
 use super::{Kind, Setting, Step, Summary};
-use crate::error::{Error, Result};
 use crate::model::Model;
 
 /// A kind and its steps.

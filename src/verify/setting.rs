@@ -7,8 +7,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::error::{Error, Result};
 use super::{Keep, PROMPTS, Verification};
-use crate::error::{Error, Result};
+use crate::checkpoint;
 use crate::kernels::Backend;
 use crate::model::{EmbeddingScale, Model};
 use crate::patch::{Form, Method, Positions, Solver};
@@ -59,7 +60,7 @@ impl Setting {
         let checkpoint = model.checkpoint();
         let tokenizer = checkpoint.tokenizer()?;
         let prompt_ids = prompts.iter().map(|prompt| tokenizer.encode(prompt));
-        let prompt_ids = prompt_ids.collect::<Result<_>>()?;
+        let prompt_ids = prompt_ids.collect::<checkpoint::Result<_>>()?;
         let config = Sha256::digest(checkpoint.file("config.json")?.unwrap_or_default());
         Ok(Self {
             model: checkpoint.name().into(),

@@ -1,9 +1,9 @@
 //! A split held against the contextual pass, token by token, under a patch that is there already.
 
 use super::Bounds;
+use super::error::Result;
 use super::metrics::{Comparison, margin};
 use super::protocol::{Control, Step};
-use crate::error::Result;
 use crate::model::generate::greedy;
 use crate::model::{Model, Recorder, Session};
 use crate::patch::{Overlay, Report, Split, Variant};
@@ -25,7 +25,7 @@ pub fn reduced<E: Element>(
         session = session.with_overlay(overlay);
     }
     let (tokens, positions) = (split.reduced_tokens(), split.reduced_positions());
-    session.forward_at(&tokens, &positions, split.queries().len())
+    Ok(session.forward_at(&tokens, &positions, split.queries().len())?)
 }
 
 /// One step for each token of a split's span: the reduced pass under `overlay` against the contextual pass;

@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::batches::batches;
+use super::error::{Error, Result};
 use super::{Kind, Machine, Record, Run, Setting, Step};
-use crate::error::{Error, Result, one_line};
+use crate::message::{IoError, one_line};
 use crate::output::{create_new, write_file};
 
 /// A line of such a file.
@@ -84,7 +85,7 @@ impl StepsFile {
         record
             .setting
             .check_same(path, &begun.setting, "this command")?;
-        file.set_len(whole).map_err(Error::io("write", path))?;
+        file.set_len(whole).map_err(IoError::at("write", path))?;
         let path = path.into();
         let mut file = Self { path, file };
         if !record.machines.contains(&machine) {
@@ -105,7 +106,7 @@ impl StepsFile {
 
     fn append(&mut self, line: &Line<'_>) -> Result<()> {
         let written = line.bytes().and_then(|line| self.file.write_all(&line));
-        written.map_err(Error::io("write", &self.path))
+        Ok(written.map_err(IoError::at("write", &self.path))?)
     }
 }
 
@@ -121,11 +122,11 @@ fn open_locked(path: &Path) -> Result<File> {
             )),
         }
     };
-    let file = open().map_err(Error::io("write", path))?;
+    let file = open().map_err(IoError::at("write", path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::StepsLocked { path: path.into() }),
-        Err(TryLockError::Error(error)) => Err(Error::io("lock", path)(error)),
+        Err(TryLockError::Error(error)) => Err(IoError::at("lock", path)(error).into()),
     }
 }
 
@@ -165,7 +166,7 @@ fn in_order<'r>(setting: &Setting, run: &'r Run) -> Vec<&'r Step> {
 /// [`Error::Io`], and [`Error::StepsLocked`] where another process writes it.
 pub fn replace(path: &Path, record: &Record) -> Result<()> {
     let _locked = path.is_file().then(|| open_locked(path)).transpose()?;
-    write_file(path, |out| write(record, out))
+    Ok(write_file(path, |out| write(record, out))?)
 }
 
 /// Reads files of steps (at least one), finished or not, and joins them. They must be of one setting, but for the model's
@@ -175,8 +176,8 @@ pub fn replace(path: &Path, record: &Record) -> Result<()> {
 ///
 /// [`Error::Io`], those of [`parse`], and [`Error::OtherSetting`].
 pub fn read(paths: &[PathBuf]) -> Result<Record> {
-    let open = |path: &Path| {
-        let file = File::open(path).map_err(Error::io("read", path))?;
+    let open = |path: &Path| -> Result<_> {
+        let file = File::open(path).map_err(IoError::at("read", path))?;
         Ok(parse(path, BufReader::new(file))?.0)
     };
     let mut all = open(&paths[0])?;
@@ -198,10 +199,10 @@ pub fn read(paths: &[PathBuf]) -> Result<Record> {
 /// is damaged; [`Error::StepsDisagree`] for a step that is there twice, with other figures.
 pub fn parse(path: &Path, mut lines: impl BufRead) -> Result<(Record, u64)> {
     let mut bytes = Vec::new();
-    let mut next = || {
+    let mut next = || -> Result<_> {
         bytes.clear();
         let read = lines.read_until(b'\n', &mut bytes);
-        read.map_err(Error::io("read", path))?;
+        read.map_err(IoError::at("read", path))?;
         Ok(bytes.ends_with(b"\n").then(|| bytes.clone()))
     };
     let none = |reason: &str| Error::NoSteps {

@@ -240,33 +240,62 @@ fn truncated_and_trailing_bytes_are_refused() {
 }
 
 #[test]
-fn unsupported_dtypes_are_refused() {
-    for (dtype, size) in [
-        ("I64", 8),
-        ("F8_E4M3", 1),
-        ("U8", 1),
-        ("BOOL", 1),
-        ("F5_NEW", 1),
-    ] {
-        let header = format!("{{{}}}", entry("model.norm.weight", dtype, "[1]", 0, size));
-        assert_eq!(
-            message(file(&header, size)),
-            format!(
-                "m.safetensors: tensor model.norm.weight is {dtype}; weights must be F64, F32, F16 or BF16, so take an unquantised checkpoint"
-            )
+fn unsupported_dtypes_are_refused_where_they_are_needed() {
+    let message = |dtype: &str| {
+        let text = format!(
+            "m.safetensors: tensor norm.weight is {dtype}; weights must be F64, F32, F16 or BF16, so take an unquantised checkpoint"
         );
+        Err(text)
+    };
+    let of_type = |dtype: &str, bits: usize| {
+        let header = format!("{{{}}}", entry("norm.weight", dtype, "[8]", 0, bits));
+        let tensors = Tensors::parse(Path::new("m.safetensors"), file(&header, bits));
+        tensors.map_err(|error| error.to_string())
+    };
+    for (dtype, bits) in [
+        ("I64", 64),
+        ("F8_E4M3", 8),
+        ("F8_E8M0", 8),
+        ("U8", 8),
+        ("BOOL", 8),
+        ("F4", 4),
+    ] {
+        let tensors = of_type(dtype, bits).unwrap();
+        let needed = tensors.get("model.norm.weight", &[8]).map(|_| ());
+        let needed = needed.map_err(|error| error.to_string());
+        assert_eq!(needed, message(dtype));
+        assert_eq!(tensors.iter().count(), 0, "{dtype}");
+        assert!(tensors.contains("model.norm.weight"), "{dtype}");
+        assert!(tensors.check_finite().is_ok());
     }
+    assert_eq!(of_type("F5_NEW", 8).map(|_| ()), message("F5_NEW"));
 }
 
 #[test]
-fn two_spellings_of_one_tensor_are_refused() {
-    assert_eq!(
-        message(vectors(&[
-            ("model.norm.weight", 1),
-            ("language_model.model.norm.weight", 1)
-        ])),
-        "tensor model.norm.weight is stored twice, in m.safetensors and in m.safetensors; remove one"
-    );
+fn what_is_not_needed_does_not_count_in_the_hash_if_it_is_of_another_type() {
+    let hash = |entries: &[String], bytes| {
+        let data = file(&format!("{{{}}}", entries.join(",")), bytes);
+        Tensors::parse(Path::new("m"), data).unwrap().content_hash()
+    };
+    let weight = entry("model.norm.weight", "F32", "[1]", 0, 4);
+    let buffer = entry("model.position_ids", "I64", "[1]", 4, 12);
+    assert_eq!(hash(&[weight.clone()], 4), hash(&[weight, buffer], 12));
+}
+
+#[test]
+fn of_two_spellings_the_first_in_the_alphabet_counts() {
+    for (first, second) in [
+        ("language_model.model.norm.weight", "model.norm.weight"),
+        ("model.norm.weight", "norm.weight"),
+        ("model.model.norm.weight", "model.norm.weight"),
+    ] {
+        for names in [[(first, 1), (second, 2)], [(second, 2), (first, 1)]] {
+            let tensors = Tensors::parse(Path::new("m"), vectors(&names)).unwrap();
+            assert!(tensors.get("model.norm.weight", &[1]).is_ok(), "{names:?}");
+            // The other one is left for exports.
+            assert_eq!((tensors.len(), tensors.stored().count()), (1, 2));
+        }
+    }
 }
 
 #[test]
@@ -317,12 +346,6 @@ fn an_index_that_does_not_fit_its_shards_is_refused() {
             "{index} names the shard 2.safetensors, which is not beside it; fetch the missing file"
         )
     );
-    assert_eq!(
-        message(r#"{"weight_map":{"a":"1.safetensors","b":"1.safetensors"}}"#),
-        format!(
-            "{index} places tensor b in 1.safetensors, which does not hold it; index and shards do not belong together"
-        )
-    );
     let long = "x".repeat(300);
     assert_eq!(
         message(&format!(r#"{{"weight_map":{{"a":"\n{long}"}}}}"#)),
@@ -358,36 +381,131 @@ fn an_index_that_does_not_fit_its_shards_is_refused() {
     assert!(message("{").starts_with(&format!("{index} is not valid JSON: ")));
 }
 
+/// The length of tensor `a`, which tells where it is from.
+fn length_of_a(files: &[(&str, Bytes)], index: &str) -> usize {
+    let dir = shards(files, index);
+    let tensors = Tensors::open(dir.path(), Access::Read).unwrap();
+    let (_, tensor) = tensors.iter().find(|(name, _)| *name == "a").unwrap();
+    tensor.shape()[0]
+}
+
 #[test]
-fn a_tensor_in_two_shards_is_refused() {
-    let dir = shards(
-        &[
-            ("1.safetensors", vectors(&[("a", 1)])),
-            ("2.safetensors", vectors(&[("a", 1), ("b", 1)])),
-        ],
-        r#"{"weight_map":{"a":"1.safetensors","b":"2.safetensors"}}"#,
-    );
-    let error = Tensors::open(dir.path(), Access::Read).unwrap_err();
+fn of_a_tensor_in_several_shards_the_last_counts() {
+    let files = |first, second| {
+        [
+            ("1.safetensors", vectors(&[("a", first)])),
+            ("2.safetensors", vectors(&[("a", second), ("b", 1)])),
+        ]
+    };
+    // Whichever the index names: transformers takes from it which files there are, and no more.
+    for place in ["1", "2"] {
+        let index = format!(
+            r#"{{"weight_map":{{"a":"{place}.safetensors","b":"2.safetensors","c":"1.safetensors"}}}}"#
+        );
+        assert_eq!(length_of_a(&files(1, 3), &index), 3);
+        assert_eq!(length_of_a(&files(3, 1), &index), 1);
+    }
+    // A file that the index does not name is none of the checkpoint's.
+    let index = r#"{"weight_map":{"a":"1.safetensors"}}"#;
+    assert_eq!(length_of_a(&files(1, 3), index), 1);
+}
+
+#[test]
+fn an_index_need_not_place_tensors_rightly() {
+    let files = [
+        ("1.safetensors", vectors(&[("a", 3), ("c", 1)])),
+        ("2.safetensors", vectors(&[("b", 1)])),
+    ];
+    for index in [
+        r#"{"weight_map":{"a":"2.safetensors","b":"1.safetensors"}}"#,
+        r#"{"weight_map":{"b":"2.safetensors","x":"1.safetensors"}}"#,
+        r#"{"metadata":{"total_size":"many"},"weight_map":{"b":"1.safetensors","y":"2.safetensors"}}"#,
+    ] {
+        assert_eq!(length_of_a(&files, index), 3, "{index}");
+    }
+}
+
+#[test]
+fn a_single_file_comes_before_an_index() {
+    let files = [
+        ("model.safetensors", vectors(&[("a", 1)])),
+        ("1.safetensors", vectors(&[("a", 2)])),
+    ];
     assert_eq!(
-        error
-            .to_string()
-            .replace(&format!("{}/", dir.path().display()), ""),
-        "tensor a is stored twice, in 1.safetensors and in 2.safetensors; remove one"
+        length_of_a(&files, r#"{"weight_map":{"a":"1.safetensors"}}"#),
+        1
     );
 }
 
 #[test]
-fn a_directory_without_weights_is_refused() {
+fn a_directory_without_weights_says_what_there_is() {
+    let message = |files: &[&str]| {
+        let files: Vec<_> = files.iter().map(|name| (*name, Bytes::new())).collect();
+        let dir = shards(&files, "");
+        let error = Tensors::open(dir.path(), Access::Mapped).unwrap_err();
+        error.to_string().replace(dir.path().to_str().unwrap(), "M")
+    };
+    let neither = "M has neither model.safetensors nor model.safetensors.index.json";
+    let fetch = format!("{neither}; fetch the weights in safetensors form");
+    assert_eq!(message(&[]), fetch);
+    assert_eq!(message(&["config.json", "tokenizer.model"]), fetch);
+    for file in [
+        "model-00001-of-00001.safetensors",
+        "model.fp16.safetensors",
+        "gemma.safetensors",
+    ] {
+        assert_eq!(
+            message(&["tokenizer.json", file]),
+            format!(
+                "{neither}, but {file}; if that is all of the weights, rename it to model.safetensors"
+            )
+        );
+    }
+    for file in [
+        "pytorch_model.bin",
+        "pytorch_model-00001-of-00002.bin",
+        "gemma.gguf",
+    ] {
+        assert_eq!(
+            message(&[file]),
+            format!(
+                "{neither}, but {file}; convert it to safetensors: load it with transformers and save_pretrained it"
+            )
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_to_weights_that_are_gone_is_named() {
     let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("model.safetensors");
+    std::os::unix::fs::symlink("../../blobs/none", &link).unwrap();
     assert_eq!(
         Tensors::open(dir.path(), Access::Mapped)
             .unwrap_err()
             .to_string(),
         format!(
-            "{} has neither model.safetensors nor model.safetensors.index.json; fetch the weights in safetensors form",
-            dir.path().display()
+            "{} is a link to a file that is not there; fetch it again",
+            link.display()
         )
     );
+}
+
+#[test]
+fn metadata_of_all_shards_is_kept() {
+    let shard = |said: &str| file(&format!(r#"{{"__metadata__":{{{said}}}}}"#), 0);
+    let dir = shards(
+        &[
+            ("1.safetensors", shard(r#""format":"pt","x":"1""#)),
+            ("2.safetensors", shard(r#""x":"2","y":"3""#)),
+        ],
+        r#"{"weight_map":{"a":"1.safetensors","b":"2.safetensors"}}"#,
+    );
+    let tensors = Tensors::open(dir.path(), Access::Read).unwrap();
+    let expected = [("format", "pt"), ("x", "2"), ("y", "3")];
+    let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(*tensors.metadata(), BTreeMap::from(expected));
 }
 
 #[test]
@@ -414,21 +532,14 @@ fn a_shards_name_is_shown_on_one_line() {
     let name = "1\u{1b}[2J.safetensors";
     let index = Path::new("index.json");
     let json = br#"{"weight_map":{"b":"1\u001b[2J.safetensors"}}"#;
-    let message = |shard: Option<Bytes>| {
-        let shard = |asked: &str| {
-            assert_eq!(asked, name);
-            Ok(shard.clone())
-        };
-        let error = Tensors::from_index(index, json, shard);
-        error.unwrap_err().to_string()
+    let none = |asked: &str| {
+        assert_eq!(asked, name);
+        Ok(None)
     };
+    let error = Tensors::from_index(index, json, none);
     assert_eq!(
-        message(None),
+        error.unwrap_err().to_string(),
         "index.json names the shard 1\\u{1b}[2J.safetensors, which is not beside it; fetch the missing file"
-    );
-    assert_eq!(
-        message(Some(vectors(&[("a", 1)]))),
-        "index.json places tensor b in 1\\u{1b}[2J.safetensors, which does not hold it; index and shards do not belong together"
     );
 }
 

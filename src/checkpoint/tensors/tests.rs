@@ -1,25 +1,18 @@
-use bytes::Bytes;
-
 use super::*;
 
 fn tensors(list: &[(&str, Storage, &[usize], &[u8])]) -> Tensors {
-    let mut tensors = Tensors::new(Path::new("m.safetensors"));
-    for (name, storage, shape, data) in list {
+    let entry = |(name, storage, shape, data): &(&str, Storage, &[usize], &[u8])| {
         let data = Bytes::copy_from_slice(data);
         let tensor = Tensor::new(*storage, shape.to_vec(), data).unwrap();
-        let file = Path::new("m.safetensors").into();
-        tensors
-            .insert(
-                (*name).into(),
-                Entry {
-                    tensor,
-                    file,
-                    stored: (*name).into(),
-                },
-            )
-            .unwrap();
-    }
-    tensors
+        let entry = Entry {
+            tensor: Ok(tensor),
+            file: Path::new("m.safetensors").into(),
+            stored: (*name).into(),
+        };
+        ((*name).to_owned(), entry)
+    };
+    let entries = list.iter().map(entry).collect();
+    Tensors::new(Path::new("m.safetensors"), entries, BTreeMap::new())
 }
 
 #[test]

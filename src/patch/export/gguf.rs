@@ -4,23 +4,24 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::{Change, factors, layer_and_module, rank, some_changes};
+use super::{Change, base_of, factors, layer_and_module, rank, some_changes};
 use crate::checkpoint::TensorData;
-use crate::error::{Error, Result};
+use crate::checkpoint::hub::Origin;
 use crate::model::Model;
 use crate::output;
-use crate::patch::Patch;
+use crate::patch::{Error, Patch, Result};
 
 /// Every tensor begins at a multiple of it, counted from where the first one begins.
 const ALIGNMENT: usize = 32;
 
-/// Writes `patch`, which must change linear maps only, as a LoRA in f32 for llama.cpp.
+/// Writes `patch`, which must change linear maps only, as a LoRA in f32 for llama.cpp. `base` names the model that it
+/// belongs to, as in [`peft`](super::peft).
 ///
 /// # Errors
 ///
 /// [`Error::NormInGguf`], [`Error::EmptyPatch`], [`Error::PatchShape`], [`Error::StorageOverflow`] and
 /// [`Error::Io`].
-pub fn gguf(model: &Model, patch: &Patch, file: &Path) -> Result<()> {
+pub fn gguf(model: &Model, patch: &Patch, base: Option<&str>, file: &Path) -> Result<()> {
     if let Some(layer) = patch.layers.iter().position(|l| l.scale.is_some()) {
         return Err(Error::NormInGguf { layer });
     }
@@ -34,11 +35,12 @@ pub fn gguf(model: &Model, patch: &Patch, file: &Path) -> Result<()> {
             tensors.insert(format!("{place}.lora_b"), b);
         }
     }
-    let header = header(&tensors, rank);
+    let header = header(&base_of(model, base), &tensors, rank);
     output::write_file(file, |out| {
         out.write_all(&header)?;
         tensors.values().try_for_each(|t| padded(out, &t.bytes))
-    })
+    })?;
+    Ok(())
 }
 
 /// llama.cpp's name for a tensor of a block's inner or outer function.
@@ -49,20 +51,30 @@ fn gguf_name(name: &str) -> Option<String> {
 }
 
 /// Everything before the first tensor's bytes.
-fn header(tensors: &BTreeMap<String, TensorData<'_>>, rank: usize) -> Vec<u8> {
+fn header(base: &Origin, tensors: &BTreeMap<String, TensorData<'_>>, rank: usize) -> Vec<u8> {
     let mut out = Vec::from(b"GGUF");
     out.extend(3u32.to_le_bytes());
     out.extend((tensors.len() as u64).to_le_bytes());
-    out.extend(4u64.to_le_bytes());
-    for (key, value) in [
+    let mut texts = vec![
         ("general.type", "adapter"),
         ("general.architecture", "gemma3"),
         ("adapter.type", "lora"),
-    ] {
+        ("general.base_model.0.name", &base.name),
+    ];
+    texts.extend(
+        base.revision
+            .as_deref()
+            .map(|commit| ("general.base_model.0.version", commit)),
+    );
+    out.extend((texts.len() as u64 + 2).to_le_bytes());
+    for (key, value) in texts {
         string(&mut out, key);
         out.extend(8u32.to_le_bytes()); // A string.
         string(&mut out, value);
     }
+    string(&mut out, "general.base_model.count");
+    out.extend(4u32.to_le_bytes()); // A u32.
+    out.extend(1u32.to_le_bytes());
     string(&mut out, "adapter.lora.alpha");
     out.extend(6u32.to_le_bytes()); // An f32.
     out.extend((rank as f32).to_le_bytes());

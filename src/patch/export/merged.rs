@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::super::merged::{Change, changes};
-use crate::checkpoint::{Layout, write_tensors};
-use crate::error::{Error, Result};
+use crate::checkpoint::{Layout, SINGLE, Stored, is_index, write_tensors};
+use crate::message::IoError;
 use crate::model::Model;
 use crate::output;
-use crate::patch::Patch;
+use crate::patch::{Patch, Result};
 use crate::tensor::{Storage, Tensor};
 
 /// What belongs to a checkpoint beside its weights, where it is there.
@@ -32,26 +32,35 @@ const FILES: [&str; 13] = [
 /// Writes the checkpoint of `model` with `patch` in it, as [`materialise`](crate::patch::materialise)
 /// does, to the new folder `dir`.
 ///
-/// All tensors, those of a vision part too, go into one `model.safetensors` under the names they had; the
-/// other files are copied as they are. config.json therefore still says the type of the original
-/// weights, to which Hugging Face rounds what it loads unless it is told another: with `storage` of
-/// f32, load with `dtype=torch.float32`. One patched tensor is in memory at a time.
+/// All tensors, also those that nothing is computed with, go into one file of weights under the names they had,
+/// with the metadata of the files they come from; the other files are copied as they are. config.json therefore
+/// still says the type of the original weights, to which Hugging Face rounds what it loads unless it is told another:
+/// with `storage` of f32, load with `dtype=torch.float32`. One patched tensor is in memory at a time.
 ///
 /// # Errors
 ///
-/// [`Error::Io`] where `dir` is there and not empty or cannot be written, those of
-/// [`materialise`](crate::patch::materialise), and [`Error::UnsupportedDtype`] for a vision tensor of an
-/// unknown type.
+/// [`Io`](crate::patch::Error::Io) where `dir` is there and not empty or cannot be written, and those of
+/// [`materialise`](crate::patch::materialise).
 pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path) -> Result<()> {
     let changes = changes(model, patch)?;
     output::write_dir(dir, |dir| {
         for name in FILES {
             if let Some(content) = model.checkpoint().file(name)? {
                 let path = dir.join(name);
-                std::fs::write(&path, content).map_err(Error::io("write", path))?;
+                std::fs::write(&path, content).map_err(IoError::at("write", path))?;
             }
         }
-        weights(model, &changes, storage, &dir.join("model.safetensors"))
+        let named = model.checkpoint().weights_file().unwrap_or(SINGLE);
+        let file = if is_index(named) { SINGLE } else { named };
+        weights(model, &changes, storage, &dir.join(file))?;
+        if is_index(named) {
+            let names = model.checkpoint().tensors().stored();
+            let places: BTreeMap<_, _> = names.map(|tensor| (tensor.name, file)).collect();
+            let index = serde_json::json!({"metadata": {}, "weight_map": places});
+            let path = dir.join(named);
+            std::fs::write(&path, index.to_string()).map_err(IoError::at("write", path))?;
+        }
+        Ok(())
     })
 }
 
@@ -61,24 +70,37 @@ fn weights(
     storage: Option<Storage>,
     path: &Path,
 ) -> Result<()> {
-    let tensors = model.checkpoint().tensors().stored()?;
-    let change = |canonical: Option<&str>| changes.get(canonical?);
-    let layout = tensors.iter().map(|(&name, &(canonical, tensor))| {
-        let storage = change(canonical).and(storage).unwrap_or(tensor.storage());
+    let tensors = model.checkpoint().tensors();
+    let stored: BTreeMap<_, _> = tensors
+        .stored()
+        .map(|tensor| (tensor.name, tensor))
+        .collect();
+    let layout = stored.values().map(|tensor| {
+        let changed = change(changes, tensor).map(|(_, old)| storage.unwrap_or(old.storage()));
+        let numbers = |storage: Storage| tensor.shape.iter().product::<usize>() * storage.size();
         Layout {
-            name,
-            storage,
-            shape: tensor.shape(),
-            length: tensor.shape().iter().product::<usize>() * storage.size(),
+            name: tensor.name,
+            dtype: changed.map_or(tensor.dtype, Storage::into),
+            shape: tensor.shape,
+            length: changed.map_or(tensor.bytes.len(), numbers),
         }
     });
     let layout: Vec<_> = layout.collect();
-    let metadata = BTreeMap::from([("format".into(), "pt".into())]);
+    let mut metadata = tensors.metadata().clone();
+    metadata.entry("format".into()).or_insert("pt".into());
     write_tensors(path, &metadata, &layout, |name| {
-        let (canonical, tensor): (_, &Tensor) = tensors[name];
-        Ok(match change(canonical) {
-            None => Cow::Borrowed(tensor.bytes()),
-            Some(change) => Cow::Owned(change.apply(name, tensor, storage)?.bytes().to_vec()),
+        let tensor = &stored[name];
+        Ok(match change(changes, tensor) {
+            None => Cow::Borrowed(tensor.bytes),
+            Some((change, old)) => Cow::Owned(change.apply(name, old, storage)?.bytes().to_vec()),
         })
     })
+}
+
+/// What is to be done to a stored tensor, and the tensor.
+fn change<'a>(
+    changes: &'a BTreeMap<String, Change<'a>>,
+    stored: &Stored<'a>,
+) -> Option<(&'a Change<'a>, &'a Tensor)> {
+    Some((changes.get(stored.canonical?)?, stored.tensor?))
 }

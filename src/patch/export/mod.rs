@@ -21,8 +21,9 @@ use std::collections::BTreeMap;
 use super::merged::{Change, changes};
 use super::{LowRank, Patch};
 use crate::checkpoint::TensorData;
-use crate::error::{Error, Result};
+use crate::checkpoint::hub::Origin;
 use crate::model::Model;
+use crate::patch::{Error, Result};
 use crate::tensor::{Matrix, Storage};
 
 /// The largest rank in a patch: that of every pair of factors in a file.
@@ -59,6 +60,17 @@ fn f32_data(name: &str, shape: Vec<usize>, values: &[f64]) -> Result<TensorData<
         tensor: name.into(),
         storage,
     })
+}
+
+/// The model that an adapter belongs to: called `base`, or by a name that is good in any folder.
+fn base_of(model: &Model, base: Option<&str>) -> Origin {
+    match base {
+        Some(name) => Origin {
+            name: name.into(),
+            revision: None,
+        },
+        None => model.checkpoint().origin(),
+    }
 }
 
 /// The layer and the module of a canonical name: `model.layers.3.mlp.up_proj.weight` gives

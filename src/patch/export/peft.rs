@@ -5,31 +5,37 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{Change, f32_data, factors, layer_and_module, rank, some_changes};
+use super::{Change, base_of, f32_data, factors, layer_and_module, rank, some_changes};
+use crate::checkpoint::hub::Origin;
 use crate::checkpoint::{TensorData, write_safetensors};
-use crate::error::{Error, Result};
+use crate::message::IoError;
 use crate::model::Model;
 use crate::output;
-use crate::patch::{LowRank, Patch};
+use crate::patch::{LowRank, Patch, Result};
 
 /// Writes `patch` as a PEFT adapter of rank r = α in f32 to the new folder `dir`; what has a smaller rank
 /// is filled with zeros. A changed norm is listed in `modules_to_save`, with all of its weight.
+///
+/// `base` is the name of the model that the adapter belongs to; where it is `None` that is the repository and commit of
+/// one in the Hugging Face cache, and the path from the root of another.
 ///
 /// On a base of bf16 PEFT rounds a saved norm to bf16: load in f32 for an exact check. vLLM refuses saved
 /// modules.
 ///
 /// # Errors
 ///
-/// [`Error::EmptyPatch`], [`Error::PatchShape`], [`Error::StorageOverflow`], and [`Error::Io`] where `dir`
-/// is there and not empty or cannot be written.
-pub fn peft(model: &Model, patch: &Patch, dir: &Path) -> Result<()> {
+/// [`EmptyPatch`](crate::patch::Error::EmptyPatch), [`PatchShape`](crate::patch::Error::PatchShape),
+/// [`StorageOverflow`](crate::patch::Error::StorageOverflow), and [`Io`](crate::patch::Error::Io) where `dir` is there and
+/// not empty or cannot be written.
+pub fn peft(model: &Model, patch: &Patch, base: Option<&str>, dir: &Path) -> Result<()> {
     let mut changes = some_changes(model, patch)?;
     let nothing = no_change(model);
     add_a_linear_map(&mut changes, &nothing);
     let rank = rank(&changes);
-    let prefix = match model.checkpoint().tensors().multimodal() {
-        false => "base_model.model.model.layers",
-        true => "base_model.model.model.language_model.layers",
+    let prefix = if model.config().multimodal {
+        "base_model.model.model.language_model.layers"
+    } else {
+        "base_model.model.model.layers"
     };
     let mut tensors = BTreeMap::new();
     for (name, change) in &changes {
@@ -39,13 +45,14 @@ pub fn peft(model: &Model, patch: &Patch, dir: &Path) -> Result<()> {
         let place = format!("{prefix}.{layer}.{module}");
         add(&mut tensors, &place, name, *change, rank)?;
     }
-    let config = config(model, &changes, rank);
+    let config = config(model, base_of(model, base), &changes, rank);
     output::write_dir(dir, |dir| {
         let path = dir.join("adapter_config.json");
-        std::fs::write(&path, config).map_err(Error::io("write", path))?;
+        std::fs::write(&path, config).map_err(IoError::at("write", path))?;
         let metadata = BTreeMap::from([("format".into(), "pt".into())]);
         write_safetensors(&dir.join("adapter_model.safetensors"), &metadata, &tensors)
-    })
+    })?;
+    Ok(())
 }
 
 /// The tensors of one change, of the module `place`.
@@ -97,7 +104,12 @@ fn add_a_linear_map<'a>(changes: &mut BTreeMap<String, Change<'a>>, nothing: &'a
 }
 
 /// The content of adapter_config.json.
-fn config(model: &Model, changes: &BTreeMap<String, Change<'_>>, rank: usize) -> String {
+fn config(
+    model: &Model,
+    base: Origin,
+    changes: &BTreeMap<String, Change<'_>>,
+    rank: usize,
+) -> String {
     let (mut linear, mut saved) = (BTreeMap::<usize, BTreeSet<&str>>::new(), BTreeSet::new());
     for (name, change) in changes {
         let Some((layer, module)) = layer_and_module(name) else {
@@ -114,7 +126,8 @@ fn config(model: &Model, changes: &BTreeMap<String, Change<'_>>, rank: usize) ->
     let config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": model.checkpoint().name(),
+        "base_model_name_or_path": base.name,
+        "revision": base.revision,
         "r": rank,
         "lora_alpha": rank,
         "lora_dropout": 0.0,

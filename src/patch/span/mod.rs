@@ -23,9 +23,9 @@ use super::{
     Case, Form, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, Report, Split,
     overlay,
 };
-use crate::error::{Error, Result};
 use crate::model::generate::greedy;
 use crate::model::{Cache, LayerChange, Model, Recorder, Run, Sequence, Session};
+use crate::patch::{Error, Result};
 use crate::tensor::{Element, Matrix, in_lanes};
 
 /// Passes that are no better than the best one after which a solve ends.

@@ -1,7 +1,6 @@
 //! W + U V row by row: a change of low rank written into weights.
 
-use super::Level;
-use super::lanes::{Simd, Task};
+use crate::kernels::simd::{Level, Simd, Task};
 
 /// Columns at once: their sums stay in registers.
 const COLUMNS: usize = 64;

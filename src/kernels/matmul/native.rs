@@ -1,62 +1,28 @@
-//! The matrix product: y = W x, every y one dot product in the documented order.
+//! The products of [`Backend::Native`](super::Backend::Native): work shared among threads, weights read as they are stored.
 
 use std::ops::Range;
 
 use half::bf16;
 use rayon::prelude::*;
 
+use super::by_type::{multiply, multiply_bf16};
 use super::panel::Panel;
-use super::{Level, PARALLEL_FROM};
-use crate::tensor::{Element, Matrix, Storage, Tensor};
-
-/// The rows of a weight matrix W `[out, in]`: as a checkpoint stores them, or in the compute type.
-#[derive(Clone, Copy, Debug)]
-pub enum Rows<'a, E> {
-    /// As stored. Numbers are widened exactly, or rounded once where the compute type is narrower.
-    Stored(&'a Tensor),
-    /// Row-major numbers of the compute type; the second field is the length of a row.
-    Typed(&'a [E], usize),
-}
-
-impl<E: Element> Rows<'_, E> {
-    /// The number of rows: the length of y.
-    pub fn rows(&self) -> usize {
-        match self {
-            Self::Stored(tensor) => tensor.rows(),
-            Self::Typed(data, cols) => data.len() / cols,
-        }
-    }
-
-    /// The length of a row, and of x.
-    pub fn cols(&self) -> usize {
-        match self {
-            Self::Stored(tensor) => tensor.cols(),
-            Self::Typed(_, cols) => *cols,
-        }
-    }
-}
-
-impl<'a, E: Element> From<&'a Matrix<E>> for Rows<'a, E> {
-    fn from(matrix: &'a Matrix<E>) -> Self {
-        Self::Typed(matrix.as_slice(), matrix.cols())
-    }
-}
-
-impl<'a, E> From<&'a Tensor> for Rows<'a, E> {
-    fn from(tensor: &'a Tensor) -> Self {
-        Self::Stored(tensor)
-    }
-}
+use super::rows::Rows;
+use crate::kernels::simd::Level;
+use crate::tensor::{Element, Matrix, Storage};
 
 /// Rows that are converted at once where a weight's type has no kernel.
 const CONVERTED: usize = 32;
 
-/// Tokens of a piece of work at most.
-const TOGETHER: usize = 256;
+/// A product of fewer multiplications than this is not worth a second thread.
+const MIN_PARALLEL_MULTIPLICATIONS: usize = 1 << 17;
 
-/// Rows of a piece at least, unless a thread would have none: where tokens are many a piece copies all of their
-/// activations, which fewer rows do not pay for.
-const LEAST: usize = 256;
+/// The most tokens of a task.
+const TOKENS_PER_TASK: usize = 256;
+
+/// Minimum rows per task, unless a thread would have none: with many tokens every task packs its activations, which fewer rows
+/// do not amortise.
+const MIN_ROWS_PER_TASK: usize = 256;
 
 /// W x for every row x of `x` `[tokens, in]`: `[tokens, out]`, not yet rounded to the compute type.
 ///
@@ -84,70 +50,72 @@ pub(crate) fn matmuls<E: Element, const N: usize>(
     });
     let pairs = ws.iter().zip(&mut ys);
     let threads = rayon::current_num_threads();
-    if threads == 1 || rows * tokens * cols < PARALLEL_FROM {
+    if threads == 1 || rows * tokens * cols < MIN_PARALLEL_MULTIPLICATIONS {
         for (w, y) in pairs {
             let mut out: Vec<_> = y.iter_rows_mut().collect();
-            products(level, x.as_slice(), w, 0..w.rows(), &mut out);
+            multiply_rows(level, x.as_slice(), w, 0..w.rows(), &mut out);
         }
         return ys;
     }
-    // Several pieces a thread, so that a slow one holds nobody up.
-    let pieces = (4 * threads).div_ceil(tokens.div_ceil(TOGETHER));
-    let pieces = pieces.min(threads * (rows / (threads * LEAST)).max(1));
-    let share = rows.div_ceil(pieces).next_multiple_of(16);
-    let work: Vec<_> = pairs.flat_map(|(w, y)| pieces_of(x, w, y, share)).collect();
-    work.into_par_iter().for_each(|mut piece| {
-        products(level, piece.x, piece.w, piece.rows, &mut piece.out);
+    // Several tasks a thread, so that a slow one holds nobody up.
+    let tasks = (4 * threads).div_ceil(tokens.div_ceil(TOKENS_PER_TASK));
+    let tasks = tasks.min(threads * (rows / (threads * MIN_ROWS_PER_TASK)).max(1));
+    let rows_per_task = rows.div_ceil(tasks).next_multiple_of(16);
+    let tasks: Vec<_> = pairs
+        .flat_map(|(w, y)| tasks_of(x, w, y, rows_per_task))
+        .collect();
+    tasks.into_par_iter().for_each(|mut task| {
+        multiply_rows(level, task.x, task.w, task.rows, &mut task.out);
     });
     ys
 }
 
 /// Some rows of W times some tokens.
-struct Piece<'a, E: Element> {
+struct RowsTask<'a, E: Element> {
     x: &'a [E],
     w: &'a Rows<'a, E>,
     rows: Range<usize>,
-    /// Of each token.
+    /// Where each token's products go.
     out: Vec<&'a mut [E::Acc]>,
 }
 
-/// A product in pieces of at most `share` rows and [`TOGETHER`] tokens.
-fn pieces_of<'a, E: Element>(
+/// A product in tasks of at most `rows_per_task` rows and [`TOKENS_PER_TASK`] tokens.
+fn tasks_of<'a, E: Element>(
     x: &'a Matrix<E>,
     w: &'a Rows<'a, E>,
     y: &'a mut Matrix<E::Acc>,
-    share: usize,
-) -> Vec<Piece<'a, E>> {
+    rows_per_task: usize,
+) -> Vec<RowsTask<'a, E>> {
     let (rows, cols) = (w.rows(), w.cols());
-    let mut pieces = Vec::new();
-    let of_tokens = y.as_mut_slice().chunks_mut(TOGETHER * rows);
-    for (x, y) in x.as_slice().chunks(TOGETHER * cols).zip(of_tokens) {
-        let first = pieces.len();
-        pieces.extend((0..rows).step_by(share).map(|start| Piece {
+    let mut tasks = Vec::new();
+    let outs = y.as_mut_slice().chunks_mut(TOKENS_PER_TASK * rows);
+    for (x, y) in x.as_slice().chunks(TOKENS_PER_TASK * cols).zip(outs) {
+        let first = tasks.len();
+        tasks.extend((0..rows).step_by(rows_per_task).map(|start| RowsTask {
             x,
             w,
-            rows: start..rows.min(start + share),
+            rows: start..rows.min(start + rows_per_task),
             out: Vec::with_capacity(x.len() / cols),
         }));
         for y in y.chunks_exact_mut(rows) {
-            for (piece, y) in pieces[first..].iter_mut().zip(y.chunks_mut(share)) {
-                piece.out.push(y);
+            for (task, y) in tasks[first..].iter_mut().zip(y.chunks_mut(rows_per_task)) {
+                task.out.push(y);
             }
         }
     }
-    pieces
+    tasks
 }
 
 /// The dot product of two vectors of equal length.
 pub fn dot<E: Element>(level: Level, a: &[E], b: &[E]) -> E::Acc {
     assert_eq!(a.len(), b.len(), "vectors of different lengths");
     let mut out = [E::Acc::default()];
-    E::panel(level, Panel::new(a, b, a.len(), &mut [&mut out]));
+    multiply(level, Panel::new(a, b, a.len(), &mut [&mut out]));
     out[0]
 }
 
 /// Some rows of W times all of `x`, into `out` `[tokens][rows]`.
-fn products<E: Element>(
+fn multiply_rows<E: Element>(
     level: Level,
     x: &[E],
     w: &Rows<'_, E>,
@@ -158,7 +126,7 @@ fn products<E: Element>(
     let numbers = rows.start * cols..rows.end * cols;
     let tensor = match *w {
         Rows::Typed(data, _) => {
-            return E::panel(level, Panel::new(x, &data[numbers], cols, out));
+            return multiply(level, Panel::new(x, &data[numbers], cols, out));
         }
         Rows::Stored(tensor) => tensor,
     };
@@ -166,7 +134,7 @@ fn products<E: Element>(
         let bytes = &tensor.bytes()[2 * numbers.start..2 * numbers.end];
         // A file may put them at an odd address; then they go the slow way below.
         if let Ok(w) = bytemuck::try_cast_slice::<u8, bf16>(bytes) {
-            return E::bf16_panel(level, Panel::new(x, w, cols, out));
+            return multiply_bf16(level, Panel::new(x, w, cols, out));
         }
     }
     // Any other type: a few rows at a time, converted.
@@ -179,7 +147,7 @@ fn products<E: Element>(
         let w = &converted.as_slice()[..now * cols];
         let part = first - rows.start..first - rows.start + now;
         let mut out: Vec<_> = out.iter_mut().map(|out| &mut out[part.clone()]).collect();
-        E::panel(level, Panel::new(x, w, cols, &mut out));
+        multiply(level, Panel::new(x, w, cols, &mut out));
     }
 }
 
@@ -188,7 +156,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::tensor::Float;
+    use crate::tensor::{Float, Tensor};
 
     /// Numbers over the exponents `low..high`, with some zeros.
     fn numbers<E: Element>(n: usize, seed: u64, low: i32, high: i32) -> Vec<E> {

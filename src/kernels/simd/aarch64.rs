@@ -27,7 +27,7 @@ instructions!(
 );
 
 lanes!(
-    Neon, f64, f64, 16, f64, float64x2_t, float64x2_t, 8, Tile::of(4, 4),
+    Neon, f64, f64, 16, f64, float64x2_t, float64x2_t, 8, Tile::new(4, 4),
     zero: vdupq_n_f64(0.0),
     load: |x: *const f64| vld1q_f64(x),
     widen: |w: *const f64| vld1q_f64(w),
@@ -35,7 +35,7 @@ lanes!(
     fold: fold_sixteen_f64,
 );
 lanes!(
-    Neon, f64, bf16, 16, f64, float64x2_t, float64x2_t, 8, Tile::of(4, 4),
+    Neon, f64, bf16, 16, f64, float64x2_t, float64x2_t, 8, Tile::new(4, 4),
     zero: vdupq_n_f64(0.0),
     load: |x: *const f64| vld1q_f64(x),
     widen: |w: *const bf16| {
@@ -46,7 +46,7 @@ lanes!(
     fold: fold_sixteen_f64,
 );
 lanes!(
-    Neon, f32, f32, 16, f32, float32x4_t, float32x4_t, 4, Tile::of(4, 4),
+    Neon, f32, f32, 16, f32, float32x4_t, float32x4_t, 4, Tile::new(4, 4),
     zero: vdupq_n_f32(0.0),
     load: |x: *const f32| vld1q_f32(x),
     widen: |w: *const f32| vld1q_f32(w),
@@ -54,7 +54,7 @@ lanes!(
     fold: fold_sixteen_f32,
 );
 lanes!(
-    Neon, f32, bf16, 16, f32, float32x4_t, float32x4_t, 4, Tile::of(4, 4),
+    Neon, f32, bf16, 16, f32, float32x4_t, float32x4_t, 4, Tile::new(4, 4),
     zero: vdupq_n_f32(0.0),
     load: |x: *const f32| vld1q_f32(x),
     widen: |w: *const bf16| vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(w.cast()))),
@@ -62,7 +62,7 @@ lanes!(
     fold: fold_sixteen_f32,
 );
 lanes!(
-    Neon, bf16, bf16, 32, f32, uint32x4_t, float32x4_t, 4, Tile::of(4, 4),
+    Neon, bf16, bf16, 32, f32, uint32x4_t, float32x4_t, 4, Tile::new(4, 4),
     zero: vdupq_n_f32(0.0),
     load: load_pairs,
     widen: load_pairs,
@@ -71,10 +71,14 @@ lanes!(
 );
 
 /// Four pairs of numbers, the even one in the low half.
+///
+/// # Safety
+///
+/// `x` must point to 8 readable numbers.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn load_pairs(x: *const bf16) -> uint32x4_t {
-    // SAFETY: the caller lends 8 numbers.
+    // SAFETY: the caller promises 8 numbers.
     vreinterpretq_u32_u16(unsafe { vld1q_u16(x.cast()) })
 }
 

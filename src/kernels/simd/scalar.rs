@@ -22,18 +22,18 @@ macro_rules! plain {
             type Packed = [$operand; $b];
             type Acc = $acc;
             const PARTS: usize = 1;
-            const TILE: Tile = Tile::of(1, 1);
+            const TILE: Tile = Tile::new(1, 1);
 
             #[inline(always)]
             fn zero(self) -> Self::Sums {
                 [[0.0; 16]]
             }
             #[inline(always)]
-            fn resume(self, sums: &[$acc; 16], _part: usize) -> Self::Sum {
+            fn load_partial(self, sums: &[$acc; 16], _part: usize) -> Self::Sum {
                 *sums
             }
             #[inline(always)]
-            fn suspend(self, sum: Self::Sum, to: &mut [$acc; 16], _part: usize) {
+            fn store_partial(self, sum: Self::Sum, to: &mut [$acc; 16], _part: usize) {
                 *to = sum;
             }
             #[inline(always)]

@@ -7,7 +7,9 @@
 use ::gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::Rows;
+use super::rows::Rows;
+use crate::kernels::elementwise;
+use crate::kernels::simd::Level;
 use crate::tensor::{Element, Float, Matrix};
 
 /// Bytes of weights that a thread widens at once: what a core's second cache holds beside some activations.
@@ -15,11 +17,11 @@ const PANEL: usize = 1 << 19;
 
 /// W x for every row x of `x` `[tokens, in]`: `[tokens, out]`, not yet rounded to the compute type.
 ///
-/// Threads of the current rayon pool share panels of rows, whose size does not depend on how many threads there are.
-pub(super) fn matmul<E: Element>(x: &Matrix<E>, w: Rows<'_, E>) -> Matrix<E::Acc> {
+/// `level` is for widening `x` alone. Threads of the current rayon pool share panels of rows, whose size does not depend on how many threads there are.
+pub(super) fn matmul<E: Element>(level: Level, x: &Matrix<E>, w: Rows<'_, E>) -> Matrix<E::Acc> {
     let (rows, cols) = (w.rows(), w.cols());
     assert_eq!(cols, x.cols(), "x and W disagree on the length of a row");
-    let x = x.map(E::acc);
+    let x = elementwise::map(level, x, E::acc);
     let at_once = (PANEL / (cols * size_of::<E::Acc>())).max(1);
     let panels = (0..rows.div_ceil(at_once)).into_par_iter().map(|panel| {
         let first = panel * at_once;
@@ -96,7 +98,7 @@ mod tests {
     use half::{bf16, f16};
 
     use super::*;
-    use crate::kernels::{Backend, Level};
+    use crate::kernels::Backend;
     use crate::tensor::{Storage, Tensor};
 
     /// Integers of many sizes below 2⁴⁰, whose products and sums an i128 has exactly; in a type that rounds them they
@@ -149,14 +151,14 @@ mod tests {
             let x = Matrix::from_vec(cols, integers::<E>(tokens * cols, 1));
             let w = Matrix::from_vec(cols, integers::<E>(rows * cols, 2));
             let name = format!("{} {tokens}x{rows}x{cols}", E::DTYPE);
-            let share = worst(&x, &w, &matmul(&x, (&w).into()));
+            let share = worst(&x, &w, &matmul(Level::best(), &x, (&w).into()));
             assert!(share <= 1.0, "{name}: {share}");
             // The control: one of the terms left out.
             let mut without = x.clone();
             for x in without.iter_rows_mut() {
                 x[cols / 2] = E::default();
             }
-            let share = worst(&x, &w, &matmul(&without, (&w).into()));
+            let share = worst(&x, &w, &matmul(Level::best(), &without, (&w).into()));
             assert!(share > 1.0, "{name}: {share} without a term");
         }
     }
@@ -186,8 +188,8 @@ mod tests {
             let numbers: Vec<_> = numbers.iter().map(|x| x / 2f64.powi(25)).collect();
             let tensor = Tensor::from_f64(storage, vec![rows, cols], &numbers).unwrap();
             let typed = Matrix::from_vec(cols, tensor.to_vec::<E>());
-            let got = matmul(&x, (&tensor).into());
-            assert_eq!(got, matmul(&x, (&typed).into()), "{storage}");
+            let got = matmul(Level::best(), &x, (&tensor).into());
+            assert_eq!(got, matmul(Level::best(), &x, (&typed).into()), "{storage}");
             assert!(got.is_finite());
         }
     }
@@ -207,7 +209,7 @@ mod tests {
         let with = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             let pool = pool.build().unwrap();
-            pool.install(|| matmul(&x, (&w).into()))
+            pool.install(|| matmul(Level::best(), &x, (&w).into()))
         };
         assert_eq!(with(1), with(2));
         assert_eq!(with(1), with(7));
@@ -216,7 +218,7 @@ mod tests {
     #[test]
     fn no_tokens_have_no_products() {
         let w = Matrix::<f32>::zeros(3, 4);
-        let y = matmul(&Matrix::<f32>::zeros(0, 4), (&w).into());
+        let y = matmul(Level::best(), &Matrix::<f32>::zeros(0, 4), (&w).into());
         assert_eq!((y.rows(), y.cols()), (0, 3));
     }
 }

@@ -1,4 +1,4 @@
-//! Which instructions to use, decided while the program runs.
+//! Which instruction set to use, decided while the program runs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use super::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 use super::x86_64::{Avx2, Avx512, Avx512Bf16};
 
-/// A set of instructions. Every level gives the same bits; they differ in speed alone.
+/// An instruction set. Every level gives the same bits; they differ only in speed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Level {
@@ -22,7 +22,7 @@ pub enum Level {
     /// AVX-512 F, BW, DQ and VL.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// The same with the bf16 dot-product instruction.
+    /// AVX-512 as above, with the bf16 dot-product instruction.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
     /// NEON, on 64-bit ARM.
@@ -47,19 +47,13 @@ impl Level {
 
     /// The fastest level this machine has.
     pub fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let bf16 = Avx512Bf16::detect().map(|_| Self::Avx512Bf16);
-            let found = bf16.or_else(|| Avx512::detect().map(|_| Self::Avx512));
-            if let Some(level) = found.or_else(|| Avx2::detect().map(|_| Self::Avx2)) {
-                return level;
-            }
-        }
-        Self::Scalar
+        Self::available().pop().unwrap_or(Self::Scalar)
     }
 
     /// Runs `task` compiled for this level, or for [`Level::Scalar`] where the machine lacks it.
-    pub(super) fn run<T: Task>(self, task: T) -> T::Output {
+    pub(in crate::kernels) fn run<T: Task>(self, task: T) -> T::Output {
+        #[cfg(test)]
+        observed::note(self);
         match self {
             Self::Scalar => {}
             #[cfg(target_arch = "x86_64")]
@@ -120,5 +114,50 @@ impl FromStr for Level {
                 names.join(", ")
             )
         })
+    }
+}
+
+/// Which levels tasks were run at: for tests that an operation obeys the level it is given.
+#[cfg(test)]
+pub(crate) mod observed {
+    use std::cell::RefCell;
+
+    use super::Level;
+
+    thread_local! {
+        static LEVELS: RefCell<Vec<Level>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(super) fn note(level: Level) {
+        LEVELS.with_borrow_mut(|levels| {
+            if !levels.contains(&level) {
+                levels.push(level);
+            }
+        });
+    }
+
+    /// The levels of all tasks that `f` runs, each once. It has a thread of its own, rayon's tasks included.
+    pub(crate) fn levels(f: impl FnOnce() + Send) -> Vec<Level> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1);
+        pool.build().unwrap().install(|| {
+            f();
+            LEVELS.take()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_level_is_the_last_available_one() {
+        assert_eq!(Some(&Level::best()), Level::available().last());
+    }
+
+    #[test]
+    #[cfg(target_arch = "aarch64")]
+    fn the_best_level_of_64_bit_arm_is_neon() {
+        assert_eq!(Level::best(), Level::Neon);
     }
 }

@@ -1,14 +1,19 @@
-//! What the files of instruction sets share.
+//! What the instruction sets share: the macros that define them, and their loop over blocks.
 //!
 //! Each instruction set is a type whose only constructor looks the instructions up, so a value of it
-//! proves that they exist. Its methods are inlined into its `run`, which is compiled with the
-//! instructions enabled.
+//! proves that they exist. Its methods are inlined into its `run`, which is compiled with the instructions
+//! enabled.
 
 use std::array::from_fn;
 use std::hint::black_box;
 
 use super::lanes::Lanes;
-use super::panel::{AHEAD, LINE};
+
+/// How far ahead weights are prefetched where each is read once: the hardware prefetcher stops at the end of a page.
+const PREFETCH_BYTES: usize = 8192;
+
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
 
 /// One instruction set: `$detected` is the macro of `std::arch` that looks for a feature, and `prefetch` a
 /// closure over an address.
@@ -28,9 +33,9 @@ macro_rules! instructions {
             }
 
             /// Runs `task` compiled with these instructions.
-            pub(super) fn run<T: $crate::kernels::lanes::Task>(self, task: T) -> T::Output {
+            pub(super) fn run<T: $crate::kernels::simd::lanes::Task>(self, task: T) -> T::Output {
                 #[target_feature(enable = $enable)]
-                fn with_instructions<T: $crate::kernels::lanes::Task>(simd: $name, task: T) -> T::Output {
+                fn with_instructions<T: $crate::kernels::simd::lanes::Task>(simd: $name, task: T) -> T::Output {
                     task.run(simd)
                 }
                 // SAFETY: `self` exists, so the machine has the instructions.
@@ -38,7 +43,7 @@ macro_rules! instructions {
             }
         }
 
-        impl $crate::kernels::lanes::Instructions for $name {
+        impl $crate::kernels::simd::lanes::Instructions for $name {
             #[inline(always)]
             fn prefetch<T>(self, at: *const T) {
                 // SAFETY: the instruction reads nothing, and no address makes it fault.
@@ -46,7 +51,7 @@ macro_rules! instructions {
             }
         }
 
-        impl $crate::kernels::lanes::Simd for $name {}
+        impl $crate::kernels::simd::lanes::Simd for $name {}
     };
 }
 
@@ -60,14 +65,14 @@ macro_rules! lanes {
      zero: $zero:expr, load: $load:expr, widen: $widen:expr,
      multiply_add: $multiply_add:expr, fold: $fold:expr $(, fold_four: $fold_four:expr)?
      $(, pack_from: $pack_from:literal, packed: $packed:ty, add: $add:expr)? $(,)?) => {
-        impl $crate::kernels::lanes::Lanes<$x, $w, $b> for $name {
+        impl $crate::kernels::simd::lanes::Lanes<$x, $w, $b> for $name {
             type Operand = $operand;
             type Sum = $sum;
             type Sums = [$sum; $parts];
-            type Packed = $crate::kernels::instructions::either!($($packed)?, [$x; $b]);
+            type Packed = $crate::kernels::simd::instructions::either!($($packed)?, [$x; $b]);
             type Acc = $acc;
             const PARTS: usize = $parts;
-            const TILE: $crate::kernels::lanes::Tile = $tile;
+            const TILE: $crate::kernels::simd::lanes::Tile = $tile;
             $(const PACK_FROM: usize = $pack_from;)?
 
             #[inline(always)]
@@ -76,14 +81,14 @@ macro_rules! lanes {
                 [unsafe { $zero }; $parts]
             }
             #[inline(always)]
-            fn resume(self, sums: &[$acc; 16], part: usize) -> Self::Sum {
+            fn load_partial(self, sums: &[$acc; 16], part: usize) -> Self::Sum {
                 const { assert!(size_of::<Self::Sums>() == size_of::<[$acc; 16]>()) };
                 assert!(part < $parts);
                 // SAFETY: both are as many plain bits, as the lines above check.
                 unsafe { sums.as_ptr().cast::<$sum>().add(part).read_unaligned() }
             }
             #[inline(always)]
-            fn suspend(self, sum: Self::Sum, to: &mut [$acc; 16], part: usize) {
+            fn store_partial(self, sum: Self::Sum, to: &mut [$acc; 16], part: usize) {
                 const { assert!(size_of::<Self::Sums>() == size_of::<[$acc; 16]>()) };
                 assert!(part < $parts);
                 // SAFETY: both are as many plain bits, as the lines above check.
@@ -128,7 +133,7 @@ macro_rules! lanes {
                 w: [&[[$w; $b]]; R],
                 x: [&[[$x; $b]]; T],
             ) {
-                $crate::kernels::instructions::add_rows::<Self, $x, $w, $b, R, T>(self, sums, w, x);
+                $crate::kernels::simd::instructions::add_rows::<Self, $x, $w, $b, R, T>(self, sums, w, x);
             }
             #[inline(always)]
             fn fold(self, sums: Self::Sums) -> $acc {
@@ -149,7 +154,7 @@ macro_rules! lanes {
                     sums: &mut [[Self::Sums; T]; R],
                     w: &[Self::Packed],
                     x: &[Self::Packed],
-                    ahead: $crate::kernels::lanes::Ahead,
+                    ahead: $crate::kernels::simd::lanes::Prefetch,
                 ) {
                     $add(self, sums, w, x, ahead);
                 }
@@ -174,22 +179,36 @@ pub(super) fn add_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
     // One token's sums leave registers for two parts.
     if const { T == 1 && L::PARTS > 1 } {
         for part in (0..L::PARTS).step_by(2) {
-            add_rows_of_parts::<L, X, W, B, R, T, 2>(lanes, sums, w, x, part);
+            // SAFETY: the assertion above: all of `w` and `x` have as many blocks.
+            unsafe { add_rows_of_parts::<L, X, W, B, R, T, 2>(lanes, sums, w, x, part) };
         }
     } else {
         for part in 0..L::PARTS {
-            add_rows_of_parts::<L, X, W, B, R, T, 1>(lanes, sums, w, x, part);
+            // SAFETY: as above.
+            unsafe { add_rows_of_parts::<L, X, W, B, R, T, 1>(lanes, sums, w, x, part) };
             if const { L::PARTS > 1 } {
-                // Else a compiler keeps this part in registers that the next one needs.
+                // Without this the compiler keeps this part in registers that the next one needs.
                 black_box(&mut *sums);
             }
         }
     }
 }
 
-/// `P` parts from `first` on. All have as many blocks.
+/// [`add_rows`] for `P` parts from `first` on.
+///
+/// # Safety
+///
+/// All of `w` and `x` must have as many blocks.
 #[inline(always)]
-fn add_rows_of_parts<L, X, W, const B: usize, const R: usize, const T: usize, const P: usize>(
+unsafe fn add_rows_of_parts<
+    L,
+    X,
+    W,
+    const B: usize,
+    const R: usize,
+    const T: usize,
+    const P: usize,
+>(
     lanes: L,
     sums: &mut [[L::Sums; T]; R],
     w: [&[[W; B]]; R],
@@ -198,20 +217,21 @@ fn add_rows_of_parts<L, X, W, const B: usize, const R: usize, const T: usize, co
 ) where
     L: Lanes<X, W, B>,
 {
-    let mut of_parts: [[[L::Sum; P]; T]; R] =
+    let mut partial: [[[L::Sum; P]; T]; R] =
         from_fn(|r| from_fn(|t| from_fn(|p| sums[r][t].as_ref()[first + p])));
-    let mut ahead = w[0].as_ptr().wrapping_byte_add(AHEAD);
+    let mut ahead = w[0].as_ptr().wrapping_byte_add(PREFETCH_BYTES);
     for block in 0..w[0].len() {
-        // The rows of a tile lie one after the other, and memory is read fastest in its own order.
+        // A tile's rows lie one after the other, and memory is read fastest in order.
         if first == 0 {
-            for line in (0..R * size_of::<[W; B]>()).step_by(LINE) {
+            for line in (0..R * size_of::<[W; B]>()).step_by(CACHE_LINE) {
                 lanes.prefetch(ahead.wrapping_byte_add(line));
             }
             ahead = ahead.wrapping_add(R);
         }
         for part in first..first + P {
             // Without closures, which would be compiled without the caller's instructions.
-            // SAFETY: each has as many blocks as the first row, which compilers lose sight of here.
+            // SAFETY: the caller promises that each has as many blocks as the first row. (Checked access
+            // would stay in the loop.)
             let mut wide = [lanes.widen(unsafe { w[0].get_unchecked(block) }, part); R];
             for r in 1..R {
                 // SAFETY: as above.
@@ -221,18 +241,18 @@ fn add_rows_of_parts<L, X, W, const B: usize, const R: usize, const T: usize, co
                 // SAFETY: as above.
                 let x = lanes.load(unsafe { x[t].get_unchecked(block) }, part);
                 for r in 0..R {
-                    let sum = &mut of_parts[r][t][part - first];
+                    let sum = &mut partial[r][t][part - first];
                     *sum = lanes.multiply_add(*sum, wide[r], x);
                 }
             }
         }
     }
-    for (sums, of_parts) in sums
+    for (sums, partial) in sums
         .as_flattened_mut()
         .iter_mut()
-        .zip(of_parts.as_flattened())
+        .zip(partial.as_flattened())
     {
-        sums.as_mut()[first..first + P].copy_from_slice(of_parts);
+        sums.as_mut()[first..first + P].copy_from_slice(partial);
     }
 }
 

@@ -1,75 +1,15 @@
-//! All products of some rows of weights with some activations, in tiles whose sums stay in registers.
+//! The products of few tokens: operands are read where they lie, in tiles whose sums stay in registers.
 
 use std::array::from_fn;
 use std::slice::from_ref;
 
-use super::lanes::Lanes;
-use super::packed;
+use super::panel::{Panel, padded};
+use crate::kernels::simd::Lanes;
 use crate::tensor::Element;
 
-/// How many bytes ahead weights are asked for where each is used once: the hardware does not look beyond a page.
-pub(super) const AHEAD: usize = 8192;
-
-/// Bytes of a line of the cache.
-pub(super) const LINE: usize = 64;
-
-/// Activations `x` `[tokens, cols]`, weights `w` `[rows, cols]`, and for each token where its products with the rows
-/// go: `[tokens][rows]`.
-#[doc(hidden)]
-pub struct Panel<'a, 'y, X: Element, W> {
-    pub(super) x: &'a [X],
-    pub(super) w: &'a [W],
-    pub(super) cols: usize,
-    pub(super) out: &'a mut [&'y mut [X::Acc]],
-}
-
-impl<'a, 'y, X: Element, W> Panel<'a, 'y, X, W> {
-    /// A panel of rows of `cols` numbers.
-    pub(crate) fn new(
-        x: &'a [X],
-        w: &'a [W],
-        cols: usize,
-        out: &'a mut [&'y mut [X::Acc]],
-    ) -> Self {
-        let rows = w.len() / cols;
-        let fits = x.len() == out.len() * cols && out.iter().all(|out| out.len() == rows);
-        assert!(fits, "panel sizes");
-        Self { x, w, cols, out }
-    }
-}
-
-/// All products of a panel.
+/// All products of a panel, in tiles of `R` rows, and of one where fewer are left, and at most `MOST` tokens.
 #[inline(always)]
-pub(super) fn panel<L, X, W, const B: usize>(lanes: L, panel: Panel<'_, '_, X, W>)
-where
-    L: Lanes<X, W, B, Acc = X::Acc>
-        + Lanes<X, X, B, Acc = X::Acc, Packed = <L as Lanes<X, W, B>>::Packed>,
-    X: Element,
-    W: Element,
-{
-    let many = panel.out.len() >= <L as Lanes<X, X, B>>::PACK_FROM;
-    // In constants of their own, so that nothing is compiled for tiles that an instruction set does not have.
-    if const { <L as Lanes<X, X, B>>::TILE.is(4, 4) } {
-        match many {
-            true => packed::panel::<L, X, W, B, 4, 4>(lanes, panel),
-            // Registers that hold four tokens' sums beside packed operands hold those of five.
-            false => rows_of_tiles::<L, X, W, B, 4, 5>(lanes, panel),
-        }
-    } else if const { <L as Lanes<X, X, B>>::TILE.is(4, 3) } {
-        match panel.out.len() {
-            _ if many => packed::panel::<L, X, W, B, 4, 3>(lanes, panel),
-            ..=2 => rows_of_tiles::<L, X, W, B, 4, 2>(lanes, panel),
-            // Widening a row costs as much as a token does.
-            _ => rows_of_tiles::<L, X, W, B, 2, 5>(lanes, panel),
-        }
-    } else {
-        rows_of_tiles::<L, X, W, B, 1, 1>(lanes, panel);
-    }
-}
-
-/// Tiles of `R` rows, and of one where fewer are left, and at most `MOST` tokens.
-#[inline(always)]
-fn rows_of_tiles<L, X, W, const B: usize, const R: usize, const MOST: usize>(
+pub(super) fn all_products<L, X, W, const B: usize, const R: usize, const MOST: usize>(
     lanes: L,
     panel: Panel<'_, '_, X, W>,
 ) where
@@ -160,10 +100,4 @@ where
         lanes.fold_rows(of_token, &mut out[row..]);
     }
     T
-}
-
-/// An incomplete block, filled with zeros.
-#[inline(always)]
-pub(super) fn padded<T: Element, const B: usize>(rest: &[T]) -> [T; B] {
-    from_fn(|i| rest.get(i).copied().unwrap_or_default())
 }

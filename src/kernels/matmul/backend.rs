@@ -5,8 +5,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::matmul::matmuls;
-use super::{Level, Rows, gemm};
+use super::gemm;
+use super::native;
+use super::rows::Rows;
+use crate::kernels::simd::Level;
 use crate::tensor::{Element, Matrix};
 
 /// What multiplies matrices. Everything else of a pass is the same code.
@@ -47,8 +49,8 @@ impl Backend {
         ws: [Rows<'_, E>; N],
     ) -> [Matrix<E::Acc>; N] {
         match self {
-            Self::Native => matmuls(level, x, ws),
-            Self::Gemm => ws.map(|w| gemm::matmul(x, w)),
+            Self::Native => native::matmuls(level, x, ws),
+            Self::Gemm => ws.map(|w| gemm::matmul(level, x, w)),
         }
     }
 

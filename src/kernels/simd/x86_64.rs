@@ -7,7 +7,7 @@ use std::array::from_fn;
 use half::bf16;
 
 use super::instructions::{instructions, lanes};
-use super::lanes::{Ahead, Lanes, Tile, add_parts};
+use super::lanes::{Lanes, Prefetch, Tile, add_parts};
 use super::scalar::flushing_fma;
 
 instructions!(
@@ -29,7 +29,7 @@ instructions!(
 );
 
 lanes!(
-    Avx2, f64, f64, 16, f64, __m256d, __m256d, 4, Tile::of(4, 3),
+    Avx2, f64, f64, 16, f64, __m256d, __m256d, 4, Tile::new(4, 3),
     zero: _mm256_setzero_pd(),
     load: |x: *const f64| _mm256_loadu_pd(x),
     widen: |w: *const f64| _mm256_loadu_pd(w),
@@ -37,7 +37,7 @@ lanes!(
     fold: fold_sixteen_f64_avx2,
 );
 lanes!(
-    Avx2, f64, bf16, 16, f64, __m256d, __m256d, 4, Tile::of(4, 3),
+    Avx2, f64, bf16, 16, f64, __m256d, __m256d, 4, Tile::new(4, 3),
     zero: _mm256_setzero_pd(),
     load: |x: *const f64| _mm256_loadu_pd(x),
     widen: |w: *const bf16| {
@@ -48,7 +48,7 @@ lanes!(
     fold: fold_sixteen_f64_avx2,
 );
 lanes!(
-    Avx2, f32, f32, 16, f32, __m256, __m256, 2, Tile::of(4, 3),
+    Avx2, f32, f32, 16, f32, __m256, __m256, 2, Tile::new(4, 3),
     zero: _mm256_setzero_ps(),
     load: |x: *const f32| _mm256_loadu_ps(x),
     widen: |w: *const f32| _mm256_loadu_ps(w),
@@ -57,7 +57,7 @@ lanes!(
     fold_four: fold_four_sixteen_f32_avx2,
 );
 lanes!(
-    Avx2, f32, bf16, 16, f32, __m256, __m256, 2, Tile::of(4, 3),
+    Avx2, f32, bf16, 16, f32, __m256, __m256, 2, Tile::new(4, 3),
     zero: _mm256_setzero_ps(),
     load: |x: *const f32| _mm256_loadu_ps(x),
     widen: |w: *const bf16| {
@@ -73,7 +73,7 @@ lanes!(
 macro_rules! avx512_lanes {
     ($name:ty) => {
         lanes!(
-            $name, f64, f64, 16, f64, __m512d, __m512d, 2, Tile::of(4, 4),
+            $name, f64, f64, 16, f64, __m512d, __m512d, 2, Tile::new(4, 4),
             zero: _mm512_setzero_pd(),
             load: |x: *const f64| _mm512_loadu_pd(x),
             widen: |w: *const f64| _mm512_loadu_pd(w),
@@ -81,7 +81,7 @@ macro_rules! avx512_lanes {
             fold: fold_sixteen_f64,
         );
         lanes!(
-            $name, f64, bf16, 16, f64, __m512d, __m512d, 2, Tile::of(4, 4),
+            $name, f64, bf16, 16, f64, __m512d, __m512d, 2, Tile::new(4, 4),
             zero: _mm512_setzero_pd(),
             load: |x: *const f64| _mm512_loadu_pd(x),
             widen: |w: *const bf16| {
@@ -92,7 +92,7 @@ macro_rules! avx512_lanes {
             fold: fold_sixteen_f64,
         );
         lanes!(
-            $name, f32, f32, 16, f32, __m512, __m512, 1, Tile::of(4, 4),
+            $name, f32, f32, 16, f32, __m512, __m512, 1, Tile::new(4, 4),
             zero: _mm512_setzero_ps(),
             load: |x: *const f32| _mm512_loadu_ps(x),
             widen: |w: *const f32| _mm512_loadu_ps(w),
@@ -101,7 +101,7 @@ macro_rules! avx512_lanes {
             fold_four: fold_four_sixteen_f32,
         );
         lanes!(
-            $name, f32, bf16, 16, f32, __m512, __m512, 1, Tile::of(4, 4),
+            $name, f32, bf16, 16, f32, __m512, __m512, 1, Tile::new(4, 4),
             zero: _mm512_setzero_ps(),
             load: |x: *const f32| _mm512_loadu_ps(x),
             widen: |w: *const bf16| {
@@ -121,7 +121,7 @@ avx512_lanes!(Avx512Bf16);
 macro_rules! emulated_bf16_lanes {
     ($name:ty) => {
         lanes!(
-            $name, bf16, bf16, 32, f32, [__m256; 2], __m256, 2, Tile::of(4, 3),
+            $name, bf16, bf16, 32, f32, [__m256; 2], __m256, 2, Tile::new(4, 3),
             zero: _mm256_setzero_ps(),
             load: load_pairs,
             widen: load_pairs,
@@ -138,7 +138,7 @@ emulated_bf16_lanes!(Avx2);
 emulated_bf16_lanes!(Avx512);
 
 lanes!(
-    Avx512Bf16, bf16, bf16, 32, f32, __m512bh, __m512, 1, Tile::of(4, 4),
+    Avx512Bf16, bf16, bf16, 32, f32, __m512bh, __m512, 1, Tile::new(4, 4),
     zero: _mm512_setzero_ps(),
     load: load_avx512_bf16,
     widen: load_avx512_bf16,
@@ -147,18 +147,27 @@ lanes!(
     fold_four: fold_four_sixteen_f32,
 );
 
+/// Sixteen pairs of numbers.
+///
+/// # Safety
+///
+/// `x` must point to 32 readable numbers.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bf16")]
 unsafe fn load_avx512_bf16(x: *const bf16) -> __m512bh {
-    // SAFETY: the caller lends 32 numbers; both types are 512 plain bits.
+    // SAFETY: the caller promises 32 numbers; both types are 512 plain bits.
     unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_loadu_si512(x.cast())) }
 }
 
 /// The odd and the even ones of 16 numbers, widened.
+///
+/// # Safety
+///
+/// `x` must point to 16 readable numbers.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn load_pairs(x: *const bf16) -> [__m256; 2] {
-    // SAFETY: the caller lends 16 numbers.
+    // SAFETY: the caller promises 16 numbers.
     let pairs = unsafe { _mm256_loadu_si256(x.cast()) };
     let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xFFFF_0000_u32 as i32));
     [odd, _mm256_slli_epi32::<16>(pairs)].map(|half| _mm256_castsi256_ps(half))
@@ -180,7 +189,7 @@ fn add_pairs<L, const R: usize, const T: usize>(
     sums: &mut [[[__m256; 2]; T]; R],
     w: &[[f32; 32]],
     x: &[[f32; 32]],
-    ahead: Ahead,
+    ahead: Prefetch,
 ) where
     L: Lanes<bf16, bf16, 32, Sum = __m256, Sums = [__m256; 2], Packed = [f32; 32]>,
 {
@@ -206,7 +215,7 @@ fn add_pairs_4_3(
     sums: &mut [[__m256; 2]; 12],
     w: &[[[f32; 32]; 4]],
     x: &[[[f32; 32]; 3]],
-    ahead: Ahead,
+    ahead: Prefetch,
 ) {
     /// The sum of a row and a token, in its register.
     macro_rules! sum {
@@ -284,7 +293,7 @@ fn add_pairs_4_3(
             "mov {left}, {blocks}",
             "3:",
             "prefetcht0 [{ahead}]",
-            "add {ahead}, {pace}",
+            "add {ahead}, {stride}",
             tokens!(0),
             row!(0, 0, 4, 5, 6), row!(1, 0, 7, 8, 9), row!(2, 0, 10, 11, 12), row!(3, 0, 13, 14, 15),
             tokens!(32),
@@ -310,7 +319,7 @@ fn add_pairs_4_3(
             second_w = in(reg) w.as_ptr().byte_add(64),
             second_x = in(reg) x.as_ptr().byte_add(64),
             ahead = inout(reg) ahead.at => _,
-            pace = in(reg) ahead.pace,
+            stride = in(reg) ahead.stride,
             blocks = in(reg) blocks,
             left = out(reg) _,
             parts = inout(reg) 2usize => _,

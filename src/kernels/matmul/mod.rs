@@ -1,0 +1,18 @@
+//! Matrix products y = W x.
+
+mod backend;
+mod by_type;
+mod gemm;
+mod native;
+mod outer_products;
+mod packed;
+mod panel;
+mod rows;
+mod tiles;
+
+pub use backend::Backend;
+pub(crate) use by_type::multiply;
+pub use native::{dot, matmul};
+pub(crate) use outer_products::add_outer_products;
+pub(crate) use panel::Panel;
+pub use rows::Rows;

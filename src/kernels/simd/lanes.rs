@@ -1,0 +1,211 @@
+//! What an instruction set must offer: sixteen partial sums ("lanes"), and one way to add to them.
+
+use std::array::from_fn;
+
+use half::bf16;
+
+use crate::tensor::{Element, Float};
+
+/// What an instruction set offers independent of types.
+pub(in crate::kernels) trait Instructions: Copy {
+    /// Prefetches the cache line at an address, which may be any.
+    #[inline(always)]
+    fn prefetch<T>(self, _at: *const T) {}
+}
+
+/// What to prefetch during a multiplication: one address at each step, because many prefetches at once would keep the
+/// multiplication's own loads waiting.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Prefetch {
+    /// The first address.
+    pub(in crate::kernels) at: *const u8,
+    /// Bytes from one step's address to the next; a step is a part of a block.
+    pub(in crate::kernels) stride: usize,
+}
+
+/// Sixteen-lane multiply-add of activations `X` and weights `W`, in blocks of `B` elements.
+///
+/// Where a register holds fewer than sixteen lanes, a block and its sums come in parts: part *p* is the *p*th run of lanes
+/// and the elements that belong to them. Parts are independent.
+///
+/// A value of an implementing type proves that the machine has the instructions. Do not call these methods in closures that the
+/// compiler may keep as functions of their own: those would be compiled without the instructions.
+pub(in crate::kernels) trait Lanes<X, W, const B: usize>: Instructions {
+    /// One part of a block of activations or widened weights.
+    type Operand: Copy;
+    /// One part of sixteen partial sums.
+    type Sum: Copy;
+    /// All parts of sixteen partial sums.
+    type Sums: Copy + AsRef<[Self::Sum]> + AsMut<[Self::Sum]>;
+    /// A block that is packed to be read many times.
+    type Packed: bytemuck::Pod;
+    /// The type of the sums.
+    type Acc: Float;
+    /// The number of parts.
+    const PARTS: usize;
+    /// The largest tile whose sums fit into registers beside the operands.
+    const TILE: Tile;
+    /// From this many tokens on it pays to pack weights and activations.
+    const PACK_FROM: usize = 12;
+
+    /// Sixteen times +0.
+    fn zero(self) -> Self::Sums;
+    /// Loads one part of partial sums, which memory has lane after lane.
+    fn load_partial(self, sums: &[Self::Acc; 16], part: usize) -> Self::Sum;
+    /// Stores one part of partial sums, lane after lane.
+    fn store_partial(self, sum: Self::Sum, to: &mut [Self::Acc; 16], part: usize);
+    /// Reads a part of a block of activations.
+    fn load(self, x: &[X; B], part: usize) -> Self::Operand;
+    /// Reads a part of a block of weights and widens it, exactly.
+    fn widen(self, w: &[W; B], part: usize) -> Self::Operand;
+    /// Stores a part for [`unpack`](Self::unpack).
+    fn pack(self, operand: Self::Operand, to: &mut Self::Packed, part: usize);
+    /// Reads a part that [`pack`](Self::pack) stored.
+    fn unpack(self, block: &Self::Packed, part: usize) -> Self::Operand;
+    /// `sum + w · x` in every lane, in the order that [`kernels`](super) documents.
+    fn multiply_add(self, sum: Self::Sum, w: Self::Operand, x: Self::Operand) -> Self::Sum;
+    /// Adds the products of a tile's rows and tokens, read where they lie, to its `sums`. All must have as many blocks, or this
+    /// panics.
+    fn add_rows<const R: usize, const T: usize>(
+        self,
+        sums: &mut [[Self::Sums; T]; R],
+        w: [&[[W; B]]; R],
+        x: [&[[X; B]]; T],
+    );
+    /// Adds the lanes in the documented tree.
+    fn fold(self, sums: Self::Sums) -> Self::Acc;
+
+    /// [`fold`](Self::fold) for four sums.
+    #[inline(always)]
+    fn fold_four(self, sums: [Self::Sums; 4]) -> [Self::Acc; 4] {
+        let mut folded = [Self::Acc::ZERO; 4];
+        for (folded, sum) in folded.iter_mut().zip(sums) {
+            *folded = self.fold(sum);
+        }
+        folded
+    }
+
+    /// [`fold`](Self::fold) for the sums of a tile's rows and one token, into the beginning of `out`.
+    #[inline(always)]
+    fn fold_rows<const R: usize>(self, sums: [Self::Sums; R], out: &mut [Self::Acc]) {
+        if let (Ok(sums), Some(out)) = (<[_; 4]>::try_from(&sums[..]), out.first_chunk_mut()) {
+            *out = self.fold_four(sums);
+            return;
+        }
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = self.fold(sum);
+        }
+    }
+
+    /// Adds the products of a tile's packed rows and tokens to its `sums`, and prefetches `ahead` meanwhile. `w` has block after
+    /// block, in each of them row after row; `x` likewise token after token.
+    #[inline(always)]
+    fn add<const R: usize, const T: usize>(
+        self,
+        sums: &mut [[Self::Sums; T]; R],
+        w: &[Self::Packed],
+        x: &[Self::Packed],
+        ahead: Prefetch,
+    ) {
+        add_parts(self, sums, w, x, ahead);
+    }
+}
+
+/// [`Lanes::add`] for any size of a tile.
+#[inline(always)]
+pub(super) fn add_parts<L, X, W, const B: usize, const R: usize, const T: usize>(
+    lanes: L,
+    sums: &mut [[L::Sums; T]; R],
+    w: &[L::Packed],
+    x: &[L::Packed],
+    mut ahead: Prefetch,
+) where
+    L: Lanes<X, W, B>,
+{
+    let (w, _) = w.as_chunks::<R>();
+    let (x, _) = x.as_chunks::<T>();
+    for part in 0..L::PARTS {
+        let mut partial: [[L::Sum; T]; R] = from_fn(|r| from_fn(|t| sums[r][t].as_ref()[part]));
+        for (w, x) in w.iter().zip(x) {
+            lanes.prefetch(ahead.at);
+            ahead.at = ahead.at.wrapping_add(ahead.stride);
+            let x: [_; T] = from_fn(|t| lanes.unpack(&x[t], part));
+            for r in 0..R {
+                let w = lanes.unpack(&w[r], part);
+                for t in 0..T {
+                    partial[r][t] = lanes.multiply_add(partial[r][t], w, x[t]);
+                }
+            }
+        }
+        for (sums, partial) in sums
+            .as_flattened_mut()
+            .iter_mut()
+            .zip(partial.as_flattened())
+        {
+            sums.as_mut()[part] = *partial;
+        }
+    }
+}
+
+/// The size of a tile: four rows and four tokens where there are 32 registers, four and three where there are 16, one and one where
+/// the compiler vectorises as it can.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Tile {
+    rows: usize,
+    tokens: usize,
+}
+
+impl Tile {
+    /// A tile of this many rows and tokens.
+    pub(super) const fn new(rows: usize, tokens: usize) -> Self {
+        Self { rows, tokens }
+    }
+
+    /// Whether it has this many rows and tokens.
+    pub(in crate::kernels) const fn is(self, rows: usize, tokens: usize) -> bool {
+        self.rows == rows && self.tokens == tokens
+    }
+}
+
+/// An instruction set: lanes for every pair of types that has a kernel.
+pub(in crate::kernels) trait Simd:
+    Lanes<f64, f64, 16, Acc = f64>
+    + Lanes<f64, bf16, 16, Acc = f64, Packed = <Self as Lanes<f64, f64, 16>>::Packed>
+    + Lanes<f32, f32, 16, Acc = f32>
+    + Lanes<f32, bf16, 16, Acc = f32, Packed = <Self as Lanes<f32, f32, 16>>::Packed>
+    + Lanes<bf16, bf16, 32, Acc = f32>
+{
+}
+
+/// The lanes of activations `X` and weights `W` together with those of `X` and itself, which multiply both once they are packed.
+pub(in crate::kernels) trait PackedLanes<X: Element, W, const B: usize>:
+    Lanes<X, W, B, Acc = X::Acc>
+    + Lanes<X, X, B, Acc = X::Acc, Packed = <Self as Lanes<X, W, B>>::Packed>
+{
+}
+
+impl<L, X: Element, W, const B: usize> PackedLanes<X, W, B> for L where
+    L: Lanes<X, W, B, Acc = X::Acc>
+        + Lanes<X, X, B, Acc = X::Acc, Packed = <L as Lanes<X, W, B>>::Packed>
+{
+}
+
+/// The sixteen lanes added in the documented tree.
+#[inline(always)]
+pub(in crate::kernels) fn fold<A: Float>(mut lanes: [A; 16]) -> A {
+    for half in [8, 4, 2, 1] {
+        for l in 0..half {
+            lanes[l] = lanes[l] + lanes[l + half];
+        }
+    }
+    lanes[0]
+}
+
+/// A kernel, which is compiled once for every level.
+pub(in crate::kernels) trait Task {
+    /// Its result.
+    type Output;
+
+    /// Computes it. Must be `#[inline(always)]`, so that it is compiled with the caller's instructions.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}

@@ -1,0 +1,87 @@
+//! What keeps a model from running.
+
+use crate::checkpoint;
+use crate::message::{IoError, flattened};
+use crate::tensor::Dtype;
+
+/// A result of this module.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can keep a model from running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused something.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// Something is wrong with the checkpoint.
+    #[error(transparent)]
+    Checkpoint(checkpoint::Error),
+    /// Nothing to run on.
+    #[error("the prompt is empty: give at least one token")]
+    EmptyPrompt,
+    /// A sequence that the model has no positions for.
+    #[error(
+        "the sequence needs {tokens} positions, the model has {positions}: shorten the prompt or the answer"
+    )]
+    PromptTooLong {
+        /// The positions needed.
+        tokens: usize,
+        /// `max_position_embeddings`.
+        positions: usize,
+    },
+    /// A sequence whose keys and values do not fit into the bytes allowed.
+    #[error(
+        "the cache of {tokens} tokens takes {needed} bytes, and {allowed} are allowed, which {fit} tokens fit in: shorten the prompt or the answer"
+    )]
+    CacheLimit {
+        /// The tokens of the sequence, those it has already among them.
+        tokens: usize,
+        /// The bytes they need, by [`Model::cache_bytes`](super::Model::cache_bytes).
+        needed: usize,
+        /// The bytes allowed.
+        allowed: usize,
+        /// The tokens that would fit.
+        fit: usize,
+    },
+    /// A token id outside the vocabulary.
+    #[error(
+        "token id {id} at position {position} is outside the model's vocabulary of {vocab_size}: use the tokenizer of this model"
+    )]
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Where it stands in the sequence.
+        position: usize,
+        /// Ids must be below it.
+        vocab_size: usize,
+    },
+    /// Finite weights that gave something else.
+    #[error(
+        "the output of {module} is not finite in {dtype}, though the weights are: they are too large for it"
+    )]
+    Overflow {
+        /// The module, such as `model.layers.3` or `lm_head`.
+        module: String,
+        /// The compute type.
+        dtype: Dtype,
+    },
+    /// The pass was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+    /// A session that failed in the middle of a token.
+    #[error("this sequence failed before and has seen half a token: begin a new session")]
+    SpentSession,
+    /// A bug that would not show.
+    #[error("the bug {bug} would not show here: {why}")]
+    NoEffect {
+        /// Its name.
+        bug: &'static str,
+        /// Why.
+        why: String,
+    },
+}
+
+flattened! {
+    checkpoint => Checkpoint(Io);
+}
