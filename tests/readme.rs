@@ -1,7 +1,8 @@
 //! The README's commands, as they stand in it, and what they print.
 //!
 //! Each block of commands is a test, in a folder that all share. `context-patch` and the example server are those of this
-//! build, also where the README calls cargo. The block of text after a block of commands is what its last command prints.
+//! build, also where the README calls cargo. The block of text after a block of commands is what its last command prints, but
+//! for what a line `…` leaves out.
 //! Blocks that need the 270M, or a program that is not there, are reported as ignored, by name; with
 //! `CONTEXT_PATCH_REQUIRE_270M=1`, as in CI, that is a failure.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
@@ -108,6 +109,23 @@ fn shell(command: &str, dir: &Path) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
+/// Whether a block of text shows what was printed. A line `…` stands for any lines.
+fn shows(shown: &str, printed: &str) -> bool {
+    let mut parts = shown.split("…\n");
+    let Some(mut rest) = parts.next().and_then(|first| printed.strip_prefix(first)) else {
+        return false;
+    };
+    let mut open = false;
+    for part in parts {
+        let Some(at) = rest.find(part) else {
+            return false;
+        };
+        rest = &rest[at + part.len()..];
+        open = part.is_empty();
+    }
+    open || rest.is_empty()
+}
+
 /// What is missing here for a block.
 fn missing(block: &Block) -> Option<&'static str> {
     let needs = |what: &str| block.commands.iter().any(|command| command.contains(what));
@@ -147,9 +165,9 @@ fn trials(dir: &Path) -> Vec<Trial> {
         let test = move || {
             let printed = run(&block, &dir);
             match block.prints {
-                Some(prints) if prints != printed => Err(Failed::from(format!(
-                    "the README has\n{prints}\nand it prints\n{printed}"
-                ))),
+                Some(shown) if !shows(&shown, &printed) => {
+                    Err(format!("the README has\n{shown}\nand it prints\n{printed}").into())
+                }
                 _ => Ok(()),
             }
         };
@@ -164,6 +182,25 @@ fn what_is_not_run_is_there() -> Result<(), Failed> {
     let commands: Vec<_> = blocks.iter().flat_map(|block| &block.commands).collect();
     for (name, _) in NOT_RUN {
         assert!(commands.iter().any(|command| *command == name), "{name}");
+    }
+    Ok(())
+}
+
+/// Each of these is noticed.
+fn what_differs_is_noticed() -> Result<(), Failed> {
+    let printed = "a\nb\nc\nd\n";
+    for shown in [printed, "a\n…\nd\n", "…\nd\n", "a\n…\n", "a\n…\nc\n…\n"] {
+        assert!(shows(shown, printed), "{shown}");
+    }
+    for shown in [
+        "a\n",
+        "b\n…\n",
+        "…\nc\n",
+        "a\n…\ne\n",
+        "d\n…\na\n",
+        "a\nb\nc\nd\ne\n",
+    ] {
+        assert!(!shows(shown, printed), "{shown}");
     }
     Ok(())
 }
@@ -186,6 +223,10 @@ fn main() {
     trials.push(Trial::test(
         "what_is_not_run_is_there",
         what_is_not_run_is_there,
+    ));
+    trials.push(Trial::test(
+        "what_differs_is_noticed",
+        what_differs_is_noticed,
     ));
     trials.push(Trial::test("it_is_short", it_is_short));
     let outcome = libtest_mimic::run(&arguments, trials);

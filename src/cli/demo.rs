@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::likeliest::likeliest;
 use super::table::table;
-use super::words::{commands, figure, paragraph, rows};
+use super::words::{figure, paragraph, rows};
 use super::{OK, builtin, print, program, refuse_empty, with_dtype};
 
 /// See a context absorbed into weights, by a small model that is built in
@@ -55,8 +55,7 @@ pub(super) struct Demo {
 const CONTEXT: &str = "Ann likes plums. Bob likes figs.";
 const QUESTION: &str = "Bob likes";
 
-/// How many words are printed of each answer, and drawn.
-const PRINTED: usize = 3;
+/// How many words are drawn of each answer.
 const DRAWN: usize = 5;
 
 impl Default for Demo {
@@ -129,12 +128,10 @@ impl Demo {
     }
 
     fn text<E: Element>(&self, answers: &[Answer], solution: &Solution<E>) -> String {
-        let lines = answers.iter().flat_map(|answer| {
-            let shown = answer.words.iter().take(PRINTED).enumerate();
-            shown.map(|(i, (word, p))| {
-                let title = if i == 0 { answer.title.as_str() } else { "" };
-                vec![title.to_owned(), word.clone(), chance(*p), bar(*p)]
-            })
+        let lines = answers.iter().map(|answer| {
+            let likeliest = answer.words.first().cloned();
+            let (word, p) = likeliest.unwrap_or_default();
+            vec![answer.title.clone(), word, chance(p), bar(p)]
         });
         let lines: Vec<_> = lines.collect();
         let header = ["", "next word", "", ""];
@@ -148,14 +145,12 @@ impl Demo {
             table(4, &header, &lines),
             paragraph(&format!(
                 "The patched model does not see the context, and answers as if it did: its {} logits differ from those of \
-                 the model that sees it by {patched} at most, and without the patch by up to {unpatched}. The patch is for \
-                 the question's last token at its place: two matrices of rank 1 and one scale in each of {} layers.",
+                 the model that sees it by {patched} at most; without the patch, by up to {unpatched}.",
                 solution.contextual.len(),
-                solution.report.layers.len(),
             )),
             match &self.svg {
                 Some(file) => rows([("Drawn", file.display().to_string())]),
-                None => commands(&[format!("{} patch --help", program())]),
+                None => rows([("Next", format!("{} patch --help", program()))]),
             },
         )
     }

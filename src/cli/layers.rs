@@ -18,7 +18,8 @@ const COLUMNS: [Column; 8] = [
     ("condition", |layer| or_dash(layer.condition, figure)),
     ("error", |layer| figure(layer.hidden_error)),
     ("case", |layer| match layer.case {
-        Case::Regular => DASH.into(),
+        // What most layers are, and how every span ends.
+        Case::Regular | Case::Last => DASH.into(),
         case => case.to_string(),
     }),
 ];

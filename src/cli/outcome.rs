@@ -19,11 +19,12 @@ const LEGEND: &str = "tokens: likeliest next tokens that are the same as with th
 /// Prints a line for each kind and the verdict, and gives the exit code.
 pub(super) fn conclude(record: &Record) -> Result<u8> {
     let header = ["", "tokens", "worst L∞", "of bound", "without"];
+    let verdict = record.verdict();
     let text = format!(
-        "{}\n{}\n{}\n",
+        "{}\n{}\n{}",
         table(1, &header, &figures(record)),
         paragraph(LEGEND),
-        record.verdict(),
+        verdict.lines().map(paragraph).collect::<String>(),
     );
     // The verdict does not depend on whether anyone reads the table.
     match print(&text) {
