@@ -13,6 +13,7 @@ Run by hand: nothing in the tests needs it.
 
 import importlib.metadata
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -43,10 +44,41 @@ def record(script, *arguments):
         raise SystemExit(f"{script} {' '.join(map(str, arguments))}: {done.stderr}")
 
 
+def figure(x):
+    """A number to two digits, as Rust writes it."""
+    return "0" if x == 0 else re.sub(r"e([+-])0?(\d)", lambda e: "e" + e[1].strip("+") + e[2], f"{x:.1e}")
+
+
+def cells(row, dtype):
+    """The figures of a tensor."""
+    ulps = row["ulps"]
+    beyond = row["beyond"] and 100 * row["beyond"]["numbers"] / row["numbers"]
+    return [
+        row["name"].removeprefix("model.layers."),
+        figure(row["linf"]),
+        figure(row["relative"]),
+        figure(max(row["one_minus_cosine"], 0)),
+        f"{ulps:.1f}" if ulps < 1e4 else figure(ulps),
+        figure(row["floor"]["bf16" if dtype == "bf16" else "f32"]),
+        figure(row["inherited"]),
+        figure(row["added"]),
+        "–" if beyond is None else "< 1 %" if beyond < 1 else f"{int(beyond)} %",
+    ]
+
+
+def table(report):
+    """A line for every tensor."""
+    header = ["model.layers.", "L∞", "rel.", "1−cos", "ulps", "floor", "inherited", "added", "beyond"]
+    lines = [header, *(cells(row, report["dtype"]) for row in report["rows"])]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    pad = [str.ljust] + [str.rjust] * (len(header) - 1)
+    return "".join("  ".join(map(lambda p, c, w: p(c, w), pad, line, widths)) + "\n" for line in lines)
+
+
 def compare(engine, model, kind, reference, other, *options):
-    """Prints what compare says in a line, and returns its table."""
+    """Prints what compare says in a line, and returns a table of every tensor."""
     json_file = reference.parent / "report.json"
-    table = program("compare", reference, other, "--model", ROOT / model, "--json", json_file, *options, codes=(0, 1))
+    program("compare", reference, other, "--model", ROOT / model, "--json", json_file, *options, codes=(0, 1))
     label = f"{engine} {model} {kind}"
     report = json.loads(json_file.read_text())
     rows = report["rows"]
@@ -57,7 +89,7 @@ def compare(engine, model, kind, reference, other, *options):
         causes = " or ".join(cause["name"] for cause in report["finding"]["causes"]) or "no known bug"
         line += f", first {report['finding']['tensor']}: {causes}; " + ", ".join(f"{name} {n}" for name, n in beyond.items())
     print(line, flush=True)
-    return table
+    return table(report)
 
 
 def main():

@@ -94,7 +94,7 @@ pub use error::{Error, Result};
 pub use message::IoError;
 pub use model::{Model, Session};
 
-/// The README's example is a test.
+/// The example of the documentation is a test.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+#[doc = include_str!("../docs/library.md")]
+struct Library;

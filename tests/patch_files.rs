@@ -7,9 +7,9 @@ mod common;
 mod parts;
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use common::{open, reference};
+use common::{open, program, reference};
 use context_patch::patch::{
     ApplyMode, Case, Error, LayerPatch, LowRank, Method, Overlay, Patch, Positions, Query,
     SavedPatch, Solver, SolverReport, Split, solve, span,
@@ -127,11 +127,7 @@ impl Saved {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_context-patch"))
-            .current_dir(self.dir.path())
-            .args(arguments)
-            .output()
-            .unwrap()
+        program(self.dir.path()).args(arguments).output().unwrap()
     }
 
     fn apply(&self, model: &str, more: &[&str]) -> Output {

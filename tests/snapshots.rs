@@ -6,9 +6,9 @@
 mod common;
 
 use std::fmt::Write;
-use std::process::Command;
+use std::path::Path;
 
-use common::{open, reference};
+use common::{open, program, reference};
 use context_patch::kernels::Level;
 use context_patch::model::ModelOptions;
 use context_patch::patch::{
@@ -164,19 +164,23 @@ fn inventory() {
     insta::assert_snapshot!(inventory);
 }
 
-fn printed(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_context-patch"))
-        .current_dir(reference(".."))
-        .args(arguments)
-        .output()
-        .unwrap();
+/// What a command prints, after its exit code. What is for people fits 80 columns, but for a command to copy.
+fn printed_in(dir: &Path, arguments: &[&str]) -> String {
+    let output = program(dir).args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    format!(
-        "exit code {:?}\n{}{}",
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr)
-    )
+    let (said, complaint) = (text(output.stdout), text(output.stderr));
+    let free = ["{", "Usage:", "  context-patch "];
+    let lines = said
+        .lines()
+        .filter(|line| !free.iter().any(|start| line.starts_with(start)));
+    for line in lines {
+        assert!(line.chars().count() <= 80, "{arguments:?}: {line}");
+    }
+    format!("exit code {:?}\n{said}{complaint}", output.status.code())
+}
+
+fn printed(arguments: &[&str]) -> String {
+    printed_in(&reference(".."), arguments)
 }
 
 #[test]
@@ -192,8 +196,47 @@ fn demo_without_context() {
 }
 
 #[test]
+fn demo_json() {
+    insta::assert_snapshot!(printed(&["demo", "--json"]));
+}
+
+/// The picture in the README is the one that the program draws.
+#[test]
+fn demo_svg() {
+    let dir = tempfile::tempdir().unwrap();
+    printed_in(dir.path(), &["demo", "--svg", "demo.svg"]);
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+    let drawn = read(&dir.path().join("demo.svg"));
+    let committed = read(&reference("../docs/demo.svg"));
+    assert_eq!(
+        drawn, committed,
+        "draw it again: context-patch demo --svg docs/demo.svg"
+    );
+}
+
+#[test]
 fn help() {
     insta::assert_snapshot!(printed(&["--help"]));
+}
+
+#[test]
+fn help_demo() {
+    insta::assert_snapshot!(printed(&["demo", "--help"]));
+}
+
+#[test]
+fn help_generate() {
+    insta::assert_snapshot!(printed(&["generate", "--help"]));
+}
+
+#[test]
+fn help_inspect() {
+    insta::assert_snapshot!(printed(&["inspect", "--help"]));
+}
+
+#[test]
+fn help_trace() {
+    insta::assert_snapshot!(printed(&["trace", "--help"]));
 }
 
 #[test]
@@ -226,41 +269,69 @@ fn help_apply() {
     insta::assert_snapshot!(printed(&["apply", "--help"]));
 }
 
-/// Solved, saved, inspected, and applied.
+/// Solved, saved, inspected, and applied: one token, which holds, and a span, which the small model cannot say.
 #[test]
 fn patch_inspect_apply() {
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("figs.patch");
-    let file = file.to_str().unwrap();
-    let model = ["--model", "reference/tiny"];
-    let context = [
-        "--context",
-        "Ann likes plums. Bob likes figs.",
-        "--keep",
-        "0",
+    let printed = |arguments: &[&str]| printed_in(dir.path(), arguments);
+    let model = ["--model", "tiny"];
+    let context = ["--context", "Ann likes plums. Bob likes figs."];
+    let context = [&model[..], &context, &["--keep", "0", "--query"]].concat();
+    let patch = [&["patch"], &context[..]].concat();
+    let one = [&patch[..], &[" Bob", "--output", "bob's.patch"]].concat();
+    insta::assert_snapshot!("patch_one", printed(&one));
+    insta::assert_snapshot!("inspect_one", printed(&["inspect", "bob's.patch"]));
+    let answer = [
+        " Bob likes",
+        "--answer-tokens",
+        "2",
+        "--output",
+        "figs.patch",
     ];
-    let query = ["--query", " Bob likes", "--answer-tokens", "2"];
-    let solved = [
-        &["patch"],
-        &model[..],
-        &context,
-        &query,
-        &["--output", file],
-    ]
-    .concat();
-    insta::assert_snapshot!("patch", printed(&solved));
-    insta::assert_snapshot!("inspect", printed(&["inspect", file]));
-    insta::assert_snapshot!("inspect_json", printed(&["inspect", "--json", file]));
-    let applied = [&["apply"], &model[..], &["--patch", file]].concat();
-    insta::assert_snapshot!("apply", printed(&applied));
-    let logits = [&applied[..], &["--logits", "3", "--apply", "materialise"]].concat();
-    insta::assert_snapshot!("apply_logits", printed(&logits));
-    let elsewhere = [
-        &applied[..],
-        &["--prompt", "Ann likes", "--max-tokens", "2"],
-    ]
-    .concat();
-    insta::assert_snapshot!("apply_elsewhere", printed(&elsewhere));
+    let span = [&patch[..], &answer].concat();
+    insta::assert_snapshot!("patch", printed(&span));
+    insta::assert_snapshot!("patch_json", printed(&[&span[..], &["--json"]].concat()));
+    insta::assert_snapshot!("inspect", printed(&["inspect", "figs.patch"]));
+    insta::assert_snapshot!(
+        "inspect_json",
+        printed(&["inspect", "--json", "figs.patch"])
+    );
+    let applied = [&["apply"], &model[..], &["--patch", "figs.patch"]].concat();
+    let apply = |more: &[&str]| printed(&[&applied[..], more].concat());
+    insta::assert_snapshot!("apply", apply(&[]));
+    insta::assert_snapshot!("apply_json", apply(&["--json"]));
+    let materialised = ["--logits", "3", "--apply", "materialise"];
+    insta::assert_snapshot!("apply_logits", apply(&materialised));
+    let elsewhere = ["--prompt", "Ann likes", "--max-tokens", "2"];
+    insta::assert_snapshot!("apply_elsewhere", apply(&elsewhere));
+}
+
+#[test]
+fn patch_without_output() {
+    let context = ["--context", "Ann likes plums. Ann"];
+    insta::assert_snapshot!(printed(
+        &[&["patch", "--model", "tiny"], &context[..]].concat()
+    ));
+}
+
+#[test]
+fn trace() {
+    let dir = tempfile::tempdir().unwrap();
+    let printed = |more: &[&str]| {
+        let options = [
+            "trace",
+            "--model",
+            "tiny",
+            "--prompt",
+            TEXT,
+            "--output",
+            "figs.safetensors",
+        ];
+        printed_in(dir.path(), &[&options, more].concat())
+    };
+    insta::assert_snapshot!("trace", printed(&["--dtype", "f64"]));
+    insta::assert_snapshot!("trace_wrong", printed(&["--last", "3", "--mutate", "silu"]));
+    insta::assert_snapshot!("trace_json", printed(&["--names", "lm_head", "--json"]));
 }
 
 #[test]
@@ -280,7 +351,7 @@ fn verify() {
     insta::assert_snapshot!(printed(&[
         "verify",
         "--model",
-        "reference/tiny",
+        "tiny",
         "--prompts",
         PROMPTS,
         "--tokens",
@@ -296,7 +367,7 @@ fn verify() {
 
 #[test]
 fn generate() {
-    let text = printed(&["generate", "--model", "reference/tiny", "--prompt", TEXT]);
+    let text = printed(&["generate", "--model", "tiny", "--prompt", TEXT]);
     insta::assert_snapshot!(text);
 }
 
@@ -305,7 +376,7 @@ fn generate_json() {
     insta::assert_snapshot!(printed(&[
         "generate",
         "--model",
-        "reference/tiny",
+        "tiny",
         "--prompt",
         TEXT,
         "--json",
@@ -327,7 +398,7 @@ fn generate_chat() {
     insta::assert_snapshot!(printed(&[
         "generate",
         "--model",
-        "reference/tiny",
+        "tiny",
         "--chat",
         "--prompt",
         "Ann likes plums. Bob likes figs. What does Bob like?",

@@ -12,6 +12,8 @@ use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::distribution;
 use context_patch::{Result, trace};
 
+use super::likeliest::likeliest;
+use super::progress::waiting;
 use super::solving::ExportArgs;
 use super::table::table;
 use super::text::{print_written, read_input};
@@ -22,6 +24,12 @@ use super::{ModelArgs, OK, end_line, print, refuse_empty, signals, with_dtype};
 /// The input is the one that the patch was solved for, at its positions: what was kept, and the query.
 /// Another input is allowed, and said so: a patch promises nothing there.
 #[derive(Args)]
+#[command(before_help = "\
+Example, with the small model that is built in:
+  context-patch patch --model tiny --output figs.patch \\
+      --context 'Ann likes plums. Bob likes figs. Bob likes'
+  context-patch apply --model tiny --patch figs.patch
+  context-patch apply --model tiny --patch figs.patch --logits 5")]
 pub(super) struct Apply {
     #[command(flatten)]
     model: ModelArgs,
@@ -60,6 +68,41 @@ pub(super) struct Apply {
 
     #[command(flatten)]
     export: ExportArgs,
+
+    /// Print one JSON object instead of the text
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(serde::Serialize)]
+struct Output<'a> {
+    model: &'a str,
+    dtype: String,
+    apply: String,
+    /// Whether the patch was solved for this input.
+    own_input: bool,
+    prompt_ids: &'a [u32],
+    positions: &'a [usize],
+    #[serde(flatten)]
+    said: Said,
+}
+
+/// What the patched model says.
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+enum Said {
+    Text { ids: Vec<u32>, text: String },
+    Logits { logits: Vec<Candidate> },
+}
+
+/// A next token.
+#[derive(serde::Serialize)]
+struct Candidate {
+    id: u32,
+    token: Option<String>,
+    logit: f64,
+    p: f64,
 }
 
 impl Apply {
@@ -69,41 +112,62 @@ impl Apply {
         }
         self.export.check()?;
         let saved = SavedPatch::load(&self.patch)?;
-        let model = self.model.open(level)?;
-        saved.check(&model)?;
-        let tokenizer = model.checkpoint().tokenizer()?;
-        self.export.write(&model, &saved)?;
+        let (model, tokenizer) = waiting("Reading the model", || -> Result<_> {
+            let model = self.model.open(level)?;
+            saved.check(&model)?;
+            let tokenizer = model.checkpoint().tokenizer()?;
+            Ok((model, tokenizer))
+        })?;
+        waiting("Writing the exports", || self.export.write(&model, &saved))?;
         let input = self.input(&saved, &tokenizer)?;
-        let dtype = self.dtype.unwrap_or(saved.dtype);
-        with_dtype!(dtype, E => self.apply::<E>(&model, &tokenizer, &saved, &input))
-    }
-
-    /// The tokens to run, and their positions.
-    fn input(&self, saved: &SavedPatch, tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<usize>)> {
-        let own = saved.split.reduced_prompt();
-        let tokens = match (&self.prompt, &self.ids) {
-            (Some(text), _) => tokenizer.encode(text)?,
-            (None, Some(file)) => trace::parse_ids(file, &read_input(file)?)?,
-            (None, None) => return Ok(own),
-        };
-        let positions: Vec<_> = (0..tokens.len()).map(|i| self.position + i).collect();
-        if (&tokens, &positions) != (&own.0, &own.1) {
+        let own = input == saved.split.reduced_prompt();
+        if !own {
             eprintln!(
                 "note: the patch was solved for other tokens or positions, and promises nothing for these"
             );
         }
+        let dtype = self.dtype.unwrap_or(saved.dtype);
+        let (said, code) =
+            with_dtype!(dtype, E => self.apply::<E>(&model, &tokenizer, &saved, &input))?;
+        if self.json {
+            let output = Output {
+                model: model.checkpoint().name(),
+                dtype: dtype.to_string(),
+                apply: self.form(&saved).to_string(),
+                own_input: own,
+                prompt_ids: &input.0,
+                positions: &input.1,
+                said,
+            };
+            print(&format!("{}\n", serde_json::json!(output)))?;
+        }
+        Ok(code)
+    }
+
+    fn form(&self, saved: &SavedPatch) -> ApplyMode {
+        self.apply.unwrap_or(saved.method.form)
+    }
+
+    /// The tokens to run, and their positions.
+    fn input(&self, saved: &SavedPatch, tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<usize>)> {
+        let tokens = match (&self.prompt, &self.ids) {
+            (Some(text), _) => tokenizer.encode(text)?,
+            (None, Some(file)) => trace::parse_ids(file, &read_input(file)?)?,
+            (None, None) => return Ok(saved.split.reduced_prompt()),
+        };
+        let positions = (0..tokens.len()).map(|i| self.position + i).collect();
         Ok((tokens, positions))
     }
 
+    /// Runs the patched model; prints what it says unless that is to be JSON.
     fn apply<E: Element>(
         &self,
         model: &Model,
         tokenizer: &Tokenizer,
         saved: &SavedPatch,
         (tokens, positions): &(Vec<u32>, Vec<usize>),
-    ) -> Result<u8> {
-        let form = self.apply.unwrap_or(saved.method.form);
-        let overlay = Overlay::<E>::new(model, &saved.patch, form);
+    ) -> Result<(Said, u8)> {
+        let overlay = Overlay::<E>::new(model, &saved.patch, self.form(saved));
         let mut session = Session::new(model)
             .with_overlay(&overlay)
             .with_cancel(signals::cancel());
@@ -113,52 +177,63 @@ impl Apply {
         let query = &tokens[last..];
         if let Some(k) = self.logits {
             let logits = session.forward(query, 1)?;
-            print(&largest(tokenizer, logits.row(0), k))?;
-            return Ok(OK);
+            let logits = candidates(tokenizer, logits.row(0), k);
+            if !self.json {
+                print(&listed(&logits))?;
+            }
+            return Ok((Said::Logits { logits }, OK));
         }
         let most = self.max_tokens.unwrap_or(saved.split.answer().len() + 1);
         let mut stream = tokenizer.stream();
         let mut greedy = Sampler::default();
-        let mut text = String::new();
+        let (mut ids, mut text) = (Vec::new(), String::new());
         let mut say = |piece: String| -> Result<()> {
-            print_written(&piece)?;
             text.push_str(&piece);
-            Ok(())
+            if self.json {
+                Ok(())
+            } else {
+                print_written(&piece)
+            }
         };
         let stop = generate(&mut session, query, most, &mut greedy, |id| {
+            ids.push(id);
             say(stream.push(id)?)
         })?;
         say(stream.finish()?)?;
-        end_line(&text)?;
-        Ok(if stop == Stop::Cancelled {
+        if !self.json {
+            end_line(&text)?;
+        }
+        let code = if stop == Stop::Cancelled {
             signals::code()
         } else {
             OK
-        })
+        };
+        Ok((Said::Text { ids, text }, code))
     }
 }
 
-/// The `k` largest logits with their tokens and probabilities.
-fn largest<E: Element>(tokenizer: &Tokenizer, logits: &[E], k: usize) -> String {
+/// The `k` likeliest tokens.
+fn candidates<E: Element>(tokenizer: &Tokenizer, logits: &[E], k: usize) -> Vec<Candidate> {
     let p = distribution(logits);
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| {
-        logits[b]
-            .to_f64()
-            .total_cmp(&logits[a].to_f64())
-            .then(a.cmp(&b))
-    });
-    let rows: Vec<_> = order
-        .into_iter()
-        .take(k)
-        .map(|id| {
-            vec![
-                format!("{:?}", tokenizer.token_text(id as u32).unwrap_or_default()),
-                id.to_string(),
-                logits[id].to_f64().to_string(),
-                format!("{:.4}", p[id]),
-            ]
+    let likeliest = likeliest(logits).into_iter().take(k);
+    likeliest
+        .map(|id| Candidate {
+            id,
+            token: tokenizer.token_text(id),
+            logit: logits[id as usize].to_f64(),
+            p: p[id as usize],
         })
-        .collect();
-    table(&["token", "id", "logit", "p"], &rows)
+        .collect()
+}
+
+fn listed(candidates: &[Candidate]) -> String {
+    let rows = candidates.iter().map(|candidate| {
+        vec![
+            format!("{:?}", candidate.token.as_deref().unwrap_or_default()),
+            candidate.id.to_string(),
+            format!("{:.4}", candidate.logit),
+            format!("{:.4}", candidate.p),
+        ]
+    });
+    table(1, &["token", "id", "logit", "p"], &rows.collect::<Vec<_>>())
 }

@@ -12,9 +12,11 @@ use context_patch::kernels::Level;
 use context_patch::model::{Model, ModelOptions};
 use context_patch::output::{check_writable, write_file};
 
+use super::progress::{counting, waiting};
 use super::table::table;
 use super::text::read_input;
-use super::{BROKEN, OK, is_closed_output, one_line, print, tensors_bar};
+use super::words::{counted, figure, paragraph};
+use super::{BROKEN, OK, builtin, is_closed_output, one_line, print};
 
 /// Find where another engine's recording parts from ours, and why
 ///
@@ -25,6 +27,13 @@ use super::{BROKEN, OK, is_closed_output, one_line, print, tensors_bar};
 /// has some is the finding, named with its cause where it is a known bug. Exit code 0 when there is none, 1 when there is one,
 /// 2 when a file cannot be used.
 #[derive(Args)]
+#[command(before_help = "\
+Example, with the small model that is built in, and a copy of it that is wrong:
+  context-patch trace --model tiny --prompt 'Bob likes figs.' --dtype f64 \\
+      --output reference.safetensors
+  context-patch trace --model tiny --prompt 'Bob likes figs.' --mutate silu \\
+      --output theirs.safetensors
+  context-patch compare reference.safetensors theirs.safetensors")]
 pub(super) struct Compare {
     /// A recording by `context-patch trace`
     reference: PathBuf,
@@ -50,6 +59,10 @@ pub(super) struct Compare {
     #[arg(long)]
     partial: bool,
 
+    /// Print a line for every tensor, and not only for those that are beyond rounding
+    #[arg(long)]
+    all: bool,
+
     /// Write every figure here
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -60,7 +73,7 @@ impl Compare {
         if let Some(file) = &self.json {
             check_writable(file)?;
         }
-        let model = self.open(level)?;
+        let model = waiting("Reading the model", || self.open(level))?;
         let rules = match &self.map {
             Some(file) => Rules::parse(file, &read_input(file)?)?,
             None => Rules::default(),
@@ -68,7 +81,7 @@ impl Compare {
         let reference = Recording::open(&self.reference, model.config(), &Rules::default())?;
         let other = Recording::open(&self.other, model.config(), &rules)?;
         let comparison = Comparison::new(&model, &reference, &other, self.dtype, self.partial)?;
-        let bar = tensors_bar("tensors", comparison.tensors());
+        let bar = counting("tensors", comparison.tensors());
         let report = comparison.run(|| bar.inc(1))?;
         bar.finish_and_clear();
         if let Some(file) = &self.json {
@@ -77,7 +90,8 @@ impl Compare {
                 writeln!(out)
             })?;
         }
-        match print(&format!("{}{}", rows(&report), verdict(&report))) {
+        let text = lines(&report, self.all) + &verdict(&report);
+        match print(&text) {
             Err(error) if !is_closed_output(&error) => return Err(error),
             _ => {}
         }
@@ -93,7 +107,7 @@ impl Compare {
             level,
             ..ModelOptions::default()
         };
-        Ok(Model::open_with(&model, options)?)
+        builtin::open(&model, None, options)
     }
 }
 
@@ -112,35 +126,42 @@ fn named(reference: &Path) -> Result<String> {
 /// What is left out of names in the table.
 const LAYERS: &str = "model.layers.";
 
-fn rows(report: &Report) -> String {
-    // With what stands before most names as its header, a line of a model with two digits of layers fits 100 columns.
+/// What the columns mean.
+const LEGEND: &str = "L∞: the largest difference from the reference; floor: that of our own pass in this type; inherited: what came in with the \
+                      inputs; added: what the operation did; beyond: numbers that no rounding explains.";
+
+/// How many tensors that are beyond rounding are listed.
+const LISTED: usize = 8;
+
+/// A table of the tensors that are beyond rounding, or of all, and a blank line; nothing where there is none.
+fn lines(report: &Report, all: bool) -> String {
+    let rows = report.rows.iter().filter(|row| all || row.beyond.is_some());
+    let rows: Vec<_> = rows.collect();
+    let most = if all { rows.len() } else { LISTED };
+    // With what stands before most names as its header, a line of a model with two digits of layers fits.
     let header = [
         LAYERS,
         "L∞",
-        "rel.",
-        "1−cos",
         "ulps",
         "floor",
         "inherited",
         "added",
         "beyond",
     ];
-    let rows: Vec<_> = report
-        .rows
-        .iter()
-        .map(|row| cells(row, &report.dtype))
-        .collect();
-    match rows.is_empty() {
-        true => String::new(),
-        false => table(&header, &rows),
+    let cells = rows.iter().take(most).map(|row| cells(row, &report.dtype));
+    let cells: Vec<_> = cells.collect();
+    if cells.is_empty() {
+        return String::new();
     }
+    let more = match rows.len() - cells.len() {
+        0 => String::new(),
+        more => format!("… and {more} more; --all lists every tensor\n"),
+    };
+    let (table, legend) = (table(1, &header, &cells), paragraph(LEGEND));
+    format!("{table}{more}\n{legend}\n")
 }
 
 fn cells(row: &Row, dtype: &str) -> Vec<String> {
-    let figure = |x: f64| match x {
-        0.0 => "0".to_owned(),
-        _ => format!("{x:.1e}"),
-    };
     let floor = match dtype {
         "bf16" => row.floor.bf16,
         _ => row.floor.f32,
@@ -148,12 +169,7 @@ fn cells(row: &Row, dtype: &str) -> Vec<String> {
     vec![
         row.name.strip_prefix(LAYERS).unwrap_or(&row.name).into(),
         figure(row.distance.linf),
-        figure(row.distance.relative),
-        figure(row.distance.one_minus_cosine.max(0.0)),
-        match row.distance.ulps {
-            ulps if ulps < 1e4 => format!("{ulps:.1}"),
-            ulps => figure(ulps),
-        },
+        figure(row.distance.ulps),
         figure(floor),
         figure(row.inherited),
         figure(row.added),
@@ -174,32 +190,28 @@ fn share(part: usize, all: usize) -> String {
 
 fn verdict(report: &Report) -> String {
     let mut text = String::new();
-    if !report.missing.is_empty() {
-        let (count, first) = (report.missing.len(), &report.missing[0]);
-        text += &format!("not recorded: tensors {count}, {first} first\n");
+    if let Some(first) = report.missing.first() {
+        let missing = counted(report.missing.len(), "tensor");
+        text += &format!("not recorded: {missing}, {first} first\n");
     }
     text += &aside(&report.aside);
     text += &stored(report);
     let Some(finding) = &report.finding else {
-        let rows = report.rows.len();
-        return text
-            + &format!(
-                "Within rounding of {} at all tensors, {rows}.\n",
-                report.dtype
-            );
+        return text + &within(report);
     };
     text += &format!("BEYOND ROUNDING first at {}", finding.tensor);
     let row = report.rows.iter().find(|row| row.name == finding.tensor);
     if let Some((row, beyond)) = row.and_then(|row| row.beyond.as_ref().map(|b| (row, b))) {
+        let number = |x: f64| number(x, &report.dtype);
         text += &format!(
-            ": {} of {} numbers\nfurthest: row {} column {} has {:e}, should have {:e} ± {:.1e}",
+            ": {} of {} numbers\nfurthest: row {} column {} has {}, should have {} ± {}",
             beyond.numbers,
             row.numbers,
             beyond.row,
             beyond.column,
-            beyond.got,
-            beyond.want,
-            beyond.allowed,
+            number(beyond.got),
+            number(beyond.want),
+            figure(beyond.allowed),
         );
     }
     text.push('\n');
@@ -216,7 +228,7 @@ fn verdict(report: &Report) -> String {
 }
 
 /// How many lines the list of what is set aside has.
-const LISTED: usize = 5;
+const ASIDE_LISTED: usize = 5;
 
 /// The names that were set aside, those of all layers in one line, and what they may have been meant to be.
 fn aside(aside: &[Aside]) -> String {
@@ -235,7 +247,7 @@ fn aside(aside: &[Aside]) -> String {
     // First what may be a mistake.
     groups.sort_by_key(|(aside, _)| (aside.spare, aside.nearest.is_none()));
     let mut text = format!("not compared: tensors {}\n", aside.len());
-    for (aside, more) in groups.iter().take(LISTED) {
+    for (aside, more) in groups.iter().take(ASIDE_LISTED) {
         text += &format!("  {}", one_line(&aside.name));
         if *more > 0 {
             text += &format!(" and {more} like it");
@@ -246,8 +258,8 @@ fn aside(aside: &[Aside]) -> String {
         }
         text.push('\n');
     }
-    if groups.len() > LISTED {
-        let left = groups[LISTED..].iter().map(|(_, more)| more + 1);
+    if groups.len() > ASIDE_LISTED {
+        let left = groups[ASIDE_LISTED..].iter().map(|(_, more)| more + 1);
         text += &format!("  and {} more; --json FILE has all\n", left.sum::<usize>());
     }
     text
@@ -272,4 +284,33 @@ fn stored(report: &Report) -> String {
         );
     }
     text
+}
+
+/// That nothing is beyond, and how far off the last tensor is.
+fn within(report: &Report) -> String {
+    let rows = report.rows.len();
+    let mut text = format!(
+        "Within rounding of {}: {rows} of {}.\n",
+        report.dtype,
+        counted(rows, "tensor")
+    );
+    if let Some(last) = report.rows.last() {
+        text += &paragraph(&format!(
+            "{} is off by {} at most, of which {} came in with its inputs; our own pass is off by {} in f32, {} in bf16.",
+            last.name,
+            figure(last.distance.linf),
+            figure(last.inherited),
+            figure(last.floor.f32),
+            figure(last.floor.bf16),
+        ));
+    }
+    text
+}
+
+/// A recorded number with the digits that its type has.
+fn number(x: f64, dtype: &str) -> String {
+    match dtype {
+        "f64" => format!("{x:?}"),
+        _ => format!("{:?}", x as f32),
+    }
 }

@@ -1,7 +1,7 @@
 //! `context-patch conformance`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use context_patch::Result;
@@ -9,8 +9,10 @@ use context_patch::compare::Rules;
 use context_patch::conformance::{CASES, Outcome, Score, check, write};
 use context_patch::output::{check_new_dir, check_writable, write_file};
 
+use super::progress::counting;
 use super::table::table;
-use super::{BROKEN, OK, is_closed_output, print, tensors_bar};
+use super::words::{commands, counted, rows, size_of};
+use super::{BROKEN, OK, is_closed_output, print, program};
 
 /// Write a kit that another engine is held against, or score its results
 ///
@@ -18,6 +20,10 @@ use super::{BROKEN, OK, is_closed_output, print, tensors_bar};
 /// a pass is in f64, f32 and bf16. An engine runs the checkpoints and records what it can; --check says for each where it
 /// parts from ours, and why where it is a known bug. Exit code 0 when it does nowhere, 1 when it does.
 #[derive(Args)]
+#[command(before_help = "\
+Example; the kit's own recordings are right:
+  context-patch conformance --output kit
+  context-patch conformance --check kit")]
 #[command(group(ArgGroup::new("what").required(true)))]
 pub(super) struct Conformance {
     /// The new folder to write the kit to
@@ -39,13 +45,12 @@ pub(super) struct Conformance {
 
 impl Conformance {
     pub(super) fn run(&self) -> Result<u8> {
-        let bar = tensors_bar("cases", CASES.len());
+        let bar = counting("cases", CASES.len());
         if let Some(dir) = &self.output {
             check_new_dir(dir)?;
             write(dir, || bar.inc(1))?;
             bar.finish_and_clear();
-            let text = format!("{}: cases: {}\n", dir.display(), CASES.len());
-            print(&text)?;
+            print(&written(dir))?;
             return Ok(OK);
         }
         if let Some(file) = &self.json {
@@ -55,7 +60,7 @@ impl Conformance {
             Some(file) => Rules::read(file)?,
             None => Rules::default(),
         };
-        let results = self.check.as_deref().unwrap_or(std::path::Path::new("."));
+        let results = self.check.as_deref().unwrap_or(Path::new("."));
         let scores = check(results, &rules, || bar.inc(1))?;
         bar.finish_and_clear();
         if let Some(file) = &self.json {
@@ -73,48 +78,95 @@ impl Conformance {
     }
 }
 
-/// A row for each case that has results, in each compute type.
+/// What was written, and what to do with it.
+fn written(dir: &Path) -> String {
+    let size = size_of(dir).unwrap_or_default();
+    let cases = counted(CASES.len(), "case");
+    let todo = "run each CASE/model on CASE/ids.json with your engine, record what you can as RESULTS/CASE/f32.safetensors or \
+                bf16.safetensors (README.md there says how), and hold it against the kit";
+    rows([
+        ("Written", format!("{}: {cases}, {size}", dir.display())),
+        ("Now", todo.into()),
+    ]) + &commands(&[format!("{} conformance --check RESULTS", program())])
+}
+
+/// A row for each case that has results, a column for each compute type, and what is to be said of what is not right.
 fn card(scores: &[Score]) -> String {
-    let mut rows = Vec::new();
-    let mut notes = String::new();
-    let mut absent = Vec::new();
-    for score in scores {
-        let outcome = match &score.outcome {
-            Outcome::Absent => {
-                absent.push(format!("{} {}", score.case, score.dtype));
-                continue;
-            }
-            Outcome::Unusable(why) => {
-                notes += &format!("{} {}: {why}\n", score.case, score.dtype);
-                "not comparable".into()
-            }
-            Outcome::Within(tensors) => format!("ok, tensors: {tensors}"),
-            Outcome::Beyond(finding) => {
-                let causes: Vec<_> = finding.causes.iter().map(|cause| cause.name).collect();
-                let causes = match causes.is_empty() {
-                    true => "unknown".to_owned(),
-                    false => causes.join(" or "),
-                };
-                format!("WRONG at {}: {causes}", finding.tensor)
-            }
-        };
-        rows.push((score.feature, score.case, &score.dtype, outcome));
-    }
-    // The outcome is a text, which the table's last column would put to the right.
-    let outcomes: Vec<_> = rows.iter().map(|(.., outcome)| outcome.clone()).collect();
-    let cells = rows
+    let mut dtypes: Vec<_> = scores.iter().map(|score| score.dtype.as_str()).collect();
+    dtypes.sort_unstable_by(|a, b| b.cmp(a));
+    dtypes.dedup();
+    let of = |case, dtype: &str| {
+        let mut scores = scores.iter();
+        scores.find(|score| score.case == case && score.dtype == dtype)
+    };
+    let there = |score: &&Score| !matches!(score.outcome, Outcome::Absent);
+    let mut cases: Vec<_> = scores
         .iter()
-        .map(|(feature, case, dtype, _)| vec![format!("{case:<16} {feature}"), (*dtype).clone()]);
-    let cells: Vec<_> = cells.collect();
-    let text = table(&["case", "type"], &cells);
-    let mut lines = text.lines();
-    let mut card = format!("{}  outcome\n", lines.next().unwrap_or_default());
-    for (line, outcome) in lines.zip(outcomes) {
-        card += &format!("{line}  {outcome}\n");
+        .filter(there)
+        .map(|score| score.case)
+        .collect();
+    cases.dedup();
+    let rows = cases.iter().map(|case| {
+        let outcomes = dtypes
+            .iter()
+            .map(|dtype| of(*case, dtype).map_or("–", mark));
+        let cells = std::iter::once(*case).chain(outcomes);
+        cells.map(str::to_owned).collect::<Vec<_>>()
+    });
+    let header: Vec<_> = std::iter::once("case")
+        .chain(dtypes.iter().copied())
+        .collect();
+    let mut card = table(1, &header, &rows.collect::<Vec<_>>());
+    card.push('\n');
+    card.extend(scores.iter().filter_map(note));
+    let count = |outcome: fn(&Outcome) -> bool| {
+        scores
+            .iter()
+            .filter(|score| outcome(&score.outcome))
+            .count()
+    };
+    card + &format!(
+        "{} right, {} wrong, {} not comparable, {} without results.\n",
+        count(|outcome| matches!(outcome, Outcome::Within(_))),
+        count(|outcome| matches!(outcome, Outcome::Beyond(_))),
+        count(|outcome| matches!(outcome, Outcome::Unusable(_))),
+        count(|outcome| matches!(outcome, Outcome::Absent)),
+    )
+}
+
+/// An outcome in a table.
+fn mark(score: &Score) -> &'static str {
+    match score.outcome {
+        Outcome::Absent => "–",
+        Outcome::Unusable(_) => "?",
+        Outcome::Within(_) => "ok",
+        Outcome::Beyond(_) => "WRONG",
     }
-    card += &notes;
-    if !absent.is_empty() {
-        card += &format!("no results: {}\n", absent.join(", "));
+}
+
+/// What there is to say of a result that is not right.
+fn note(score: &Score) -> Option<String> {
+    let Score {
+        case,
+        feature,
+        dtype,
+        outcome,
+    } = score;
+    match outcome {
+        Outcome::Absent | Outcome::Within(_) => None,
+        Outcome::Unusable(why) => Some(format!("{case} {dtype}: not comparable\n  {why}\n")),
+        Outcome::Beyond(finding) => {
+            let mut note = format!(
+                "{case} {dtype} ({feature}): WRONG first at\n  {}\n",
+                finding.tensor
+            );
+            for cause in &finding.causes {
+                note += &format!("  likely cause: {}: {}\n", cause.name, cause.meaning);
+            }
+            if finding.causes.is_empty() {
+                note += "  likely cause: none of the known bugs\n";
+            }
+            Some(note)
+        }
     }
-    card
 }

@@ -1,40 +1,62 @@
 //! `context-patch demo`.
 
-use bytes::Bytes;
+use std::io::Write;
+use std::path::PathBuf;
+
 use clap::Args;
 use context_patch::Result;
-use context_patch::checkpoint::{Checkpoint, Tokenizer};
+use context_patch::checkpoint::Tokenizer;
 use context_patch::kernels::Level;
-use context_patch::model::generate::greedy;
 use context_patch::model::{Model, ModelOptions, Session};
+use context_patch::output::{check_writable, write_file};
 use context_patch::patch::{self, Method, Query, Solution, Solver, Variant, solve};
+use context_patch::report::{Answer, chance, picture};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::{LogitsDistance, distribution};
+use serde_json::{Value, json};
 
+use super::likeliest::likeliest;
 use super::table::table;
-use super::{OK, print, refuse_empty, with_dtype};
+use super::words::{figure, paragraph, rows};
+use super::{OK, builtin, print, program, refuse_empty, with_dtype};
 
 /// See a context absorbed into weights, by a small model that is built in
 ///
-/// The model has learnt to recall: it answers from the context who likes what. It is asked with the
-/// context, without it, and without it but with its weights patched (Theorem 1).
+/// The model has learnt to recall: it answers from the context who likes what. It is asked with the context, without it,
+/// and without it but with its weights patched (Theorem 1).
 #[derive(Args)]
+#[command(before_help = "\
+Examples:
+  context-patch demo
+  context-patch demo --context 'Ida has bells.' --question 'Ida has'
+  context-patch demo --svg demo.svg")]
 pub(super) struct Demo {
     /// What the model is told
     #[arg(long, default_value = CONTEXT, allow_hyphen_values = true)]
     context: String,
 
     /// What it is asked; its last token is the one the patch is for
-    #[arg(long, default_value = QUESTION, allow_hyphen_values = true)]
+    #[arg(long, default_value = QUESTION)]
     question: String,
 
     /// Compute in f64, f32 or bf16
     #[arg(long, default_value_t = Dtype::F32)]
     dtype: Dtype,
+
+    /// Draw the answers as a picture, too
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+
+    /// Print one JSON object with every figure instead
+    #[arg(long)]
+    json: bool,
 }
 
 const CONTEXT: &str = "Ann likes plums. Bob likes figs.";
 const QUESTION: &str = "Bob likes";
+
+/// How many words are drawn of each answer.
+const DRAWN: usize = 5;
 
 impl Default for Demo {
     fn default() -> Self {
@@ -42,34 +64,21 @@ impl Default for Demo {
             context: CONTEXT.into(),
             question: QUESTION.into(),
             dtype: Dtype::F32,
+            svg: None,
+            json: false,
         }
     }
 }
 
-macro_rules! tiny {
-    ($($name:literal),*) => {
-        [$(($name, Bytes::from_static(include_bytes!(concat!("../../reference/tiny/", $name))))),*]
-    };
-}
-
-fn tiny_model(level: Option<Level>) -> Result<Model> {
-    let files = tiny!(
-        "config.json",
-        "generation_config.json",
-        "model.safetensors",
-        "tokenizer.json"
-    );
-    let checkpoint = Checkpoint::from_files("built-in", files)?;
-    let options = ModelOptions {
-        level,
-        ..ModelOptions::default()
-    };
-    Ok(Model::from_checkpoint(checkpoint, options)?)
-}
-
 impl Demo {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
-        let model = tiny_model(level)?;
+        if let Some(file) = &self.svg {
+            check_writable(file)?;
+        }
+        let model = builtin::tiny(ModelOptions {
+            level,
+            ..ModelOptions::default()
+        })?;
         let tokenizer = model.checkpoint().tokenizer()?;
         refuse_empty(&self.question)?;
         let context = tokenizer.encode(&self.context)?;
@@ -79,48 +88,102 @@ impl Demo {
         }
         with_dtype!(self.dtype, E => {
             let solution = absorb::<E>(&model, &ids, context.len())?;
-            print(&self.report(&tokenizer, &solution))?;
+            self.say(&tokenizer, &solution)?;
         });
         Ok(OK)
     }
 
-    fn report<E: Element>(&self, tokenizer: &Tokenizer, solution: &Solution<E>) -> String {
-        let answer = greedy(&solution.contextual);
-        let word = |id| {
-            tokenizer
-                .decode(&[id])
-                .unwrap_or_default()
-                .trim()
-                .to_owned()
+    fn say<E: Element>(&self, tokenizer: &Tokenizer, solution: &Solution<E>) -> Result<()> {
+        let answers = self.answers(tokenizer, solution);
+        if let Some(file) = &self.svg {
+            let svg = picture(&answers);
+            write_file(file, |out| out.write_all(svg.as_bytes()))?;
+        }
+        if self.json {
+            return print(&format!("{}\n", self.json(&answers, solution)));
+        }
+        print(&self.text(&answers, solution))
+    }
+
+    /// What is said with the context, without it, and without it but patched.
+    fn answers<E: Element>(&self, tokenizer: &Tokenizer, solution: &Solution<E>) -> [Answer; 3] {
+        let answer = |title: &str, context: &str, logits: &[E]| {
+            let p = distribution(logits);
+            let words = likeliest(logits).into_iter().take(DRAWN).map(|id| {
+                let word = tokenizer.decode(&[id]).unwrap_or_default();
+                (word.trim().to_owned(), p[id as usize])
+            });
+            Answer {
+                title: title.into(),
+                reads: [context.into(), format!("{} …", self.question)],
+                words: words.collect(),
+            }
         };
-        let line = |what: &str, logits: &[E]| {
-            let (said, p) = (greedy(logits), distribution(logits));
-            vec![
-                what.to_owned(),
-                word(said),
-                format!("{:.4}", p[said as usize]),
-                format!("{:.4}", p[answer as usize]),
-            ]
-        };
-        let answers = [
-            line("with the context", &solution.contextual),
-            line("without it", solution.reduced.row(1)),
-            line("without it, patched", solution.reduced.row(0)),
-        ];
-        let header = ["", "answer", "p(answer)", &format!("p({})", word(answer))];
-        let patched = LogitsDistance::new(solution.reduced.row(0), &solution.contextual);
-        let unpatched = LogitsDistance::new(solution.reduced.row(1), &solution.contextual);
+        let (told, patched) = (self.context.as_str(), "(the context is in the weights)");
+        [
+            answer("with the context", told, &solution.contextual),
+            answer("without it", "(no context)", solution.reduced.row(1)),
+            answer("without it, patched", patched, solution.reduced.row(0)),
+        ]
+    }
+
+    fn text<E: Element>(&self, answers: &[Answer], solution: &Solution<E>) -> String {
+        let lines = answers.iter().map(|answer| {
+            let likeliest = answer.words.first().cloned();
+            let (word, p) = likeliest.unwrap_or_default();
+            vec![answer.title.clone(), word, chance(p), bar(p)]
+        });
+        let lines: Vec<_> = lines.collect();
+        let header = ["", "next word", "", ""];
+        let [patched, unpatched] = distances(solution).map(|distance| figure(distance.linf));
         format!(
-            "context   {}\nquestion  {}\n\n{}\n{}\n\
-             Largest difference of a logit from the answer with the context: {:.1e} patched, {:.1} not.\n\
-             The patch is for the question's last token at its place: two matrices of rank 1 and one scale a layer.\n",
-            self.context,
-            self.question,
-            table(&header, &answers),
-            layers(solution),
-            patched.linf,
-            unpatched.linf,
+            "{}\n{}\n{}\n{}",
+            rows([
+                ("context", self.context.clone()),
+                ("question", format!("{} …", self.question)),
+            ]),
+            table(4, &header, &lines),
+            paragraph(&format!(
+                "The patched model does not see the context, and answers as if it did: its {} logits differ from those of \
+                 the model that sees it by {patched} at most; without the patch, by up to {unpatched}.",
+                solution.contextual.len(),
+            )),
+            match &self.svg {
+                Some(file) => rows([("Drawn", file.display().to_string())]),
+                None => rows([("Next", format!("{} patch --help", program()))]),
+            },
         )
+    }
+
+    fn json<E: Element>(&self, answers: &[Answer], solution: &Solution<E>) -> Value {
+        let [patched, unpatched] = distances(solution);
+        let answers = answers.iter().map(|answer| {
+            let words = answer.words.iter();
+            let words = words.map(|(word, p)| json!({ "word": word, "p": p }));
+            json!({ "how": answer.title, "words": words.collect::<Vec<_>>() })
+        });
+        json!({
+            "context": self.context,
+            "question": self.question,
+            "dtype": self.dtype.to_string(),
+            "answers": answers.collect::<Vec<_>>(),
+            "patched": patched,
+            "unpatched": unpatched,
+            "report": solution.report,
+        })
+    }
+}
+
+/// The patched logits and the unpatched ones against those with the context.
+fn distances<E: Element>(solution: &Solution<E>) -> [LogitsDistance; 2] {
+    [0, 1].map(|row| LogitsDistance::new(solution.reduced.row(row), &solution.contextual))
+}
+
+/// A probability as a bar.
+fn bar(p: f64) -> String {
+    match (30.0 * p).round() as usize {
+        0 => "▏".into(),
+        length => "█".repeat(length),
     }
 }
 
@@ -137,34 +200,4 @@ fn absorb<E: Element>(model: &Model, ids: &[u32], context: usize) -> Result<Solu
     };
     let method = Method::new(Solver::Theorem1);
     Ok(solve(&mut contextual, query, &method, &[Variant::NoPatch])?)
-}
-
-/// A line for each layer: how large its patch is, and how far its output is off.
-fn layers<E: Element>(solution: &Solution<E>) -> String {
-    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
-    let rows: Vec<_> = solution
-        .report
-        .layers
-        .iter()
-        .enumerate()
-        .map(|(i, layer)| {
-            vec![
-                format!("layer {i}"),
-                percent(layer.delta_gate),
-                percent(layer.delta_up),
-                format!("{:.1}", layer.largest_delta_m),
-                format!("{:.1e}", layer.hidden_error),
-            ]
-        })
-        .collect();
-    table(
-        &[
-            "",
-            "‖ΔW_gate‖/‖W‖",
-            "‖ΔW_up‖/‖W‖",
-            "max |Δm|",
-            "hidden error",
-        ],
-        &rows,
-    )
 }

@@ -17,6 +17,10 @@ use super::{BackendArgs, ModelArgs, OK, end_line, print, refuse_empty, signals, 
 ///
 /// The text streams to standard output as it is written. Ctrl-C and SIGTERM end it and keep what is there.
 #[derive(Args)]
+#[command(before_help = "\
+Example, with the small model that is built in:
+  context-patch generate --model tiny \\
+      --prompt 'Ann likes plums. Bob likes figs. Bob likes'")]
 pub(super) struct Generate {
     #[command(flatten)]
     model: ModelArgs,
@@ -113,8 +117,8 @@ impl Generate {
             let messages = system.into_iter().chain([Message::user(text)]);
             self.chat.then(|| Conversation::new(messages))
         };
-        let model = self.model.open(level)?.on(self.products.backend);
-        let tokenizer = model.checkpoint().tokenizer()?;
+        let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
+        let model = model.on(self.products.backend);
         let ids = match conversation {
             Some(conversation) => {
                 let template = model.checkpoint().chat_template()?;

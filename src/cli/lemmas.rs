@@ -10,7 +10,9 @@ use context_patch::patch::Precondition;
 use context_patch::tensor::{Dtype, Float};
 use serde_json::{Value, json};
 
+use super::progress::counting;
 use super::table::table;
+use super::words::{figure, paragraph, percent};
 use super::{BROKEN, OK, is_closed_output, print};
 
 /// Check Theorem 5 on small random blocks of every family that the paper names
@@ -22,6 +24,9 @@ use super::{BROKEN, OK, is_closed_output, print};
 /// or more. Then every precondition is made to fail, and must be refused by name. Exit code 1 when a
 /// bound is broken, a control is not off, or a block that has no patch gets one.
 #[derive(Args)]
+#[command(before_help = "\
+Example; it needs no model:
+  context-patch lemmas")]
 pub(super) struct Lemmas {
     /// Random blocks of each form; among thousands one may be hardly off without its patch
     #[arg(long, value_name = "N", default_value = "5")]
@@ -51,13 +56,16 @@ struct Run {
 }
 
 impl Run {
-    fn new<A: Float>(level: Level, seeds: NonZeroU64) -> Self {
-        let forms = FORMS.iter();
+    /// `on_form` is called after each form.
+    fn new<A: Float>(level: Level, seeds: NonZeroU64, on_form: impl Fn()) -> Self {
+        let forms = FORMS.iter().map(|form| {
+            let summary = Summary::new::<A>(level, form, seeds);
+            on_form();
+            (form.name, summary)
+        });
         Self {
             dtype: A::DTYPE,
-            forms: forms
-                .map(|form| (form.name, Summary::new::<A>(level, form, seeds)))
-                .collect(),
+            forms: forms.collect(),
             refusals: refusals::<A>(level),
         }
     }
@@ -70,17 +78,19 @@ impl Run {
 impl Lemmas {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         let level = level.unwrap_or_else(Level::best);
+        let bar = counting("forms", self.dtype.len() * FORMS.len());
         let runs = self.dtype.iter().map(|dtype| match dtype {
-            Dtype::F64 => Run::new::<f64>(level, self.seeds),
-            Dtype::F32 | Dtype::Bf16 => Run::new::<f32>(level, self.seeds),
+            Dtype::F64 => Run::new::<f64>(level, self.seeds, || bar.inc(1)),
+            Dtype::F32 | Dtype::Bf16 => Run::new::<f32>(level, self.seeds, || bar.inc(1)),
         });
         let runs: Vec<_> = runs.collect();
         let broken: Vec<_> = runs.iter().flat_map(broken).collect();
+        bar.finish_and_clear();
         let text = match self.json {
             true => format!("{}\n", report(&runs, self.seeds, &broken)),
             false => {
                 let tables: String = runs.iter().map(tables).collect();
-                format!("{tables}{}", verdict(&broken))
+                format!("{tables}{}\n{}", paragraph(LEGEND), verdict(&broken))
             }
         };
         // The verdict does not depend on whether anyone reads the table.
@@ -92,52 +102,40 @@ impl Lemmas {
     }
 }
 
+/// What the columns mean.
+const LEGEND: &str = "error: the largest difference from the block that sees its context, relative to its largest number; of bound: how \
+                      much of the derived tolerance is used; no patch: the least error without one.";
+
 fn tables(run: &Run) -> String {
-    let dtype = run.dtype.to_string();
     let figures = run.summaries().map(|form| {
-        let inside = form.inner.map(|inner| inner.relative);
         let shares = form.inner.iter().chain([&form.block]).map(|d| d.share);
         vec![
             form.form.to_owned(),
             form.patch.clone(),
-            form.rank.to_string(),
-            optional(inside, |inside| format!("{inside:.1e}")),
-            format!("{:.1e}", form.block.relative),
-            format!("{:.1e}", form.block.bound),
-            format!("{:.0} %", 100.0 * shares.fold(0.0, f64::max)),
+            figure(form.block.relative),
+            percent(shares.fold(0.0, f64::max)),
+            figure(form.controls.no_patch),
         ]
     });
-    let controls = run.summaries().map(|form| {
-        let controls = &form.controls;
-        let off = |off: f64| format!("{off:.2}");
-        vec![
-            form.form.to_owned(),
-            off(controls.no_patch),
-            optional(controls.without_inner, off),
-            optional(controls.without_outer, off),
-        ]
-    });
-    let refusals = run.refusals.iter().map(|refusal| {
-        vec![
-            refusal.what.to_owned(),
-            refusal.form.to_owned(),
-            refusal.refused.as_ref().map_or("patched".into(), cause),
-        ]
-    });
-    let figures_header = [
-        &dtype, "patch", "rank", "inside", "error", "bound", "of bound",
-    ];
-    let controls_header = ["", "no patch", "inner left out", "outer left out"];
+    let dtype = run.dtype.to_string();
+    let header = [&dtype, "lemmas", "error", "of bound", "no patch"];
+    let refused = run.refusals.iter().filter(|case| case.refused.is_some());
+    let cases: Vec<_> = run
+        .refusals
+        .iter()
+        .map(|case| format!("{} ({})", case.what, case.form))
+        .collect();
+    let refused = format!(
+        "Refused, as there is no patch: {} of {}: {}.",
+        refused.count(),
+        cases.len(),
+        cases.join(", "),
+    );
     format!(
-        "{}\nControls, which must be off by {CONTROL}:\n{}\nPreconditions that fail, which must be refused:\n{}\n",
-        table(&figures_header, &figures.collect::<Vec<_>>()),
-        table(&controls_header, &controls.collect::<Vec<_>>()),
-        table(&["", "form", "refused for"], &refusals.collect::<Vec<_>>()),
+        "{}\n{}\n",
+        table(2, &header, &figures.collect::<Vec<_>>()),
+        paragraph(&refused)
     )
-}
-
-fn optional(x: Option<f64>, shown: impl Fn(f64) -> String) -> String {
-    x.map_or_else(|| "–".into(), shown)
 }
 
 fn cause(refused: &Precondition) -> String {
@@ -163,10 +161,9 @@ fn broken(run: &Run) -> Vec<String> {
 
 fn verdict(broken: &[String]) -> String {
     match broken {
-        [] => {
-            "Every bound holds, every control fails, and every failing precondition is refused.\n"
-                .into()
-        }
+        [] => paragraph(
+            "Every bound holds, every control fails, and every failing precondition is refused.",
+        ),
         broken => broken.iter().map(|line| format!("{line}\n")).collect(),
     }
 }

@@ -1,6 +1,7 @@
 //! The commands: parse, call the library, print.
 
 mod apply;
+mod builtin;
 mod compare;
 mod conformance;
 mod demo;
@@ -9,26 +10,30 @@ mod inspect;
 mod keep;
 mod layers;
 mod lemmas;
+mod likeliest;
 mod outcome;
 mod patch;
 mod progress;
 mod report;
 mod signals;
+mod solved;
 mod solving;
 mod table;
 mod text;
 mod trace;
 mod verify;
+mod words;
 
 use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use context_patch::checkpoint::{Access, Checkpoint};
+use context_patch::checkpoint::{Access, Tokenizer};
 use context_patch::kernels::{Backend, Level};
 use context_patch::model::{self, EmbeddingScale, Model, ModelOptions};
 use context_patch::{Error, IoError, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+
+use progress::waiting;
 
 /// Everything went well.
 const OK: u8 = 0;
@@ -45,7 +50,7 @@ const STANDARD_OUTPUT: &str = "standard output";
 /// the demonstration runs: a small model that is built in answers a question from a context, then
 /// without it, then without it but patched.
 #[derive(Parser)]
-#[command(version, after_help = EXAMPLES)]
+#[command(version, before_help = EXAMPLES, after_help = EXIT_CODES, max_term_width = 80)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -61,17 +66,18 @@ struct Cli {
 }
 
 const EXAMPLES: &str = "\
-Examples:
-  context-patch demo
-  context-patch lemmas
-  context-patch verify --model models/gemma-3-270m --dtype f64,f32,bf16
-  context-patch report steps/*.jsonl --json verified.json
-  context-patch patch --model models/gemma-3-270m --context 'Paris is in Italy. Paris is in' --answer-tokens 8 --keep 0 --positions natural --output italy.patch
-  context-patch apply --model models/gemma-3-270m --patch italy.patch
-  context-patch generate --model models/gemma-3-270m --prompt 'The capital of France is'
-  context-patch trace --model models/gemma-3-270m --prompt 'Hello' --names '*.residual_mid' --output hello.safetensors
+Examples, with the small model that is built in:
+  context-patch
+  context-patch patch --model tiny --output figs.patch \\
+      --context 'Ann likes plums. Bob likes figs. Bob likes'
+  context-patch apply --model tiny --patch figs.patch
+  context-patch verify --model tiny --tokens 2
 
-Exit codes: 0 done, 1 a check does not hold, 2 bad input, 128 + N ended by signal N (130 Ctrl-C, 143 SIGTERM).";
+The --help of each command begins with examples that work as they stand.";
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 a check does not hold, 2 bad input, 128 + N ended by signal N
+(130 Ctrl-C, 143 SIGTERM).";
 
 #[derive(Subcommand)]
 enum Command {
@@ -91,7 +97,8 @@ enum Command {
 /// Which model, and how it is read.
 #[derive(Args)]
 struct ModelArgs {
-    /// A Hugging Face model directory, or a repository id that is in the local Hugging Face cache
+    /// A Hugging Face model directory, a repository id that is in the local Hugging Face cache, or tiny: the small model
+    /// that is built in
     #[arg(long, value_name = "DIR|ID")]
     model: String,
 
@@ -109,6 +116,15 @@ struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// The model and its tokenizer, which for a large vocabulary takes seconds to read.
+    fn open_with_tokenizer(&self, level: Option<Level>) -> Result<(Model, Tokenizer)> {
+        waiting("Reading the model", || {
+            let model = self.open(level)?;
+            let tokenizer = model.checkpoint().tokenizer()?;
+            Ok((model, tokenizer))
+        })
+    }
+
     fn open(&self, level: Option<Level>) -> Result<Model> {
         let options = ModelOptions {
             access: if self.no_mmap {
@@ -122,9 +138,19 @@ impl ModelArgs {
                 false => EmbeddingScale::Compute,
             },
         };
-        let revision = self.revision.as_deref();
-        let checkpoint = Checkpoint::open_revision(&self.model, revision, options.access)?;
-        Ok(Model::from_checkpoint(checkpoint, options)?)
+        builtin::open(&self.model, self.revision.as_deref(), options)
+    }
+
+    /// The options that name the same model in another command.
+    fn shell(&self) -> String {
+        let mut options = format!("--model {}", words::shell(&self.model));
+        if let Some(revision) = &self.revision {
+            options += &format!(" --revision {}", words::shell(revision));
+        }
+        if self.bf16_embedding_scale {
+            options += " --bf16-embedding-scale";
+        }
+        options
     }
 }
 
@@ -216,12 +242,10 @@ fn run(cli: &Cli) -> Result<u8> {
     }
 }
 
-/// A bar for work that goes through a known number of `things`.
-fn tensors_bar(things: &str, count: usize) -> ProgressBar {
-    let style = format!("{{wide_bar}} {{pos}}/{{len}} {things}, {{eta}} left");
-    let style =
-        ProgressStyle::with_template(&style).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(count as u64).with_style(style)
+/// This program as the user called it, for a command to type next.
+fn program() -> String {
+    let name = std::env::args_os().next().unwrap_or_default();
+    words::shell(&name.to_string_lossy())
 }
 
 /// Writes to standard output; a reader that has gone is an error like any other.

@@ -13,15 +13,16 @@ use context_patch::patch::{
     solve, span,
 };
 use context_patch::tensor::{Dtype, Element, Storage};
-use context_patch::verify::{Step, Summary, span::check};
+use context_patch::verify::span::check;
 use context_patch::{Error, Result};
 use indicatif::ProgressBar;
 
-use super::inspect::describe;
 use super::keep::parse_keep;
-use super::layers::layers;
+use super::progress::{counting, waiting};
+use super::solved::Solved;
 use super::solving::{ExportArgs, SolvingArgs};
-use super::{BROKEN, ModelArgs, OK, print, refuse_empty, with_dtype};
+use super::words::{commands, rows, shell, size_of};
+use super::{BROKEN, ModelArgs, OK, print, program, refuse_empty, with_dtype};
 
 /// Turn a context into a patch, and save it
 ///
@@ -30,6 +31,16 @@ use super::{BROKEN, ModelArgs, OK, print, refuse_empty, with_dtype};
 /// The patch is tried when it is solved; exit code 1 (with the files written all the same) when the logits are
 /// off by more than the bound, or as good without the patch.
 #[derive(Args)]
+#[command(before_help = "\
+Example, with the small model that is built in:
+  context-patch patch --model tiny --output figs.patch \\
+      --context 'Ann likes plums. Bob likes figs. Bob likes'
+  context-patch apply --model tiny --patch figs.patch
+
+A context and an answer of 8 tokens in the real model, as a LoRA:
+  context-patch patch --model models/gemma-3-270m --output italy.patch \\
+      --context 'Paris is in Italy. Paris is in' --answer-tokens 8 \\
+      --keep 0 --positions natural --export peft italy-peft")]
 pub(super) struct Patch {
     #[command(flatten)]
     model: ModelArgs,
@@ -89,6 +100,10 @@ pub(super) struct Patch {
 
     #[command(flatten)]
     export: ExportArgs,
+
+    /// Print one JSON object with every figure instead
+    #[arg(long)]
+    json: bool,
 }
 
 impl Patch {
@@ -103,8 +118,7 @@ impl Patch {
             check_writable(file)?;
         }
         self.export.check()?;
-        let model = self.model.open(level)?;
-        let tokenizer = model.checkpoint().tokenizer()?;
+        let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
         with_dtype!(self.dtype, E => self.run_in::<E>(&model, &tokenizer))
     }
 
@@ -121,17 +135,21 @@ impl Patch {
         let method = self.solving.method(solver, self.apply, self.dtype);
         let (patch, report) = solve_split::<E>(model, &split, &method)?;
         let overlay = Overlay::<E>::new(model, &patch, method.form);
-        let steps = check(model, &split, &overlay, 0, None)?;
+        let steps = waiting("Trying the patch", || {
+            check(model, &split, &overlay, 0, None)
+        })?;
         let saved = SavedPatch {
             patch,
             split,
             method,
             dtype: self.dtype,
             model: model.checkpoint().name().to_owned(),
-            model_hash: model.checkpoint().tensors().content_hash(),
+            model_hash: waiting("Hashing the weights", || {
+                model.checkpoint().tensors().content_hash()
+            }),
             report,
         };
-        self.export.write(model, &saved)?;
+        waiting("Writing the exports", || self.export.write(model, &saved))?;
         if let Some(file) = &self.output {
             let storage = if self.single {
                 Storage::F32
@@ -140,17 +158,38 @@ impl Patch {
             };
             saved.save(file, storage)?;
         }
-        let (verdict, code) = verdict(&steps);
-        let answer = match saved.split.answer() {
-            [] => String::new(),
-            answer => format!("answer     {:?}\n", tokenizer.decode(answer)?),
+        let solved = Solved::new(&saved, &steps);
+        let text = match self.json {
+            true => format!("{}\n", solved.json(tokenizer)?),
+            false => solved.text(tokenizer)? + &self.files(),
         };
-        let layers = layers(&saved.report);
-        print(&format!(
-            "{}{answer}\n{layers}\n{verdict}",
-            describe(&saved)
-        ))?;
-        Ok(code)
+        print(&text)?;
+        Ok(if solved.good() { OK } else { BROKEN })
+    }
+
+    /// What was written, and what to do with it.
+    fn files(&self) -> String {
+        let exports = self.export.each();
+        let exports = exports.map(|(kind, path)| (Some(kind), path));
+        let output = self.output.iter().map(|file| (None, file.as_path()));
+        let written = output.chain(exports).map(|(kind, path)| {
+            let size = size_of(path).unwrap_or_default();
+            let kind = kind.map_or_else(String::new, |kind| format!(" ({kind})"));
+            ("Written", format!("{}{kind}, {size}", path.display()))
+        });
+        let written = rows(written);
+        let next = match &self.output {
+            None => rows([("Next", "--output FILE keeps the patch".to_owned())]),
+            Some(file) => {
+                let (program, file) = (program(), shell(&file.to_string_lossy()));
+                let model = self.model.shell();
+                commands(&[
+                    format!("{program} apply {model} --patch {file}"),
+                    format!("{program} inspect {file}"),
+                ])
+            }
+        };
+        written + &next
     }
 
     /// What is absorbed, what stays, and for which tokens the patch is to be.
@@ -169,10 +208,13 @@ impl Patch {
             (Some(text), _) => tokenizer.encode_more(text)?,
             (None, Some(most)) => {
                 let (mut answer, mut session) = (Vec::new(), Session::<E>::new(model));
+                let bar = counting("tokens of the answer", most);
                 generate(&mut session, &tokens, most, &mut Sampler::default(), |id| {
                     answer.push(id);
+                    bar.inc(1);
                     Ok::<_, Error>(())
                 })?;
+                bar.finish_and_clear();
                 answer
             }
             (None, None) => Vec::new(),
@@ -211,32 +253,10 @@ fn solve_split<E: Element>(
         position: Some(position),
         kept,
     };
-    let mut contextual = Session::<E>::new(model);
-    contextual.forward(split.context(), 0)?;
-    let solution = solve(&mut contextual, query, method, &[])?;
+    let solution = waiting("Solving the patch", || {
+        let mut contextual = Session::<E>::new(model);
+        contextual.forward(split.context(), 0)?;
+        solve(&mut contextual, query, method, &[])
+    })?;
     Ok((solution.patch, solution.report))
-}
-
-/// How the patch does, and the exit code that says so.
-fn verdict(steps: &[Step]) -> (String, u8) {
-    let summary = Summary::new(steps);
-    let bound = steps.iter().map(|step| step.bound).fold(0.0, f64::max);
-    let unpatched = summary.controls.first();
-    let mut text = format!(
-        "Tried on {} tokens: {} with the same likeliest next token, largest difference of a logit {:.1e} \
-         (bound {bound:.1e}); without the patch {} and {:.1}.\n",
-        summary.tokens,
-        summary.matching,
-        summary.worst_linf,
-        unpatched.map_or(0, |control| control.matching),
-        unpatched.map_or(0.0, |control| control.median_linf),
-    );
-    let good = summary.holds && summary.controls_fail;
-    if !summary.holds {
-        text += "BROKEN: the logits are off by more than the bound.\n";
-    }
-    if !summary.controls_fail {
-        text += "NO POWER: the context hardly matters here; without the patch the logits are as good.\n";
-    }
-    (text, if good { OK } else { BROKEN })
 }

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use context_patch::checkpoint::Access;
+use context_patch::Result;
 use context_patch::output::{check_new_dir, check_writable};
 use context_patch::verify::steps_file;
-use context_patch::{Checkpoint, Result};
 
 use super::outcome::{conclude, write_json, write_report};
-use super::{BROKEN, print};
+use super::words::counted;
+use super::{BROKEN, builtin, print};
 
 /// Join the files of `verify --steps`, and say what the verification came to
 ///
@@ -17,6 +17,11 @@ use super::{BROKEN, print};
 /// finished; steps that are in several of them must be the same and count once. Exit code 1 when steps are missing, a
 /// bound is broken or a control is not off; 2 when the files do not belong together.
 #[derive(Args)]
+#[command(before_help = "\
+Example, with the small model that is built in:
+  context-patch verify --model tiny --tokens 4 --steps 1.jsonl --shard 1/2
+  context-patch verify --model tiny --tokens 4 --steps 2.jsonl --shard 2/2
+  context-patch report 1.jsonl 2.jsonl --json all.json")]
 pub(super) struct Report {
     /// Files that verify --steps wrote
     #[arg(required = true, value_name = "FILE")]
@@ -51,15 +56,15 @@ impl Report {
             steps_file::replace(file, &record)?;
         }
         if let Some(dir) = &self.output {
-            let checkpoint = Checkpoint::open(&record.setting.model, Access::Mapped)?;
+            let checkpoint = builtin::open_checkpoint(&record.setting.model)?;
             write_report(dir, &record, &checkpoint)?;
         }
         let code = conclude(&record)?;
         let Some((count, first)) = record.missing() else {
             return Ok(code);
         };
-        let steps = if count == 1 { "step" } else { "steps" };
-        print(&format!("MISSING: {count} {steps}, first {first}\n"))?;
+        let steps = counted(count, "step");
+        print(&format!("MISSING: {steps}, first {first}\n"))?;
         Ok(BROKEN)
     }
 }

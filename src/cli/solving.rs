@@ -111,7 +111,8 @@ impl ExportArgs {
         })
     }
 
-    fn each(&self) -> impl Iterator<Item = (&str, &Path)> {
+    /// The kinds and paths.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&str, &Path)> {
         let pairs = self.export.chunks_exact(2);
         pairs.map(|pair| (pair[0].as_str(), Path::new(&pair[1])))
     }

@@ -1,8 +1,8 @@
 //! Tables for people: columns as wide as their widest cell.
 
-/// Lines of cells under a header; numbers to the right, the first column to the left.
-pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let header = header.iter().map(|cell| (*cell).to_owned()).collect();
+/// Lines of cells under a header. The first `texts` columns stand to the left, numbers after them to the right.
+pub(super) fn table<H: AsRef<str>>(texts: usize, header: &[H], rows: &[Vec<String>]) -> String {
+    let header = header.iter().map(|cell| cell.as_ref().to_owned()).collect();
     let lines: Vec<&Vec<String>> = std::iter::once(&header).chain(rows).collect();
     let width = |column: usize| {
         let cells = lines.iter().filter_map(|line| line.get(column));
@@ -13,9 +13,12 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     for line in lines {
         let cells = line.iter().zip(&widths).enumerate();
         let cells: Vec<_> = cells
-            .map(|(column, (cell, &width))| match column {
-                0 => format!("{cell:<width$}"),
-                _ => format!("{cell:>width$}"),
+            .map(|(column, (cell, &width))| {
+                if column < texts {
+                    format!("{cell:<width$}")
+                } else {
+                    format!("{cell:>width$}")
+                }
             })
             .collect();
         text.push_str(cells.join("  ").trim_end());

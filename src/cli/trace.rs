@@ -9,14 +9,22 @@ use context_patch::output::check_writable;
 use context_patch::tensor::Dtype;
 use context_patch::{Result, trace};
 
+use serde_json::json;
+
+use super::progress::waiting;
 use super::text::read_input;
-use super::{BackendArgs, ModelArgs, OK, print, refuse_empty, signals};
+use super::words::{commands, counted, rows, shell, size_of};
+use super::{BackendArgs, ModelArgs, OK, print, program, refuse_empty, signals};
 
 /// Record the named intermediates of a forward pass into a safetensors file
 ///
 /// Names are those of the Hugging Face modules: model.layers.3.self_attn.q_norm,
 /// model.layers.3.residual_mid (what enters the MLP half), lm_head (the logits).
 #[derive(Args)]
+#[command(before_help = "\
+Example, with the small model that is built in:
+  context-patch trace --model tiny --prompt 'Bob likes figs.' \\
+      --names '*.residual_mid' lm_head --output figs.safetensors")]
 #[group(id = "input", required = true, multiple = false, args = ["prompt", "ids"])]
 pub(super) struct Trace {
     #[command(flatten)]
@@ -55,6 +63,10 @@ pub(super) struct Trace {
     /// The file to write; F64 numbers for --dtype f64, F32 for the others
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
+
+    /// Print one JSON object about the recording: its tokens, and the shape of every tensor
+    #[arg(long)]
+    json: bool,
 }
 
 impl Trace {
@@ -77,14 +89,53 @@ impl Trace {
         let last = self.last.map_or(usize::MAX, |last| last as usize);
         let recording = trace::Trace::new(model.config(), self.dtype, &self.names, last)?;
         let recording = recording.with_cancel(signals::cancel());
-        recording.write(&self.output, &model, &tokens)?;
-        print(&format!(
-            "{}: tensors: {}, tokens: {} of {}\n",
-            self.output.display(),
-            recording.shapes(model.config(), tokens.len()).len(),
-            tokens.len().min(last),
-            tokens.len(),
-        ))?;
+        waiting("Recording", || {
+            recording.write(&self.output, &model, &tokens)
+        })?;
+        let shapes = recording.shapes(model.config(), tokens.len());
+        if self.json {
+            let shapes: serde_json::Map<_, _> = shapes
+                .into_iter()
+                .map(|(name, shape)| (name, json!(shape)))
+                .collect();
+            let object = json!({
+                "output": self.output,
+                "model": model.checkpoint().name(),
+                "dtype": self.dtype.to_string(),
+                "backend": self.products.backend.to_string(),
+                "bug": self.mutate.map(KnownBug::name),
+                "ids": tokens,
+                "tensors": shapes,
+            });
+            print(&format!("{object}\n"))?;
+        } else {
+            print(&self.text(shapes.len(), &tokens))?;
+        }
         Ok(OK)
+    }
+
+    /// What was recorded, and what to do with it.
+    fn text(&self, tensors: usize, tokens: &[u32]) -> String {
+        let all = counted(tokens.len(), "token");
+        let of = match self.last {
+            Some(last) if (last as usize) < tokens.len() => format!("the last {last} of {all}"),
+            _ => all,
+        };
+        let what = format!("{} of {of}, in {}", counted(tensors, "tensor"), self.dtype);
+        let wrong = self
+            .mutate
+            .map(|bug| ("Wrong", format!("{}: {}", bug.name(), bug.meaning())));
+        let size = size_of(&self.output).unwrap_or_default();
+        let written = format!("{}, {size}", self.output.display());
+        let said = [("Recorded", what)]
+            .into_iter()
+            .chain(wrong)
+            .chain([("Written", written)]);
+        let file = shell(&self.output.to_string_lossy());
+        let next = match self.mutate {
+            None => format!("{} compare {file} THEIRS", program()),
+            Some(_) => format!("{} compare REFERENCE {file}", program()),
+        };
+        rows(said) + &commands(&[next])
     }
 }

@@ -15,7 +15,7 @@ use context_patch::verify::{
 };
 
 use super::outcome::{conclude, write_json, write_report};
-use super::progress::bar;
+use super::progress::{bar, waiting};
 use super::solving::SolvingArgs;
 use super::text::{parse_prompts, read_input};
 use super::{ModelArgs, refuse_empty, signals};
@@ -28,7 +28,7 @@ use super::{ModelArgs, refuse_empty, signals};
 /// patches that were solved on one are applied on the other. Exit code 1 when a bound is broken or a control
 /// is not off.
 #[derive(Args)]
-#[command(after_long_help = CAMPAIGN)]
+#[command(before_help = EXAMPLES, after_long_help = CAMPAIGN)]
 pub(super) struct Verify {
     #[command(flatten)]
     model: ModelArgs,
@@ -90,6 +90,14 @@ pub(super) struct Verify {
     shard: Option<Shard>,
 }
 
+const EXAMPLES: &str = "\
+Example, with the small model that is built in:
+  context-patch verify --model tiny --tokens 4
+
+The paper's protocol on the real model, with every figure and a page of charts:
+  context-patch verify --model models/gemma-3-270m --dtype f64,f32,bf16 \\
+      --json verified.json --report verified";
+
 const CAMPAIGN: &str = "\
 Long runs, the first of which goes on when it is given again after it was killed:
   context-patch verify --model M --prompts P --steps all.jsonl
@@ -108,9 +116,12 @@ impl Verify {
             Some(file) => parse_prompts(file, &read_input(file)?)?,
             None => PROMPTS.map(str::to_owned).into(),
         };
-        let model = self.model.open(level)?;
         prompts.iter().try_for_each(|prompt| refuse_empty(prompt))?;
-        let setting = self.setting(&model, prompts)?;
+        let (model, setting) = waiting("Reading the model", || -> Result<_> {
+            let model = self.model.open(level)?;
+            let setting = self.setting(&model, prompts)?;
+            Ok((model, setting))
+        })?;
         setting.check(&model)?;
         let machine = Machine::here(&model);
         let (mut file, mut record) = match &self.steps {

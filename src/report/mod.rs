@@ -1,4 +1,4 @@
-//! A page about a verification: the paper's figures, and the data they were drawn from.
+//! A page about a verification: the paper's figures, and the data they were drawn from; and a [`picture`] of what a model answers.
 
 mod axis;
 mod chart;
@@ -6,9 +6,12 @@ mod data;
 mod escaped;
 mod figures;
 mod page;
+mod picture;
 mod texts;
 
 use std::path::Path;
+
+pub use picture::{Answer, chance, picture};
 
 use crate::message::IoError;
 use crate::output::write_dir;

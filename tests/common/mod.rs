@@ -11,6 +11,7 @@ pub mod compared;
 pub mod ways;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use context_patch::tensor::{Element, Matrix};
 use context_patch::{Model, Session};
@@ -43,6 +44,24 @@ pub fn reference(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("reference")
         .join(path)
+}
+
+/// The program by its name, as a user calls it, in the folder `dir`.
+pub fn program(dir: &Path) -> Command {
+    in_path("context-patch", dir)
+}
+
+/// A command that finds the program in its path, in the folder `dir`.
+pub fn in_path(command: &str, dir: &Path) -> Command {
+    let bin = Path::new(env!("CARGO_BIN_EXE_context-patch"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders =
+        std::iter::once(bin.parent().unwrap().to_owned()).chain(std::env::split_paths(&path));
+    let mut command = Command::new(command);
+    command
+        .current_dir(dir)
+        .env("PATH", std::env::join_paths(folders).unwrap());
+    command
 }
 
 pub fn open(dir: &str) -> Model {
