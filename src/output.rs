@@ -1,10 +1,17 @@
-//! Files written beside their place and renamed into it, so that a failure leaves nothing half done.
+//! Files written beside their place and renamed into it, so that a failure leaves nothing half done, and a process that is killed
+//! nothing that the next one does not remove.
+
+mod part;
+mod pending;
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+pub use part::remove_parts;
+pub(crate) use pending::{Pending, shown_bytes};
+
+use part::{FilePart, FolderPart};
 
 use crate::message::IoError;
 
@@ -28,10 +35,9 @@ pub fn write_file(
             return fill(&OpenOptions::new().write(true).open(path)?);
         }
         let path = path.canonicalize().unwrap_or_else(|_| path.into());
-        let file = beside(&path)?;
-        fill(file.as_file())?;
-        file.persist(&path).map_err(|failed| failed.error)?;
-        Ok(())
+        let part = FilePart::beside(&path)?;
+        fill(part.file())?;
+        part.place(&path)
     };
     check_folder(path)?;
     attempt().map_err(IoError::at("write", path))
@@ -40,19 +46,19 @@ pub fn write_file(
 /// Makes the file `path`, which appears with what `write` begins it with; `None` where something is there already.
 pub(crate) fn create_new(
     path: &Path,
-    write: impl FnOnce(&mut File) -> std::io::Result<()>,
+    write: impl FnOnce(&File) -> std::io::Result<()>,
 ) -> Result<Option<File>, IoError> {
     if path.exists() {
         return Ok(None);
     }
     check_folder(path)?;
     let attempt = || {
-        let mut file = beside(path)?;
-        write(file.as_file_mut())?;
-        match file.persist_noclobber(path) {
+        let part = FilePart::beside(path)?;
+        write(part.file())?;
+        match part.place_new(path) {
             Ok(file) => Ok(Some(file)),
-            Err(failed) if failed.error.kind() == ErrorKind::AlreadyExists => Ok(None),
-            Err(failed) => Err(failed.error),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(error),
         }
     };
     attempt().map_err(IoError::at("write", path))
@@ -72,7 +78,9 @@ pub fn check_writable(path: &Path) -> Result<(), IoError> {
         return Ok(());
     }
     check_folder(path)?;
-    beside(path).map(drop).map_err(IoError::at("write", path))
+    FilePart::beside(path)
+        .map(drop)
+        .map_err(IoError::at("write", path))
 }
 
 /// An error that may be an [`IoError`].
@@ -100,23 +108,12 @@ pub fn write_dir<E: MaybeIo>(
     check_new_dir(path)?;
     let failed = IoError::at("write", path);
     let path = path.canonicalize().unwrap_or_else(|_| path.into());
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
-    let beside = match builder.tempdir_in(folder(&path)) {
-        Ok(beside) => beside,
+    let part = match FolderPart::beside(&path) {
+        Ok(part) => part,
         Err(error) => return Err(failed(error).into()),
     };
-    write(beside.path()).map_err(|error| in_place(error, beside.path(), &path))?;
-    let place = || {
-        if path.is_dir() {
-            std::fs::remove_dir(&path)?;
-        }
-        std::fs::rename(beside.path(), &path)
-    };
-    place().map_err(failed)?;
-    let _ = beside.keep(); // It is there no more under that name.
-    Ok(())
+    write(part.path()).map_err(|error| in_place(error, part.path(), &path))?;
+    Ok(part.place(&path).map_err(failed)?)
 }
 
 /// Looks whether `path` can become a new folder, before work is done that would be lost.
@@ -154,20 +151,17 @@ fn is_special(path: &Path) -> bool {
         .is_ok_and(|there| !there.is_file() && !there.is_dir())
 }
 
-/// A new file in the folder of `path`, with the permissions of the file it is to replace, or those of any
-/// new file.
-fn beside(path: &Path) -> std::io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.tempfile_in(folder(path))?;
-    if let Ok(there) = path.metadata() {
-        file.as_file().set_permissions(there.permissions())?;
-    }
-    Ok(file)
-}
-
+/// Whether there is a folder for `path`, and `path` names a file.
 fn check_folder(path: &Path) -> Result<(), IoError> {
+    let no_name = match path.as_os_str().to_str() {
+        Some("") => "a file has a name of at least a letter",
+        Some("-") => "write /dev/stdout for standard output, or ./- for a file of that name",
+        _ => "",
+    };
+    if !no_name.is_empty() {
+        let no_name = std::io::Error::new(ErrorKind::InvalidInput, no_name);
+        return Err(IoError::at("write", path)(no_name));
+    }
     let folder = folder(path);
     if folder.is_dir() {
         return Ok(());
@@ -228,6 +222,16 @@ mod tests {
         assert!(write_dir(&path.join("file"), fill).is_err());
         assert!(write_dir(&dir.path().join("none/out"), fill).is_err());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_has_a_name() {
+        for (name, hint) in [("", "at least a letter"), ("-", "./-")] {
+            let refused = write_file(Path::new(name), |out| out.write_all(b"x"));
+            assert!(refused.unwrap_err().to_string().contains(hint));
+            assert!(check_writable(Path::new(name)).is_err());
+            assert!(check_new_dir(Path::new(name)).is_err());
+        }
     }
 
     #[cfg(unix)]

@@ -1,5 +1,5 @@
 //! Long verifications: killed and resumed, in parts and joined, the files are those of one uninterrupted run.
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::{numbers, open, reference};
 use context_patch::patch::Solver;
@@ -95,6 +95,41 @@ fn refused(done: Output) -> String {
 
 fn stdout(done: &Output) -> String {
     String::from_utf8(done.stdout.clone()).unwrap()
+}
+
+/// SIGTERM ends it after a step; the same command goes on there.
+#[cfg(unix)]
+#[test]
+fn told_to_end_it_leaves_whole_lines_and_goes_on() {
+    let case = Case::new("--tokens 6 --solver theorem-1 --dtype f64");
+    case.finish("whole.jsonl", &[]);
+    let mut interrupted = 0;
+    for attempt in 0..20 {
+        let name = format!("{attempt}.jsonl");
+        let mut command = case.verify(&name, &[]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = child.spawn().unwrap();
+        let begun =
+            || fs::read_to_string(case.path(&name)).is_ok_and(|text| text.lines().count() > 2);
+        while !begun() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let kill = Command::new("kill").arg(child.id().to_string()).status();
+        assert!(kill.unwrap().success());
+        let done = child.wait_with_output().unwrap();
+        assert!(case.read(&name).ends_with('\n'));
+        if done.status.code() == Some(143) {
+            let said = String::from_utf8(done.stderr).unwrap();
+            assert!(said.contains("the same command goes on there"), "{said}");
+            case.finish(&name, &[]);
+            interrupted += 1;
+        }
+        assert_eq!(case.read(&name), case.read("whole.jsonl"));
+        if interrupted == 2 {
+            return;
+        }
+    }
+    panic!("it always ended before it was told to");
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use half::{bf16, f16};
 use safetensors::SafeTensors;
-use safetensors::tensor::{TensorView, serialize};
+use safetensors::tensor::{Dtype, TensorView, serialize};
 use tempfile::TempDir;
 
 /// A folder with a model, ids, and a reference of them.
@@ -89,6 +90,43 @@ impl Case {
         .unwrap();
     }
 
+    /// Writes what was recorded as `recorded.safetensors` in F32 again, each tensor in a type of its own, as `other.safetensors`,
+    /// without what it says of itself.
+    fn store(&self, stored: impl Fn(usize, &str) -> Dtype, change: impl Fn(&str, &mut Vec<f32>)) {
+        let bytes = std::fs::read(self.path("recorded.safetensors")).unwrap();
+        let recorded = SafeTensors::deserialize(&bytes).unwrap();
+        let mut recorded = recorded.tensors();
+        recorded.sort_by(|a, b| a.0.cmp(&b.0));
+        let stored = recorded.iter().enumerate().map(|(index, (name, view))| {
+            let (fours, _) = view.data().as_chunks::<4>();
+            let mut numbers: Vec<_> = fours.iter().map(|&b| f32::from_le_bytes(b)).collect();
+            change(name, &mut numbers);
+            let numbers = numbers.into_iter();
+            let dtype = stored(index, name);
+            let data: Vec<u8> = match dtype {
+                Dtype::F16 => numbers
+                    .flat_map(|x| f16::from_f32(x).to_le_bytes())
+                    .collect(),
+                Dtype::BF16 => numbers
+                    .flat_map(|x| bf16::from_f32(x).to_le_bytes())
+                    .collect(),
+                _ => numbers.flat_map(f32::to_le_bytes).collect(),
+            };
+            (name, dtype, view.shape().to_vec(), data)
+        });
+        let stored: Vec<_> = stored.collect();
+        let views = stored.iter().map(|(name, dtype, shape, data)| {
+            (name, TensorView::new(*dtype, shape.clone(), data).unwrap())
+        });
+        let file = serialize(views, None).unwrap();
+        std::fs::write(self.path("other.safetensors"), file).unwrap();
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let json = std::fs::read(self.path("out.json")).unwrap();
+        serde_json::from_slice(&json).unwrap()
+    }
+
     fn compare(&self, options: &[&str]) -> String {
         let base = ["compare", "reference.safetensors", "other.safetensors"];
         self.run(&[&base, options].concat())
@@ -146,6 +184,209 @@ fn json_has_the_finding_and_every_row() {
     let rows = json["rows"].as_array().unwrap();
     // The token ids are no row.
     assert_eq!(rows.len(), recorded);
+}
+
+/// f32 that was rounded for the file is no finding, in one type or several.
+#[test]
+fn numbers_in_a_coarser_type_stand_for_all_that_round_to_them() {
+    let case = Case::new();
+    case.trace("model", &[], "recorded.safetensors");
+    let mixed = |index: usize, _: &str| [Dtype::F16, Dtype::BF16, Dtype::F32][index % 3];
+    for (stored, dtype, said) in [
+        (
+            &(|_, _: &str| Dtype::F16) as &dyn Fn(usize, &str) -> Dtype,
+            None,
+            "f16",
+        ),
+        (&|_, _: &str| Dtype::BF16, Some("f32"), "f32"),
+        (&mixed, None, "f32"),
+        (
+            &|_, name: &str| {
+                if name == "lm_head" {
+                    Dtype::F32
+                } else {
+                    Dtype::F16
+                }
+            },
+            None,
+            "f32",
+        ),
+    ] {
+        case.store(stored, |_, _| ());
+        let options: Vec<_> = dtype.iter().flat_map(|dtype| ["--dtype", dtype]).collect();
+        let text = case.compare(&options);
+        assert!(text.starts_with("exit code Some(0)"), "{text}");
+        assert!(
+            text.contains(&format!("Within rounding of {said} at all")),
+            "{text}"
+        );
+        assert!(
+            text.contains("; each number stands for all that round to it"),
+            "{text}"
+        );
+    }
+    // The control: taken for computed in bf16 the same file is wrong, and what to do is said.
+    case.store(|_, _| Dtype::BF16, |_, _| ());
+    let text = case.compare(&[]);
+    assert!(text.starts_with("exit code Some(1)"), "{text}");
+    assert!(text.ends_with("add --dtype f32\n"), "{text}");
+}
+
+/// Numbers without inputs are held against our whole pass.
+#[test]
+fn what_was_recorded_alone_is_as_coarse() {
+    let case = Case::new();
+    for names in [
+        &["--names", "lm_head"][..],
+        &["--names", "lm_head", "model.layers.1"],
+    ] {
+        case.trace("model", names, "recorded.safetensors");
+        case.store(|_, _| Dtype::F16, |_, _| ());
+        let text = case.compare(&["--partial"]);
+        assert!(text.starts_with("exit code Some(0)"), "{text}");
+        case.trace(
+            "model",
+            &[names, &["--mutate", "silu"]].concat(),
+            "recorded.safetensors",
+        );
+        case.store(|_, _| Dtype::F16, |_, _| ());
+        let text = case.compare(&["--partial"]);
+        assert!(text.starts_with("exit code Some(1)"), "{text}");
+    }
+}
+
+#[test]
+fn known_bugs_are_found_in_f16_too() {
+    let case = Case::new();
+    let mut found = Vec::new();
+    for bug in [
+        "embedding-unscaled",
+        "norm-weight",
+        "window-plus-1",
+        "rope-interleaved",
+        "silu",
+    ] {
+        case.trace("model", &["--mutate", bug], "recorded.safetensors");
+        case.store(|_, _| Dtype::F16, |_, _| ());
+        let text = case.compare(&[]);
+        assert!(text.starts_with("exit code Some(1)"), "{bug}: {text}");
+        if text.contains(&format!("likely cause: {bug}: ")) {
+            found.push(bug);
+        }
+    }
+    assert_eq!(found.len(), 5, "{found:?}");
+}
+
+#[test]
+fn what_f16_cannot_hold_is_not_checked_but_counted() {
+    let case = Case::new();
+    case.trace("model", &[], "recorded.safetensors");
+    // A number that should be small is none that overflowed.
+    let at = "model.layers.0.mlp.up_proj";
+    case.store(
+        |_, _| Dtype::F16,
+        |name, numbers| {
+            if name == at {
+                numbers[1] = 70000.0;
+            }
+        },
+    );
+    let text = case.compare(&["--json", "out.json"]);
+    assert!(text.contains(&format!("first at {at}: 1 of")), "{text}");
+    assert!(
+        text.contains("too large for f16: numbers 1, above 65504"),
+        "{text}"
+    );
+    let json = case.json();
+    let rows = json["rows"].as_array().unwrap();
+    let row = |name: &str| rows.iter().find(|row| row["name"] == name).unwrap();
+    assert_eq!(row(at)["overflowed"], 1);
+    assert_eq!(row(at)["beyond"]["numbers"], 1);
+    // What comes from it is not known, and so not wrong.
+    assert!(row("model.layers.0.mlp.product")["beyond"].is_null());
+    // In a type that can hold it, infinity is an engine gone wrong.
+    case.store(
+        |_, _| Dtype::F32,
+        |name, numbers| {
+            if name == at {
+                numbers[1] = f32::INFINITY;
+            }
+        },
+    );
+    std::fs::remove_file(case.path("out.json")).unwrap();
+    assert!(
+        case.refused_other()
+            .contains("has inf at token 0, column 1")
+    );
+}
+
+/// Hooks on every module, in one call: their outputs, of several also the others, and inputs.
+#[test]
+fn names_are_compared_or_set_aside_and_said_to_be() {
+    let case = Case::new();
+    case.other(|tensors| {
+        let mut put = |from: &str, to: &str, keep: bool| {
+            let tensor = tensors[from].clone();
+            if !keep {
+                tensors.remove(from);
+            }
+            tensors.insert(to.into(), tensor);
+        };
+        // Under another name that is known, under one beside its own, and under ones that are not.
+        put("model.layers.0.mlp.down_proj", "model.layers.0.mlp", false);
+        put("model.layers.1.mlp.down_proj", "model.layers.1.mlp", true);
+        put(
+            "model.layers.0.self_attn.o_proj",
+            "model.layers.0.self_attn.0",
+            false,
+        );
+        put(
+            "model.layers.0.self_attn.mixed",
+            "model.layers.0.self_attn.1",
+            true,
+        );
+        put("model.layers.0.self_attn.mixed", "Qcur-0", true);
+        for layer in 0..2 {
+            let from = format!("model.layers.{layer}.mlp.up_proj");
+            put(&from, &format!("model.layers.{layer}.mlp.upproj"), true);
+        }
+        put("model.norm", "pooler", true);
+    });
+    let text = case.compare(&["--json", "out.json"]);
+    assert!(text.starts_with("exit code Some(0)"), "{text}");
+    let start = text.find("not compared").unwrap();
+    insta::assert_snapshot!(&text[start..]);
+    let json = case.json();
+    let aside = json["aside"].as_array().unwrap();
+    assert_eq!(aside.len(), 6, "{aside:?}");
+    let one = aside
+        .iter()
+        .find(|aside| aside["name"] == "model.layers.1.mlp.upproj");
+    assert_eq!(one.unwrap()["nearest"], "model.layers.1.mlp.up_proj");
+    let rows = json["rows"].as_array().unwrap();
+    assert!(
+        rows.iter()
+            .any(|row| row["name"] == "model.layers.0.mlp.down_proj")
+    );
+}
+
+#[test]
+fn many_names_that_are_set_aside_are_counted() {
+    let case = Case::new();
+    case.other(|tensors| {
+        let tensor = tensors["model.norm"].clone();
+        for name in ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta"] {
+            tensors.insert(name.into(), tensor.clone());
+        }
+    });
+    let text = case.compare(&[]);
+    let listed = text.lines().filter(|line| line.ends_with("is not known"));
+    assert_eq!(listed.count(), 5, "{text}");
+    assert!(text.contains("not compared: tensors 7\n"), "{text}");
+    assert!(
+        text.contains("  and 2 more; --json FILE has all\n"),
+        "{text}"
+    );
 }
 
 #[test]

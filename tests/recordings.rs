@@ -100,21 +100,20 @@ fn our_own_trace_comes_back() {
     let ids = [1, 2, 3, 4, 5, 6];
     let folder = tempfile::tempdir().unwrap();
     for dtype in [Dtype::F64, Dtype::F32, Dtype::Bf16] {
-        let mut trace = Trace::new(config, dtype, &[], 4).unwrap();
-        trace.run(&model, &ids).unwrap();
+        let trace = Trace::new(config, dtype, &[], 4).unwrap();
         let path = folder.path().join(format!("{dtype}.safetensors"));
         trace.write(&path, &model, &ids).unwrap();
         let recording = Recording::open(&path, config, &Rules::default()).unwrap();
         assert_eq!(recording.names().len(), names(config).len());
         assert!(names(config).iter().all(|name| recording.contains(name)));
         assert_eq!((recording.tokens(), recording.ids()), (4, Some(&ids[..])));
-        assert_eq!(recording.dtype(), Some(dtype));
+        assert_eq!(recording.dtype(), Some(dtype.into()));
         let hash = model.checkpoint().tensors().content_hash();
         assert_eq!(recording.model_hash(), Some(hash.as_str()));
-        assert!(recording.unknown().is_empty() && recording.model().is_some());
-        for (name, tensor) in trace.tensors() {
-            let matrix = recording.read(name).unwrap().unwrap();
-            assert_eq!([matrix.rows(), matrix.cols()], tensor.shape(), "{name}");
+        assert!(recording.aside().is_empty() && recording.model().is_some());
+        for (name, shape) in trace.shapes(config, ids.len()) {
+            let matrix = recording.read(&name).unwrap().unwrap();
+            assert_eq!([matrix.rows(), matrix.cols()], shape, "{name}");
         }
         assert!(recording.read("model.layers.99").unwrap().is_none());
     }
@@ -218,7 +217,8 @@ fn arrays_of_numpy_are_read() {
         let recording = Recording::open(path, &config(), &Rules::default()).unwrap();
         assert!(reads(&recording, "model.layers.0") && reads(&recording, "model.layers.1"));
         assert_eq!(recording.ids(), Some(&[7, 8, 9, 10, 11][..]));
-        assert_eq!(recording.unknown(), ["node_3"]);
+        let aside = recording.aside().iter().map(|aside| aside.name.as_str());
+        assert!(aside.eq(["node_3"]));
     }
     for cut in [archive.len() - 1, archive.len() / 2, 3] {
         fs::write(&path, &archive[..cut]).unwrap();
@@ -227,6 +227,98 @@ fn arrays_of_numpy_are_read() {
             &["engine.npz"],
         );
     }
+}
+
+#[test]
+fn files_of_torch_save_are_named() {
+    for begin in [&b"PK\x03\x04"[..], b"\x80\x02\x8a\x0a"] {
+        let data = Bytes::from([begin, &[0; 40]].concat());
+        refused(
+            recording(&data, ""),
+            &["torch.save", "safetensors.torch.save_file"],
+        );
+    }
+}
+
+/// What hooks record beside tensors of known names and types.
+#[test]
+fn types_that_are_not_read_are_named_where_the_name_is_known() {
+    let shape = [TOKENS, config().hidden_size];
+    let count = shape[0] * shape[1];
+    for (stored, size, name) in [
+        (Stored::F8_E4M3, 1, "F8_E4M3"),
+        (Stored::F8_E5M2, 1, "F8_E5M2"),
+        (Stored::I64, 8, "I64"),
+        (Stored::BOOL, 1, "BOOL"),
+    ] {
+        let data = vec![0; count * size];
+        let view = || TensorView::new(stored, shape.to_vec(), &data).unwrap();
+        let file = serialize([("model.norm", view())], None).unwrap();
+        refused(recording(&file.into(), ""), &["model.norm", name, "F16"]);
+        // Of an unknown name it is only listed.
+        let norm = bytes(&plain(shape[0], shape[1]));
+        let norm = TensorView::new(Stored::F32, shape.to_vec(), &norm).unwrap();
+        let file = serialize([("mask", view()), ("model.norm", norm)], None).unwrap();
+        let read = recording(&file.into(), "").unwrap();
+        assert_eq!(read.aside()[0].name, "mask");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.norm.npy");
+    for descr in [">f4", "|O", "|V2", "<i8", "<c8"] {
+        fs::write(&path, npy(descr, "False", &shape, &vec![0; 8 * count])).unwrap();
+        refused(
+            Recording::open(&path, &config(), &Rules::default()),
+            &[descr, "little-endian"],
+        );
+    }
+}
+
+/// One axis for the batch, and one point under several names of which one is enough.
+#[test]
+fn what_hooks_on_every_module_write_is_read() {
+    let config = config();
+    let width = config.hidden_size;
+    let numbers = plain(TOKENS, width);
+    let batch = [1, TOKENS, width];
+    let last = format!("hidden_states.{}", config.num_hidden_layers);
+    let tensors: Vec<(&str, &[usize], &[f32])> = [
+        "_orig_mod.model.layers.0.mlp",
+        "module.model.layers.0.self_attn.0",
+        "model.layers.0.output.0",
+        "hidden_states.0",
+        "hidden_states.1",
+        "model.layers[0].pre_feedforward_layernorm.input",
+        last.as_str(),
+    ]
+    .map(|name| (name, &batch[..], &numbers[..]))
+    .into();
+    let read = recording(&file(&tensors), "").unwrap();
+    let want = [
+        "model.embed_tokens",
+        "model.layers.0",
+        "model.layers.0.mlp.down_proj",
+        "model.layers.0.residual_mid",
+        "model.layers.0.self_attn.o_proj",
+        "model.norm",
+    ];
+    assert!(
+        read.names().eq(want),
+        "{:?}",
+        read.names().collect::<Vec<_>>()
+    );
+    assert!(want.iter().all(|name| reads(&read, name)));
+    // The layer's own output counts, and not what is only as much as that.
+    assert_eq!(
+        read.stored_name("model.layers.0"),
+        Some("model.layers.0.output.0")
+    );
+    assert_eq!(read.aside().len(), 1);
+    assert!(read.aside()[0].spare && read.aside()[0].name == "hidden_states.1");
+    // A name that may mean a point, and a shape that does not.
+    let logits = plain(1, 3);
+    let norm = ("model.norm", &batch[..], &numbers[..]);
+    let read = recording(&file(&[("logits", &[1, 3], &logits), norm]), "").unwrap();
+    assert!(read.aside()[0].reason.contains("and lm_head would be ["));
 }
 
 #[test]

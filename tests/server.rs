@@ -217,12 +217,35 @@ fn garbage_leaves_it_running() {
 
 #[test]
 #[cfg(unix)]
-fn ctrl_c_ends_it_after_a_token() {
-    let mut server = Server::start(TINY, &["--threads", "1"]);
-    let mut running = server.send("POST", "/generate", LONG);
-    running.first_token();
-    server.interrupt();
-    let rest = running.rest();
-    assert!(rest.contains(r#""stop":"cancelled""#) || rest.contains(r#""stop":"length""#));
-    assert!(server.wait().success());
+fn a_signal_ends_it_after_a_token() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let mut server = Server::start(TINY, &["--threads", "1"]);
+        let mut running = server.send("POST", "/generate", LONG);
+        running.first_token();
+        server.signal(signal);
+        let rest = running.rest();
+        let ended = [r#""stop":"cancelled""#, r#""stop":"length""#];
+        assert!(
+            ended.iter().any(|end| rest.contains(end)),
+            "{signal}: {rest}"
+        );
+        assert!(server.wait().success(), "{signal}");
+    }
+}
+
+/// A client that is in the middle of its request would be waited for.
+#[test]
+#[cfg(unix)]
+fn a_second_signal_ends_it_at_once() {
+    let mut server = Server::start(TINY, &[]);
+    let stuck = server.stuck();
+    // Answered one after the other: the one before has arrived.
+    server.health("running");
+    server.signal("TERM");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let start = std::time::Instant::now();
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(1));
+    assert!(start.elapsed().as_secs() < 3, "{:?}", start.elapsed());
+    drop(stuck);
 }

@@ -36,11 +36,17 @@
 //!
 //! `--threads` threads compute, and one more talks to the clients. Memory is the model (mapped, shared), and for each
 //! of `--generations` a cache of at most `--cache-mib`. A generation whose client has gone stops before its next
-//! layer; Ctrl-C stops all of them after their token. A client that reads slowly holds up nobody, as its answer
+//! layer. A client that reads slowly holds up nobody, as its answer
 //! is kept for it; what is not bounded is the number of connections, which is the business of a proxy.
+//!
+//! # How it ends
+//!
+//! At Ctrl-C, SIGTERM or SIGHUP it refuses what comes, ends what is running after its token with the line `"stop":"cancelled"`,
+//! gives clients five seconds to fetch what is theirs, and exits with 0. A second signal ends it at once, with 1.
 
 mod engine;
 mod http;
+mod signals;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -55,9 +61,10 @@ use context_patch::Model;
 use context_patch::tensor::{Dtype, Element};
 use engine::{Engine, Limits};
 use half::bf16;
+use signals::Signals;
 use tokio::net::TcpListener;
 
-/// How long clients may take to fetch what is ready for them after Ctrl-C.
+/// How long clients may take to fetch what is ready for them after a signal.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Serve a Gemma 3 model over HTTP
@@ -132,7 +139,7 @@ fn run<E: Element>(arguments: &Arguments) -> Result<(), Failure> {
     runtime.block_on(serve(engine, arguments.listen, body))
 }
 
-/// Serves until Ctrl-C.
+/// Serves until a signal.
 async fn serve<E: Element>(
     engine: Arc<Engine<E>>,
     listen: SocketAddr,
@@ -141,6 +148,8 @@ async fn serve<E: Element>(
     let listener = TcpListener::bind(listen)
         .await
         .map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+    let mut signals =
+        Signals::new().map_err(|error| format!("cannot wait for signals: {error}"))?;
     // For a program that started this one on port 0. Nobody may be reading, which is no reason to end.
     let address = listener.local_addr()?;
     let _ = writeln!(std::io::stdout(), "listening on http://{address}");
@@ -152,14 +161,15 @@ async fn serve<E: Element>(
     });
     let router = http::router(Arc::clone(&engine), body);
     let stopped = async move {
-        if let Err(error) = tokio::signal::ctrl_c().await {
-            eprintln!("cannot wait for Ctrl-C: {error}");
-            std::future::pending::<()>().await;
-        }
+        signals.next().await;
         engine.close();
         tokio::spawn(async {
             tokio::time::sleep(GRACE).await;
             std::process::exit(0);
+        });
+        tokio::spawn(async move {
+            signals.next().await;
+            std::process::exit(1);
         });
     };
     axum::serve(listener, router)

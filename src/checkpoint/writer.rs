@@ -3,13 +3,13 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 
 use safetensors::tensor::Dtype;
 
 use crate::message::IoError;
-use crate::output;
+use crate::output::Pending;
 use crate::tensor::{Storage, encode, round_to_bf16, round_to_f16};
 
 /// A tensor to be written.
@@ -88,33 +88,69 @@ pub(crate) struct Layout<'a> {
     pub(crate) length: usize,
 }
 
-/// [`write_safetensors`] with one tensor in memory at a time, which `bytes` is asked for. Wide types come first, so
-/// that every tensor lies at a multiple of its numbers' size.
+/// [`write_safetensors`] with one tensor in memory at a time, which `bytes` is asked for.
 pub(crate) fn write_tensors<'a, E: From<IoError>>(
     path: &Path,
     metadata: &BTreeMap<String, String>,
     layout: &[Layout<'a>],
     mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>, E>,
 ) -> Result<(), E> {
-    let mut layout = layout.to_vec();
-    layout.sort_by_key(|tensor| (Reverse(tensor.dtype.bitsize()), tensor.name));
-    let header = header(metadata, &layout);
-    let mut failed = None;
-    let written = output::write_file(path, |out| {
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
-        for tensor in &layout {
-            match bytes(tensor.name) {
-                Ok(bytes) => out.write_all(&bytes)?,
-                Err(error) => {
-                    failed = Some(error);
-                    return Err(std::io::ErrorKind::Other.into());
-                }
-            }
+    let mut file = TensorsFile::create(path, metadata, layout)?;
+    for tensor in layout {
+        file.append(tensor.name, &bytes(tensor.name)?)?;
+    }
+    Ok(file.finish()?)
+}
+
+/// A safetensors file whose tensors are written piece by piece, in any order among each other: nothing of it is held in memory.
+#[derive(Debug)]
+pub(crate) struct TensorsFile {
+    file: Pending,
+    places: BTreeMap<String, Range<u64>>,
+}
+
+impl TensorsFile {
+    /// A file of the tensors that `layout` lists. Wide types come first, so that every tensor lies at a multiple of its
+    /// numbers' size.
+    pub(crate) fn create(
+        path: &Path,
+        metadata: &BTreeMap<String, String>,
+        layout: &[Layout<'_>],
+    ) -> Result<Self, IoError> {
+        let mut layout = layout.to_vec();
+        layout.sort_by_key(|tensor| (Reverse(tensor.dtype.bitsize()), tensor.name));
+        let header = header(metadata, &layout);
+        let mut end = 8 + header.len() as u64;
+        let place = |tensor: &Layout<'_>| {
+            let start = end;
+            end += tensor.length as u64;
+            (tensor.name.to_owned(), start..end)
+        };
+        let places = layout.iter().map(place).collect();
+        let mut file = Pending::create(path, end)?;
+        let length = (header.len() as u64).to_le_bytes();
+        file.write_at(0, &[&length[..], &header].concat())?;
+        Ok(Self { file, places })
+    }
+
+    /// Writes the next bytes of a tensor that was listed.
+    pub(crate) fn append(&mut self, name: &str, bytes: &[u8]) -> Result<(), IoError> {
+        let Some(left) = self.places.get_mut(name) else {
+            unreachable!("{name} was not listed");
+        };
+        let start = left.start;
+        left.start += bytes.len() as u64;
+        assert!(left.start <= left.end, "{name} is longer than was listed");
+        self.file.write_at(start, bytes)
+    }
+
+    /// Puts the file, of which every tensor is written, in its place.
+    pub(crate) fn finish(self) -> Result<(), IoError> {
+        for (name, left) in &self.places {
+            assert!(left.is_empty(), "{name} is shorter than was listed");
         }
-        Ok(())
-    });
-    failed.map_or(written.map_err(E::from), Err)
+        self.file.finish()
+    }
 }
 
 /// Where each tensor lies, filled with spaces to whole 8 bytes.

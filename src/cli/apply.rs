@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use context_patch::checkpoint::Tokenizer;
 use context_patch::kernels::Level;
-use context_patch::model::generate::{Sampler, generate};
+use context_patch::model::generate::{Sampler, Stop, generate};
 use context_patch::model::{Model, Session};
 use context_patch::patch::{ApplyMode, Overlay, SavedPatch};
 use context_patch::tensor::{Dtype, Element};
@@ -14,7 +14,8 @@ use context_patch::{Result, trace};
 
 use super::solving::ExportArgs;
 use super::table::table;
-use super::{ModelArgs, OK, end_line, print, refuse_empty, with_dtype};
+use super::text::{print_written, read_input};
+use super::{ModelArgs, OK, end_line, print, refuse_empty, signals, with_dtype};
 
 /// Run a model under a saved patch and without the context: write on, or print logits
 ///
@@ -38,10 +39,10 @@ pub(super) struct Apply {
     logits: Option<usize>,
 
     /// Another text to run under the patch
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     prompt: Option<String>,
 
-    /// Other token ids to run: a file with a JSON list, taken as they are
+    /// Other token ids to run: a file with a JSON list, taken as they are; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     ids: Option<PathBuf>,
 
@@ -82,7 +83,7 @@ impl Apply {
         let own = saved.split.reduced_prompt();
         let tokens = match (&self.prompt, &self.ids) {
             (Some(text), _) => tokenizer.encode(text)?,
-            (None, Some(file)) => trace::read_ids(file)?,
+            (None, Some(file)) => trace::parse_ids(file, &read_input(file)?)?,
             (None, None) => return Ok(own),
         };
         let positions: Vec<_> = (0..tokens.len()).map(|i| self.position + i).collect();
@@ -103,7 +104,9 @@ impl Apply {
     ) -> Result<u8> {
         let form = self.apply.unwrap_or(saved.method.form);
         let overlay = Overlay::<E>::new(model, &saved.patch, form);
-        let mut session = Session::new(model).with_overlay(&overlay);
+        let mut session = Session::new(model)
+            .with_overlay(&overlay)
+            .with_cancel(signals::cancel());
         let last = tokens.len() - 1;
         session.forward_at(&tokens[..last], &positions[..last], 0)?;
         let mut session = session.at(positions[last]);
@@ -118,16 +121,20 @@ impl Apply {
         let mut greedy = Sampler::default();
         let mut text = String::new();
         let mut say = |piece: String| -> Result<()> {
-            print(&piece)?;
+            print_written(&piece)?;
             text.push_str(&piece);
             Ok(())
         };
-        generate(&mut session, query, most, &mut greedy, |id| {
+        let stop = generate(&mut session, query, most, &mut greedy, |id| {
             say(stream.push(id)?)
         })?;
         say(stream.finish()?)?;
         end_line(&text)?;
-        Ok(OK)
+        Ok(if stop == Stop::Cancelled {
+            signals::code()
+        } else {
+            OK
+        })
     }
 }
 

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use context_patch::Result;
-use context_patch::compare::{self, Comparison, Recording, Report, Row, Rules, model_of};
+use context_patch::compare::{
+    self, Aside, Comparison, Precision, Recording, Report, Row, Rules, model_of,
+};
 use context_patch::kernels::Level;
 use context_patch::model::{Model, ModelOptions};
 use context_patch::output::{check_writable, write_file};
-use context_patch::tensor::Dtype;
 
 use super::table::table;
-use super::{BROKEN, OK, is_closed_output, print, tensors_bar};
+use super::text::read_input;
+use super::{BROKEN, OK, is_closed_output, one_line, print, tensors_bar};
 
 /// Find where another engine's recording parts from ours, and why
 ///
@@ -30,7 +32,8 @@ pub(super) struct Compare {
     /// The recording to look at
     other: PathBuf,
 
-    /// What names and layouts in OTHER mean, one rule a line: THEIRS = OURS [layout]
+    /// What names and layouts in OTHER mean, one rule a line: THEIRS = OURS [layout]; - is standard
+    /// input
     #[arg(long, value_name = "FILE")]
     map: Option<PathBuf>,
 
@@ -38,9 +41,10 @@ pub(super) struct Compare {
     #[arg(long, value_name = "DIR|ID")]
     model: Option<String>,
 
-    /// The compute type of OTHER: f64, f32 or bf16 [default: what it says, or what its numbers are]
+    /// The compute type of OTHER: f64, f32, f16 or bf16 [default: what it says, or what its numbers are]. Numbers that
+    /// were recorded in a coarser type stand for all that round to them
     #[arg(long)]
-    dtype: Option<Dtype>,
+    dtype: Option<Precision>,
 
     /// Compare what is there, also where OTHER lacks tensors
     #[arg(long)]
@@ -58,7 +62,7 @@ impl Compare {
         }
         let model = self.open(level)?;
         let rules = match &self.map {
-            Some(file) => Rules::read(file)?,
+            Some(file) => Rules::parse(file, &read_input(file)?)?,
             None => Rules::default(),
         };
         let reference = Recording::open(&self.reference, model.config(), &Rules::default())?;
@@ -174,6 +178,8 @@ fn verdict(report: &Report) -> String {
         let (count, first) = (report.missing.len(), &report.missing[0]);
         text += &format!("not recorded: tensors {count}, {first} first\n");
     }
+    text += &aside(&report.aside);
+    text += &stored(report);
     let Some(finding) = &report.finding else {
         let rows = report.rows.len();
         return text
@@ -202,6 +208,68 @@ fn verdict(report: &Report) -> String {
     }
     if finding.causes.is_empty() {
         text += "likely cause: none of the known bugs\n";
+    }
+    if report.guessed && report.rows.iter().all(|row| row.stored == "bf16") {
+        text += "OTHER is taken for computed in bf16; if it was f32, rounded for the file, add --dtype f32\n";
+    }
+    text
+}
+
+/// How many lines the list of what is set aside has.
+const LISTED: usize = 5;
+
+/// The names that were set aside, those of all layers in one line, and what they may have been meant to be.
+fn aside(aside: &[Aside]) -> String {
+    if aside.is_empty() {
+        return String::new();
+    }
+    let form = |aside: &Aside| aside.name.replace(|c: char| c.is_ascii_digit(), "");
+    let mut groups: Vec<(&Aside, usize)> = Vec::new();
+    for aside in aside {
+        let mut same = groups.iter_mut();
+        match same.find(|(first, _)| form(first) == form(aside) && first.reason == aside.reason) {
+            Some((_, more)) => *more += 1,
+            None => groups.push((aside, 0)),
+        }
+    }
+    // First what may be a mistake.
+    groups.sort_by_key(|(aside, _)| (aside.spare, aside.nearest.is_none()));
+    let mut text = format!("not compared: tensors {}\n", aside.len());
+    for (aside, more) in groups.iter().take(LISTED) {
+        text += &format!("  {}", one_line(&aside.name));
+        if *more > 0 {
+            text += &format!(" and {more} like it");
+        }
+        text += &format!(": {}", one_line(&aside.reason));
+        if let Some(nearest) = &aside.nearest {
+            text += &format!(", nearest is {}", one_line(nearest));
+        }
+        text.push('\n');
+    }
+    if groups.len() > LISTED {
+        let left = groups[LISTED..].iter().map(|(_, more)| more + 1);
+        text += &format!("  and {} more; --json FILE has all\n", left.sum::<usize>());
+    }
+    text
+}
+
+/// What was lost when the numbers were recorded.
+fn stored(report: &Report) -> String {
+    let mut text = String::new();
+    for kind in ["f16", "bf16", "f32"] {
+        let rows = report.rows.iter().filter(|row| row.stored == kind);
+        let coarse = rows.filter(|row| row.coarse).count();
+        if coarse > 0 {
+            text += &format!(
+                "recorded in {kind}: tensors {coarse}; each number stands for all that round to it\n"
+            );
+        }
+    }
+    let overflowed: usize = report.rows.iter().map(|row| row.overflowed).sum();
+    if overflowed > 0 {
+        text += &format!(
+            "too large for f16: numbers {overflowed}, above 65504; what comes from them is not checked\n"
+        );
     }
     text
 }

@@ -21,11 +21,11 @@ use super::{OK, print, refuse_empty, with_dtype};
 #[derive(Args)]
 pub(super) struct Demo {
     /// What the model is told
-    #[arg(long, default_value = CONTEXT)]
+    #[arg(long, default_value = CONTEXT, allow_hyphen_values = true)]
     context: String,
 
     /// What it is asked; its last token is the one the patch is for
-    #[arg(long, default_value = QUESTION)]
+    #[arg(long, default_value = QUESTION, allow_hyphen_values = true)]
     question: String,
 
     /// Compute in f64, f32 or bf16

@@ -1,8 +1,6 @@
 //! `context-patch generate`.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use context_patch::Result;
@@ -12,11 +10,12 @@ use context_patch::model::generate::{Sampler, Stop, generate};
 use context_patch::model::{Model, Session};
 use context_patch::tensor::{Dtype, Element};
 
-use super::{BackendArgs, INTERRUPTED, ModelArgs, OK, end_line, print, refuse_empty, with_dtype};
+use super::text::print_written;
+use super::{BackendArgs, ModelArgs, OK, end_line, print, refuse_empty, signals, with_dtype};
 
 /// Continue a text: the likeliest token by default, or drawn at a temperature
 ///
-/// The text streams to standard output as it is written. Ctrl-C ends it and keeps what is there.
+/// The text streams to standard output as it is written. Ctrl-C and SIGTERM end it and keep what is there.
 #[derive(Args)]
 pub(super) struct Generate {
     #[command(flatten)]
@@ -26,7 +25,7 @@ pub(super) struct Generate {
     products: BackendArgs,
 
     /// The text to continue, or the message to answer with --chat
-    #[arg(long, required_unless_present = "messages")]
+    #[arg(long, allow_hyphen_values = true, required_unless_present = "messages")]
     prompt: Option<String>,
 
     /// Put the prompt into the model's chat template
@@ -34,7 +33,12 @@ pub(super) struct Generate {
     chat: bool,
 
     /// What the model is told before the prompt, with --chat
-    #[arg(long, requires = "chat", conflicts_with = "messages")]
+    #[arg(
+        long,
+        allow_hyphen_values = true,
+        requires = "chat",
+        conflicts_with = "messages"
+    )]
     system: Option<String>,
 
     /// A JSON file to put into the model's chat template: a list of messages, or an object of messages, tools and what
@@ -127,23 +131,17 @@ impl Generate {
         tokenizer: &Tokenizer,
         prompt: &[u32],
     ) -> Result<u8> {
-        let cancel = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&cancel);
-        let handler = ctrlc::set_handler(move || {
-            if flag.swap(true, Ordering::Relaxed) {
-                std::process::exit(INTERRUPTED.into());
-            }
-        });
-        // Without a handler Ctrl-C still ends the program.
-        drop(handler);
-
         let mut sampler = Sampler::new(self.temperature, self.top_k, self.top_p, self.seed);
         let mut stream = tokenizer.stream();
         let (mut ids, mut text) = (Vec::new(), String::new());
-        let mut session = Session::<E>::new(model).with_cancel(cancel);
+        let mut session = Session::<E>::new(model).with_cancel(signals::cancel());
         let say = |piece: &str, text: &mut String| {
             text.push_str(piece);
-            if self.json { Ok(()) } else { print(piece) }
+            if self.json {
+                Ok(())
+            } else {
+                print_written(piece)
+            }
         };
         let stop = generate(&mut session, prompt, self.max_tokens, &mut sampler, |id| {
             ids.push(id);
@@ -168,7 +166,7 @@ impl Generate {
             end_line(&text)?;
         }
         Ok(if stop == Stop::Cancelled {
-            INTERRUPTED
+            signals::code()
         } else {
             OK
         })

@@ -13,15 +13,17 @@ mod outcome;
 mod patch;
 mod progress;
 mod report;
+mod signals;
 mod solving;
 mod table;
+mod text;
 mod trace;
 mod verify;
 
 use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use context_patch::checkpoint::{Access, Checkpoint};
 use context_patch::kernels::{Backend, Level};
 use context_patch::model::{self, EmbeddingScale, Model, ModelOptions};
@@ -34,8 +36,6 @@ const OK: u8 = 0;
 const BROKEN: u8 = 1;
 /// Bad input.
 const BAD_INPUT: u8 = 2;
-/// Ended by Ctrl-C.
-const INTERRUPTED: u8 = 130;
 
 const STANDARD_OUTPUT: &str = "standard output";
 
@@ -71,7 +71,7 @@ Examples:
   context-patch generate --model models/gemma-3-270m --prompt 'The capital of France is'
   context-patch trace --model models/gemma-3-270m --prompt 'Hello' --names '*.residual_mid' --output hello.safetensors
 
-Exit codes: 0 done, 1 a check does not hold, 2 bad input, 130 interrupted.";
+Exit codes: 0 done, 1 a check does not hold, 2 bad input, 128 + N ended by signal N (130 Ctrl-C, 143 SIGTERM).";
 
 #[derive(Subcommand)]
 enum Command {
@@ -159,7 +159,13 @@ use with_dtype;
 
 /// The program: parses, runs, and says what went wrong.
 pub(crate) fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if let Some(wrong) = text::forgotten(&Cli::command(), &arguments) {
+        eprintln!("error: {}", one_line(&wrong));
+        return BAD_INPUT.into();
+    }
     let cli = Cli::parse();
+    signals::watch();
     // Inside the pool from the start: to enter it for every product would cost more than some of them.
     let threads = cli.threads.map_or(0, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
@@ -173,11 +179,24 @@ pub(crate) fn main() -> ExitCode {
     match outcome {
         Ok(code) => code.into(),
         Err(error) if is_closed_output(&error) => OK.into(),
+        Err(Error::Model(model::Error::Cancelled)) => signals::code().into(),
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", one_line(&error.to_string()));
             BAD_INPUT.into()
         }
     }
+}
+
+/// `text` with control characters, which file names and tensors' names can have too, written as escapes.
+fn one_line(text: &str) -> String {
+    let escaped = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(escaped).collect()
 }
 
 fn run(cli: &Cli) -> Result<u8> {

@@ -35,11 +35,11 @@ pub(super) struct Patch {
     model: ModelArgs,
 
     /// The text to absorb
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     context: String,
 
     /// The text after it that the patch is for [default: the last token of the context]
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     query: Option<String>,
 
     /// Let the model write an answer of up to N tokens, and patch for these too
@@ -47,7 +47,12 @@ pub(super) struct Patch {
     answer_tokens: Option<usize>,
 
     /// The answer to patch for
-    #[arg(long, value_name = "TEXT", conflicts_with = "answer_tokens")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        conflicts_with = "answer_tokens"
+    )]
     answer: Option<String>,
 
     /// Tokens of the context that stay: their numbers from 0, such as 0 (the token that begins it) or

@@ -9,7 +9,8 @@ use context_patch::output::check_writable;
 use context_patch::tensor::Dtype;
 use context_patch::{Result, trace};
 
-use super::{BackendArgs, ModelArgs, OK, print, refuse_empty};
+use super::text::read_input;
+use super::{BackendArgs, ModelArgs, OK, print, refuse_empty, signals};
 
 /// Record the named intermediates of a forward pass into a safetensors file
 ///
@@ -25,10 +26,10 @@ pub(super) struct Trace {
     products: BackendArgs,
 
     /// The text to run
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     prompt: Option<String>,
 
-    /// The token ids to run instead: a file with a JSON list, taken as they are
+    /// The token ids to run instead: a file with a JSON list, taken as they are; - is standard input
     #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
 
@@ -61,7 +62,7 @@ impl Trace {
         check_writable(&self.output)?;
         let mut model = self.model.open(level)?.on(self.products.backend);
         let mut tokens = match &self.ids {
-            Some(file) => trace::read_ids(file)?,
+            Some(file) => trace::parse_ids(file, &read_input(file)?)?,
             None => {
                 let text = self.prompt.as_deref().unwrap_or_default();
                 refuse_empty(text)?;
@@ -74,13 +75,13 @@ impl Trace {
             model = model.with_bug(bug);
         }
         let last = self.last.map_or(usize::MAX, |last| last as usize);
-        let mut recording = trace::Trace::new(model.config(), self.dtype, &self.names, last)?;
-        recording.run(&model, &tokens)?;
+        let recording = trace::Trace::new(model.config(), self.dtype, &self.names, last)?;
+        let recording = recording.with_cancel(signals::cancel());
         recording.write(&self.output, &model, &tokens)?;
         print(&format!(
             "{}: tensors: {}, tokens: {} of {}\n",
             self.output.display(),
-            recording.tensors().len(),
+            recording.shapes(model.config(), tokens.len()).len(),
             tokens.len().min(last),
             tokens.len(),
         ))?;

@@ -1,22 +1,24 @@
 //! `context-patch verify`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use clap::Args;
+use context_patch::Result;
 use context_patch::kernels::{Backend, Level};
-use context_patch::model::Model;
+use context_patch::model::{self, Model};
 use context_patch::output::{check_new_dir, check_writable};
 use context_patch::patch::{ApplyMode, Positions, Solver};
 use context_patch::tensor::Dtype;
 use context_patch::verify::{
     Error, Keep, Kind, Machine, PROMPTS, Record, Setting, Shard, StepsFile, campaign,
 };
-use context_patch::{IoError, Result};
 
 use super::outcome::{conclude, write_json, write_report};
 use super::progress::bar;
 use super::solving::SolvingArgs;
-use super::{ModelArgs, refuse_empty};
+use super::text::{parse_prompts, read_input};
+use super::{ModelArgs, refuse_empty, signals};
 
 /// Check that the patched model without the prompt says what the model says with it
 ///
@@ -31,7 +33,7 @@ pub(super) struct Verify {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// Prompts to use, one JSON string a line [default: the paper's five]
+    /// Prompts to use, one JSON string a line; - is standard input [default: the paper's five]
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
 
@@ -103,7 +105,7 @@ impl Verify {
             check_new_dir(dir)?;
         }
         let prompts = match &self.prompts {
-            Some(file) => read_prompts(file)?,
+            Some(file) => parse_prompts(file, &read_input(file)?)?,
             None => PROMPTS.map(str::to_owned).into(),
         };
         let model = self.model.open(level)?;
@@ -121,12 +123,28 @@ impl Verify {
         let shard = self.shard.unwrap_or(Shard::WHOLE);
         let (done, all) = shard.progress(&record);
         let bar = bar(done, all);
+        let cancel = signals::cancel();
         let unsolved = campaign::run(&model, &mut record, shard, |kind, step| {
             bar.set_message(kind.to_string());
             bar.inc(1);
-            file.as_mut().map_or(Ok(()), |file| file.push(kind, step))
-        })?;
+            if let Some(file) = &mut file {
+                file.push(kind, step)?;
+            }
+            if cancel.load(Ordering::Relaxed) {
+                return Err(model::Error::Cancelled.into());
+            }
+            Ok(())
+        });
+        let done = bar.position();
         bar.finish_and_clear();
+        if let Err(Error::Model(model::Error::Cancelled)) = unsolved {
+            let kept = match self.steps {
+                Some(_) => "the same command goes on there",
+                None => "--steps FILE would have kept them",
+            };
+            eprintln!("interrupted after {done} of {all} tokens; {kept}");
+        }
+        let unsolved = unsolved?;
         if let Some(file) = &self.json {
             write_json(file, &record)?;
         }
@@ -149,29 +167,4 @@ impl Verify {
             ..Setting::new(model, prompts, kinds)?
         })
     }
-}
-
-/// One JSON string a line.
-fn read_prompts(file: &Path) -> Result<Vec<String>> {
-    let text = std::fs::read_to_string(file).map_err(|source| IoError {
-        action: "read",
-        path: file.into(),
-        source,
-    })?;
-    let lines = text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim().is_empty());
-    let prompts: Vec<String> = lines
-        .map(|(number, line)| {
-            serde_json::from_str(line).map_err(|_| Error::Prompts {
-                path: file.into(),
-                line: number + 1,
-            })
-        })
-        .collect::<Result<_, Error>>()?;
-    if prompts.is_empty() {
-        return Err(Error::NoPrompts { path: file.into() }.into());
-    }
-    Ok(prompts)
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::tensor::Dtype;
+use super::Precision;
 
 /// A tensor held against the one it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -20,7 +20,7 @@ pub struct Distance {
 /// A distance that is taken row by row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Measure {
-    dtype: Dtype,
+    dtype: Precision,
     linf: f64,
     ulps: f64,
     difference: f64,
@@ -31,7 +31,7 @@ pub(super) struct Measure {
 
 impl Measure {
     /// Of nothing yet.
-    pub(super) fn new(dtype: Dtype) -> Self {
+    pub(super) fn new(dtype: Precision) -> Self {
         Self {
             dtype,
             linf: 0.0,
@@ -79,7 +79,7 @@ impl Measure {
 mod tests {
     use super::*;
 
-    fn distance(got: &[f64], want: &[f64], dtype: Dtype) -> Distance {
+    fn distance(got: &[f64], want: &[f64], dtype: Precision) -> Distance {
         let mut measure = Measure::new(dtype);
         measure.take(got, want);
         measure.distance()
@@ -87,17 +87,20 @@ mod tests {
 
     #[test]
     fn distances() {
-        let same = distance(&[3.0, 4.0], &[3.0, 4.0], Dtype::F32);
+        let same = distance(&[3.0, 4.0], &[3.0, 4.0], Precision::F32);
         assert_eq!(
             (same.linf, same.relative, same.one_minus_cosine),
             (0.0, 0.0, 0.0)
         );
-        let turned = distance(&[-4.0, 3.0], &[3.0, 4.0], Dtype::Bf16);
+        let turned = distance(&[-4.0, 3.0], &[3.0, 4.0], Precision::Bf16);
         assert_eq!((turned.linf, turned.one_minus_cosine), (7.0, 1.0));
         // bf16 has steps of 2⁻⁵ from 4 on.
         assert_eq!(turned.ulps, 7.0 * 32.0);
         assert!((turned.relative - 2f64.sqrt()).abs() < 1e-15);
-        assert_eq!(distance(&[0.0], &[0.0], Dtype::F32).relative, 0.0);
-        assert_eq!(distance(&[1.0], &[0.0], Dtype::F32).relative, f64::INFINITY);
+        assert_eq!(distance(&[0.0], &[0.0], Precision::F32).relative, 0.0);
+        assert_eq!(
+            distance(&[1.0], &[0.0], Precision::F32).relative,
+            f64::INFINITY
+        );
     }
 }

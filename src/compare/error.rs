@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::message::{IoError, flattened, shown};
+use crate::output::shown_bytes;
 use crate::{checkpoint, model, trace};
 
 /// A result of this module.
@@ -45,6 +46,19 @@ pub enum Error {
     OtherTokens {
         /// The recording.
         path: PathBuf,
+    },
+    /// Tensors that cannot be replayed, or a reference that is not exact, of too many tokens.
+    #[error(
+        "comparing would hold {} of our own pass over {tokens} tokens in memory, and {} is the most: trace the reference with --dtype f64, and both with --last N where OTHER lacks inputs",
+        shown_bytes(*needed), shown_bytes(*most)
+    )]
+    ComparisonMemory {
+        /// The tokens whose rows would be held.
+        tokens: usize,
+        /// The bytes of them.
+        needed: u64,
+        /// The bytes that may be held.
+        most: u64,
     },
     /// Two recordings with no tensor in common.
     #[error("{} has no tensor of {}; --map FILE can say what its names mean", path.display(), reference.display())]

@@ -1,6 +1,7 @@
 //! A number and how far off a correct computation of it may be.
 
-use crate::tensor::{Dtype, round_to_bf16};
+use super::precision::Precision;
+use crate::tensor::Dtype;
 
 /// What a number may come to.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -21,6 +22,15 @@ impl Interval {
         }
     }
 
+    /// A number of which nothing is known.
+    pub(super) fn anything() -> Self {
+        Self {
+            low: f64::NEG_INFINITY,
+            value: f64::NAN,
+            high: f64::INFINITY,
+        }
+    }
+
     /// A number that may be `off` too small or too large.
     pub(super) fn around(value: f64, off: f64) -> Self {
         Self::exactly(value).off(off)
@@ -38,6 +48,15 @@ impl Interval {
     /// The larger of |low| and |high|.
     pub(super) fn size(self) -> f64 {
         self.low.abs().max(self.high.abs())
+    }
+
+    /// The smallest |x| in it.
+    pub(super) fn least_size(self) -> f64 {
+        if self.low <= 0.0 && 0.0 <= self.high {
+            0.0
+        } else {
+            self.low.abs().min(self.high.abs())
+        }
     }
 
     /// A function that does not fall.
@@ -79,21 +98,27 @@ impl Interval {
         }
     }
 
-    pub(super) fn contains(self, x: f64) -> bool {
-        self.low <= x && x <= self.high
+    /// Half its length: how far off its middle a number in it may be.
+    pub(super) fn half(self) -> f64 {
+        (self.high - self.low) / 2.0
+    }
+
+    /// Whether the two have a number in common.
+    pub(super) fn meets(self, other: Self) -> bool {
+        self.low <= other.high && other.low <= self.high
     }
 }
 
 /// How a compute type rounds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rounding(pub(super) Dtype);
+pub(super) struct Rounding(pub(super) Precision);
 
 impl Rounding {
     /// The relative error of one operation on sums. In f64 the replay is off as much as what it is held against.
     pub(super) fn unit(self) -> f64 {
         match self.0 {
-            Dtype::F64 => f64::EPSILON,
-            Dtype::F32 | Dtype::Bf16 => Dtype::F32.unit_roundoff(),
+            Precision::F64 => f64::EPSILON,
+            Precision::F32 | Precision::F16 | Precision::Bf16 => Dtype::F32.unit_roundoff(),
         }
     }
 
@@ -104,20 +129,16 @@ impl Rounding {
 
     /// The number of the compute type that is next to x.
     pub(super) fn nearest(self, x: f64) -> f64 {
-        match self.0 {
-            Dtype::F64 => x,
-            Dtype::F32 => f64::from(x as f32),
-            Dtype::Bf16 => round_to_bf16(x).to_f64(),
-        }
+        self.0.nearest(x)
     }
 
     /// A number after it is written down in the compute type. bf16 rounds wherever Hugging Face's eager code does; in
-    /// the others a fused operation may leave a rounding out.
+    /// the others a fused operation may leave a rounding out, and f16 may be f32 that was rounded for the recording alone.
     pub(super) fn of(self, x: Interval) -> Interval {
         let rounded = x.map(|x| self.nearest(x));
         match self.0 {
-            Dtype::Bf16 => rounded,
-            Dtype::F64 | Dtype::F32 => Interval {
+            Precision::Bf16 => rounded,
+            Precision::F64 | Precision::F32 | Precision::F16 => Interval {
                 low: rounded.low.min(x.low),
                 value: rounded.value,
                 high: rounded.high.max(x.high),
@@ -150,12 +171,12 @@ mod tests {
 
     #[test]
     fn bf16_leaves_one_number_unless_a_boundary_is_near() {
-        let bf16 = Rounding(Dtype::Bf16);
+        let bf16 = Rounding(Precision::Bf16);
         let far = bf16.of(Interval::around(1.001, 1e-6));
         assert_eq!((far.low, far.high), (1.0, 1.0));
         // 1 + 2⁻⁸ lies between 1 and the next number, 1 + 2⁻⁷.
         let near = bf16.of(Interval::around(1.0 + 1.0 / 256.0, 1e-6));
         assert_eq!((near.low, near.high), (1.0, 1.0 + 1.0 / 128.0));
-        assert!(!near.contains(1.0 - 1.0 / 256.0));
+        assert!(!near.meets(Interval::exactly(1.0 - 1.0 / 256.0)));
     }
 }

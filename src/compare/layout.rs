@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::names::Point;
+use super::Point;
 
 /// What a rule says of a tensor's layout.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

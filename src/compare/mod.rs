@@ -16,6 +16,7 @@
 //!
 //! The finding's cause is looked for among the [known bugs](KnownBug): one whose replay leaves nothing beyond.
 
+mod aside;
 mod distance;
 mod error;
 mod interval;
@@ -24,6 +25,7 @@ mod names;
 mod npy;
 mod operation;
 mod passes;
+mod precision;
 mod recording;
 mod replay;
 mod report;
@@ -34,9 +36,11 @@ mod step;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+pub use aside::Aside;
 pub use distance::Distance;
 pub use error::{Error, Result};
-pub use names::{ALIASES, Point};
+pub use names::ALIASES;
+pub use precision::Precision;
 pub use recording::{Recording, model_of};
 pub use report::{Beyond, Cause, Finding, Floor, Report, Row};
 pub use rules::Rules;
@@ -47,6 +51,7 @@ use replay::Replay;
 use crate::model::{KnownBug, Model};
 use crate::tensor::{Dtype, Matrix};
 use crate::trace;
+pub use crate::trace::Point;
 
 /// Two recordings of one pass, fit to be compared.
 pub struct Comparison<'a> {
@@ -55,7 +60,9 @@ pub struct Comparison<'a> {
     other: &'a Recording,
     tokens: &'a [u32],
     /// The compute type of `other`.
-    dtype: Dtype,
+    dtype: Precision,
+    /// Whether that is only what its numbers look like.
+    guessed: bool,
     /// What both have, in forward order.
     names: Vec<String>,
     /// What the reference has and `other` has not.
@@ -75,7 +82,7 @@ impl<'a> Comparison<'a> {
         model: &'a Model,
         reference: &'a Recording,
         other: &'a Recording,
-        dtype: Option<Dtype>,
+        dtype: Option<Precision>,
         partial: bool,
     ) -> Result<Self> {
         let (hash, tokens) = identity(reference)?;
@@ -88,15 +95,17 @@ impl<'a> Comparison<'a> {
                 first: name.clone(),
             });
         }
+        let said = dtype.or(other.dtype());
         let comparison = Self {
             model,
             reference,
             other,
             tokens,
-            dtype: match dtype.or(other.dtype()) {
+            dtype: match said {
                 Some(dtype) => dtype,
                 None => guess(other, &names)?,
             },
+            guessed: said.is_none(),
             names,
             missing,
         };
@@ -107,7 +116,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// The compute type of the other recording.
-    pub fn dtype(&self) -> Dtype {
+    pub fn dtype(&self) -> Precision {
         self.dtype
     }
 
@@ -120,16 +129,19 @@ impl<'a> Comparison<'a> {
     ///
     /// # Errors
     ///
-    /// Those of [`Recording::read`] and of [`Session::forward`](crate::Session::forward).
+    /// [`Error::ComparisonMemory`], and those of [`Recording::read`] and of
+    /// [`Session::forward`](crate::Session::forward).
     pub fn run(&self, mut on_tensor: impl FnMut()) -> Result<Report> {
         let mut report = Report {
             reference: self.reference.path().display().to_string(),
             other: self.other.path().display().to_string(),
             model: self.model.checkpoint().name().to_owned(),
             dtype: self.dtype.to_string(),
+            guessed: self.guessed,
             tokens: self.tokens.len(),
             rows: vec![],
             missing: self.missing.clone(),
+            aside: self.other.aside().to_vec(),
             finding: None,
         };
         if self.lacks_bos() {
@@ -156,6 +168,7 @@ impl<'a> Comparison<'a> {
 
     fn row(&self, replay: &Replay<'_>, name: &str, floor: Floor) -> Result<Row> {
         let checked = replay.check(name, Some(self.reference))?;
+        let stored = self.other.stored(name).unwrap_or(self.dtype);
         Ok(Row {
             name: name.to_owned(),
             distance: checked.distance,
@@ -164,6 +177,9 @@ impl<'a> Comparison<'a> {
             inherited: checked.inherited,
             added: checked.added,
             numbers: checked.numbers,
+            stored: stored.to_string(),
+            coarse: self.dtype.coarsened_by(stored),
+            overflowed: checked.overflowed,
             beyond: checked.beyond,
         })
     }
@@ -185,7 +201,9 @@ impl<'a> Comparison<'a> {
     /// Whether a bug gives the tensor as the other engine has it.
     fn explains(&self, bug: KnownBug, name: &str) -> Result<bool> {
         let (config, tokens) = (self.model.config(), self.tokens.len());
-        let shows = bug.without_effect(config, self.dtype, tokens).is_none();
+        let shows = bug
+            .without_effect(config, self.dtype.pass(), tokens)
+            .is_none();
         if !shows || bug == KnownBug::MissingBos {
             return Ok(false);
         }
@@ -273,8 +291,8 @@ fn floors_of(
         names,
     };
     let own = match reference.dtype() {
-        Some(Dtype::F64) => None,
-        _ => Some(pass(Dtype::F64).record()?),
+        Some(Precision::F64) => None,
+        _ => Some(pass(Dtype::F64).record(tokens.len())?),
     };
     let exact = |name: &str, rows: Range<usize>| match &own {
         None => {
@@ -335,21 +353,18 @@ fn common(
     }
 }
 
-/// The narrowest compute type that has the numbers of a recording.
-fn guess(recording: &Recording, names: &[String]) -> Result<Dtype> {
-    let mut dtype = Dtype::Bf16;
-    for name in names.iter().take(3) {
+/// The narrowest compute type that has the numbers of a recording, as far as the first row of every tensor tells.
+fn guess(recording: &Recording, names: &[String]) -> Result<Precision> {
+    let mut left = vec![Precision::Bf16, Precision::F16, Precision::F32];
+    for name in names {
         let Some(numbers) = recording.read_rows(name, 0..1)? else {
             continue;
         };
-        for dtype_too in [Dtype::F32, Dtype::F64] {
-            let fits = |x: &f64| interval::Rounding(dtype).nearest(*x) == *x;
-            if !numbers.as_slice().iter().all(fits) {
-                dtype = dtype_too;
-            }
-        }
+        // What overflowed says nothing.
+        let numbers = numbers.as_slice().iter().filter(|x| x.is_finite());
+        left.retain(|dtype| numbers.clone().all(|&x| dtype.nearest(x) == x));
     }
-    Ok(dtype)
+    Ok(left.first().copied().unwrap_or(Precision::F64))
 }
 
 /// The last rows, as many as were recorded.

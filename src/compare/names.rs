@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::checkpoint::Config;
-use crate::trace::{self, LAYER_NAMES};
+use crate::trace::{LAYER_NAMES, Point};
 
 /// The names of other engines that mean a point of ours, `{i}` for the layer: engine, then pairs of their name and ours.
 ///
@@ -91,39 +91,19 @@ pub const ALIASES: &[(&str, &[(&str, &str)])] = &[
     ),
 ];
 
-/// A point of the model that a tensor can be of.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Point {
-    /// Its name, one of [`trace::names`].
-    pub name: String,
-    /// The numbers of one token.
-    pub width: usize,
-    /// How many heads they are of, where they are of heads.
-    pub heads: Option<usize>,
-}
-
-impl Point {
-    /// Every point of a model, in forward order.
-    pub fn all(config: &Config) -> Vec<Self> {
-        let names = trace::names(config).into_iter();
-        names.map(|name| Self::new(name, config)).collect()
-    }
-
-    fn new(name: String, config: &Config) -> Self {
-        let last = name.rsplit('.').next().unwrap_or_default();
-        let heads = match last {
-            "q_proj" | "q_norm" | "q_rope" | "mixed" => Some(config.num_attention_heads),
-            "k_proj" | "k_norm" | "k_rope" | "v_proj" => Some(config.num_key_value_heads),
-            _ => None,
-        };
-        let width = match last {
-            "gate_proj" | "up_proj" | "act_fn" | "product" => config.intermediate_size,
-            "lm_head" => config.vocab_size,
-            _ => heads.map_or(config.hidden_size, |heads| heads * config.head_dim),
-        };
-        Self { name, width, heads }
-    }
-}
+/// Names of other engines that are near enough to a point to be taken for it, and why they are not.
+pub(super) const UNCLEAR: [(&str, &str); 6] = [
+    ("Qcur-{i}", "it is q before RoPE or after it"),
+    ("Kcur-{i}", "it is k before RoPE or after it"),
+    ("blocks.{i}.ln1.hook_normalized", BEFORE_WEIGHT),
+    ("blocks.{i}.ln2.hook_normalized", BEFORE_WEIGHT),
+    ("ln_final.hook_normalized", BEFORE_WEIGHT),
+    (
+        "hidden_states",
+        "it is several tensors in one: record hidden_states.0, hidden_states.1, … by themselves",
+    ),
+];
+const BEFORE_WEIGHT: &str = "it is before the norm's weight, which no point here is";
 
 /// A name in which `{i}` may stand for a layer.
 #[derive(Clone, Debug)]
@@ -186,6 +166,23 @@ pub(super) struct Known {
     pub(super) second: bool,
 }
 
+impl Known {
+    pub(super) fn first(name: String, layer: Option<usize>) -> Self {
+        Self {
+            name,
+            layer,
+            second: false,
+        }
+    }
+
+    pub(super) fn second(name: String, layer: Option<usize>) -> Self {
+        Self {
+            second: true,
+            ..Self::first(name, layer)
+        }
+    }
+}
+
 /// Names looked up once for each tensor of a recording.
 pub(super) struct Names {
     points: BTreeMap<String, Point>,
@@ -205,17 +202,51 @@ impl Names {
     }
 }
 
-/// What an engine's `name` means, the layers not yet compared with the model's.
-pub(super) fn recognise(name: &str) -> Option<Known> {
+/// What an engine's `name` means in a model of so many `layers`; the layer of the name need not be one of them.
+pub(super) fn recognise(name: &str, layers: usize) -> Option<Known> {
+    let name = plain(name);
+    let mut rest = name.as_str();
+    loop {
+        if let Some(known) = meaning(rest, layers) {
+            return Some(known);
+        }
+        if let Some(module) = INPUT.iter().find_map(|end| rest.strip_suffix(end)) {
+            return input_of(&meaning(module, layers)?);
+        }
+        rest = OUTPUT.iter().find_map(|end| rest.strip_suffix(end))?;
+    }
+}
+
+/// What hooks put behind the name of a module for its output, and for the first of several.
+const OUTPUT: [&str; 5] = [".output", ".out", "_output", "_out", ".0"];
+/// For what goes into it.
+const INPUT: [&str; 3] = [".input", "_input", "_in"];
+/// What wrappers of modules put in front of names or between their parts.
+const WRAPPERS: [&str; 4] = [
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+];
+
+/// A name with `[3]` as `.3`, and without the wrappers of modules.
+fn plain(name: &str) -> String {
+    let dotted = name.replace('[', ".").replace(']', "");
+    let parts = dotted.split('.').filter(|part| !WRAPPERS.contains(part));
+    parts.collect::<Vec<_>>().join(".")
+}
+
+fn meaning(name: &str, layers: usize) -> Option<Known> {
     hugging_face(name)
         .or_else(|| alias(name))
+        .or_else(|| hidden_state(name, layers))
         .or_else(|| residual_before(name))
 }
 
-/// Names of modules, with the prefixes that models around the text model and hooks add.
+/// Names of modules, with the prefixes that models around the text model add.
 fn hugging_face(name: &str) -> Option<Known> {
-    let mut rest = name.strip_suffix(".output").unwrap_or(name);
-    while let Some(inner) = ["model.", "language_model."]
+    let mut rest = name;
+    while let Some(inner) = ["model.", "language_model.", "base_model."]
         .iter()
         .find_map(|prefix| rest.strip_prefix(prefix))
     {
@@ -225,11 +256,73 @@ fn hugging_face(name: &str) -> Option<Known> {
         "lm_head" => rest.to_owned(),
         _ => format!("model.{rest}"),
     };
-    is_ours(&name).map(|layer| Known {
-        name,
-        layer,
-        second: false,
-    })
+    if let Some(layer) = is_ours(&name) {
+        return Some(Known::first(name, layer));
+    }
+    let [name, layer] = match rest.split_once(".self_attn") {
+        Some((layer, "")) => [format!("model.{rest}.o_proj"), layer.to_owned()],
+        _ => [
+            format!("model.{rest}.down_proj"),
+            rest.strip_suffix(".mlp")?.to_owned(),
+        ],
+    };
+    let layer = parse_layer(layer.strip_prefix("layers.")?)?;
+    Some(Known::second(name, Some(layer)))
+}
+
+/// What the transformers library gives for `output_hidden_states`: the embedding, the output of each layer but the last, and
+/// that of the final norm. And what it calls the last two outputs of a model.
+fn hidden_state(name: &str, layers: usize) -> Option<Known> {
+    match name {
+        "last_hidden_state" => return Some(Known::second("model.norm".into(), None)),
+        "logits" => return Some(Known::second("lm_head".into(), None)),
+        _ => {}
+    }
+    let prefixes = ["hidden_states.", "hidden_states_", "hidden_state_"];
+    let index = prefixes
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix))?;
+    let index = parse_layer(index)?;
+    if index == layers {
+        return Some(Known::second("model.norm".into(), None));
+    }
+    Some(Known::second(before(index), index.checked_sub(1)))
+}
+
+/// The residual stream that enters a layer.
+fn before(layer: usize) -> String {
+    let before = layer.checked_sub(1);
+    before.map_or("model.embed_tokens".into(), |i| format!("model.layers.{i}"))
+}
+
+/// The point that goes into a module, which `module` is the output of.
+fn input_of(module: &Known) -> Option<Known> {
+    let Some(layer) = module.layer else {
+        return match module.name.as_str() {
+            "lm_head" => Some(Known::second("model.norm".into(), None)),
+            _ => None,
+        };
+    };
+    let of_layer = |point: &str| format!("model.layers.{layer}.{point}");
+    let part = module.name.strip_prefix(&of_layer("")).unwrap_or("");
+    let input = match part {
+        "" | "input_layernorm" => before(layer),
+        "self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj" => of_layer("input_layernorm"),
+        // The whole module's own input is that of its first part.
+        "self_attn.o_proj" if module.second => of_layer("input_layernorm"),
+        "self_attn.q_norm" => of_layer("self_attn.q_proj"),
+        "self_attn.k_norm" => of_layer("self_attn.k_proj"),
+        "self_attn.o_proj" => of_layer("self_attn.mixed"),
+        "post_attention_layernorm" => of_layer("self_attn.o_proj"),
+        "pre_feedforward_layernorm" => of_layer("residual_mid"),
+        "mlp.down_proj" if module.second => of_layer("pre_feedforward_layernorm"),
+        "mlp.gate_proj" | "mlp.up_proj" => of_layer("pre_feedforward_layernorm"),
+        "mlp.act_fn" => of_layer("mlp.gate_proj"),
+        "mlp.down_proj" => of_layer("mlp.product"),
+        "post_feedforward_layernorm" => of_layer("mlp.down_proj"),
+        _ => return None,
+    };
+    Some(Known::second(input, Some(layer)))
 }
 
 /// Whether `name` is that of a point in some model, and of which layer.
@@ -249,24 +342,14 @@ fn alias(name: &str) -> Option<Known> {
     pairs.into_iter().find_map(|(theirs, ours)| {
         let layer = Pattern::new(theirs).matches(name)?;
         let name = Pattern::new(ours).with(layer);
-        Some(Known {
-            name,
-            layer,
-            second: false,
-        })
+        Some(Known::first(name, layer))
     })
 }
 
 /// TransformerLens' residual stream before a block: what the block before it gave, or the embedding.
 fn residual_before(name: &str) -> Option<Known> {
     let layer = Pattern::new("blocks.{i}.hook_resid_pre").matches(name)??;
-    let before = layer.checked_sub(1);
-    let name = before.map_or("model.embed_tokens".into(), |i| format!("model.layers.{i}"));
-    Some(Known {
-        name,
-        layer: Some(layer),
-        second: true,
-    })
+    Some(Known::second(before(layer), Some(layer)))
 }
 
 #[cfg(test)]
@@ -296,14 +379,70 @@ mod tests {
             ("model.norm", Some("model.norm")),
             ("model.layers.03", None),
             ("model.layers.+3", None),
-            ("model.layers.3.mlp", None),
+            ("model.layers.3.mlp", Some("model.layers.3.mlp.down_proj")),
+            (
+                "model.layers.3.self_attn",
+                Some("model.layers.3.self_attn.o_proj"),
+            ),
+            (
+                "model.layers.3.self_attn.0",
+                Some("model.layers.3.self_attn.o_proj"),
+            ),
+            ("model.layers.3.self_attn.1", None),
+            ("model.layers.3.0", Some("model.layers.3")),
+            ("model.layers.3.output.0", Some("model.layers.3")),
+            (
+                "model.layers[3].mlp.output",
+                Some("model.layers.3.mlp.down_proj"),
+            ),
+            ("model.layers.3.output[0]", Some("model.layers.3")),
+            (
+                "model.layers.3.mlp.act_fn_out",
+                Some("model.layers.3.mlp.act_fn"),
+            ),
+            ("module.model.layers.3", Some("model.layers.3")),
+            (
+                "_orig_mod.model.layers.3.mlp.up_proj",
+                Some("model.layers.3.mlp.up_proj"),
+            ),
+            (
+                "model.layers.3._orig_mod.mlp.up_proj",
+                Some("model.layers.3.mlp.up_proj"),
+            ),
+            ("base_model.model.model.layers.3", Some("model.layers.3")),
+            ("model.layers.3.input", Some("model.layers.2")),
+            ("model.layers.0.input", Some("model.embed_tokens")),
+            (
+                "model.layers.3.mlp.input",
+                Some("model.layers.3.pre_feedforward_layernorm"),
+            ),
+            (
+                "model.layers.3.self_attn.o_proj.input",
+                Some("model.layers.3.self_attn.mixed"),
+            ),
+            (
+                "model.layers.3.mlp.down_proj_input",
+                Some("model.layers.3.mlp.product"),
+            ),
+            (
+                "model.layers.3.pre_feedforward_layernorm.input.0",
+                Some("model.layers.3.residual_mid"),
+            ),
+            ("lm_head.input", Some("model.norm")),
+            ("hidden_states.0", Some("model.embed_tokens")),
+            ("hidden_states.4", Some("model.layers.3")),
+            ("hidden_states[4]", Some("model.layers.3")),
+            ("hidden_states_26", Some("model.norm")),
+            ("hidden_states", None),
+            ("logits", Some("lm_head")),
+            ("last_hidden_state", Some("model.norm")),
             ("model.layers.3.mlp.up_proj.weight", None),
             ("model.layers", None),
             ("norm.3", None),
             ("", None),
         ] {
             assert_eq!(
-                recognise(theirs).map(|k| k.name).as_deref(),
+                recognise(theirs, 26).map(|k| k.name).as_deref(),
                 ours,
                 "{theirs}"
             );
@@ -322,20 +461,24 @@ mod tests {
                 );
                 let [theirs, ours] = both.map(|pattern| pattern.with(Some(7)));
                 assert!(is_ours(&ours).is_some(), "{engine}: {ours}");
-                assert_eq!(recognise(&theirs).unwrap().name, ours, "{engine}: {theirs}");
+                assert_eq!(
+                    recognise(&theirs, 26).unwrap().name,
+                    ours,
+                    "{engine}: {theirs}"
+                );
             }
             let theirs: std::collections::BTreeSet<_> = pairs.iter().map(|pair| pair.0).collect();
             assert_eq!(theirs.len(), pairs.len(), "{engine} has a name twice");
         }
         // q before or after RoPE: nobody can know.
-        assert_eq!(recognise("Qcur-3"), None);
+        assert_eq!(recognise("Qcur-3", 26), None);
         // Before the norm's weight.
-        assert_eq!(recognise("blocks.3.ln1.hook_normalized"), None);
+        assert_eq!(recognise("blocks.3.ln1.hook_normalized", 26), None);
     }
 
     #[test]
     fn the_stream_before_a_block_is_a_second_choice() {
-        let at = |name: &str| recognise(name).map(|k| (k.name, k.second)).unwrap();
+        let at = |name: &str| recognise(name, 26).map(|k| (k.name, k.second)).unwrap();
         assert_eq!(
             at("blocks.0.hook_resid_pre"),
             ("model.embed_tokens".into(), true)

@@ -8,6 +8,7 @@ use half::bf16;
 use super::error::{Error, Result};
 use crate::model::{Model, Recorder, Session};
 use crate::tensor::{Dtype, Element, Matrix};
+use crate::trace::Point;
 
 /// Passes whose products are disturbed, of which the worst counts.
 const DISTURBED: u64 = 4;
@@ -17,6 +18,9 @@ pub(super) type Tensors = BTreeMap<String, Matrix<f64>>;
 
 /// What a distance is taken from: some rows of a tensor, or `None` where it does not matter.
 pub(super) type Rows<'a> = dyn Fn(&str, Range<usize>) -> Result<Option<Matrix<f64>>> + 'a;
+
+/// The most bytes of tensors that are held at once: enough for the logits of 1000 tokens in Gemma's vocabulary.
+const MOST: usize = 2 << 30;
 
 /// A model's pass over the tokens of a recording, and the tensors that matter.
 #[derive(Clone, Copy)]
@@ -28,10 +32,27 @@ pub(super) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// The tensors.
-    pub(super) fn record(self) -> Result<Tensors> {
+    /// The tensors, at least the last `last` rows of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ComparisonMemory`] where they are too large to be held.
+    pub(super) fn record(self, last: usize) -> Result<Tensors> {
+        let last = last.min(self.tokens.len());
+        let points = Point::all(self.model.config()).into_iter();
+        let widths = points.filter(|point| self.names.contains(&point.name));
+        let widths: usize = widths.map(|point| point.width).sum();
+        let needed = widths.saturating_mul(8).saturating_mul(last);
+        if needed > MOST {
+            return Err(Error::ComparisonMemory {
+                tokens: last,
+                needed: needed as u64,
+                most: MOST as u64,
+            });
+        }
         let mut kept = Kept {
             names: self.names,
+            last,
             rows: HashMap::new(),
         };
         self.run(None, &mut kept)?;
@@ -52,8 +73,11 @@ impl Pass<'_> {
     /// as much as another order of sums may make them.
     pub(super) fn disturbed(self, want: &Tensors) -> Result<BTreeMap<String, f64>> {
         let want = |name: &str, rows: Range<usize>| {
-            let tensor = want.get(name);
-            Ok(tensor.map(|tensor| tensor.slice_rows(rows)))
+            Ok(want.get(name).map(|tensor| {
+                let absent = self.tokens.len() - tensor.rows();
+                tensor
+                    .slice_rows(rows.start.saturating_sub(absent)..rows.end.saturating_sub(absent))
+            }))
         };
         let mut worst: BTreeMap<String, f64> = BTreeMap::new();
         for seed in 0..DISTURBED {
@@ -108,6 +132,8 @@ impl Pass<'_> {
 /// Keeps what is wanted.
 struct Kept<'a> {
     names: &'a [String],
+    /// Rows of each that have to be kept.
+    last: usize,
     rows: HashMap<String, Vec<Matrix<f64>>>,
 }
 
@@ -117,10 +143,12 @@ impl Recorder for Kept<'_> {
     }
 
     fn record(&mut self, name: &str, rows: &Matrix<f64>) {
-        self.rows
-            .entry(name.to_owned())
-            .or_default()
-            .push(rows.clone());
+        let parts = self.rows.entry(name.to_owned()).or_default();
+        parts.push(rows.clone());
+        let all: usize = parts.iter().map(Matrix::rows).sum();
+        if all - parts[0].rows() >= self.last {
+            parts.remove(0);
+        }
     }
 }
 

@@ -8,11 +8,12 @@ use bytes::Bytes;
 
 use super::error::{Error, Result};
 use super::layout::{Layout, Misfit, Words};
-use super::names::{Known, Names, Point, recognise};
+use super::names::{Known, Names, recognise};
 use super::rules::Rules;
 use super::source::{Found, Source};
+use super::{Aside, Point, Precision};
 use crate::checkpoint::Config;
-use crate::tensor::{Dtype, Matrix, Tensor};
+use crate::tensor::{Matrix, Storage, Tensor};
 use crate::trace;
 
 /// Tensors that an engine recorded, under the names of [`trace::names`], each as rows `[tokens, width]`.
@@ -23,7 +24,7 @@ use crate::trace;
 pub struct Recording {
     path: PathBuf,
     tensors: BTreeMap<String, Entry>,
-    unknown: Vec<String>,
+    aside: Vec<Aside>,
     tokens: usize,
     ids: Option<Vec<u32>>,
     metadata: BTreeMap<String, String>,
@@ -76,7 +77,7 @@ impl Recording {
         let mut recording = Self {
             path: path.into(),
             tensors: BTreeMap::new(),
-            unknown: Vec::new(),
+            aside: Vec::new(),
             tokens: 0,
             ids,
             metadata,
@@ -86,19 +87,32 @@ impl Recording {
             let said = rules.matches(&theirs);
             let plain = Words::default();
             let known = match said.is_empty() {
-                true => recognise(&theirs)
+                true => recognise(&theirs, config.num_hidden_layers)
                     .map(|known| (known, &plain))
                     .into_iter()
                     .collect(),
                 false => said,
             };
             if known.is_empty() {
-                recording.unknown.push(theirs);
+                recording
+                    .aside
+                    .push(Aside::unknown(theirs, config.num_hidden_layers));
                 continue;
             }
             for (known, words) in known {
                 let point = recording.point(&theirs, &known, &names, config)?;
-                let entry = recording.entry(&theirs, &found, point, words, config)?;
+                let entry = recording.entry(&theirs, &found, point, words, config);
+                let entry = match entry {
+                    // That what it is called here is only one thing that its name can mean.
+                    Err(Error::RecordingShape {
+                        found, expected, ..
+                    }) if known.second => {
+                        let aside = Aside::misfit(theirs.clone(), &found, &known.name, &expected);
+                        recording.aside.push(aside);
+                        continue;
+                    }
+                    entry => entry?,
+                };
                 recording.insert(
                     Entry {
                         second: known.second,
@@ -186,21 +200,22 @@ impl Recording {
             self.tensors.insert(name, entry);
             return Ok(());
         };
-        match (first.second, entry.second) {
-            (false, true) => self.unknown.push(entry.theirs),
-            (true, false) => {
-                let aside = self.tensors.insert(name, entry);
-                self.unknown.extend(aside.map(|aside| aside.theirs));
-            }
-            _ => {
-                return Err(Error::RecordingTwice {
-                    path: self.path.clone(),
-                    first: first.theirs.clone(),
-                    second: entry.theirs,
-                    point: name,
-                });
-            }
+        if !first.second && !entry.second {
+            return Err(Error::RecordingTwice {
+                path: self.path.clone(),
+                first: first.theirs.clone(),
+                second: entry.theirs,
+                point: name,
+            });
         }
+        let (taken, spare) = if entry.second {
+            (first.theirs.clone(), entry.theirs)
+        } else {
+            let (taken, spare) = (entry.theirs.clone(), first.theirs.clone());
+            self.tensors.insert(name.clone(), entry);
+            (taken, spare)
+        };
+        self.aside.push(Aside::spare(spare, &taken));
         Ok(())
     }
 
@@ -211,8 +226,13 @@ impl Recording {
         }
         Err(Error::RecordingNames {
             path: self.path.clone(),
-            count: self.unknown.len(),
-            names: self.unknown.iter().take(3).cloned().collect(),
+            count: self.aside.len(),
+            names: self
+                .aside
+                .iter()
+                .take(3)
+                .map(|aside| aside.name.clone())
+                .collect(),
         })
     }
 
@@ -272,16 +292,22 @@ impl Recording {
         self.tensors.get(name).map(|entry| entry.theirs.as_str())
     }
 
-    /// The recording's names that mean nothing here, or no more than another of its names.
-    pub fn unknown(&self) -> &[String] {
-        &self.unknown
+    /// The tensors that are not compared, because their names mean nothing here, or no more than another's.
+    pub fn aside(&self) -> &[Aside] {
+        &self.aside
+    }
+
+    /// The type in which our tensor `name` was recorded.
+    pub(super) fn stored(&self, name: &str) -> Option<Precision> {
+        let entry = self.tensors.get(name)?;
+        Some(entry.tensor.storage().into())
     }
 
     /// The tensor of our name `name`, `[tokens, width]`, each number as it is stored; `None` where there is none.
     ///
     /// # Errors
     ///
-    /// [`Error::RecordingValue`] for NaN and infinity.
+    /// [`Error::RecordingValue`] for NaN, and for infinity but in F16, where it is what is too large for that type.
     pub fn read(&self, name: &str) -> Result<Option<Matrix<f64>>> {
         self.read_rows(name, 0..self.rows(name))
     }
@@ -311,21 +337,18 @@ impl Recording {
         if layout.is_plain() {
             read_plain(tensor, first * layout.cols, matrix.as_mut_slice());
         } else {
-            let numbers = tensor.to_vec::<f64>();
             for (row, out) in rows.zip(matrix.iter_rows_mut()) {
                 for (col, x) in out.iter_mut().enumerate() {
-                    *x = numbers[layout.at(row, col)];
+                    *x = tensor.number(layout.at(row, col));
                 }
             }
         }
-        if matrix.is_finite() {
-            return Ok(Some(matrix));
-        }
         let numbers = matrix.as_slice();
-        let at = numbers
-            .iter()
-            .position(|x| !x.is_finite())
-            .unwrap_or_default();
+        let may_overflow = tensor.storage() == Storage::F16;
+        let wrong = |x: &f64| x.is_nan() || (x.is_infinite() && !may_overflow);
+        let Some(at) = numbers.iter().position(wrong) else {
+            return Ok(Some(matrix));
+        };
         Err(Error::RecordingValue {
             path: self.path.clone(),
             tensor: theirs.clone(),
@@ -348,7 +371,7 @@ impl Recording {
     }
 
     /// The compute type, if the metadata has `dtype`.
-    pub fn dtype(&self) -> Option<Dtype> {
+    pub fn dtype(&self) -> Option<Precision> {
         self.metadata.get("dtype")?.parse().ok()
     }
 

@@ -8,8 +8,8 @@ use super::interval::{Interval, Rounding};
 use super::operation::Operation;
 use super::passes::{Pass, Tensors};
 use super::report::Beyond;
-use super::step::Step;
-use super::{Distance, Recording, last_rows};
+use super::step::{Input, Step};
+use super::{Distance, Precision, Recording, last_rows};
 use crate::model::Model;
 use crate::tensor::{Dtype, Matrix};
 
@@ -19,7 +19,7 @@ const TOGETHER: usize = 1 << 22;
 /// A model, right or wrong, that another engine's recording is held against.
 pub(super) struct Replay<'a> {
     model: &'a Model,
-    dtype: Dtype,
+    dtype: Precision,
     tokens: &'a [u32],
     other: &'a Recording,
     /// Our own pass, for the tensors that cannot be replayed, and how far off they may be.
@@ -36,13 +36,14 @@ pub(super) struct Checked {
     pub(super) added: f64,
     pub(super) beyond: Option<Beyond>,
     pub(super) numbers: usize,
+    pub(super) overflowed: usize,
 }
 
 impl<'a> Replay<'a> {
     /// For the tensors `names`.
     pub(super) fn new(
         model: &'a Model,
-        dtype: Dtype,
+        dtype: Precision,
         tokens: &'a [u32],
         other: &'a Recording,
         names: &[String],
@@ -59,14 +60,21 @@ impl<'a> Replay<'a> {
         let whole = names.filter(|name| !replay.can_replay(name)).cloned();
         let whole: Vec<_> = whole.collect();
         if !whole.is_empty() {
-            let pass = Pass {
+            let pass = |dtype| Pass {
                 model,
                 dtype,
                 tokens,
                 names: &whole,
             };
-            replay.whole = pass.record()?;
-            replay.allowed = pass.disturbed(&replay.whole)?;
+            replay.whole = pass(dtype.pass()).record(other.tokens())?;
+            replay.allowed = match dtype {
+                // What rounding to bf16 does is eight times what rounding to f16 does.
+                Precision::F16 => {
+                    let bf16 = pass(Dtype::Bf16).disturbed(&replay.whole)?.into_iter();
+                    bf16.map(|(name, off)| (name, off / 8.0)).collect()
+                }
+                _ => pass(dtype.pass()).disturbed(&replay.whole)?,
+            };
         }
         Ok(replay)
     }
@@ -87,7 +95,8 @@ impl<'a> Replay<'a> {
     pub(super) fn check(&self, name: &str, reference: Option<&Recording>) -> Result<Checked> {
         let rows = self.other.rows(name);
         let step = self.step(name, rows)?;
-        let mut check = Check::new(self.dtype);
+        let stored = self.other.stored(name).unwrap_or(self.dtype);
+        let mut check = Check::new(self.dtype, stored);
         let mut first = 0;
         while first < rows {
             let together = match check.cols {
@@ -124,13 +133,15 @@ impl<'a> Replay<'a> {
         };
         let mut inputs = Vec::new();
         for input in &operation.inputs {
-            let Some(input) = self.other.read(input)? else {
+            let (Some(all), Some(stored)) = (self.other.read(input)?, self.other.stored(input))
+            else {
                 return Ok(None);
             };
-            inputs.push(match operation.looks_back() {
-                true => input,
-                false => last_rows(input, rows),
-            });
+            let rows = match operation.looks_back() {
+                true => all,
+                false => last_rows(all, rows),
+            };
+            inputs.push(Input { rows, stored });
         }
         let first = self.tokens.len() - rows;
         Ok(Some(Step::new(
@@ -157,23 +168,29 @@ impl<'a> Replay<'a> {
 
 /// A check that is done some rows at a time.
 struct Check {
+    dtype: Precision,
+    stored: Precision,
     cols: usize,
     measure: Measure,
     inherited: f64,
     added: f64,
     beyond: Option<Beyond>,
     numbers: usize,
+    overflowed: usize,
 }
 
 impl Check {
-    fn new(dtype: Dtype) -> Self {
+    fn new(dtype: Precision, stored: Precision) -> Self {
         Self {
+            dtype,
+            stored,
             cols: 0,
             measure: Measure::new(dtype),
             inherited: 0.0,
             added: 0.0,
             beyond: None,
             numbers: 0,
+            overflowed: 0,
         }
     }
 
@@ -181,7 +198,15 @@ impl Check {
     fn against(&mut self, got: &Matrix<f64>, want: Option<&Matrix<f64>>, expected: &[Interval]) {
         let Some(want) = want else { return };
         for (got, want) in got.iter_rows().zip(want.iter_rows()) {
-            self.measure.take(got, want);
+            if got.iter().all(|x| x.is_finite()) {
+                self.measure.take(got, want);
+            } else {
+                // How far what overflowed is off is not known.
+                let pairs = got.iter().copied().zip(want.iter().copied());
+                let known = pairs.filter(|(got, _)| got.is_finite());
+                let (got, want): (Vec<_>, Vec<_>) = known.unzip();
+                self.measure.take(&got, &want);
+            }
         }
         let pairs = expected.iter().zip(want.as_slice());
         let inherited = pairs.map(|(e, want)| (e.value - want).abs());
@@ -193,9 +218,13 @@ impl Check {
         self.cols = got.cols();
         self.numbers += got.as_slice().len();
         for (i, (&got, expected)) in got.as_slice().iter().zip(expected).enumerate() {
-            let added = (got - expected.value).abs();
-            self.added = self.added.max(added);
-            if !expected.contains(got) {
+            if got.is_finite() {
+                // Where nothing is known of what was expected, this is NaN, and no maximum.
+                self.added = self.added.max((got - expected.value).abs());
+            } else {
+                self.overflowed += 1;
+            }
+            if !expected.meets(self.dtype.recorded(self.stored, got)) {
                 let (row, column) = (first + i / self.cols, i % self.cols);
                 self.beyond(row, column, got, expected);
             }
@@ -233,6 +262,7 @@ impl Check {
             added: self.added,
             beyond: self.beyond,
             numbers: self.numbers,
+            overflowed: self.overflowed,
         }
     }
 }

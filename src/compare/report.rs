@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::Distance;
+use super::{Aside, Distance};
 use crate::model::KnownBug;
 
 /// Two recordings, tensor by tensor.
@@ -16,12 +16,16 @@ pub struct Report {
     pub model: String,
     /// The compute type of the other recording.
     pub dtype: String,
+    /// Whether that is only what its numbers look like.
+    pub guessed: bool,
     /// How many tokens were run.
     pub tokens: usize,
     /// The tensors in forward order.
     pub rows: Vec<Row>,
     /// The names that only the reference has.
     pub missing: Vec<String>,
+    /// The names in the other recording that were set aside.
+    pub aside: Vec<Aside>,
     /// The first tensor that is beyond what rounding may do.
     pub finding: Option<Finding>,
 }
@@ -44,6 +48,12 @@ pub struct Row {
     pub added: f64,
     /// How many numbers it has.
     pub numbers: usize,
+    /// The type in which they were recorded.
+    pub stored: String,
+    /// Whether that is coarser than they were computed, so that each stands for all that round to it.
+    pub coarse: bool,
+    /// How many of them were too large for that type.
+    pub overflowed: usize,
     /// Those that rounding does not explain.
     pub beyond: Option<Beyond>,
 }

@@ -41,6 +41,8 @@ impl Rules {
     ///
     /// [`Error::Rule`] with line and column.
     pub fn parse(path: &Path, text: &[u8]) -> Result<Self> {
+        // Some editors begin a file with a mark of its encoding.
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
         let mut rules = Vec::new();
         for (index, line) in text.split(|&b| b == b'\n').enumerate() {
             let rule = std::str::from_utf8(line)

@@ -71,6 +71,11 @@ impl Source {
                 let name = path.file_stem().unwrap_or_default().to_string_lossy();
                 source.add_array(path, &name, data)?;
             }
+            // Archives and pickles, which torch.save writes.
+            _ if data.starts_with(b"PK\x03\x04") || data.starts_with(b"\x80\x02") => {
+                let reason = "it is a file of torch.save; write the same tensors with safetensors.torch.save_file";
+                return Err(file_error(path)(reason.into()));
+            }
             _ => {
                 let (tensors, metadata) = checkpoint::list(path, data)?;
                 let found = |(name, numbers)| {

@@ -3,7 +3,8 @@
 //! It is worked out in f64, with the roundings that the compute type asks for. What an engine may be off by is what its own
 //! roundings in between may come to: a sum of n terms is off by √n u Σ|terms| in whatever order it is added up (n
 //! roundings as a random walk), every other operation by a few u. bf16 then rounds to one number, or to either of two where
-//! the error reaches over the boundary between them.
+//! the error reaches over the boundary between them. What was recorded in a coarser type than it was computed in stands for all
+//! numbers that round to it.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,12 +12,22 @@ use std::ops::Range;
 use half::bf16;
 use rayon::prelude::*;
 
+use super::Precision;
 use super::interval::{Interval, Rounding};
 use super::operation::{Kind, Operation};
 use crate::kernels::activation::{Activation, gelu_by_f16};
 use crate::kernels::{Level, matmul};
 use crate::model::{Attention, Model, RmsNorm, RopePairing, Scaling};
-use crate::tensor::{Dtype, Matrix, Storage, Tensor};
+use crate::tensor::{Matrix, Storage, Tensor};
+
+/// The steepest that an activation is: GeLU at 1.4.
+const STEEPEST: f64 = 1.13;
+
+/// Recorded rows, and the type in which they were recorded.
+pub(super) struct Input {
+    pub(super) rows: Matrix<f64>,
+    pub(super) stored: Precision,
+}
 
 /// An operation with what it takes in.
 pub(super) struct Step<'m> {
@@ -25,9 +36,11 @@ pub(super) struct Step<'m> {
     /// The tokens of the rows, and the position of the first.
     pub(super) tokens: &'m [u32],
     pub(super) first_position: usize,
-    pub(super) inputs: Vec<Matrix<f64>>,
+    pub(super) inputs: Vec<Input>,
     pub(super) rounding: Rounding,
     weight: Option<Weight<'m>>,
+    /// Keys and values of all tokens, for attention.
+    looked_back_at: Vec<Vec<Vec<Interval>>>,
 }
 
 impl<'m> Step<'m> {
@@ -35,14 +48,14 @@ impl<'m> Step<'m> {
         model: &'m Model,
         operation: Operation<'m>,
         (tokens, first_position): (&'m [u32], usize),
-        inputs: Vec<Matrix<f64>>,
+        inputs: Vec<Input>,
         rounding: Rounding,
     ) -> Self {
         let weight = match operation.kind {
             Kind::Product(w) | Kind::Logits(w, _) => Some(Weight::new(w, rounding)),
             _ => None,
         };
-        Self {
+        let mut step = Self {
             model,
             operation,
             tokens,
@@ -50,11 +63,53 @@ impl<'m> Step<'m> {
             inputs,
             rounding,
             weight,
+            looked_back_at: vec![],
+        };
+        if step.operation.looks_back() {
+            let rows = 0..step.inputs[1].rows.rows();
+            let all = |input: usize| rows.clone().map(|row| step.row(input, row)).collect();
+            step.looked_back_at = vec![all(1), all(2)];
         }
+        step
     }
 
     /// What some rows of the outcome may be, one after the other.
     pub(super) fn rows(&self, rows: Range<usize>) -> Vec<Interval> {
+        let mut outcome = self.replayed(rows.clone());
+        let width = outcome.len() / rows.len().max(1);
+        for (row, outcome) in rows.zip(outcome.chunks_mut(width.max(1))) {
+            if !self.is_known(row) {
+                outcome.fill(Interval::anything());
+            }
+        }
+        outcome
+    }
+
+    /// Whether nothing overflowed in the recorded rows that a row of the outcome comes from.
+    fn is_known(&self, row: usize) -> bool {
+        let rows = match self.operation.kind {
+            Kind::Mix(attention) => seen(attention, row),
+            _ => row..row + 1,
+        };
+        let mut inputs = self.inputs.iter();
+        inputs.all(|input| {
+            let numbers = rows.clone().flat_map(|row| input.rows.row(row));
+            numbers.into_iter().all(|x| x.is_finite())
+        })
+    }
+
+    /// What a recorded number may have been.
+    fn recorded(&self, input: usize, x: f64) -> Interval {
+        self.rounding.0.recorded(self.inputs[input].stored, x)
+    }
+
+    /// What the numbers of a recorded row may have been.
+    fn row(&self, input: usize, row: usize) -> Vec<Interval> {
+        let numbers = self.inputs[input].rows.row(row).iter();
+        numbers.map(|&x| self.recorded(input, x)).collect()
+    }
+
+    fn replayed(&self, rows: Range<usize>) -> Vec<Interval> {
         match self.operation.kind {
             Kind::Embedding => rows.flat_map(|row| self.embedding(row)).collect(),
             Kind::Norm(norm) => self.each(rows, |x| self.norm(norm, x)),
@@ -72,54 +127,72 @@ impl<'m> Step<'m> {
             Kind::Activation(f) => {
                 self.each(rows, |x| x.iter().map(|&x| self.activation(f, x)).collect())
             }
-            Kind::Gated(f) => self.pairs(rows, |gate, up| {
-                self.activation(f, gate).times(Interval::exactly(up))
-            }),
-            Kind::Times => self.pairs(rows, |a, b| {
-                Interval::exactly(a).times(Interval::exactly(b))
-            }),
-            Kind::Plus => self.pairs(rows, |a, b| Interval::exactly(a).plus(Interval::exactly(b))),
+            Kind::Gated(f) => self.pairs(rows, |gate, up| self.activation(f, gate).times(up)),
+            Kind::Times => self.pairs(rows, Interval::times),
+            Kind::Plus => self.pairs(rows, Interval::plus),
         }
     }
 
     fn each(
         &self,
         rows: Range<usize>,
-        f: impl Fn(&[f64]) -> Vec<Interval> + Sync,
+        f: impl Fn(&[Interval]) -> Vec<Interval> + Sync,
     ) -> Vec<Interval> {
-        let rows = rows.into_par_iter().map(|row| f(self.inputs[0].row(row)));
+        let rows = rows.into_par_iter().map(|row| f(&self.row(0, row)));
         rows.flatten_iter().collect()
     }
 
-    fn pairs(&self, rows: Range<usize>, f: impl Fn(f64, f64) -> Interval) -> Vec<Interval> {
-        let [a, b] = [0, 1].map(|i| &self.inputs[i]);
-        let pairs = rows.flat_map(|row| a.row(row).iter().zip(b.row(row)));
-        pairs.map(|(&a, &b)| self.rounding.once(f(a, b))).collect()
+    fn pairs(
+        &self,
+        rows: Range<usize>,
+        f: impl Fn(Interval, Interval) -> Interval,
+    ) -> Vec<Interval> {
+        let pairs = rows.flat_map(|row| self.row(0, row).into_iter().zip(self.row(1, row)));
+        pairs.map(|(a, b)| self.rounding.once(f(a, b))).collect()
     }
 
     fn embedding(&self, row: usize) -> Vec<Interval> {
-        let (weight, factor) = self.model.embedding(self.rounding.0);
+        let (weight, factor) = self.embedding_factor();
         let mut x = vec![0.0; weight.cols()];
         weight.read_row(self.tokens[row] as usize, &mut x);
         // The row is of the compute type before it is scaled.
-        let scaled = x
-            .into_iter()
-            .map(|x| Interval::exactly(self.rounding.nearest(x) * factor));
+        let scaled = x.into_iter().map(|x| self.narrow(x).times(factor));
         scaled.map(|x| self.rounding.once(x)).collect()
+    }
+
+    /// The embedding, and what its rows are multiplied by.
+    fn embedding_factor(&self) -> (&Tensor, Interval) {
+        let (weight, factor) = self.model.embedding(self.rounding.0.pass());
+        (weight, self.narrow(factor))
+    }
+
+    /// A number of the model in the compute type, or in f16 either of that and of what f32 makes of it.
+    fn narrow(&self, x: f64) -> Interval {
+        match self.rounding.0 {
+            Precision::F16 => self.rounding.of(Interval::exactly(x)),
+            _ => Interval::exactly(self.rounding.nearest(x)),
+        }
     }
 
     /// u · (mean(u²) + ε)^−½ · (1 + w): the mean of squares has no cancellation, and everything after it is one operation
     /// each.
-    fn norm(&self, norm: &RmsNorm, u: &[f64]) -> Vec<Interval> {
+    fn norm(&self, norm: &RmsNorm, u: &[Interval]) -> Vec<Interval> {
         let scale = self.scale(norm);
         let relative = self.rounding.walk(scale.len()) + 8.0 * self.rounding.unit();
         let heads = u.chunks_exact(scale.len());
         let normed = heads.flat_map(|u| {
-            let mean = u.iter().map(|u| u * u).sum::<f64>() / u.len() as f64;
-            let inverse = (mean + norm.eps()).sqrt().recip();
+            let squares = |of: fn(&Interval) -> f64| {
+                let mean = u.iter().map(|u| of(u).powi(2)).sum::<f64>() / u.len() as f64;
+                (mean + norm.eps()).sqrt().recip()
+            };
+            let inverse = Interval {
+                low: squares(|u| u.size()),
+                value: squares(|u| u.value),
+                high: squares(|u| u.least_size()),
+            };
             u.iter().zip(&scale).map(move |(&u, &m)| {
-                let n = u * inverse;
-                let n = Interval::around(n, relative * n.abs());
+                let n = u.times(inverse);
+                let n = n.off(relative * n.size());
                 let n = match norm.scaling() {
                     Scaling::Rounded => self.rounding.of(n),
                     Scaling::OnePlus | Scaling::Plain => n,
@@ -132,8 +205,8 @@ impl<'m> Step<'m> {
 
     fn scale(&self, norm: &RmsNorm) -> Vec<f64> {
         match self.rounding.0 {
-            Dtype::F64 | Dtype::F32 => norm.scale::<f64>(),
-            Dtype::Bf16 => norm.scale::<bf16>().into_iter().map(f64::from).collect(),
+            Precision::F64 | Precision::F32 | Precision::F16 => norm.scale::<f64>(),
+            Precision::Bf16 => norm.scale::<bf16>().into_iter().map(f64::from).collect(),
         }
     }
 
@@ -142,10 +215,10 @@ impl<'m> Step<'m> {
         rows: Range<usize>,
         finish: impl Fn(Interval) -> Interval + Sync,
     ) -> Vec<Interval> {
-        let Some(Weight { w, norms }) = &self.weight else {
+        let Some(Weight { w, norms, lost }) = &self.weight else {
             return vec![];
         };
-        let x = self.inputs[0].slice_rows(rows);
+        let x = self.inputs[0].rows.slice_rows(rows);
         let y = matmul(Level::best(), &x, w.as_ref());
         let walk = self.rounding.walk(w.cols());
         // Denormal numbers may count as zero.
@@ -154,12 +227,17 @@ impl<'m> Step<'m> {
         let rows = rows.zip(x.as_slice().par_chunks(w.cols()));
         let sums = rows.flat_map_iter(|(y, x)| {
             let finish = &finish;
-            let length = x.iter().map(|x| x * x).sum::<f64>().sqrt();
-            // Σ|wᵢ xᵢ| ≤ ‖w‖ ‖x‖.
-            y.iter().zip(norms).map(move |(&y, norm)| {
-                let off = walk * norm * length + self.rounding.unit() * y.abs() + denormal;
-                finish(Interval::around(y, off))
-            })
+            let length = length(x.iter().copied());
+            let halves = length_of_halves(x, |x| self.recorded(0, x));
+            // Σ|wᵢ xᵢ| ≤ ‖w‖ ‖x‖, and so for what x and w may be off.
+            y.iter()
+                .zip(norms)
+                .zip(lost)
+                .map(move |((&y, norm), lost)| {
+                    let off = walk * norm * length + self.rounding.unit() * y.abs() + denormal;
+                    let off = off + norm * halves + lost * length;
+                    finish(Interval::around(y, off))
+                })
         });
         sums.collect()
     }
@@ -170,9 +248,10 @@ impl<'m> Step<'m> {
             .of(capped.off(4.0 * self.rounding.unit() * cap))
     }
 
-    fn activation(&self, f: Activation, x: f64) -> Interval {
+    fn activation(&self, f: Activation, x: Interval) -> Interval {
         // 1 + tanh cancels for negative x: the error is one of x, not of the outcome.
-        let off = 8.0 * self.rounding.unit() * x.abs();
+        let off = 8.0 * self.rounding.unit() * x.size() + STEEPEST * x.half();
+        let x = x.value;
         let y = match f {
             Activation::GeluByF16 => Interval {
                 low: gelu_by_f16(x, -off),
@@ -189,7 +268,7 @@ impl<'m> Step<'m> {
         let cos_sin = self.cos_sin(attention, self.first_position + row);
         let once = |x| self.rounding.once(x);
         let mut out = Vec::new();
-        for head in self.inputs[0].row(row).chunks_exact(attention.head_dim) {
+        for head in self.row(0, row).chunks_exact(attention.head_dim) {
             let half = head.len() / 2;
             let place = |i: usize| match attention.pairing {
                 RopePairing::Halves => (i, i + half),
@@ -198,7 +277,7 @@ impl<'m> Step<'m> {
             let mut rotated = vec![Interval::exactly(0.0); head.len()];
             for (i, &(cos, sin)) in cos_sin.iter().enumerate() {
                 let (a, b) = place(i);
-                let [x, y] = [head[a], head[b]].map(Interval::exactly);
+                let [x, y] = [head[a], head[b]];
                 rotated[a] = once(once(x.times(cos)).minus(once(y.times(sin))));
                 rotated[b] = once(once(y.times(cos)).plus(once(x.times(sin))));
             }
@@ -224,34 +303,34 @@ impl<'m> Step<'m> {
 
     /// softmax(q kᵀ · scaling) v of one token, all heads.
     fn mix(&self, attention: &Attention, row: usize) -> Vec<Interval> {
-        let [q, k, v] = [0, 1, 2].map(|i| &self.inputs[i]);
-        let seen = attention
-            .window
-            .map_or(0, |window| (row + 1).saturating_sub(window))..row + 1;
+        let seen = seen(attention, row);
         let width = attention.head_dim;
-        let group = q.cols() / k.cols();
-        let heads = q.row(row).chunks_exact(width).enumerate();
+        let q = self.row(0, row);
+        let [keys, values] = [0, 1].map(|i| &self.looked_back_at[i][seen.clone()]);
+        let group = q.len() / keys[0].len();
+        let heads = q.chunks_exact(width).enumerate();
         heads
             .flat_map(|(head, q)| {
                 let of = head / group * width..(head / group + 1) * width;
-                let keys = seen.clone().map(|row| &k.row(row)[of.clone()]);
-                let scores: Vec<_> = keys.map(|k| self.score(attention, q, k)).collect();
-                let p = self.probabilities(&scores);
-                let values: Vec<_> = seen.clone().map(|row| &v.row(row)[of.clone()]).collect();
+                let scores = keys
+                    .iter()
+                    .map(|k| self.score(attention, q, &k[of.clone()]));
+                let p = self.probabilities(&scores.collect::<Vec<_>>());
+                let values: Vec<_> = values.iter().map(|v| &v[of.clone()]).collect();
                 self.average(&p, &values)
             })
             .collect()
     }
 
-    fn score(&self, attention: &Attention, q: &[f64], k: &[f64]) -> Interval {
-        let (mut sum, mut sizes) = (0.0, 0.0);
+    fn score(&self, attention: &Attention, q: &[Interval], k: &[Interval]) -> Interval {
+        let (mut sum, mut sizes, mut off) = (0.0, 0.0, 0.0);
         for (q, k) in q.iter().zip(k) {
-            sum += q * k;
-            sizes += (q * k).abs();
+            sum += q.value * k.value;
+            sizes += (q.value * k.value).abs();
+            off += q.times(*k).half();
         }
-        let product = self
-            .rounding
-            .of(Interval::around(sum, self.rounding.walk(q.len()) * sizes));
+        let walk = self.rounding.walk(q.len()) * sizes;
+        let product = self.rounding.of(Interval::around(sum, walk + off));
         let scaling = Interval::exactly(attention.scaling);
         let scaling = scaling.off(self.rounding.unit() * attention.scaling);
         let score = self.rounding.once(product.times(scaling));
@@ -291,12 +370,12 @@ impl<'m> Step<'m> {
     }
 
     /// Σ pⱼ vⱼ.
-    fn average(&self, p: &[Interval], values: &[&[f64]]) -> Vec<Interval> {
+    fn average(&self, p: &[Interval], values: &[&[Interval]]) -> Vec<Interval> {
         let mut sums = vec![Interval::exactly(0.0); values[0].len()];
         let mut sizes = vec![0.0; sums.len()];
         for (p, v) in p.iter().zip(values) {
             for ((sum, size), &v) in sums.iter_mut().zip(&mut sizes).zip(*v) {
-                let term = p.times(Interval::exactly(v));
+                let term = p.times(v);
                 *sum = sum.plus(term);
                 *size += term.size();
             }
@@ -308,30 +387,52 @@ impl<'m> Step<'m> {
     }
 }
 
+/// The tokens that attention sees from a row on.
+fn seen(attention: &Attention, row: usize) -> Range<usize> {
+    let window = attention.window.unwrap_or(usize::MAX);
+    (row + 1).saturating_sub(window)..row + 1
+}
+
 /// A weight as the compute type sees it.
 struct Weight<'m> {
     w: Cow<'m, Tensor>,
     /// ‖w‖ of every row.
     norms: Vec<f64>,
+    /// The length of what f16 takes from every row.
+    lost: Vec<f64>,
 }
 
 impl<'m> Weight<'m> {
     fn new(stored: &'m Tensor, rounding: Rounding) -> Self {
         let w = match (rounding.0, stored.storage()) {
-            (Dtype::Bf16, Storage::F64 | Storage::F32 | Storage::F16) => {
+            (Precision::Bf16, Storage::F64 | Storage::F32 | Storage::F16) => {
                 narrowed(stored, Storage::Bf16)
             }
-            (Dtype::F32, Storage::F64) => narrowed(stored, Storage::F32),
+            (Precision::F32 | Precision::F16, Storage::F64) => narrowed(stored, Storage::F32),
             _ => Cow::Borrowed(stored),
         };
-        let norm = |row: usize| {
+        let lost = |w: f64| match rounding.0 {
+            Precision::F16 => w - rounding.nearest(w),
+            _ => 0.0,
+        };
+        let lengths = |row: usize| {
             let mut numbers = vec![0.0; w.cols()];
             w.read_row(row, &mut numbers);
-            numbers.iter().map(|x| x * x).sum::<f64>().sqrt()
+            let numbers = numbers.iter().copied();
+            (length(numbers.clone()), length(numbers.map(lost)))
         };
-        let norms = (0..w.rows()).into_par_iter().map(norm).collect();
-        Self { w, norms }
+        let (norms, lost) = (0..w.rows()).into_par_iter().map(lengths).unzip();
+        Self { w, norms, lost }
     }
+}
+
+fn length(numbers: impl Iterator<Item = f64>) -> f64 {
+    numbers.map(|x| x * x).sum::<f64>().sqrt()
+}
+
+/// The length of what recorded numbers may be off.
+fn length_of_halves(numbers: &[f64], recorded: impl Fn(f64) -> Interval) -> f64 {
+    length(numbers.iter().map(|&x| recorded(x).half()))
 }
 
 /// A weight in a narrower type, each number rounded once.

@@ -92,7 +92,7 @@ fn compare(folder: &Path, other: &Path, dtype: Dtype, rules: &Rules) -> Result<O
     let reference = recording(folder, Dtype::F64);
     let reference = Recording::open(&reference, model.config(), &Rules::default())?;
     let other = Recording::open(other, model.config(), rules)?;
-    let comparison = Comparison::new(&model, &reference, &other, Some(dtype), true)?;
+    let comparison = Comparison::new(&model, &reference, &other, Some(dtype.into()), true)?;
     let report = comparison.run(|| ())?;
     Ok(match report.finding {
         None => Outcome::Within(report.rows.len()),

@@ -91,8 +91,7 @@ pub(super) fn write_case(case: &Case, folder: &Path) -> Result<()> {
     put(&folder.join("ids.json"), format!("{ids:?}\n").as_bytes())?;
     let model = open(folder)?;
     for dtype in DTYPES {
-        let mut trace = Trace::new(model.config(), dtype, &[], usize::MAX)?;
-        trace.run(&model, &ids)?;
+        let trace = Trace::new(model.config(), dtype, &[], usize::MAX)?;
         trace.write(&recording(folder, dtype), &model, &ids)?;
     }
     Ok(())

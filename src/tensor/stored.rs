@@ -118,6 +118,18 @@ impl Tensor {
         decode(self.storage, self.row_bytes(row), out);
     }
 
+    /// The number at a place in row-major order, exactly.
+    pub(crate) fn number(&self, index: usize) -> f64 {
+        let size = self.storage.size();
+        let mut number = [0.0];
+        decode(
+            self.storage,
+            &self.data[index * size..(index + 1) * size],
+            &mut number,
+        );
+        number[0]
+    }
+
     /// The Frobenius norm, summed in f64 from first to last when it is first asked for: a figure for
     /// reports.
     pub fn frobenius(&self) -> f64 {

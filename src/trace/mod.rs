@@ -29,97 +29,36 @@
 
 mod error;
 mod ids;
+mod points;
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use half::bf16;
 
 pub use error::{Error, Result};
 pub use ids::{parse_ids, read_ids};
+pub(crate) use points::LAYER_NAMES;
+pub use points::{Point, names};
 
-use crate::checkpoint::{Config, TensorData, write_safetensors};
+use crate::checkpoint::{Config, Layout, TensorsFile};
+use crate::message::IoError;
 use crate::model::{Model, Recorder, Session};
-use crate::tensor::{Dtype, Element, Matrix, Storage};
+use crate::tensor::{Dtype, Element, Matrix, Storage, encode};
 
-/// The names of a layer's tensors, in forward order, relative to `model.layers.I`.
-pub(crate) const LAYER_NAMES: [&str; 20] = [
-    ".input_layernorm",
-    ".self_attn.q_proj",
-    ".self_attn.k_proj",
-    ".self_attn.v_proj",
-    ".self_attn.q_norm",
-    ".self_attn.k_norm",
-    ".self_attn.q_rope",
-    ".self_attn.k_rope",
-    ".self_attn.mixed",
-    ".self_attn.o_proj",
-    ".post_attention_layernorm",
-    ".residual_mid",
-    ".pre_feedforward_layernorm",
-    ".mlp.gate_proj",
-    ".mlp.act_fn",
-    ".mlp.up_proj",
-    ".mlp.product",
-    ".mlp.down_proj",
-    ".post_feedforward_layernorm",
-    "",
-];
+/// The points of which a pass gives only the rows that it is asked for.
+const ENDS: [&str; 2] = ["model.norm", "lm_head"];
 
-/// Every name a pass of this model records, in forward order.
-pub fn names(config: &Config) -> Vec<String> {
-    let layers = (0..config.num_hidden_layers).flat_map(|layer| {
-        LAYER_NAMES
-            .iter()
-            .map(move |name| format!("model.layers.{layer}{name}"))
-    });
-    let first = std::iter::once("model.embed_tokens".to_owned());
-    let last = ["model.norm", "lm_head"].map(str::to_owned);
-    first.chain(layers).chain(last).collect()
-}
-
-/// A recording: for each wanted name the last tokens' rows.
+/// What is recorded of a pass: some tensors, the rows of the last tokens.
 #[derive(Clone, Debug)]
 pub struct Trace {
     wanted: GlobSet,
     last: usize,
     dtype: Dtype,
-    tensors: BTreeMap<String, Recorded>,
-}
-
-/// The rows recorded under one name: F64 for compute type f64 and F32 for the others, which is exact.
-#[derive(Clone, Debug)]
-pub struct Recorded {
-    cols: usize,
-    storage: Storage,
-    bytes: Vec<u8>,
-}
-
-impl Recorded {
-    /// `[tokens, width]`.
-    pub fn shape(&self) -> [usize; 2] {
-        [
-            self.bytes.len() / (self.cols * self.storage.size()),
-            self.cols,
-        ]
-    }
-
-    fn push(&mut self, rows: &Matrix<f64>, last: usize) {
-        match self.storage {
-            Storage::F64 => self
-                .bytes
-                .extend(rows.as_slice().iter().flat_map(|x| x.to_le_bytes())),
-            _ => self.bytes.extend(
-                rows.as_slice()
-                    .iter()
-                    .flat_map(|&x| (x as f32).to_le_bytes()),
-            ),
-        }
-        let keep = last.saturating_mul(self.cols * self.storage.size());
-        self.bytes.drain(..self.bytes.len().saturating_sub(keep));
-    }
+    cancel: Option<Arc<AtomicBool>>,
 }
 
 impl Trace {
@@ -154,44 +93,83 @@ impl Trace {
             wanted,
             last,
             dtype,
-            tensors: BTreeMap::new(),
+            cancel: None,
         })
     }
 
-    /// Runs `tokens` through `model` and records them.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Session::forward`].
-    pub fn run(&mut self, model: &Model, tokens: &[u32]) -> Result<()> {
+    /// Gives up when `cancel` becomes true, as a [`Session`] does.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: Arc<AtomicBool>) -> Self {
+        self.cancel = Some(cancel);
+        self
+    }
+
+    /// The type of the recorded numbers: F64 for compute type f64 and F32 for the others, which is exact.
+    fn storage(&self) -> Storage {
         match self.dtype {
-            Dtype::F64 => self.run_in::<f64>(model, tokens),
-            Dtype::F32 => self.run_in::<f32>(model, tokens),
-            Dtype::Bf16 => self.run_in::<bf16>(model, tokens),
+            Dtype::F64 => Storage::F64,
+            Dtype::F32 | Dtype::Bf16 => Storage::F32,
         }
     }
 
-    fn run_in<E: Element>(&mut self, model: &Model, tokens: &[u32]) -> Result<()> {
-        let mut session = Session::<E>::new(model);
-        let ends = ["lm_head", "model.norm"]
-            .iter()
-            .any(|name| self.wants(name));
-        let logits = if ends { self.last } else { 0 };
-        Ok(session.forward_recorded(tokens, logits, self)?)
+    /// The tensors that a pass over `tokens` tokens records, in forward order: name and shape, `[tokens, width]`.
+    pub fn shapes(&self, config: &Config, tokens: usize) -> Vec<(String, [usize; 2])> {
+        let points = Point::all(config).into_iter();
+        let wanted = points.filter(|point| self.wanted.is_match(&point.name));
+        wanted
+            .map(|point| (point.name, [tokens.min(self.last), point.width]))
+            .collect()
     }
 
-    /// What was recorded, by name.
-    pub fn tensors(&self) -> &BTreeMap<String, Recorded> {
-        &self.tensors
-    }
-
-    /// Writes a safetensors file. Its metadata has `model`, `model_hash`, `dtype`, `backend`, `ids` (a JSON list of
-    /// all `tokens` that were run) and `version` (of this crate).
+    /// Runs `tokens` through `model` and writes a safetensors file.
+    ///
+    /// Its metadata has `model`, `model_hash`, `dtype`, `backend`, `ids` (a JSON list of all `tokens` that were run) and
+    /// `version` (of this crate). Room for the file is taken before anything is computed, and rows are written as
+    /// they come: no more is in memory than a pass needs, and a tensor's rows of one chunk of tokens.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`].
+    /// Those of [`Session::forward`], and [`Error::Io`]; no file appears then.
     pub fn write(&self, path: &Path, model: &Model, tokens: &[u32]) -> Result<()> {
+        model.check_tokens(tokens, 0)?;
+        let shapes = self.shapes(model.config(), tokens.len());
+        let storage = self.storage();
+        let layout = shapes.iter().map(|(name, shape)| Layout {
+            name,
+            dtype: storage.into(),
+            shape,
+            length: shape.iter().product::<usize>() * storage.size(),
+        });
+        let layout: Vec<_> = layout.collect();
+        let mut sink = Sink {
+            trace: self,
+            skip: tokens.len().saturating_sub(self.last),
+            skipped: BTreeMap::new(),
+            file: TensorsFile::create(path, &self.metadata(model, tokens), &layout)?,
+            error: None,
+        };
+        match self.dtype {
+            Dtype::F64 => self.run::<f64>(model, tokens, &mut sink)?,
+            Dtype::F32 => self.run::<f32>(model, tokens, &mut sink)?,
+            Dtype::Bf16 => self.run::<bf16>(model, tokens, &mut sink)?,
+        }
+        match sink.error {
+            Some(error) => Err(error.into()),
+            None => Ok(sink.file.finish()?),
+        }
+    }
+
+    fn run<E: Element>(&self, model: &Model, tokens: &[u32], sink: &mut Sink<'_>) -> Result<()> {
+        let mut session = Session::<E>::new(model);
+        if let Some(cancel) = &self.cancel {
+            session = session.with_cancel(Arc::clone(cancel));
+        }
+        let ends = ENDS.iter().any(|name| self.wanted.is_match(name));
+        let logits = if ends { self.last } else { 0 };
+        Ok(session.forward_recorded(tokens, logits, sink)?)
+    }
+
+    fn metadata(&self, model: &Model, tokens: &[u32]) -> BTreeMap<String, String> {
         let metadata = [
             ("model", model.checkpoint().name().to_owned()),
             ("model_hash", model.checkpoint().tensors().content_hash()),
@@ -200,38 +178,38 @@ impl Trace {
             ("ids", format!("{tokens:?}")),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
-        let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
-        let tensors = self.tensors.iter().map(|(name, tensor)| {
-            let data = TensorData {
-                storage: tensor.storage,
-                shape: tensor.shape().into(),
-                bytes: Cow::Borrowed(&tensor.bytes),
-            };
-            (name.clone(), data)
-        });
-        Ok(write_safetensors(
-            path,
-            &metadata.into(),
-            &tensors.collect(),
-        )?)
+        metadata.map(|(key, value)| (key.to_owned(), value)).into()
     }
 }
 
-impl Recorder for Trace {
+/// Writes what a pass gives.
+struct Sink<'t> {
+    trace: &'t Trace,
+    /// The first rows of every tensor, which are not recorded.
+    skip: usize,
+    /// How many of them are gone by.
+    skipped: BTreeMap<String, usize>,
+    file: TensorsFile,
+    /// What went wrong; nothing is written after it.
+    error: Option<IoError>,
+}
+
+impl Recorder for Sink<'_> {
     fn wants(&self, name: &str) -> bool {
-        self.wanted.is_match(name)
+        self.error.is_none() && self.trace.wanted.is_match(name)
     }
 
     fn record(&mut self, name: &str, rows: &Matrix<f64>) {
-        let recorded = self.tensors.entry(name.to_owned());
-        let recorded = recorded.or_insert_with(|| Recorded {
-            cols: rows.cols(),
-            storage: match self.dtype {
-                Dtype::F64 => Storage::F64,
-                Dtype::F32 | Dtype::Bf16 => Storage::F32,
-            },
-            bytes: Vec::new(),
-        });
-        recorded.push(rows, self.last);
+        let mut first = 0;
+        if !ENDS.contains(&name) {
+            let skipped = self.skipped.entry(name.to_owned()).or_default();
+            first = (self.skip - *skipped).min(rows.rows());
+            *skipped += first;
+        }
+        let numbers = &rows.as_slice()[first * rows.cols()..];
+        let storage = self.trace.storage();
+        let mut bytes = vec![0; numbers.len() * storage.size()];
+        encode(storage, numbers, &mut bytes);
+        self.error = self.file.append(name, &bytes).err();
     }
 }

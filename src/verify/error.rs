@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::message::{IoError, flattened, shown};
+use crate::message::{IoError, flattened, one_line, shown};
 use crate::{checkpoint, model, patch};
 
 /// A result of this module.
@@ -27,12 +27,14 @@ pub enum Error {
 
     // ---- prompts -----------------------------------------------------------------------
     /// A file of prompts that is something else.
-    #[error("{} line {line} is not a JSON string such as \"Hello\", one a line", path.display())]
+    #[error("{} line {line} is not a JSON string such as \"Hello\", one a line: {}", path.display(), one_line(reason, 200))]
     Prompts {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
+        /// Where it goes wrong.
+        reason: String,
     },
     /// A file of prompts without any.
     #[error("{} has no prompt: give one JSON string a line", path.display())]

@@ -72,9 +72,9 @@ impl StepsFile {
     /// [`parse`].
     pub fn open(path: &Path, setting: Setting, machine: Machine) -> Result<(Self, Record)> {
         let begun = Record::new(setting, vec![machine.clone()]);
-        let begin = |file: &mut File| {
+        let begin = |mut file: &File| {
             file.lock()?;
-            write(&begun, file)
+            write(&begun, &mut file)
         };
         if let Some(file) = create_new(path, begin)? {
             let path = path.into();

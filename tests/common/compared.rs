@@ -32,8 +32,7 @@ impl Bench {
     }
 
     fn record(&self, model: &Model, dtype: Dtype, ids: &[u32], name: &str) {
-        let mut trace = Trace::new(model.config(), dtype, &self.globs, usize::MAX).unwrap();
-        trace.run(model, ids).unwrap();
+        let trace = Trace::new(model.config(), dtype, &self.globs, usize::MAX).unwrap();
         trace
             .write(&self.dir.path().join(name), model, ids)
             .unwrap();
@@ -55,7 +54,7 @@ impl Bench {
         self.record(&model, dtype, ids, "other");
         let (reference, other) = (self.open("reference"), self.open("other"));
         let comparison = Comparison::new(&self.model, &reference, &other, None, false).unwrap();
-        assert_eq!(comparison.dtype(), dtype);
+        assert_eq!(comparison.dtype(), dtype.into());
         comparison.run(|| ()).unwrap()
     }
 

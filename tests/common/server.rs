@@ -83,6 +83,14 @@ impl Server {
         answer
     }
 
+    /// A client that never sends the rest of its request.
+    pub fn stuck(&self) -> TcpStream {
+        let mut stream = self.connect();
+        let begun = "POST /generate HTTP/1.1\r\nHost: test\r\nContent-Length: 10\r\n\r\n{";
+        stream.write_all(begun.as_bytes()).unwrap();
+        stream
+    }
+
     /// Sends a request.
     pub fn send(&self, method: &str, path: &str, body: &str) -> Open {
         let mut stream = self.connect();
@@ -137,11 +145,14 @@ impl Server {
         Some(tasks.count())
     }
 
-    /// Presses Ctrl-C.
+    /// Sends a signal, such as "INT" for Ctrl-C.
     #[cfg(unix)]
-    pub fn interrupt(&self) {
+    pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-INT", &id]).status().unwrap();
+        let sent = Command::new("kill")
+            .args(["-s", name, &id])
+            .status()
+            .unwrap();
         assert!(sent.success());
     }
 

@@ -1,0 +1,277 @@
+//! How the program ends when it is told to, killed, or runs out of room: with its last line, the right code, and nothing half written.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_context-patch");
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/reference/tiny");
+
+/// A text of 490 tokens of which none ends it.
+const LONG: [&str; 9] = [
+    "generate",
+    "--prompt=Ann likes",
+    "--max-tokens=490",
+    "--temperature=30",
+    "--seed=5",
+    "--threads=1",
+    "--dtype=f64",
+    "--model",
+    TINY,
+];
+
+fn program(folder: &Path, arguments: &[&str]) -> Command {
+    let mut program = Command::new(PROGRAM);
+    program.current_dir(folder).args(arguments);
+    program.stdout(Stdio::piped()).stderr(Stdio::piped());
+    program
+}
+
+/// Runs the program from a shell that first does something else.
+fn after(setup: &str, folder: &Path, arguments: &[&str]) -> Command {
+    let mut shell = Command::new("sh");
+    let script = format!("{setup}; exec \"$0\" \"$@\"");
+    shell.args(["-c", &script, PROGRAM]).args(arguments);
+    shell.current_dir(folder);
+    shell.stdout(Stdio::piped()).stderr(Stdio::piped());
+    shell
+}
+
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    let sent = Command::new("kill").args(["-s", name, &id]).status();
+    assert!(sent.unwrap().success());
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = folder.read_dir().unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
+/// Waits until something is being written in a folder.
+fn wait_for_part(folder: &Path) {
+    let start = Instant::now();
+    while !names(folder).iter().any(|name| name.contains(".tmp-")) {
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "nothing is written"
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn said(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// What every refusal has in common; gives its message.
+fn refused(done: &Output) -> String {
+    let message = said(&done.stderr);
+    assert_eq!(done.status.code(), Some(2), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    message
+}
+
+/// A folder with the ids of 500 tokens, and the arguments that trace them.
+fn to_trace() -> (TempDir, Vec<&'static str>) {
+    let folder = TempDir::new().unwrap();
+    let ids: Vec<u32> = (0..500).map(|i| 4 + i % 60).collect();
+    std::fs::write(folder.path().join("ids.json"), format!("{ids:?}")).unwrap();
+    let arguments = "trace --ids ids.json --dtype f64 --threads 1 --output out --model";
+    (folder, arguments.split(' ').chain([TINY]).collect())
+}
+
+#[test]
+fn a_signal_ends_a_text_with_its_last_line() {
+    for (name, code) in [("TERM", 143), ("INT", 130), ("HUP", 129)] {
+        let mut child = program(Path::new("."), &LONG).spawn().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        stdout.read_exact(&mut [0]).unwrap();
+        signal(&child, name);
+        let mut rest = Vec::new();
+        stdout.read_to_end(&mut rest).unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), Some(code), "{name}");
+        assert!(rest.ends_with(b"\n"), "{name}");
+    }
+}
+
+#[test]
+fn a_signal_ends_a_text_as_json_with_what_there_is() {
+    let arguments = [&LONG[..], &["--json"]].concat();
+    let mut interrupted = 0;
+    for wait in (0..6).map(|i| Duration::from_millis(150 * i)) {
+        let child = program(Path::new("."), &arguments).spawn().unwrap();
+        std::thread::sleep(wait);
+        signal(&child, "TERM");
+        let done = child.wait_with_output().unwrap();
+        // Before anything is watched for it ends as every program does.
+        if done.status.signal().is_some() || done.stdout.is_empty() {
+            continue;
+        }
+        let json: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+        let (stop, code) = (&json["stop"], done.status.code());
+        assert!(
+            (stop == "cancelled" && code == Some(143)) || (stop == "length" && code == Some(0)),
+            "{stop} {code:?}"
+        );
+        interrupted += usize::from(stop == "cancelled");
+    }
+    assert!(interrupted > 0);
+}
+
+#[test]
+fn a_signal_that_is_ignored_from_the_start_stays_so() {
+    for name in ["HUP", "INT"] {
+        let setup = format!("trap '' {name}");
+        let shorter = LONG.map(|argument| argument.replace("=490", "=60"));
+        let mut arguments: Vec<_> = shorter.iter().map(String::as_str).collect();
+        arguments.push("--json");
+        let child = after(&setup, Path::new("."), &arguments).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        signal(&child, name);
+        let done = child.wait_with_output().unwrap();
+        assert!(done.status.success(), "{name}");
+        assert!(said(&done.stdout).contains("\"length\""), "{name}");
+    }
+}
+
+#[test]
+fn a_recording_that_is_interrupted_leaves_nothing() {
+    let (folder, arguments) = to_trace();
+    let mut interrupted = 0;
+    for name in ["TERM", "INT", "HUP"].into_iter().cycle().take(12) {
+        let child = program(folder.path(), &arguments).spawn().unwrap();
+        wait_for_part(folder.path());
+        signal(&child, name);
+        let done = child.wait_with_output().unwrap();
+        if done.status.success() {
+            assert_eq!(names(folder.path()), ["ids.json", "out"]);
+            std::fs::remove_file(folder.path().join("out")).unwrap();
+            continue;
+        }
+        assert!(matches!(done.status.code(), Some(129 | 130 | 143)));
+        assert_eq!(names(folder.path()), ["ids.json"], "{name}");
+        interrupted += 1;
+    }
+    assert!(interrupted > 0);
+}
+
+#[test]
+fn a_command_that_is_not_told_ends_at_once_and_leaves_nothing() {
+    let folder = TempDir::new().unwrap();
+    let arguments = ["conformance", "--output", "kit"];
+    let child = program(folder.path(), &arguments).spawn().unwrap();
+    wait_for_part(folder.path());
+    signal(&child, "TERM");
+    let done = child.wait_with_output().unwrap();
+    assert_eq!(done.status.code(), Some(143));
+    assert_eq!(names(folder.path()), [""; 0]);
+}
+
+#[test]
+fn what_a_killed_process_leaves_is_removed_by_the_next() {
+    let (folder, arguments) = to_trace();
+    for arguments in [&arguments[..], &["conformance", "--output", "out"]] {
+        let mut child = program(folder.path(), arguments).spawn().unwrap();
+        wait_for_part(folder.path());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let left = names(folder.path());
+        assert!(
+            left.iter().any(|name| name.starts_with(".out.tmp-")),
+            "{left:?}"
+        );
+        // Of another kind, too: a file and a folder that are to have one name.
+        let mut next = program(folder.path(), &to_trace().1);
+        assert!(next.output().unwrap().status.success());
+        assert_eq!(names(folder.path()), ["ids.json", "out"]);
+        std::fs::remove_file(folder.path().join("out")).unwrap();
+    }
+}
+
+#[test]
+fn a_file_larger_than_may_be_is_an_error_and_leaves_nothing() {
+    let folder = TempDir::new().unwrap();
+    let patch = [
+        "patch",
+        "--context=Ann likes plums. Ann likes",
+        "--model",
+        TINY,
+    ];
+    let (traced, trace) = to_trace();
+    let merged = [&patch[..], &["--export", "merged", "out"]].concat();
+    let peft = [&patch[..], &["--export", "peft", "out"]].concat();
+    let saved = [&patch[..], &["--output", "out"]].concat();
+    for (folder, arguments, before) in [
+        (&traced, &trace, &["ids.json"][..]),
+        (&folder, &merged, &[]),
+        (&folder, &peft, &[]),
+        (&folder, &saved, &[]),
+    ] {
+        let done = after("ulimit -f 1", folder.path(), arguments)
+            .output()
+            .unwrap();
+        let message = refused(&done);
+        assert!(message.contains("File too large"), "{message}");
+        assert!(message.starts_with("error: cannot write out"), "{message}");
+        assert_eq!(names(folder.path()), before);
+    }
+}
+
+#[test]
+fn standard_output_that_is_full_is_an_error_and_one_that_is_closed_is_none() {
+    let full = after("exec > /dev/full", Path::new("."), &LONG).output();
+    assert!(refused(&full.unwrap()).contains("cannot write standard output: No space left"));
+    let mut child = program(Path::new("."), &LONG).spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0]).unwrap();
+    drop(stdout);
+    let done = child.wait_with_output().unwrap();
+    assert_eq!(
+        (done.status.code(), said(&done.stderr)),
+        (Some(0), String::new())
+    );
+}
+
+#[test]
+fn a_pipe_gets_the_file_that_a_name_would() {
+    let (folder, arguments) = to_trace();
+    let named = program(folder.path(), &arguments).output().unwrap();
+    assert!(named.status.success());
+    let mut piped = arguments.clone();
+    let output = piped
+        .iter()
+        .position(|argument| *argument == "out")
+        .unwrap();
+    piped[output] = "/dev/stderr";
+    let piped = program(folder.path(), &piped).output().unwrap();
+    assert!(piped.stderr == std::fs::read(folder.path().join("out")).unwrap());
+}
+
+#[test]
+fn a_dash_is_no_name_of_a_file_to_write() {
+    let (folder, mut arguments) = to_trace();
+    let output = arguments
+        .iter()
+        .position(|argument| *argument == "out")
+        .unwrap();
+    arguments[output] = "-";
+    let done = program(folder.path(), &arguments).output().unwrap();
+    assert!(refused(&done).contains("/dev/stdout"));
+    assert_eq!(names(folder.path()), ["ids.json"]);
+    arguments[output] = "./-";
+    let done = program(folder.path(), &arguments).output().unwrap();
+    assert!(done.status.success());
+    assert!(folder.path().join("-").is_file());
+}
