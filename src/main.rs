@@ -1,8 +1,7 @@
-#![warn(
-    unreachable_pub,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic
+#![warn(unreachable_pub)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic)
 )]
 
 //! The command-line program; everything it does is in the library and in `cli`.

@@ -111,19 +111,25 @@ fn shell(command: &str, dir: &Path) -> String {
 
 /// Whether a block of text shows what was printed. A line `…` stands for any lines.
 fn shows(shown: &str, printed: &str) -> bool {
-    let mut parts = shown.split("…\n");
-    let Some(mut rest) = parts.next().and_then(|first| printed.strip_prefix(first)) else {
+    let shown: Vec<_> = shown.lines().collect();
+    let printed: Vec<_> = printed.lines().collect();
+    let mut parts = shown.split(|line| *line == "…");
+    let first = parts.next().unwrap();
+    let Some(mut rest) = printed.strip_prefix(first) else {
         return false;
     };
-    let mut open = false;
-    for part in parts {
-        let Some(at) = rest.find(part) else {
+    let parts: Vec<_> = parts.collect();
+    let Some((last, between)) = parts.split_last() else {
+        return rest.is_empty();
+    };
+    for part in between {
+        let mut places = 0..rest.len();
+        let Some(at) = places.find(|&at| rest[at..].starts_with(part)) else {
             return false;
         };
         rest = &rest[at + part.len()..];
-        open = part.is_empty();
     }
-    open || rest.is_empty()
+    rest.ends_with(last)
 }
 
 /// What is missing here for a block.

@@ -211,7 +211,7 @@ pub(super) fn recognise(name: &str, layers: usize) -> Option<Known> {
             return Some(known);
         }
         if let Some(module) = INPUT.iter().find_map(|end| rest.strip_suffix(end)) {
-            return input_of(&meaning(module, layers)?);
+            return input_of(&meaning(module, layers)?, layers);
         }
         rest = OUTPUT.iter().find_map(|end| rest.strip_suffix(end))?;
     }
@@ -296,10 +296,11 @@ fn before(layer: usize) -> String {
 }
 
 /// The point that goes into a module, which `module` is the output of.
-fn input_of(module: &Known) -> Option<Known> {
+fn input_of(module: &Known, layers: usize) -> Option<Known> {
     let Some(layer) = module.layer else {
         return match module.name.as_str() {
             "lm_head" => Some(Known::second("model.norm".into(), None)),
+            "model.norm" => Some(Known::second(before(layers), layers.checked_sub(1))),
             _ => None,
         };
     };
@@ -429,6 +430,7 @@ mod tests {
                 Some("model.layers.3.residual_mid"),
             ),
             ("lm_head.input", Some("model.norm")),
+            ("model.norm.input", Some("model.layers.25")),
             ("hidden_states.0", Some("model.embed_tokens")),
             ("hidden_states.4", Some("model.layers.3")),
             ("hidden_states[4]", Some("model.layers.3")),
