@@ -221,7 +221,7 @@ fn numbers_in_a_coarser_type_stand_for_all_that_round_to_them() {
         let text = case.compare(&options);
         assert!(text.starts_with("exit code Some(0)"), "{text}");
         assert!(
-            text.contains(&format!("Within rounding of {said} at all")),
+            text.contains(&format!("Within rounding of {said}: ")),
             "{text}"
         );
         assert!(

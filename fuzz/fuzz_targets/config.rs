@@ -14,7 +14,11 @@ fuzz_target!(|json: &[u8]| {
             assert_eq!(config.head_dim % 2, 0);
             assert!(config.sliding_window > 0 && config.query_pre_attn_scalar > 0.0);
             let embedding = config.vocab_size.checked_mul(config.hidden_size);
-            assert!(embedding.and_then(|numbers| numbers.checked_mul(8)).is_some());
+            assert!(
+                embedding
+                    .and_then(|numbers| numbers.checked_mul(8))
+                    .is_some()
+            );
         }
         Err(error) => assert_eq!(error.to_string().lines().count(), 1),
     }

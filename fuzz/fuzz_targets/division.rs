@@ -128,7 +128,7 @@ impl Shape {
             }
         };
         let config = json!({
-            "architectures": ["Gemma3ForCausalLM"],
+            "model_type": "gemma3_text",
             "vocab_size": self.vocab,
             "hidden_size": self.hidden,
             "intermediate_size": self.intermediate,

@@ -13,7 +13,8 @@ const CONFIG: &str = r#"{"model_type": "gemma3_text", "architectures": ["Gemma3F
     "num_key_value_heads": 1, "head_dim": 2}"#;
 
 fuzz_target!(|file: &[u8]| {
-    let config = Config::parse(Path::new("config.json"), CONFIG.as_bytes()).expect("a sound config");
+    let config =
+        Config::parse(Path::new("config.json"), CONFIG.as_bytes()).expect("a sound config");
     let data = Bytes::copy_from_slice(file);
     for name in ["a.safetensors", "a.npz", "lm_head.npy"] {
         let opened = Recording::parse(Path::new(name), &data, &config, &Rules::default());

@@ -13,7 +13,10 @@ fuzz_target!(|file: &[u8]| {
             let stored: usize = tensors.iter().map(|(_, tensor)| tensor.bytes().len()).sum();
             assert!(stored <= file.len());
             for (name, tensor) in tensors.iter() {
-                assert_eq!(tensor.to_vec::<f64>().len(), tensor.shape().iter().product::<usize>());
+                assert_eq!(
+                    tensor.to_vec::<f64>().len(),
+                    tensor.shape().iter().product::<usize>()
+                );
                 assert!(tensors.get(name, tensor.shape()).is_ok());
             }
         }

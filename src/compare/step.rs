@@ -163,7 +163,12 @@ impl<'m> Step<'m> {
     /// The embedding, and what its rows are multiplied by.
     fn embedding_factor(&self) -> (&Tensor, Interval) {
         let (weight, factor) = self.model.embedding(self.rounding.0.pass());
-        (weight, self.narrow(factor))
+        let factor = Interval::exactly(factor);
+        match self.rounding.0 {
+            Precision::F16 => (weight, self.rounding.of(factor)),
+            // It is of the type that the model gives it, which is what a known bug is about.
+            _ => (weight, factor),
+        }
     }
 
     /// A number of the model in the compute type, or in f16 either of that and of what f32 makes of it.
