@@ -22,6 +22,16 @@ impl Interval {
         }
     }
 
+    /// What an engine that computes in the type `compute` may have had where it recorded `x` in the type `stored`.
+    pub(super) fn recorded(compute: Precision, stored: Precision, x: f64) -> Self {
+        let [low, high] = compute.recorded(stored, x);
+        Self {
+            low,
+            value: x,
+            high,
+        }
+    }
+
     /// A number of which nothing is known.
     pub(super) fn anything() -> Self {
         Self {

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::interval::Interval;
 use crate::tensor::{Dtype, Storage, round_to_bf16, round_to_f16};
 
 /// A number type that engines compute and record in.
@@ -70,23 +69,20 @@ impl Precision {
         self == Self::F16 || !self.fits(stored, 1.0)
     }
 
-    /// The numbers that an engine which computes in this type may have had where it recorded `x` in the type `stored`: `x` alone,
-    /// or all that round to it.
-    pub(super) fn recorded(self, stored: Self, x: f64) -> Interval {
+    /// The least and the largest number that an engine which computes in this type may have had where it recorded `x` in the
+    /// type `stored`: `x` alone, or all that round to it.
+    pub(super) fn recorded(self, stored: Self, x: f64) -> [f64; 2] {
         // It may have been widened again on its way into the file.
         let stored = if self == Self::F16 { self } else { stored };
-        if x.is_infinite() {
-            let ends = [F16_OVERFLOW.copysign(x), x];
-            return Interval {
-                low: ends[0].min(x),
-                value: x,
-                high: ends[0].max(x),
-            };
-        }
-        if self != Self::F16 && self.fits(stored, x) {
-            Interval::exactly(x)
+        if x == f64::INFINITY {
+            [F16_OVERFLOW, x]
+        } else if x == f64::NEG_INFINITY {
+            [x, -F16_OVERFLOW]
+        } else if self != Self::F16 && self.fits(stored, x) {
+            [x, x]
         } else {
-            Interval::around(x, stored.ulp(x) / 2.0)
+            let half = stored.ulp(x) / 2.0;
+            [x - half, x + half]
         }
     }
 }
@@ -145,8 +141,7 @@ mod tests {
     use super::*;
 
     fn ends(compute: Precision, stored: Precision, x: f64) -> (f64, f64) {
-        let interval = compute.recorded(stored, x);
-        (interval.low, interval.high)
+        compute.recorded(stored, x).into()
     }
 
     /// Everything inside rounds to the number, and nothing outside does.

@@ -224,7 +224,7 @@ impl Check {
             } else {
                 self.overflowed += 1;
             }
-            if !expected.meets(self.dtype.recorded(self.stored, got)) {
+            if !expected.meets(Interval::recorded(self.dtype, self.stored, got)) {
                 let (row, column) = (first + i / self.cols, i % self.cols);
                 self.beyond(row, column, got, expected);
             }

@@ -100,7 +100,7 @@ impl<'m> Step<'m> {
 
     /// What a recorded number may have been.
     fn recorded(&self, input: usize, x: f64) -> Interval {
-        self.rounding.0.recorded(self.inputs[input].stored, x)
+        Interval::recorded(self.rounding.0, self.inputs[input].stored, x)
     }
 
     /// What the numbers of a recorded row may have been.
