@@ -31,15 +31,14 @@ pub(super) struct Inspect {
 impl Inspect {
     pub(super) fn run(&self) -> Result<u8> {
         let saved = SavedPatch::load(&self.file)?;
-        let text = match self.json {
-            true => format!("{}\n", object(&saved)),
-            false => {
-                let file = shell(&self.file.to_string_lossy());
-                let model = shell(&saved.model);
-                let next = format!("{} apply --model {model} --patch {file}", program());
-                let (split, layers) = (describe(&saved), layers(&saved.report));
-                format!("{split}\n{layers}\n{}", commands(&[next]))
-            }
+        let text = if self.json {
+            format!("{}\n", object(&saved))
+        } else {
+            let file = shell(&self.file.to_string_lossy());
+            let model = shell(&saved.model);
+            let next = format!("{} apply --model {model} --patch {file}", program());
+            let (split, layers) = (describe(&saved), layers(&saved.report));
+            format!("{split}\n{layers}\n{}", commands(&[next]))
         };
         print(&text)?;
         Ok(OK)

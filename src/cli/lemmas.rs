@@ -86,12 +86,11 @@ impl Lemmas {
         let runs: Vec<_> = runs.collect();
         let broken: Vec<_> = runs.iter().flat_map(broken).collect();
         bar.finish_and_clear();
-        let text = match self.json {
-            true => format!("{}\n", report(&runs, self.seeds, &broken)),
-            false => {
-                let tables: String = runs.iter().map(tables).collect();
-                format!("{tables}{}\n{}", paragraph(LEGEND), verdict(&broken))
-            }
+        let text = if self.json {
+            format!("{}\n", report(&runs, self.seeds, &broken))
+        } else {
+            let tables: String = runs.iter().map(tables).collect();
+            format!("{tables}{}\n{}", paragraph(LEGEND), verdict(&broken))
         };
         // The verdict does not depend on whether anyone reads the table.
         match print(&text) {

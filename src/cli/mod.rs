@@ -133,9 +133,10 @@ impl ModelArgs {
                 Access::Mapped
             },
             level,
-            embedding_scale: match self.bf16_embedding_scale {
-                true => EmbeddingScale::Bf16,
-                false => EmbeddingScale::Compute,
+            embedding_scale: if self.bf16_embedding_scale {
+                EmbeddingScale::Bf16
+            } else {
+                EmbeddingScale::Compute
             },
         };
         builtin::open(&self.model, self.revision.as_deref(), options)

@@ -159,9 +159,10 @@ impl Patch {
             saved.save(file, storage)?;
         }
         let solved = Solved::new(&saved, &steps);
-        let text = match self.json {
-            true => format!("{}\n", solved.json(tokenizer)?),
-            false => solved.text(tokenizer)? + &self.files(),
+        let text = if self.json {
+            format!("{}\n", solved.json(tokenizer)?)
+        } else {
+            solved.text(tokenizer)? + &self.files()
         };
         print(&text)?;
         Ok(if solved.good() { OK } else { BROKEN })

@@ -272,8 +272,9 @@ fn examples(names: &[String]) -> String {
 
 /// A recording's tensor, and what it is taken for where that is called otherwise.
 fn taken_for(tensor: &str, point: &str) -> String {
-    match tensor == point {
-        true => shown(tensor),
-        false => format!("{} ({point})", shown(tensor)),
+    if tensor == point {
+        shown(tensor)
+    } else {
+        format!("{} ({point})", shown(tensor))
     }
 }

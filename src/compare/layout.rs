@@ -175,9 +175,10 @@ fn expected(words: &Words, point: &Point, head_dim: usize) -> String {
     let Point { width, heads, .. } = point;
     if let Some(columns) = &words.columns {
         let (length, end) = (columns.len(), columns.end);
-        return match length == *width {
-            true => format!("[tokens, {end} or more]"),
-            false => format!("{width} columns, and the rule names {length}"),
+        return if length == *width {
+            format!("[tokens, {end} or more]")
+        } else {
+            format!("{width} columns, and the rule names {length}")
         };
     }
     if words.transposed {

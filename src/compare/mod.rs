@@ -251,9 +251,10 @@ impl<'a> Comparison<'a> {
                 path: self.other.path().into(),
             });
         }
-        match self.other.tokens() == self.reference.tokens() {
-            true => Ok(()),
-            false => Err(self.other_rows(&self.names[0], self.other.tokens())),
+        if self.other.tokens() == self.reference.tokens() {
+            Ok(())
+        } else {
+            Err(self.other_rows(&self.names[0], self.other.tokens()))
         }
     }
 
@@ -326,12 +327,13 @@ fn identity(reference: &Recording) -> Result<(&str, &[u32])> {
 fn same_model(model: &Model, reference: &str, other: &Recording) -> Result<()> {
     let hash = model.checkpoint().tensors().content_hash();
     let differs = reference != hash || other.model_hash().is_some_and(|other| other != hash);
-    match differs {
-        false => Ok(()),
-        true => Err(Error::OtherModel {
+    if differs {
+        Err(Error::OtherModel {
             path: other.path().into(),
             model: model.checkpoint().name().to_owned(),
-        }),
+        })
+    } else {
+        Ok(())
     }
 }
 
@@ -344,12 +346,13 @@ fn common(
     let names = trace::names(model.config()).into_iter();
     let recorded = names.filter(|name| reference.contains(name));
     let (names, missing): (Vec<_>, Vec<_>) = recorded.partition(|name| other.contains(name));
-    match names.is_empty() {
-        false => Ok((names, missing)),
-        true => Err(Error::NothingInCommon {
+    if names.is_empty() {
+        Err(Error::NothingInCommon {
             path: other.path().into(),
             reference: reference.path().into(),
-        }),
+        })
+    } else {
+        Ok((names, missing))
     }
 }
 

@@ -86,12 +86,13 @@ impl Recording {
         for (theirs, found) in tensors {
             let said = rules.matches(&theirs);
             let plain = Words::default();
-            let known = match said.is_empty() {
-                true => recognise(&theirs, config.num_hidden_layers)
+            let known = if said.is_empty() {
+                recognise(&theirs, config.num_hidden_layers)
                     .map(|known| (known, &plain))
                     .into_iter()
-                    .collect(),
-                false => said,
+                    .collect()
+            } else {
+                said
             };
             if known.is_empty() {
                 recording

@@ -137,9 +137,10 @@ impl<'a> Replay<'a> {
             else {
                 return Ok(None);
             };
-            let rows = match operation.looks_back() {
-                true => all,
-                false => last_rows(all, rows),
+            let rows = if operation.looks_back() {
+                all
+            } else {
+                last_rows(all, rows)
             };
             inputs.push(Input { rows, stored });
         }

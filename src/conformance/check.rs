@@ -79,11 +79,12 @@ pub fn check(results: &Path, rules: &Rules, mut on_case: impl FnMut()) -> Result
         on_case();
     }
     let absent = |score: &Score| matches!(score.outcome, Outcome::Absent);
-    match scores.iter().all(absent) {
-        false => Ok(scores),
-        true => Err(Error::NoResults {
+    if scores.iter().all(absent) {
+        Err(Error::NoResults {
             path: results.into(),
-        }),
+        })
+    } else {
+        Ok(scores)
     }
 }
 

@@ -29,12 +29,13 @@ impl Decades {
                 (least, most) = (least.min(value), most.max(value));
             }
         }
-        let (low, high) = match least <= most {
-            true => (
+        let (low, high) = if least <= most {
+            (
                 libm::log10(least).floor() as i32,
                 libm::log10(most).ceil() as i32,
-            ),
-            false => (-1, 0),
+            )
+        } else {
+            (-1, 0)
         };
         Self {
             low,

@@ -141,9 +141,10 @@ fn panels(record: &Record) -> Vec<Panel> {
 }
 
 fn platform(kind: Kind) -> String {
-    match kind.crosses() {
-        false => kind.applied_on.to_string(),
-        true => format!("{}→{}", kind.solved_on, kind.applied_on),
+    if kind.crosses() {
+        format!("{}→{}", kind.solved_on, kind.applied_on)
+    } else {
+        kind.applied_on.to_string()
     }
 }
 

@@ -136,9 +136,10 @@ fn references(
     }
     let several = names.len() > 1;
     for (x, y, solvers) in names {
-        let name = match several {
-            true => format!("{name}: {}", solvers.join(", ")),
-            false => name.into(),
+        let name = if several {
+            format!("{name}: {}", solvers.join(", "))
+        } else {
+            name.into()
         };
         canvas.text(name, (x, y), colour)?;
     }
@@ -163,9 +164,12 @@ pub(super) fn distribution(platform: &str, panels: &[&Panel]) -> Result<String, 
     let base = |row: usize| (rows.len() - 1 - row) as f64;
     let forms = |form: ApplyMode| rows.iter().any(|(_, series)| series.form == form);
     let several_forms = forms(ApplyMode::Overlay) && forms(ApplyMode::Materialise);
-    let name = |panel: &Panel, series: &Series| match several_forms {
-        true => format!("{} {} {}", series.solver, panel.dtype, series.form),
-        false => format!("{} {}", series.solver, panel.dtype),
+    let name = |panel: &Panel, series: &Series| {
+        if several_forms {
+            format!("{} {} {}", series.solver, panel.dtype, series.form)
+        } else {
+            format!("{} {}", series.solver, panel.dtype)
+        }
     };
     let names = rows.iter().enumerate();
     let names = names.map(|(row, (panel, series))| (base(row) + 0.4, name(panel, series)));

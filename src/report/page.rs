@@ -95,9 +95,10 @@ fn head(record: &Record, title: &str) -> String {
 fn matching(record: &Record, good: bool) -> String {
     let steps = || record.runs.iter().flat_map(|run| &run.steps);
     let same = steps().filter(|step| step.patched.same_top).count();
-    let why = match good && same < steps().count() {
-        true => "; in the others two tokens are so close that the bound cannot tell them apart",
-        false => "",
+    let why = if good && same < steps().count() {
+        "; in the others two tokens are so close that the bound cannot tell them apart"
+    } else {
+        ""
     };
     format!(
         "{same} of {} tokens are those that the model writes with the prompt{why}.",
@@ -272,9 +273,10 @@ fn contextual(text: &Contextual) -> String {
 fn said(name: &str, text: &Said, kinds: &str) -> String {
     let tokens = text.tokens.iter().fold(String::new(), |tokens, token| {
         let text = escaped(&token.text);
-        match token.differs {
-            true => tokens + &format!("<mark>{text}</mark>"),
-            false => tokens + &text,
+        if token.differs {
+            tokens + &format!("<mark>{text}</mark>")
+        } else {
+            tokens + &text
         }
     });
     format!(

@@ -87,9 +87,10 @@ fn panel(svg: &mut String, x: usize, answer: &Answer, right: Option<&str>) {
     );
     for (i, (word, p)) in answer.words.iter().enumerate() {
         let y = FIRST + i * LINE;
-        let (bar, strong) = match right == Some(word.as_str()) {
-            true => ("answer", " strong"),
-            false => ("bar", ""),
+        let (bar, strong) = if right == Some(word.as_str()) {
+            ("answer", " strong")
+        } else {
+            ("bar", "")
         };
         let length = (LENGTH * p).max(1.0);
         let _ = writeln!(
