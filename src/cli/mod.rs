@@ -75,9 +75,8 @@ Examples, with the small model that is built in:
 
 The --help of each command begins with examples that work as they stand.";
 
-const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 a check does not hold, 2 bad input, 128 + N ended by signal N
-(130 Ctrl-C, 143 SIGTERM).";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 a check does not hold, 2 bad input, 128 + N ended by signal N \
+                          (130 Ctrl-C, 143 SIGTERM).";
 
 #[derive(Subcommand)]
 enum Command {
