@@ -17,7 +17,7 @@ fn long() -> Division {
     Division {
         shape: Shape {
             vocab: 37,
-            hidden: 45,
+            hidden: 44,
             intermediate: 50,
             heads: 4,
             key_value_heads: 2,

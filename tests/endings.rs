@@ -182,6 +182,26 @@ fn a_command_that_is_not_told_ends_at_once_and_leaves_nothing() {
 }
 
 #[test]
+fn a_check_leaves_nothing_among_the_temporary_files() {
+    let (folder, temporary) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let kit = program(folder.path(), &["conformance", "--output", "kit"]).output();
+    assert!(kit.unwrap().status.success());
+    let mut check = program(folder.path(), &["conformance", "--check", "kit"]);
+    check.env("TMPDIR", temporary.path());
+    let mut killed = check.spawn().unwrap();
+    wait_for_part(temporary.path());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(names(temporary.path()).len(), 1);
+    let told = check.spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    signal(&told, "TERM");
+    told.wait_with_output().unwrap();
+    assert!(check.output().unwrap().status.success());
+    assert_eq!(names(temporary.path()), [""; 0]);
+}
+
+#[test]
 fn what_a_killed_process_leaves_is_removed_by_the_next() {
     let (folder, arguments) = to_trace();
     for arguments in [&arguments[..], &["conformance", "--output", "out"]] {

@@ -148,6 +148,18 @@ fn files_of_any_editor_and_standard_input_are_read() {
     write("a name\nof two lines", b"[2, 10, 31]");
     assert!(trace("a name\nof two lines", b"") == want);
 
+    let chat = |messages: &str, input: &[u8]| {
+        let arguments = ["generate", "--model", TINY, "--messages", messages];
+        with_input(folder.path(), &arguments, input).stdout
+    };
+    let messages = br#"[{"role": "user", "content": "Ann likes plums. Ann likes"}]"#;
+    write("m.json", messages);
+    let want_chat = chat("m.json", b"");
+    assert!(!want_chat.is_empty());
+    write("marked.json", &[&b"\xef\xbb\xbf"[..], messages].concat());
+    assert_eq!(chat("marked.json", b""), want_chat);
+    assert_eq!(chat("-", messages), want_chat);
+
     let verify = |prompts: &str, input: &[u8]| {
         let arguments = [
             "verify",

@@ -27,9 +27,10 @@ fn division(u: &mut Unstructured<'_>) -> Result<Division> {
         dtype: *u.choose(&[Dtype::F64, Dtype::F32, Dtype::Bf16])?,
         level: u.choose(&Level::available())?.to_string(),
         // Beyond the window a sliding layer keeps 256 tokens before it lets go of the oldest.
-        tokens: match u.ratio(1, 16)? {
-            true => u.int_in_range(250..=320)?,
-            false => u.int_in_range(1..=70)?,
+        tokens: if u.ratio(1, 16)? {
+            u.int_in_range(250..=320)?
+        } else {
+            u.int_in_range(1..=70)?
         },
         pieces: (0..u.int_in_range(0..=6)?)
             .map(|_| u.int_in_range(1..=40))
@@ -42,12 +43,14 @@ fn division(u: &mut Unstructured<'_>) -> Result<Division> {
 
 fn shape(u: &mut Unstructured<'_>) -> Result<Shape> {
     let key_value_heads = u.int_in_range(1..=2)?;
+    let heads = key_value_heads * u.int_in_range(1..=3)?;
     let storages = [Storage::Bf16, Storage::F16, Storage::F32, Storage::F64];
     Ok(Shape {
         vocab: u.int_in_range(3..=60)?,
-        hidden: u.int_in_range(1..=50)?,
+        // What transformers asks of Gemma 3, although heads have a length of their own.
+        hidden: heads * u.int_in_range(1..=50 / heads)?,
         intermediate: u.int_in_range(1..=50)?,
-        heads: key_value_heads * u.int_in_range(1..=3)?,
+        heads,
         key_value_heads,
         head_dim: 2 * u.int_in_range(1..=10)?,
         window: u.int_in_range(1..=20)?,

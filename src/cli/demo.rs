@@ -36,7 +36,7 @@ pub(super) struct Demo {
     context: String,
 
     /// What it is asked; its last token is the one the patch is for
-    #[arg(long, default_value = QUESTION)]
+    #[arg(long, default_value = QUESTION, allow_hyphen_values = true)]
     question: String,
 
     /// Compute in f64, f32 or bf16

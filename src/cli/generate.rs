@@ -10,7 +10,7 @@ use context_patch::model::generate::{Sampler, Stop, generate};
 use context_patch::model::{Model, Session};
 use context_patch::tensor::{Dtype, Element};
 
-use super::text::print_written;
+use super::text::{print_written, read_input};
 use super::{BackendArgs, ModelArgs, OK, end_line, print, refuse_empty, signals, with_dtype};
 
 /// Continue a text: the likeliest token by default, or drawn at a temperature
@@ -46,7 +46,7 @@ pub(super) struct Generate {
     system: Option<String>,
 
     /// A JSON file to put into the model's chat template: a list of messages, or an object of messages, tools and what
-    /// else the template takes
+    /// else the template takes; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "chat"])]
     messages: Option<PathBuf>,
 
@@ -110,7 +110,7 @@ impl Generate {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         let text = self.prompt.as_deref().unwrap_or_default();
         let conversation = if let Some(path) = &self.messages {
-            Some(Conversation::read(path)?)
+            Some(Conversation::parse(path, &read_input(path)?)?)
         } else {
             refuse_empty(text)?;
             let system = self.system.as_deref().map(Message::system);

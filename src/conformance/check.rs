@@ -8,7 +8,7 @@ use super::error::{Error, Result};
 use super::kit::{open, recording, write_case};
 use super::{CASES, Case};
 use crate::compare::{Comparison, Finding, Recording, Rules};
-use crate::message::IoError;
+use crate::output::scratch_dir;
 use crate::tensor::Dtype;
 
 /// One case in one compute type.
@@ -52,14 +52,14 @@ fn found(results: &Path, case: &Case, dtype: Dtype) -> Option<PathBuf> {
 ///
 /// [`Error::NoResults`] where there are none, and [`Error::Io`]. What is wrong with a recording goes into its score.
 pub fn check(results: &Path, rules: &Rules, mut on_case: impl FnMut()) -> Result<Vec<Score>> {
-    let beside = tempfile::tempdir().map_err(IoError::at("write", std::env::temp_dir()))?;
+    let scratch = scratch_dir("context-patch-kit")?;
     let mut scores = Vec::new();
     for case in &CASES {
         for dtype in [Dtype::F32, Dtype::Bf16] {
             let outcome = match found(results, case, dtype) {
                 None => Outcome::Absent,
                 Some(other) => {
-                    let folder = beside.path().join(case.name);
+                    let folder = scratch.path().join(case.name);
                     if !folder.exists() {
                         write_case(case, &folder)?;
                     }

@@ -116,6 +116,13 @@ pub fn write_dir<E: MaybeIo>(
     Ok(part.place(&path).map_err(failed)?)
 }
 
+/// A folder among the system's temporary files, gone when it is dropped. What a killed process leaves of the same `name` goes when
+/// the next one is made.
+pub(crate) fn scratch_dir(name: &str) -> Result<FolderPart, IoError> {
+    let all = std::env::temp_dir();
+    FolderPart::beside(&all.join(name)).map_err(IoError::at("write", all))
+}
+
 /// Looks whether `path` can become a new folder, before work is done that would be lost.
 ///
 /// # Errors

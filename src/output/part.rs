@@ -93,7 +93,7 @@ impl FilePart {
 }
 
 /// A folder that is being filled.
-pub(super) struct FolderPart {
+pub(crate) struct FolderPart {
     folder: TempDir,
     _lock: Option<File>,
     _listed: Listed,
@@ -120,7 +120,7 @@ impl FolderPart {
         }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 

@@ -94,6 +94,8 @@ impl Conversation {
             path: path.into(),
             reason: one_line(&reason, 300),
         };
+        // Some editors begin a file with a mark of its encoding.
+        let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
         let Json(value) = serde_json::from_slice(json).map_err(|e| wrong(e.to_string()))?;
         let arguments = match value.downcast_object::<Dict>() {
             Some(arguments) => arguments,
