@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 #[cfg(target_arch = "aarch64")]
 use super::aarch64::Neon;
@@ -45,9 +46,10 @@ impl Level {
         levels
     }
 
-    /// The fastest level this machine has.
+    /// The fastest level this machine has, found out once.
     pub fn best() -> Self {
-        Self::available().pop().unwrap_or(Self::Scalar)
+        static BEST: OnceLock<Level> = OnceLock::new();
+        *BEST.get_or_init(|| Self::available().pop().unwrap_or(Self::Scalar))
     }
 
     /// Runs `task` compiled for this level, or for [`Level::Scalar`] where the machine lacks it.
