@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::error::{Error, Result};
-use crate::message::IoError;
 
 /// The ids in a file's bytes; `path` only serves the messages.
 ///
@@ -17,14 +16,4 @@ pub fn parse_ids(path: &Path, json: &[u8]) -> Result<Vec<u32>> {
         path: path.into(),
         source,
     })
-}
-
-/// The ids in a file.
-///
-/// # Errors
-///
-/// [`Error::Io`] and those of [`parse_ids`].
-pub fn read_ids(path: &Path) -> Result<Vec<u32>> {
-    let json = std::fs::read(path).map_err(IoError::at("read", path))?;
-    parse_ids(path, &json)
 }

@@ -40,7 +40,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 use half::bf16;
 
 pub use error::{Error, Result};
-pub use ids::{parse_ids, read_ids};
+pub use ids::parse_ids;
 pub(crate) use points::LAYER_NAMES;
 pub use points::{Point, names};
 
