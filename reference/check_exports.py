@@ -23,10 +23,9 @@ import peft
 import torch
 import transformers
 from peft import AutoPeftModelForCausalLM, PeftModel
-from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
+from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
 import program as under_test
-from make_checkpoints import VISION
 from program import PROMPTS, ROOT, program, solve
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f64": torch.float32}
@@ -116,7 +115,8 @@ def report(what, model, cases):
 def multimodal(tiny, folder):
     """A Gemma3ForConditionalGeneration whose text part is `tiny`, with a random vision part."""
     text = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
-    config = Gemma3Config(text_config=text.config.to_dict(), vision_config=VISION, mm_tokens_per_image=1)
+    vision = AutoConfig.from_pretrained(ROOT / "reference/checkpoints/multimodal").vision_config
+    config = Gemma3Config(text_config=text.config.to_dict(), vision_config=vision, mm_tokens_per_image=1)
     model = Gemma3ForConditionalGeneration(config)
     model.model.language_model.load_state_dict(text.model.state_dict())
     model.save_pretrained(folder)

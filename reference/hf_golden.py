@@ -43,7 +43,7 @@ MADE_WITH = (
 )
 
 # 24 tokens are longer than every window; 40 where scaled RoPE has to show.
-TOKENS = {"rope-factor-8": 40, "multimodal": 40}
+TOKENS = {"rope-factor-8": 40, "multimodal": 40, "llama-3": 40, "llama-biases": 40, "qwen3": 40}
 TINY_TEXT = "The old clock on the wall ran backwards, and so, of course, did everyone in the room."
 
 PROTOCOL = {
@@ -121,7 +121,8 @@ mod tests {
 
 def load(folder, dtype):
     """A model in evaluation mode, its weights converted to `dtype`."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    plainly = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **plainly).eval()
 
 
 @torch.no_grad()

@@ -1,267 +1,162 @@
 #!/usr/bin/env python3
-"""Write the small random checkpoints of reference/checkpoints/.
+"""Write the weights of the small random checkpoints in reference/checkpoints/.
 
     pip install -r reference/requirements.txt
-    python3 reference/make_checkpoints.py --output reference/checkpoints
+    python3 reference/make_checkpoints.py                  # all of them, in place
+    python3 reference/make_checkpoints.py --only gpt2 --output DIR
 
-Together they cover what the 270M does not: windows of 1 and 3, scaled RoPE, an untied head, grouped
-queries, odd sizes, an attention scale that is not head_dim, layers that are all global, every storage
-dtype, both spellings of the configuration, the layout of the multimodal models, and shards.
-CHECKPOINTS below says which covers what. The same seed gives the same bytes.
+Each folder's config.json is written by hand, in the spelling of the published checkpoints of its family and year;
+this script adds the tensors, under the names that those checkpoints have. CHECKPOINTS says what each one covers.
+No size is larger than it must be, and few are powers of two. The same seed gives the same bytes.
 
 hf_golden.py reads these folders and writes what Hugging Face transformers computes from them.
 """
 
 import argparse
-import json
 import shutil
 import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
+import transformers
+from transformers import AutoConfig
 from transformers.utils import logging
 
-# One entry per checkpoint. `config` is what config.json says, in the spelling that the published
-# checkpoints of some year use; `dtype` is how the tensors are stored.
-COMMON = {"vocab_size": 101, "bos_token_id": 2, "eos_token_id": 1, "max_position_embeddings": 128}
+FOLDER = Path(__file__).resolve().parent / "checkpoints"
+
 CHECKPOINTS = {
-    # On a local layer a token sees only itself. Old spelling.
-    "window-1": {
-        "dtype": torch.float32,
-        "config": COMMON
-        | {
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 8,
-            "query_pre_attn_scalar": 8,
-            "sliding_window": 1,
-            "sliding_window_pattern": 2,
-            "rope_theta": 1000.0,
-            "rope_local_base_freq": 10.0,
-        },
-    },
-    # Global layers where no pattern would put them. New spelling.
-    "window-3": {
-        "dtype": torch.float32,
-        "config": COMMON
-        | {
-            "hidden_size": 24,
-            "intermediate_size": 40,
-            "num_hidden_layers": 5,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 6,
-            "query_pre_attn_scalar": 6,
-            "sliding_window": 3,
-            "layer_types": ["full_attention"] + ["sliding_attention"] * 3 + ["full_attention"],
-            "rope_parameters": {
-                "full_attention": {"rope_type": "default", "rope_theta": 1000.0},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
-            },
-        },
-    },
-    # The scaling of the 4B and larger on the global layers. Old spelling.
-    "rope-factor-8": {
-        "dtype": torch.float32,
-        "config": COMMON
-        | {
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "head_dim": 12,
-            "query_pre_attn_scalar": 12,
-            "sliding_window": 8,
-            "sliding_window_pattern": 2,
-            "rope_theta": 100.0,
-            "rope_local_base_freq": 10.0,
-            "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
-        },
-    },
-    # The layout of the 4B: text_config nested and with most fields left to their defaults, a vision
-    # tower beside, tensors named language_model.model.*. New spelling of RoPE.
-    "multimodal": {
-        "dtype": torch.float32,
-        "multimodal": True,
-        "config": COMMON
-        | {
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 7,
-            "head_dim": 6,
-            "query_pre_attn_scalar": 6,
-            "sliding_window": 7,
-            "rope_parameters": {
-                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 100.0},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
-            },
-        },
-    },
-    # lm_head.weight is stored. Old spelling, which left the RoPE bases to their defaults.
-    "untied-head": {
-        "dtype": torch.bfloat16,
-        "config": COMMON
-        | {
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 1,
-            "head_dim": 16,
-            "query_pre_attn_scalar": 16,
-            "sliding_window": 5,
-            "sliding_window_pattern": 3,
-            "tie_word_embeddings": False,
-        },
-    },
-    # Three queries share a key; the attention scale is that of the 27B. New spelling.
-    "grouped-queries": {
-        "dtype": torch.float16,
-        "config": COMMON
-        | {
-            "hidden_size": 48,
-            "intermediate_size": 64,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 6,
-            "num_key_value_heads": 2,
-            "head_dim": 8,
-            "query_pre_attn_scalar": 168,
-            "sliding_window": 6,
-            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-            "rope_parameters": {
-                "full_attention": {"rope_type": "default", "rope_theta": 1000.0},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 10.0},
-            },
-        },
-    },
-    # No size is a multiple of 4. Hugging Face wants hidden_size to be a multiple of the heads. Old spelling.
-    "odd-sizes": {
-        "dtype": torch.float64,
-        "config": COMMON
-        | {
-            "vocab_size": 103,
-            "hidden_size": 33,
-            "intermediate_size": 53,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 1,
-            "head_dim": 14,
-            "query_pre_attn_scalar": 9,
-            "rms_norm_eps": 1e-5,
-            "sliding_window": 5,
-            "sliding_window_pattern": 2,
-            "rope_theta": 1000.0,
-            "rope_local_base_freq": 10.0,
-        },
-    },
-    # No local layer, and no sliding_window said; two shards and an index. New spelling.
-    "all-global": {
-        "dtype": torch.float32,
-        "shard": "70KB",
-        "config": COMMON
-        | {
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 4,
-            "head_dim": 10,
-            "query_pre_attn_scalar": 10,
-            "layer_types": ["full_attention"] * 3,
-            "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1000.0}},
-        },
-    },
+    # Gemma 3, in what the 270M does not cover.
+    "window-1": "on a local layer a token sees only itself; old spelling",
+    "window-3": "global layers where no pattern would put them; new spelling",
+    "rope-factor-8": "the scaling of the 4B and larger on the global layers; old spelling",
+    "multimodal": "the layout of the 4B: text_config nested and with most fields left to their defaults, a vision tower "
+    "beside, tensors named language_model.model.*; new spelling of RoPE",
+    "untied-head": "lm_head.weight is stored, in bf16; old spelling, which left the RoPE bases to their defaults",
+    "grouped-queries": "three queries share a key; the attention scale is that of the 27B; f16; new spelling",
+    "odd-sizes": "no size is a multiple of 4; f64; old spelling. Hugging Face wants hidden_size to be a multiple of the heads",
+    "all-global": "no local layer, and no sliding_window said; two shards and an index; new spelling",
+    "gemma3-bias": "biases on q, k, v and o",
+    # Other families.
+    "gemma": "Gemma 1: no post-norms, a single key head, head_dim given",
+    "gemma2": "both soft-caps, low enough to be felt; every other layer slides; an attention scale of its own",
+    "llama-2": "old spelling without head_dim; untied head; two shards; rotary_emb.inv_freq stored as in the first checkpoints",
+    "llama-3": "llama3 RoPE: of five pairs two are kept, one is blended, two are divided; three queries a key; tied head; new spelling",
+    "llama-biases": "attention_bias and mlp_bias; linear RoPE under its oldest name; odd sizes; f64",
+    "mistral": "every layer slides; head_dim is not hidden_size / heads",
+    "qwen2": "biases on q, k and v; the last two of three layers slide; tied head",
+    "qwen3": "norms of q and k; yarn RoPE: of six pairs one is kept, one is blended; norms stored in f32 beside bf16",
+    "mixtral": "two of four experts a token",
+    "falcon-7b": "attention and MLP in parallel behind one norm; one key head; fused qkv; tied head",
+    "falcon-40b": "in parallel behind two norms; qkv fused group by group, three queries a key",
+    "falcon-rw": "in sequence; qkv fused head by head; biases; RoPE, where the published ones have ALiBi",
+    "gpt2": "learned positions; matrices stored [in, out]; concatenated qkv; names without `transformer.`; masks stored as attn.bias",
+    "gptj": "in parallel behind one norm; RoPE on neighbours, on 6 of 16 coordinates; biases in the MLP and the head",
+    "phi": "in parallel behind one norm; RoPE on 4 of 12 coordinates (0.4 * 12, rounded down); biases everywhere",
+    "olmo2": "norms after attention and MLP only; norms of q and k over all heads at once",
 }
-VISION = {
-    "model_type": "siglip_vision_model",
-    "hidden_size": 8,
-    "intermediate_size": 12,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-}
+SHARD_SIZE = {"all-global": "70KB", "llama-2": "40KB"}
 
 
-def text_weight(name, shape, config, random):
-    """A random f64 weight of the language model, scaled so that nothing in it degenerates.
+def weight(name, shape, config, gain, random):
+    """A random f64 weight of a language model, scaled so that nothing in it degenerates.
 
-    Norms are about 0 ± 0.3, except q_norm and k_norm, which make the attention scores about ± 1.5, far
-    from uniform. Embeddings make logits of a few units. Linear maps keep the size of their input.
+    The scale of a norm is 1 ± 0.3; biases are ± 0.3. Embeddings make logits of a few units, routers a clear choice.
+    Other linear maps keep the size of their input. `gain` is that of queries and keys, by the names of the tensors
+    that have it.
     """
     values = random.standard_normal(shape)
-    if name.endswith(("q_norm.weight", "k_norm.weight")):
-        gain = (1.5 * (config.query_pre_attn_scalar / config.head_dim) ** 0.5) ** 0.5
-        return gain - 1 + 0.3 * values
-    if name.endswith("norm.weight"):
+    scale = next((gain[suffix] for suffix in gain if name.endswith(suffix)), 1.0)
+    if name.endswith(".bias"):
         return 0.3 * values
-    if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+    if len(shape) == 1:  # a norm
+        stored = scale - 1 if config.model_type.startswith("gemma") else scale
+        return stored + 0.3 * values
+    if name.endswith(("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "lm_head.weight")):
         return 2.0 * values / config.hidden_size**0.5
-    return values / shape[1] ** 0.5
+    if name.endswith("wpe.weight"):
+        return 0.3 * values
+    if name.endswith("mlp.gate.weight"):
+        scale = 3.0
+    fan_in = shape[0] if config.model_type == "gpt2" else shape[-1]
+    return values / fan_in**0.5 * scale
 
 
-def make(name, recipe, folder):
-    """Writes one checkpoint."""
-    random = np.random.default_rng(zlib.crc32(name.encode()))
-    text = Gemma3TextConfig(**recipe["config"])
-    if recipe.get("multimodal"):
-        config = Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=1)
-        model = Gemma3ForConditionalGeneration(config)
+def query_and_key_gain(config, keys):
+    """{suffix of a tensor's name: factor} that makes attention scores about ± 1.5, far from uniform."""
+    scores = 1.5
+    if hasattr(config, "query_pre_attn_scalar"):
+        scores *= (config.query_pre_attn_scalar / config.head_dim) ** 0.5
+    if any(key.endswith("q_norm.weight") for key in keys):
+        suffixes = ("q_norm.weight", "k_norm.weight")
     else:
-        model = Gemma3ForCausalLM(text)
+        suffixes = ("q_proj.weight", "k_proj.weight", "c_attn.weight", "query_key_value.weight")
+    return dict.fromkeys(suffixes, scores**0.5)
 
-    model.to(recipe["dtype"])
+
+def random_model(config, random):
+    """A model of that configuration whose parameters are random, in the dtype that it is stored in."""
+    model = getattr(transformers, config.architectures[0])(config)
+    model.to(config.dtype or torch.float32)
+    text = config.get_text_config()
+    parameters = dict(sorted(model.named_parameters()))
+    gain = query_and_key_gain(text, parameters)
     with torch.no_grad():
-        for key, parameter in sorted(model.named_parameters()):
+        for key, parameter in parameters.items():
             shape = tuple(parameter.shape)
             if "vision" in key or "multi_modal" in key:
                 values = 0.1 * random.standard_normal(shape)
             else:
-                values = text_weight(key, shape, text, random)
+                values = weight(key, shape, text, gain, random)
             parameter.copy_(torch.from_numpy(values))
+    return model
+
+
+def as_published(name, model):
+    """The model as the published checkpoints of its family were saved, with what transformers no longer writes."""
+    if name == "gpt2":
+        for block in model.transformer.h:
+            mask = torch.ones(model.config.n_positions, model.config.n_positions).tril()
+            block.attn.register_buffer("bias", mask[None, None])
+        return model.transformer
+    if name == "llama-2":
+        for layer in model.model.layers:
+            layer.self_attn.rotary_emb = torch.nn.Module()
+            layer.self_attn.rotary_emb.register_buffer("inv_freq", model.model.rotary_emb.inv_freq.clone())
+    if name == "qwen3":
+        for module in model.modules():
+            if isinstance(module, transformers.models.qwen3.modeling_qwen3.Qwen3RMSNorm):
+                module.float()
+    return model
+
+
+def make(name, folder):
+    """Writes one checkpoint."""
+    config_json = (FOLDER / name / "config.json").read_bytes()
+    config = AutoConfig.from_pretrained(FOLDER / name)
+    model = random_model(config, np.random.default_rng(zlib.crc32(name.encode())))
 
     shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder, max_shard_size=recipe.get("shard", "1GB"))
+    as_published(name, model).save_pretrained(folder, max_shard_size=SHARD_SIZE.get(name, "1GB"))
     (folder / "generation_config.json").unlink(missing_ok=True)
-    write_config(recipe, folder)
+    (folder / "config.json").write_bytes(config_json)  # save_pretrained's spells every field out in the newest way
     for file in folder.iterdir():
         file.chmod(0o644)
 
 
-def write_config(recipe, folder):
-    """Replaces save_pretrained's config.json, which spells every field out in the newest way."""
-    architecture = "Gemma3ForConditionalGeneration" if recipe.get("multimodal") else "Gemma3ForCausalLM"
-    dtype_key = "dtype" if "rope_parameters" in recipe["config"] else "torch_dtype"
-    dtype = str(recipe["dtype"]).removeprefix("torch.")
-    config = {"model_type": "gemma3_text"} | recipe["config"]
-    if recipe.get("multimodal"):
-        config = {
-            "model_type": "gemma3",
-            "mm_tokens_per_image": 1,
-            "text_config": config,
-            "vision_config": VISION,
-        }
-    config = {"architectures": [architecture], dtype_key: dtype} | config
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
 def main():
-    parser = argparse.ArgumentParser(description="Write the small random checkpoints.")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "checkpoints")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=FOLDER)
+    parser.add_argument("--only", help="make only this one")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    for name, recipe in CHECKPOINTS.items():
-        folder = arguments.output / name
-        make(name, recipe, folder)
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        print(f"{name}: {size} bytes in {len(list(folder.iterdir()))} files")
+    for name in CHECKPOINTS:
+        if arguments.only in (None, name):
+            folder = arguments.output / name
+            make(name, folder)
+            size = sum(file.stat().st_size for file in folder.iterdir())
+            print(f"{name}: {size} bytes in {len(list(folder.iterdir()))} files")
 
 
 if __name__ == "__main__":
