@@ -23,13 +23,16 @@ class Config:
     def __init__(self, path):
         top = json.loads(Path(path).read_text())
         given = top.get("text_config", top)  # Gemma3ForConditionalGeneration nests the text model
-        given = {"model_type": top.get("model_type")} | {k: v for k, v in given.items() if v is not None}
+        given = {"model_type": top.get("model_type")} | given
         self.family = family = family_of(given)
         self.refuse(given)
 
         def value(field, default=None):
-            default = family.defaults.get(field, default)
-            return next((given[name] for name in SPELLINGS.get(field, (field,)) if name in given), default)
+            """The family's default is for a field that is absent; one that is null has none, or `default`."""
+            said = [given[name] for name in SPELLINGS.get(field, (field,)) if name in given]
+            if not said:
+                return family.defaults.get(field, default)
+            return next((value for value in said if value is not None), default)
 
         self.hidden_size = value("hidden_size")
         self.num_hidden_layers = value("num_hidden_layers")
@@ -58,6 +61,8 @@ class Config:
                 raise SystemExit(f"{field} is not computed here")
         if not given.get("scale_attn_weights", True):
             raise SystemExit("scale_attn_weights = false is not computed here")
+        if given["model_type"].startswith("gemma3") and given.get("attn_logit_softcapping"):
+            raise SystemExit("attn_logit_softcapping: transformers reads it for Gemma 3 and applies it nowhere")
 
     def sliding_layers(self, value):
         """For every layer, whether it slides."""
@@ -84,14 +89,14 @@ class Config:
         family = self.family
         if family.rope is None:
             return None
-        parameters = given.get("rope_parameters", {})
+        parameters = given.get("rope_parameters") or {}
         if not parameters.keys().isdisjoint(("full_attention", "sliding_attention")):
-            parameters = parameters.get("sliding_attention" if slides else "full_attention", {})
-        parameters = dict(parameters)
+            parameters = parameters.get("sliding_attention" if slides else "full_attention")
+        parameters = dict(parameters or {})
         if slides and family.local_rope:
             parameters.setdefault("rope_theta", value("rope_local_base_freq", 10_000.0))
         else:
-            parameters.update(given.get("rope_scaling", {}))
+            parameters.update(given.get("rope_scaling") or {})
             parameters.setdefault("rope_theta", value("rope_theta", family.rope_theta))
         share = parameters.get("partial_rotary_factor", value("partial_rotary_factor", 1.0))
         dims = value("rotary_dim", int(self.head_dim * share))

@@ -196,7 +196,7 @@ FALCON = Family(  # the 7B
 def falcon(given):
     """One model_type, three arrangements: the 7B's, the 40B's, and in sequence."""
     if given.get("new_decoder_architecture"):
-        if given.get("num_ln_in_parallel_attn", 2) == 2:
+        if (given.get("num_ln_in_parallel_attn") or 2) == 2:
             return replace(FALCON, attention_norm="ln_attn", inner_norm="ln_mlp")
         return FALCON
     # No num_kv_heads here: one key head, or one a query.
