@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write golden data: what Hugging Face transformers computes, with eager attention, in f32 and in bf16.
+"""Write golden data: what Hugging Face transformers computes, with eager attention and experts, in f32 and bf16.
 
     pip install -r reference/requirements.txt
     python3 reference/hf_golden.py --output reference/golden
