@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Golden, linf, logits, open, small_models, top_and_margin};
+use common::{
+    Golden, all_models, linf, logits, low_rank, open, scale, small_models, top_and_margin,
+};
 use context_patch::patch::{Method, Part, Patch, Query, Solver, Variant, solve};
 use context_patch::{Model, Session};
 use half::bf16;
@@ -14,7 +16,7 @@ fn ids(golden: &Golden) -> Vec<u32> {
 
 #[test]
 fn f64_is_the_numpy_reference() {
-    for (dir, name) in small_models() {
+    for (dir, name) in all_models() {
         let golden = Golden::open(&format!("{name}.f64"));
         let got = logits::<f64>(&open(&dir), &ids(&golden));
         let error = linf(got.as_slice(), &golden.get("logits_f64"));
@@ -25,7 +27,7 @@ fn f64_is_the_numpy_reference() {
 /// Our error against f64 is at most 1.25 × Hugging Face's own.
 fn as_near_as_hugging_face<E: context_patch::tensor::Element>(theirs: &str) {
     let mut broken = Vec::new();
-    for (dir, name) in small_models() {
+    for (dir, name) in all_models() {
         let golden = Golden::open(&name);
         let truth = Golden::open(&format!("{name}.f64")).get("logits_f64");
         let got = logits::<E>(&open(&dir), &ids(&golden));
@@ -54,7 +56,7 @@ fn bf16_is_as_near_to_f64_as_hugging_face() {
 
 #[test]
 fn bf16_has_the_top_token_of_hugging_face_where_that_is_clear() {
-    for (dir, name) in small_models() {
+    for (dir, name) in all_models() {
         let golden = Golden::open(&name);
         let theirs = golden.get("logits_bf16");
         let got = logits::<bf16>(&open(&dir), &ids(&golden));
@@ -119,9 +121,9 @@ fn compare_patch(model: &Model, golden: &Golden, what: &str, case: &str, patch: 
             assert!(error <= 1e-9, "{what} layer {i} {part}: {error:e}");
         };
         let z = golden.get(&format!("{case}.{i}.z"));
-        for (part, ours) in [("gate_u", &layer.gate), ("up_u", &layer.up)] {
+        for (part, module) in [("gate_u", "mlp.gate_proj"), ("up_u", "mlp.up_proj")] {
             // Theirs is u zᵀ, ours (u ‖z‖) (z/‖z‖)ᵀ: one row of ΔW tells both factors.
-            let ours = ours.as_ref().unwrap();
+            let ours = low_rank(layer, module).unwrap();
             let theirs = golden.get(&format!("{case}.{i}.{part}"));
             let scale = ours.v.row(0)[0] / z[0];
             let unscaled = ours.u.as_slice().iter().map(|u| u * scale).collect();
@@ -132,14 +134,10 @@ fn compare_patch(model: &Model, golden: &Golden, what: &str, case: &str, patch: 
                 z.clone(),
             );
         }
-        let norm = model.layers()[i].outer.post_feedforward_layernorm();
+        let norm = model.layers()[i].outer.post_norm().unwrap();
         let m = norm.scale::<f64>().into_iter();
-        let delta_m = layer
-            .scale
-            .iter()
-            .flatten()
-            .zip(m)
-            .map(|(scale, m)| scale - m);
+        let scale = scale(layer, norm.name()).unwrap();
+        let delta_m = scale.iter().zip(m).map(|(scale, m)| scale - m);
         relative(
             "Δm",
             delta_m.collect(),

@@ -135,15 +135,17 @@ pub enum Error {
         supported: &'static str,
     },
     /// A model of another family.
-    #[error("{}: cannot run {}; supported are Gemma3ForCausalLM (gemma3_text) and the text part of Gemma3ForConditionalGeneration (gemma3)", path.display(), shown(found))]
+    #[error("{}: cannot run models of model_type {}; known are {known}", path.display(), shown(found))]
     UnsupportedArchitecture {
         /// The config file.
         path: PathBuf,
-        /// The architecture or model type that it names.
+        /// The model type that it names.
         found: String,
+        /// Every model type that is known.
+        known: String,
     },
     /// A config that does not say what it is the config of.
-    #[error("{} has no model_type; transformers needs it: gemma3_text for Gemma3ForCausalLM, gemma3 for Gemma3ForConditionalGeneration", path.display())]
+    #[error("{} has no model_type; transformers needs it: gemma3_text for Gemma3ForCausalLM, llama for LlamaForCausalLM, …", path.display())]
     NoArchitecture {
         /// The config file.
         path: PathBuf,

@@ -6,8 +6,10 @@
 mod chat;
 mod config;
 mod error;
+mod families;
 mod fields;
 mod files;
+pub(crate) mod form;
 pub mod hub;
 mod json;
 mod names;
@@ -22,8 +24,9 @@ use std::path::Path;
 use bytes::Bytes;
 
 pub use chat::{ChatTemplate, Conversation, Message};
-pub use config::{Config, LayerKind, Rope};
+pub use config::Config;
 pub use error::{Error, Result};
+pub use form::{Rope, RopeScaling};
 pub use safetensors::Access;
 pub(crate) use safetensors::{SINGLE, is_index, list, load};
 pub(crate) use tensors::Stored;

@@ -1,6 +1,6 @@
 //! Tensor names: many spellings in files, one in this crate.
 
-/// The name of the text model's tensor that a file calls `name`, as `Gemma3ForCausalLM` spells it, or
+/// The name of the text model's tensor that a file calls `name`, as its `…ForCausalLM` spells it, or
 /// `None` for a tensor of the vision part. Names of no known form stay as they are.
 ///
 /// | in files | here |
@@ -10,10 +10,11 @@
 /// | `model.language_model.layers.0.…` | `model.layers.0.…` |
 /// | `language_model.lm_head.weight` | `lm_head.weight` |
 /// | `layers.0.…`, `embed_tokens.weight`, `norm.weight` | with `model.` before them |
+/// | `h.0.…`, `wte.weight`, `wpe.weight`, `ln_f.weight` | with `transformer.` before them |
 /// | `vision_tower.…`, `multi_modal_projector.…`, also after `model.` | ignored |
 pub(super) fn canonical(name: &str) -> Option<String> {
     let mut rest = name;
-    while let Some(inner) = ["model.", "language_model."]
+    while let Some(inner) = ["model.", "language_model.", "transformer."]
         .iter()
         .find_map(|prefix| rest.strip_prefix(prefix))
     {
@@ -24,8 +25,10 @@ pub(super) fn canonical(name: &str) -> Option<String> {
         None
     } else if begins(&["lm_head."]) {
         Some(rest.into())
-    } else if begins(&["layers.", "embed_tokens.", "norm."]) {
+    } else if begins(&["layers.", "embed_tokens.", "norm.", "final_layernorm."]) {
         Some(format!("model.{rest}"))
+    } else if begins(&["h.", "wte.", "wpe.", "ln_f.", "word_embeddings."]) {
+        Some(format!("transformer.{rest}"))
     } else {
         Some(name.into())
     }
@@ -70,6 +73,19 @@ mod tests {
             ("model.vision_tower.vision_model.head.weight", None),
             ("model.multi_modal_projector.mm_soft_emb_norm.weight", None),
             ("multi_modal_projector.mm_input_projection_weight", None),
+            (
+                "h.0.attn.c_attn.weight",
+                Some("transformer.h.0.attn.c_attn.weight"),
+            ),
+            (
+                "transformer.h.0.ln_1.bias",
+                Some("transformer.h.0.ln_1.bias"),
+            ),
+            ("wpe.weight", Some("transformer.wpe.weight")),
+            (
+                "model.final_layernorm.bias",
+                Some("model.final_layernorm.bias"),
+            ),
             ("something.else", Some("something.else")),
             (
                 "base_model.model.model.norm.weight",

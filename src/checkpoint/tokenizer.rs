@@ -120,7 +120,7 @@ impl Tokenizer {
             },
             inner,
             path: path.into(),
-            bos: config.bos_token_id,
+            bos: config.bos_token_id.unwrap_or_default(),
             model_vocab_size: config.vocab_size,
         };
         tokenizer.check_vocabulary()?;

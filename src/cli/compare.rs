@@ -78,8 +78,8 @@ impl Compare {
             Some(file) => Rules::parse(file, &read_input(file)?)?,
             None => Rules::default(),
         };
-        let reference = Recording::open(&self.reference, model.config(), &Rules::default())?;
-        let other = Recording::open(&self.other, model.config(), &rules)?;
+        let reference = Recording::open(&self.reference, &model, &Rules::default())?;
+        let other = Recording::open(&self.other, &model, &rules)?;
         let comparison = Comparison::new(&model, &reference, &other, self.dtype, self.partial)?;
         let bar = counting("tensors", comparison.tensors());
         let report = comparison.run(|| bar.inc(1))?;

@@ -97,7 +97,7 @@ impl ExportArgs {
     }
 
     pub(super) fn write(&self, model: &Model, saved: &SavedPatch) -> Result<()> {
-        let stored = model.layers()[0].outer.down_proj().storage();
+        let stored = model.layers()[0].outer.down()[0].weight().storage();
         let storage = match self.merged_dtype {
             Some(dtype) => storage_of(dtype),
             None => wider(stored, storage_of(saved.dtype)),

@@ -87,12 +87,12 @@ impl Trace {
             model = model.with_bug(bug);
         }
         let last = self.last.map_or(usize::MAX, |last| last as usize);
-        let recording = trace::Trace::new(model.config(), self.dtype, &self.names, last)?;
+        let recording = trace::Trace::new(&model, self.dtype, &self.names, last)?;
         let recording = recording.with_cancel(signals::cancel());
         waiting("Recording", || {
             recording.write(&self.output, &model, &tokens)
         })?;
-        let shapes = recording.shapes(model.config(), tokens.len());
+        let shapes = recording.shapes(&model, tokens.len());
         if self.json {
             let shapes: serde_json::Map<_, _> = shapes
                 .into_iter()

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
+use super::names::LAYER_NAMES;
 use super::names::{ALIASES, Pattern, UNCLEAR, recognise};
-use crate::trace::LAYER_NAMES;
 
 /// A tensor of a recording that is not compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -343,7 +343,7 @@ fn common(
     reference: &Recording,
     other: &Recording,
 ) -> Result<(Vec<String>, Vec<String>)> {
-    let names = trace::names(model.config()).into_iter();
+    let names = trace::names(model).into_iter();
     let recorded = names.filter(|name| reference.contains(name));
     let (names, missing): (Vec<_>, Vec<_>) = recorded.partition(|name| other.contains(name));
     if names.is_empty() {

@@ -2,8 +2,32 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::Config;
-use crate::trace::{LAYER_NAMES, Point};
+use crate::model::Model;
+use crate::trace::Point;
+
+/// The names of a layer's tensors, in forward order, relative to `model.layers.I`.
+pub(super) const LAYER_NAMES: [&str; 20] = [
+    ".input_layernorm",
+    ".self_attn.q_proj",
+    ".self_attn.k_proj",
+    ".self_attn.v_proj",
+    ".self_attn.q_norm",
+    ".self_attn.k_norm",
+    ".self_attn.q_rope",
+    ".self_attn.k_rope",
+    ".self_attn.mixed",
+    ".self_attn.o_proj",
+    ".post_attention_layernorm",
+    ".residual_mid",
+    ".pre_feedforward_layernorm",
+    ".mlp.gate_proj",
+    ".mlp.act_fn",
+    ".mlp.up_proj",
+    ".mlp.product",
+    ".mlp.down_proj",
+    ".post_feedforward_layernorm",
+    "",
+];
 
 /// The names of other engines that mean a point of ours, `{i}` for the layer: engine, then pairs of their name and ours.
 ///
@@ -189,8 +213,8 @@ pub(super) struct Names {
 }
 
 impl Names {
-    pub(super) fn new(config: &Config) -> Self {
-        let points = Point::all(config).into_iter();
+    pub(super) fn new(model: &Model) -> Self {
+        let points = Point::all(model).into_iter();
         Self {
             points: points.map(|point| (point.name.clone(), point)).collect(),
         }

@@ -39,7 +39,7 @@ impl Pass<'_> {
     /// [`Error::ComparisonMemory`] where they are too large to be held.
     pub(super) fn record(self, last: usize) -> Result<Tensors> {
         let last = last.min(self.tokens.len());
-        let points = Point::all(self.model.config()).into_iter();
+        let points = Point::all(self.model).into_iter();
         let widths = points.filter(|point| self.names.contains(&point.name));
         let widths: usize = widths.map(|point| point.width).sum();
         let needed = widths.saturating_mul(8).saturating_mul(last);

@@ -12,7 +12,7 @@ use super::names::{Known, Names, recognise};
 use super::rules::Rules;
 use super::source::{Found, Source};
 use super::{Aside, Point, Precision};
-use crate::checkpoint::Config;
+use crate::model::Model;
 use crate::tensor::{Matrix, Storage, Tensor};
 use crate::trace;
 
@@ -53,8 +53,8 @@ impl Recording {
     /// is known, [`Error::RecordingDtype`], [`Error::RecordingShape`], [`Error::RecordingLayout`],
     /// [`Error::RecordingTwice`], [`Error::RecordingRows`] and [`Error::RecordingLayer`] for tensors whose names are known,
     /// [`trace::Error::Ids`], and [`Error::RuleUnmatched`].
-    pub fn open(path: &Path, config: &Config, rules: &Rules) -> Result<Self> {
-        Self::new(path, Source::open(path)?, config, rules)
+    pub fn open(path: &Path, model: &Model, rules: &Rules) -> Result<Self> {
+        Self::new(path, Source::open(path)?, model, rules)
     }
 
     /// The same for a file with the content `data`; `path` says by its ending what it is (`.npz`, `.npy`, otherwise
@@ -63,11 +63,11 @@ impl Recording {
     /// # Errors
     ///
     /// Those of [`open`](Self::open).
-    pub fn parse(path: &Path, data: &Bytes, config: &Config, rules: &Rules) -> Result<Self> {
-        Self::new(path, Source::parse(path, data)?, config, rules)
+    pub fn parse(path: &Path, data: &Bytes, model: &Model, rules: &Rules) -> Result<Self> {
+        Self::new(path, Source::parse(path, data)?, model, rules)
     }
 
-    fn new(path: &Path, source: Source, config: &Config, rules: &Rules) -> Result<Self> {
+    fn new(path: &Path, source: Source, model: &Model, rules: &Rules) -> Result<Self> {
         let Source {
             tensors,
             ids,
@@ -82,12 +82,12 @@ impl Recording {
             ids,
             metadata,
         };
-        let names = Names::new(config);
+        let names = Names::new(model);
         for (theirs, found) in tensors {
             let said = rules.matches(&theirs);
             let plain = Words::default();
             let known = if said.is_empty() {
-                recognise(&theirs, config.num_hidden_layers)
+                recognise(&theirs, model.layers().len())
                     .map(|known| (known, &plain))
                     .into_iter()
                     .collect()
@@ -97,12 +97,12 @@ impl Recording {
             if known.is_empty() {
                 recording
                     .aside
-                    .push(Aside::unknown(theirs, config.num_hidden_layers));
+                    .push(Aside::unknown(theirs, model.layers().len()));
                 continue;
             }
             for (known, words) in known {
-                let point = recording.point(&theirs, &known, &names, config)?;
-                let entry = recording.entry(&theirs, &found, point, words, config);
+                let point = recording.point(&theirs, &known, &names, model)?;
+                let entry = recording.entry(&theirs, &found, point, words, model);
                 let entry = match entry {
                     // That what it is called here is only one thing that its name can mean.
                     Err(Error::RecordingShape {
@@ -124,7 +124,7 @@ impl Recording {
             }
         }
         recording.check_names()?;
-        recording.check_rows(config)?;
+        recording.check_rows(model)?;
         Ok(recording)
     }
 
@@ -134,14 +134,14 @@ impl Recording {
         theirs: &str,
         known: &Known,
         names: &'a Names,
-        config: &Config,
+        model: &Model,
     ) -> Result<&'a Point> {
         let point = names.point(&known.name);
         point.ok_or_else(|| Error::RecordingLayer {
             path: self.path.clone(),
             tensor: theirs.into(),
             layer: known.layer.unwrap_or_default(),
-            layers: config.num_hidden_layers,
+            layers: model.layers().len(),
         })
     }
 
@@ -152,7 +152,7 @@ impl Recording {
         found: &Found,
         point: &Point,
         words: &Words,
-        config: &Config,
+        model: &Model,
     ) -> Result<Entry> {
         let (path, tensor) = (self.path.clone(), theirs.to_owned());
         let numbers = match &found.numbers {
@@ -167,7 +167,13 @@ impl Recording {
             }
         };
         let mut shape = numbers.shape().to_vec();
-        let layout = Layout::new(&shape, found.reversed, words, point, config.head_dim);
+        let layout = Layout::new(
+            &shape,
+            found.reversed,
+            words,
+            point,
+            model.config().head_dim,
+        );
         if found.reversed {
             shape.reverse();
         }
@@ -238,11 +244,11 @@ impl Recording {
     }
 
     /// Whether every tensor has the rows that it should, and the ids are enough for them.
-    fn check_rows(&mut self, config: &Config) -> Result<()> {
-        let names = trace::names(config);
+    fn check_rows(&mut self, model: &Model) -> Result<()> {
+        let names = trace::names(model);
         let fewer = format!(
             "model.layers.{}.post_attention_layernorm",
-            config.num_hidden_layers - 1
+            model.layers().len() - 1
         );
         let mut first: Option<&Entry> = None;
         let mut may_be_fewer = false;

@@ -10,7 +10,7 @@ use super::passes::{Pass, Tensors};
 use super::report::Beyond;
 use super::step::{Input, Step};
 use super::{Distance, Precision, Recording, last_rows};
-use crate::model::Model;
+use crate::model::{Model, Plan};
 use crate::tensor::{Dtype, Matrix};
 
 /// Numbers that are looked at together: some 100 MB.
@@ -19,6 +19,7 @@ const TOGETHER: usize = 1 << 22;
 /// A model, right or wrong, that another engine's recording is held against.
 pub(super) struct Replay<'a> {
     model: &'a Model,
+    plan: Plan,
     dtype: Precision,
     tokens: &'a [u32],
     other: &'a Recording,
@@ -50,6 +51,7 @@ impl<'a> Replay<'a> {
     ) -> Result<Self> {
         let mut replay = Self {
             model,
+            plan: model.plan(),
             dtype,
             tokens,
             other,
@@ -81,7 +83,7 @@ impl<'a> Replay<'a> {
 
     /// Whether all that the operation takes in was recorded.
     fn can_replay(&self, name: &str) -> bool {
-        Operation::of(self.model, name, self.other).is_some_and(|operation| {
+        Operation::of(&self.plan, name, self.other).is_some_and(|operation| {
             let all = self.other.tokens() == self.tokens.len();
             let recorded = operation
                 .inputs
@@ -128,7 +130,7 @@ impl<'a> Replay<'a> {
         if !self.can_replay(name) {
             return Ok(None);
         }
-        let Some(operation) = Operation::of(self.model, name, self.other) else {
+        let Some(operation) = Operation::of(&self.plan, name, self.other) else {
             return Ok(None);
         };
         let mut inputs = Vec::new();

@@ -15,9 +15,10 @@ use rayon::prelude::*;
 use super::Precision;
 use super::interval::{Interval, Rounding};
 use super::operation::{Kind, Operation};
+use crate::checkpoint::form::{NormKind, RopePairing};
 use crate::kernels::activation::{Activation, gelu_by_f16};
 use crate::kernels::{Level, matmul};
-use crate::model::{Attention, Model, RmsNorm, RopePairing, Scaling};
+use crate::model::{Attention, Linear, Model, Norm};
 use crate::tensor::{Matrix, Storage, Tensor};
 
 /// The steepest that an activation is: GeLU at 1.4.
@@ -52,7 +53,7 @@ impl<'m> Step<'m> {
         rounding: Rounding,
     ) -> Self {
         let weight = match operation.kind {
-            Kind::Product(w) | Kind::Logits(w, _) => Some(Weight::new(w, rounding)),
+            Kind::Product(map) | Kind::Logits(map, _) => Some(Weight::new(map, rounding)),
             _ => None,
         };
         let mut step = Self {
@@ -179,9 +180,9 @@ impl<'m> Step<'m> {
         }
     }
 
-    /// u · (mean(u²) + ε)^−½ · (1 + w): the mean of squares has no cancellation, and everything after it is one operation
+    /// u · (mean(u²) + ε)^−½ · m: the mean of squares has no cancellation, and everything after it is one operation
     /// each.
-    fn norm(&self, norm: &RmsNorm, u: &[Interval]) -> Vec<Interval> {
+    fn norm(&self, norm: &Norm, u: &[Interval]) -> Vec<Interval> {
         let scale = self.scale(norm);
         let relative = self.rounding.walk(scale.len()) + 8.0 * self.rounding.unit();
         let heads = u.chunks_exact(scale.len());
@@ -198,9 +199,9 @@ impl<'m> Step<'m> {
             u.iter().zip(&scale).map(move |(&u, &m)| {
                 let n = u.times(inverse);
                 let n = n.off(relative * n.size());
-                let n = match norm.scaling() {
-                    Scaling::Rounded => self.rounding.of(n),
-                    Scaling::OnePlus | Scaling::Plain => n,
+                let n = match norm.form.kind {
+                    NormKind::Rms { rounded_first, .. } if rounded_first => self.rounding.of(n),
+                    _ => n,
                 };
                 self.rounding.of(n.times(Interval::exactly(m)))
             })
@@ -208,7 +209,7 @@ impl<'m> Step<'m> {
         normed.collect()
     }
 
-    fn scale(&self, norm: &RmsNorm) -> Vec<f64> {
+    fn scale(&self, norm: &Norm) -> Vec<f64> {
         match self.rounding.0 {
             Precision::F64 | Precision::F32 | Precision::F16 => norm.scale::<f64>(),
             Precision::Bf16 => norm.scale::<bf16>().into_iter().map(f64::from).collect(),
@@ -273,11 +274,16 @@ impl<'m> Step<'m> {
         let cos_sin = self.cos_sin(attention, self.first_position + row);
         let once = |x| self.rounding.once(x);
         let mut out = Vec::new();
-        for head in self.row(0, row).chunks_exact(attention.head_dim) {
+        for head in self.row(0, row).chunks_exact(attention.form.head_dim) {
             let half = head.len() / 2;
-            let place = |i: usize| match attention.pairing {
-                RopePairing::Halves => (i, i + half),
-                RopePairing::Interleaved => (2 * i, 2 * i + 1),
+            let interleaved =
+                attention.form.rope.map(|rope| rope.pairing) == Some(RopePairing::Interleaved);
+            let place = |i: usize| {
+                if interleaved {
+                    (2 * i, 2 * i + 1)
+                } else {
+                    (i, i + half)
+                }
             };
             let mut rotated = vec![Interval::exactly(0.0); head.len()];
             for (i, &(cos, sin)) in cos_sin.iter().enumerate() {
@@ -294,8 +300,11 @@ impl<'m> Step<'m> {
     /// cos and sin at a position. Engines work out the angle in the type of sums: θ to a power, or a product of up to i
     /// factors, is off by as many u and ln θ (below 16) more.
     fn cos_sin(&self, attention: &Attention, position: usize) -> Vec<(Interval, Interval)> {
-        let (cos, sin) = attention.rotation.at(position);
-        let angles = attention.rotation.angles(position);
+        let Some(rotation) = &attention.rotation else {
+            return Vec::new();
+        };
+        let (cos, sin) = rotation.at(position);
+        let angles = rotation.angles(position);
         let turns = cos.iter().zip(&sin).zip(angles).enumerate();
         let of = |x: f64, off: f64| self.rounding.of(Interval::around(x, off));
         turns
@@ -309,7 +318,7 @@ impl<'m> Step<'m> {
     /// softmax(q kᵀ · scaling) v of one token, all heads.
     fn mix(&self, attention: &Attention, row: usize) -> Vec<Interval> {
         let seen = seen(attention, row);
-        let width = attention.head_dim;
+        let width = attention.form.head_dim;
         let q = self.row(0, row);
         let [keys, values] = [0, 1].map(|i| &self.looked_back_at[i][seen.clone()]);
         let group = q.len() / keys[0].len();
@@ -336,10 +345,10 @@ impl<'m> Step<'m> {
         }
         let walk = self.rounding.walk(q.len()) * sizes;
         let product = self.rounding.of(Interval::around(sum, walk + off));
-        let scaling = Interval::exactly(attention.scaling);
-        let scaling = scaling.off(self.rounding.unit() * attention.scaling);
+        let scaling = Interval::exactly(attention.form.scaling);
+        let scaling = scaling.off(self.rounding.unit() * attention.form.scaling);
         let score = self.rounding.once(product.times(scaling));
-        match attention.softcap {
+        match attention.form.softcap {
             None => score,
             Some(cap) => self.capped(score, cap),
         }
@@ -394,7 +403,7 @@ impl<'m> Step<'m> {
 
 /// The tokens that attention sees from a row on.
 fn seen(attention: &Attention, row: usize) -> Range<usize> {
-    let window = attention.window.unwrap_or(usize::MAX);
+    let window = attention.form.window.unwrap_or(usize::MAX);
     (row + 1).saturating_sub(window)..row + 1
 }
 
@@ -408,7 +417,8 @@ struct Weight<'m> {
 }
 
 impl<'m> Weight<'m> {
-    fn new(stored: &'m Tensor, rounding: Rounding) -> Self {
+    fn new(map: &'m Linear, rounding: Rounding) -> Self {
+        let stored = &map.weight;
         let w = match (rounding.0, stored.storage()) {
             (Precision::Bf16, Storage::F64 | Storage::F32 | Storage::F16) => {
                 narrowed(stored, Storage::Bf16)

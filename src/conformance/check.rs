@@ -91,8 +91,8 @@ pub fn check(results: &Path, rules: &Rules, mut on_case: impl FnMut()) -> Result
 fn compare(folder: &Path, other: &Path, dtype: Dtype, rules: &Rules) -> Result<Outcome> {
     let model = open(folder)?;
     let reference = recording(folder, Dtype::F64);
-    let reference = Recording::open(&reference, model.config(), &Rules::default())?;
-    let other = Recording::open(other, model.config(), rules)?;
+    let reference = Recording::open(&reference, &model, &Rules::default())?;
+    let other = Recording::open(other, &model, rules)?;
     let comparison = Comparison::new(&model, &reference, &other, Some(dtype.into()), true)?;
     let report = comparison.run(|| ())?;
     Ok(match report.finding {

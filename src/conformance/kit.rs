@@ -91,7 +91,7 @@ pub(super) fn write_case(case: &Case, folder: &Path) -> Result<()> {
     put(&folder.join("ids.json"), format!("{ids:?}\n").as_bytes())?;
     let model = open(folder)?;
     for dtype in DTYPES {
-        let trace = Trace::new(model.config(), dtype, &[], usize::MAX)?;
+        let trace = Trace::new(&model, dtype, &[], usize::MAX)?;
         trace.write(&recording(folder, dtype), &model, &ids)?;
     }
     Ok(())
@@ -111,7 +111,7 @@ pub(super) fn recording(folder: &Path, dtype: Dtype) -> std::path::PathBuf {
 fn entry(case: &Case, dir: &Path, folder: &Path) -> Result<Entry> {
     let model = open(folder)?;
     let reference = recording(folder, Dtype::F64);
-    let reference = Recording::open(&reference, model.config(), &Rules::default())?;
+    let reference = Recording::open(&reference, &model, &Rules::default())?;
     let mut files = BTreeMap::new();
     let names = case.files.iter().map(|(name, _)| format!("model/{name}"));
     let recordings = DTYPES.map(|dtype| format!("{dtype}.safetensors"));

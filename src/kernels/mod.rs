@@ -63,7 +63,7 @@ mod weighted_sum;
 
 pub use matmul::{Backend, Rows, dot, matmul};
 pub(crate) use matmul::{Panel, add_outer_products, multiply};
-pub use norm::{rms_norm, unscaled_rms_norm};
+pub use norm::{layer_norm, rms_norm, unscaled_rms_norm};
 #[doc(hidden)]
 pub use rope::rotate;
 pub use rope::{CosSin, Rotation};

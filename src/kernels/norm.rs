@@ -1,8 +1,9 @@
-//! RMSNorm: n(u) = u / √(mean(u²) + ε), scaled by 1 + w.
+//! RMSNorm, n(u) = u / √(mean(u²) + ε) scaled by m, and LayerNorm.
 //!
 //! Computed in the type of sums: Σu² as a dot product in the documented order, divided by the length,
-//! plus ε, square root, one over it, times u, times (1 + w); every step rounded, and once more to bf16 at
-//! the end where that is the compute type.
+//! plus ε, square root, one over it, times u, times m; every step rounded, and once more to bf16 at
+//! the end where that is the compute type. LayerNorm takes the mean off first, which is a dot product with ones divided by
+//! the length, and adds the bias last.
 
 use super::matmul::dot;
 use super::simd::{Level, Simd, Task};
@@ -15,7 +16,41 @@ pub fn unscaled_rms_norm<E: Element>(level: Level, u: &[E], eps: f64) -> Vec<E::
     wide.into_iter().map(|u| u * inverse).collect()
 }
 
-/// n(u) ⊙ `scale` into `out` for each stretch of `u` that is as long as `scale`, which is 1 + w.
+/// n(u − mean(u)) ⊙ `scale` + `bias` into `out` for each stretch of `u` that is as long as `scale`; `bias` may be empty.
+pub fn layer_norm<E: Element>(
+    level: Level,
+    u: &[E],
+    (scale, bias): (&[E::Acc], &[E::Acc]),
+    eps: f64,
+    out: &mut [E],
+) {
+    assert_eq!(u.len(), out.len(), "a place for each number");
+    let ones = vec![E::Acc::ONE; scale.len()];
+    let mut wide = vec![E::Acc::ZERO; scale.len()];
+    let stretches = u.chunks_exact(scale.len());
+    for (u, out) in stretches.zip(out.chunks_exact_mut(scale.len())) {
+        for (wide, u) in wide.iter_mut().zip(u) {
+            *wide = u.acc();
+        }
+        let mean = dot(level, &wide, &ones) / E::Acc::from_f64(scale.len() as f64);
+        for wide in &mut wide {
+            *wide = *wide - mean;
+        }
+        let inverse = inverse_rms(level, &wide, eps);
+        let scaled = wide.iter().zip(scale).map(|(&u, &m)| u * inverse * m);
+        if bias.is_empty() {
+            for (out, y) in out.iter_mut().zip(scaled) {
+                *out = E::round(y);
+            }
+        } else {
+            for ((out, y), &b) in out.iter_mut().zip(scaled).zip(bias) {
+                *out = E::round(y + b);
+            }
+        }
+    }
+}
+
+/// n(u) ⊙ `scale` into `out` for each stretch of `u` that is as long as `scale`, which is m.
 pub fn rms_norm<E: Element>(level: Level, u: &[E], scale: &[E::Acc], eps: f64, out: &mut [E]) {
     assert_eq!(u.len(), out.len(), "a place for each number");
     let mut wide = vec![E::Acc::ZERO; scale.len()];

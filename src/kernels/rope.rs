@@ -7,10 +7,12 @@ use super::simd::{Level, Simd, Task};
 use crate::tensor::Element;
 
 /// The angles of one kind of layer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rotation {
     /// θ^(−2i/d) / factor, for i < d/2.
     inverse_frequencies: Vec<f64>,
+    /// What cos and sin are multiplied by.
+    scale: f64,
 }
 
 impl Rotation {
@@ -19,9 +21,20 @@ impl Rotation {
         let inverse_frequencies = (0..head_dim / 2)
             .map(|i| libm::pow(theta, -((2 * i) as f64) / head_dim as f64) / factor)
             .collect();
+        Self::from_frequencies(inverse_frequencies, 1.0)
+    }
+
+    /// Pair i turns by `inverse_frequencies[i]` at each position; cos and sin are multiplied by `scale`.
+    pub fn from_frequencies(inverse_frequencies: Vec<f64>, scale: f64) -> Self {
         Self {
             inverse_frequencies,
+            scale,
         }
+    }
+
+    /// How many numbers of a head are rotated.
+    pub(crate) fn dims(&self) -> usize {
+        2 * self.inverse_frequencies.len()
     }
 
     /// The angles at `position`, `[head_dim / 2]`.
@@ -33,7 +46,8 @@ impl Rotation {
     /// cos and sin at `position`.
     pub fn at(&self, position: usize) -> CosSin<f64> {
         let angles = self.angles(position);
-        angles.map(|a| (libm::cos(a), libm::sin(a))).unzip()
+        let turned = angles.map(|a| (libm::cos(a) * self.scale, libm::sin(a) * self.scale));
+        turned.unzip()
     }
 }
 

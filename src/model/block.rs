@@ -1,12 +1,10 @@
-//! A block of Theorem 5: T(C, x) = v + g(f(v)) with v = A(C, x).
+//! A block of Theorem 5: T(C, x) = v + g(f(v)) with v = x + A(C, x), or in parallel (g(f(x)) + A(C, x)) + x.
 
-use super::attention::{Attention, Sequence};
+use super::attention::Attention;
 use super::inner::Inner;
+use super::ops::Ops;
 use super::outer::Outer;
-use super::overlay::{LayerOverlay, OverlaidRows};
-use super::run::ForwardRun;
-use crate::kernels::elementwise;
-use crate::tensor::{Element, Matrix};
+use crate::checkpoint::form::Sum;
 
 /// One layer.
 #[derive(Clone, Debug)]
@@ -17,34 +15,69 @@ pub struct Block {
     pub inner: Inner,
     /// g.
     pub outer: Outer,
+    pub(crate) sum: Sum,
+}
+
+/// What attention leaves to the rest of a block.
+#[derive(Clone, Debug)]
+pub(crate) struct Attended<T> {
+    /// z, which the inner function's maps see.
+    pub(crate) z: T,
+    pub(crate) rest: Rest<T>,
+}
+
+/// What the outer function's output is added to.
+#[derive(Clone, Debug)]
+pub(crate) enum Rest<T> {
+    /// v.
+    Sequential(T),
+    /// A(C, x) and x.
+    Parallel { attention: T, x: T },
 }
 
 impl Block {
     /// T(C, x) for every row of x, `[tokens, hidden]`.
-    pub(crate) fn forward<E: Element>(
-        &self,
-        run: &mut ForwardRun<'_>,
-        x: &Matrix<E>,
-        sequences: &mut [Sequence<'_, E>],
-        changes: &[OverlaidRows<'_, LayerOverlay<E>>],
-    ) -> Matrix<E> {
-        let v = self.attention.forward(run, x, sequences);
-        let z = self.inner.input(run, &v);
-        let h = self.inner.output(run, &z, changes);
-        let d = self.outer.project(run, &h, changes);
-        let g = self.outer.output(run, &d, changes);
-        self.add(run, &v, &g)
+    pub(crate) fn forward<O: Ops>(&self, ops: &mut O, x: O::Rows) -> O::Rows {
+        let Attended { z, rest } = self.attend(ops, x);
+        let h = self.inner.output(ops, &z);
+        let d = self.outer.project(ops, &h);
+        let g = self.outer.output(ops, d);
+        self.add(ops, &rest, &g)
     }
 
-    /// v + g, the block's output.
-    pub(crate) fn add<E: Element>(
-        &self,
-        run: &mut ForwardRun<'_>,
-        v: &Matrix<E>,
-        g: &Matrix<E>,
-    ) -> Matrix<E> {
-        let t = elementwise::add(run.level, v, g);
-        run.record("", &t);
+    /// Attention, and z.
+    pub(crate) fn attend<O: Ops>(&self, ops: &mut O, x: O::Rows) -> Attended<O::Rows> {
+        let (normed, attention) = self.attention.forward(ops, &x);
+        match self.sum {
+            Sum::Sequential => {
+                let v = ops.add(&x, &attention);
+                ops.record("residual_mid", &v);
+                let z = self.inner.input(ops, &v);
+                Attended {
+                    z: z.unwrap_or_else(|| ops.copy(&v)),
+                    rest: Rest::Sequential(v),
+                }
+            }
+            Sum::Parallel => {
+                let z = self.inner.input(ops, &x).or(normed);
+                Attended {
+                    z: z.unwrap_or_else(|| ops.copy(&x)),
+                    rest: Rest::Parallel { attention, x },
+                }
+            }
+        }
+    }
+
+    /// The block's output, with `g` added to the rest.
+    pub(crate) fn add<O: Ops>(&self, ops: &mut O, rest: &Rest<O::Rows>, g: &O::Rows) -> O::Rows {
+        let t = match rest {
+            Rest::Sequential(v) => ops.add(v, g),
+            Rest::Parallel { attention, x } => {
+                let branches = ops.add(g, attention);
+                ops.add(&branches, x)
+            }
+        };
+        ops.record("", &t);
         t
     }
 }

@@ -2,12 +2,29 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::attention::softcapped;
+use super::attend::softcapped;
 use super::error::{Error, Result};
+use super::ops::Ops;
+use super::overlay::OverlaidRows;
+use super::pass::{Pass, Sequence};
 use super::run::ForwardRun;
-use super::{Cache, LayerOverlay, Model, OverlaidRows, RmsNorm, Sequence};
+use super::{Cache, Linear, Model, Norm};
+use crate::checkpoint::form::DecoderForm;
 use crate::kernels::elementwise;
 use crate::tensor::{Dtype, Element, Matrix, Tensor, round_to_bf16};
+
+/// What is around the blocks.
+#[derive(Clone, Debug)]
+pub(crate) struct Decoder {
+    pub(crate) form: DecoderForm,
+    /// `[vocab, hidden]`
+    pub(crate) embed: Tensor,
+    /// The learned positions `[positions, hidden]`, where there are some.
+    pub(crate) positions: Option<Tensor>,
+    pub(crate) norm: Norm,
+    /// `[vocab, hidden]`
+    pub(crate) head: Linear,
+}
 
 /// What the embedding is multiplied by: √hidden, rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +83,7 @@ impl Model {
     /// An empty cache for one sequence.
     pub(crate) fn new_cache<E: Element>(&self) -> Cache<E> {
         let config = self.config();
-        let windows = self.layers.iter().map(|block| block.attention.window);
+        let windows = self.layers.iter().map(|block| block.attention.form.window);
         Cache::new(windows, config.num_key_value_heads, config.head_dim)
     }
 
@@ -112,26 +129,26 @@ impl Model {
     /// The rows of the embedding, and what they are multiplied by in a compute type.
     pub(crate) fn embedding(&self, dtype: Dtype) -> (&Tensor, f64) {
         let factor = self.embedding.factor(self.config().hidden_size, dtype);
-        (&self.embed_tokens, factor)
+        (&self.decoder.embed, factor)
     }
 
-    /// The norm before the head.
-    pub(crate) fn norm(&self) -> &RmsNorm {
-        &self.norm
+    /// The names of the last norm's output and of the logits.
+    pub(crate) fn ends(&self) -> [&str; 2] {
+        [self.decoder.norm.name(), self.decoder.head.name()]
     }
 
-    /// The head `[vocab, hidden]`.
-    pub(crate) fn lm_head(&self) -> &Tensor {
-        &self.lm_head
+    /// What is around the blocks.
+    pub(crate) fn decoder(&self) -> &Decoder {
+        &self.decoder
     }
 
-    /// What logits are capped at, which Gemma 3's are not.
-    pub(crate) fn final_softcap(&self) -> Option<f64> {
-        self.final_softcap
-    }
-
-    /// The embedding times its scale, `[tokens, hidden]`.
-    pub(crate) fn embed<E: Element>(&self, run: &mut ForwardRun<'_>, tokens: &[u32]) -> Matrix<E> {
+    /// The embedding times its scale, and with the learned positions added where there are some: `[tokens, hidden]`.
+    pub(crate) fn embed<E: Element>(
+        &self,
+        run: &mut ForwardRun<'_>,
+        tokens: &[u32],
+        positions: &[usize],
+    ) -> Matrix<E> {
         let (weight, factor) = self.embedding(E::DTYPE);
         let scale = E::Acc::from_f64(factor);
         let mut x: Matrix<E> = Matrix::zeros(tokens.len(), weight.cols());
@@ -141,7 +158,18 @@ impl Model {
                 *x = E::round(x.acc() * scale);
             }
         }
-        run.record_global("model.embed_tokens", &x);
+        run.record_global(self.decoder.form.embed, &x);
+        let (Some(form), Some(table)) = (self.decoder.form.positions, &self.decoder.positions)
+        else {
+            return x;
+        };
+        let mut learned: Matrix<E> = Matrix::zeros(tokens.len(), table.cols());
+        for (&position, row) in positions.iter().zip(learned.iter_rows_mut()) {
+            table.read_row(position + form.offset, row);
+        }
+        run.record_global(form.table, &learned);
+        let x = elementwise::add(run.level, &x, &learned);
+        run.record_global(form.sum, &x);
         x
     }
 
@@ -155,11 +183,11 @@ impl Model {
         run: &mut ForwardRun<'_>,
         mut x: Matrix<E>,
         sequences: &mut [Sequence<'_, E>],
-        changes: impl Fn(usize) -> Vec<OverlaidRows<'c, LayerOverlay<E>>>,
+        changes: impl Fn(usize) -> Vec<OverlaidRows<'c, E>>,
     ) -> Result<Matrix<E>> {
         for (layer, block) in self.layers.iter().enumerate() {
             run.enter(layer)?;
-            x = block.forward(run, &x, sequences, &changes(layer));
+            x = block.forward(&mut Pass::new(run, sequences, &changes(layer)), x);
             self.check_layer(layer, &x)?;
         }
         Ok(x)
@@ -167,7 +195,7 @@ impl Model {
 
     /// [`check_finite`](Self::check_finite) for the output of a layer.
     pub(crate) fn check_layer<E: Element>(&self, layer: usize, x: &Matrix<E>) -> Result<()> {
-        self.check_finite(x, || format!("model.layers.{layer}"))
+        self.check_finite(x, || format!("{}.{layer}", self.decoder.form.layers))
     }
 
     /// Refuses infinities and NaN in a module's output.
@@ -208,20 +236,21 @@ impl Model {
         run: &mut ForwardRun<'_>,
         x: &Matrix<E>,
     ) -> Matrix<E> {
-        let x = self.norm.forward(run.level, x);
-        run.record_global("model.norm", &x);
-        let mut logits = elementwise::round(run.level, run.matmul(&x, &self.lm_head));
-        if let Some(cap) = self.final_softcap {
+        let Decoder { norm, head, .. } = &self.decoder;
+        let x = norm.forward(run.level, x);
+        run.record_global(norm.name(), &x);
+        let [mut logits] = Pass::of_rows(run, &[]).linear([head], &x);
+        if let Some(cap) = self.decoder.form.softcap {
             logits = elementwise::map(run.level, &logits, |l: E| {
                 E::round(softcapped(l.acc(), cap))
             });
         }
-        run.record_global("lm_head", &logits);
+        run.record_global(head.name(), &logits);
         logits
     }
 
     /// [`check_finite`](Self::check_finite) for logits.
     pub(crate) fn check_logits<E: Element>(&self, logits: &Matrix<E>) -> Result<()> {
-        self.check_finite(logits, || "lm_head".into())
+        self.check_finite(logits, || self.decoder.head.name().into())
     }
 }

@@ -1,60 +1,138 @@
 //! f of Theorem 5: the inner function, pre-norm, first linear maps and activation.
 
-use super::norm::RmsNorm;
-use super::overlay::{LayerOverlay, OverlaidRows, overlaid};
-use super::run::ForwardRun;
-use crate::kernels::activation::Activation;
-use crate::kernels::{Rows, elementwise};
-use crate::tensor::{Element, Matrix, Tensor};
+use std::ops::Range;
 
-/// h = gelu_tanh(W_gate z) ⊙ (W_up z) with z = pre_feedforward_layernorm(v).
+use super::experts::{Active, Experts};
+use super::ops::Ops;
+use super::{Linear, Norm};
+use crate::kernels::activation::Activation;
+use crate::tensor::{Element, Matrix};
+
+/// h = f(v): a norm z = N(v), linear maps of z, and an activation.
 #[derive(Clone, Debug)]
 pub struct Inner {
-    pub(crate) pre_feedforward_layernorm: RmsNorm,
-    pub(crate) gate_proj: Tensor,
-    pub(crate) up_proj: Tensor,
+    pub(crate) norm: Option<Norm>,
+    pub(crate) module: &'static str,
+    pub(crate) maps: Maps,
     pub(crate) activation: Activation,
 }
 
+/// The first linear maps.
+#[derive(Clone, Debug)]
+pub enum Maps {
+    /// h = act(W_gate z) ⊙ (W_up z).
+    Gated {
+        /// W_gate `[intermediate, hidden]`.
+        gate: Linear,
+        /// W_up `[intermediate, hidden]`.
+        up: Linear,
+    },
+    /// The same, with the rows of W_gate before those of W_up in one map.
+    Fused(Linear),
+    /// h = act(W_up z).
+    Plain(Linear),
+    /// Gated maps, of which a router chooses some for each token.
+    Experts(Experts),
+}
+
+impl<E: Element> Hidden<Matrix<E>> {
+    /// Some rows of a batch.
+    pub(crate) fn slice_rows(&self, rows: Range<usize>) -> Self {
+        match self {
+            Self::Dense(h) => Self::Dense(h.slice_rows(rows)),
+            Self::Experts { router, active } => Self::Experts {
+                router: router.slice_rows(rows.clone()),
+                active: active
+                    .iter()
+                    .map(|(active, h)| {
+                        let (active, own) = active.among(&rows);
+                        (active, h.slice_rows(own))
+                    })
+                    .collect(),
+            },
+        }
+    }
+}
+
+/// What an inner function gives: h, or h of every active expert.
+#[derive(Clone, Debug)]
+pub(crate) enum Hidden<T> {
+    Dense(T),
+    Experts {
+        /// The router's output.
+        router: T,
+        /// Those that any token chooses, ascending.
+        active: Vec<(Active, T)>,
+    },
+}
+
 impl Inner {
-    /// W_gate `[intermediate, hidden]`.
-    pub fn gate_proj(&self) -> &Tensor {
-        &self.gate_proj
+    /// The first linear maps.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
     }
 
-    /// W_up `[intermediate, hidden]`.
-    pub fn up_proj(&self) -> &Tensor {
-        &self.up_proj
+    /// The maps that see z, the router's first.
+    pub(crate) fn first_maps(&self) -> Vec<&Linear> {
+        match &self.maps {
+            Maps::Gated { gate, up } => vec![gate, up],
+            Maps::Fused(map) | Maps::Plain(map) => vec![map],
+            Maps::Experts(experts) => {
+                let maps = experts.maps.iter().flatten();
+                std::iter::once(&experts.router).chain(maps).collect()
+            }
+        }
     }
 
-    /// z for every row of v, `[tokens, hidden]`.
-    pub(crate) fn input<E: Element>(&self, run: &mut ForwardRun<'_>, v: &Matrix<E>) -> Matrix<E> {
-        let z = self.pre_feedforward_layernorm.forward(run.level, v);
-        run.record("pre_feedforward_layernorm", &z);
-        z
+    /// The maps whose output the activation is of, and those whose output it multiplies; a map alone is one of the latter.
+    pub(crate) fn gates_and_ups(&self) -> (Vec<&Linear>, Vec<&Linear>) {
+        match &self.maps {
+            Maps::Gated { gate, up } => (vec![gate], vec![up]),
+            Maps::Fused(map) | Maps::Plain(map) => (vec![], vec![map]),
+            Maps::Experts(experts) => experts.maps.iter().map(|[gate, up]| (gate, up)).unzip(),
+        }
+    }
+
+    /// z for every row of v, `[tokens, hidden]`, where there is a norm.
+    pub(crate) fn input<O: Ops>(&self, ops: &mut O, v: &O::Rows) -> Option<O::Rows> {
+        let norm = self.norm.as_ref()?;
+        let z = ops.norm(norm, v);
+        ops.record(norm.name(), &z);
+        Some(z)
     }
 
     /// h for every row of z, `[tokens, intermediate]`.
-    pub(crate) fn output<E: Element>(
-        &self,
-        run: &mut ForwardRun<'_>,
-        z: &Matrix<E>,
-        changes: &[OverlaidRows<'_, LayerOverlay<E>>],
-    ) -> Matrix<E> {
-        let rows_of = |part: for<'c> fn(&'c LayerOverlay<E>) -> Option<&'c _>| {
-            let changed = changes.iter();
-            changed.filter_map(move |(rows, c)| part(c).map(|part| (rows.clone(), part)))
+    pub(crate) fn output<O: Ops>(&self, ops: &mut O, z: &O::Rows) -> Hidden<O::Rows> {
+        let point = |name: &str| format!("{}.{name}", self.module);
+        let (gate, up) = match &self.maps {
+            Maps::Gated { gate, up } => {
+                let [g, u] = ops.linear([gate, up], z);
+                ops.record(gate.name(), &g);
+                (g, Some((up.name(), u)))
+            }
+            Maps::Fused(map) => {
+                let [fused] = ops.linear([map], z);
+                ops.record(map.name(), &fused);
+                let [g, u] = ops.split_halves(&fused);
+                (g, Some(("", u)))
+            }
+            Maps::Plain(map) => {
+                let [u] = ops.linear([map], z);
+                ops.record(map.name(), &u);
+                (u, None)
+            }
+            Maps::Experts(experts) => return experts.forward(ops, self.activation, z),
         };
-        let projections = [&self.gate_proj, &self.up_proj];
-        let [gate, up] = run.matmuls(z, projections.map(Rows::Stored));
-        let gate = overlaid(run, z, gate, rows_of(|c| c.gate.as_ref()));
-        run.record("mlp.gate_proj", &gate);
-        let act = self.activation.map(run.level, &gate);
-        run.record("mlp.act_fn", &act);
-        let up = overlaid(run, z, up, rows_of(|c| c.up.as_ref()));
-        run.record("mlp.up_proj", &up);
-        let h = elementwise::multiply(run.level, &act, &up);
-        run.record("mlp.product", &h);
-        h
+        let act = ops.activate(self.activation, &gate);
+        ops.record(&point("act_fn"), &act);
+        let Some((name, up)) = up else {
+            return Hidden::Dense(act);
+        };
+        if !name.is_empty() {
+            ops.record(name, &up);
+        }
+        let h = ops.multiply(&act, &up);
+        ops.record(&point("product"), &h);
+        Hidden::Dense(h)
     }
 }

@@ -7,9 +7,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::error::{Error, Result};
-use super::{Embedding, Model, RopePairing, Scaling};
-use crate::checkpoint::{Config, LayerKind};
-use crate::kernels::Rotation;
+use super::rope::rotation;
+use super::{Embedding, Model, Norm};
+use crate::checkpoint::form::{NormKind, RopePairing};
+use crate::checkpoint::{Config, Rope, RopeScaling};
 use crate::kernels::activation::Activation;
 use crate::tensor::Dtype;
 
@@ -123,10 +124,12 @@ impl KnownBug {
 
     /// Why the bug would not show in a pass of `tokens` tokens in compute type `dtype`, or `None` where it can.
     pub fn without_effect(self, config: &Config, dtype: Dtype, tokens: usize) -> Option<String> {
-        let window = config.sliding_window;
-        let sliding = config.layer_types.contains(&LayerKind::Sliding);
-        let full = config.layer_types.contains(&LayerKind::Full);
-        let (local, global) = (config.rope_sliding, config.rope_full);
+        let windows = config.blocks.iter().map(|block| block.attention.window);
+        let smallest = windows.clone().flatten().min();
+        let sliding = smallest.is_some();
+        let window = smallest.unwrap_or(usize::MAX);
+        let full = windows.clone().any(|window| window.is_none());
+        let [local, global] = [true, false].map(|slides| rope_of(config, slides));
         let longer = |than: usize| {
             (tokens <= than).then(|| format!("give it more than {than} tokens, it has {tokens}"))
         };
@@ -142,16 +145,21 @@ impl KnownBug {
             Self::RopeLocalTheta => but(full, "the model has no full layers")
                 .or_else(|| {
                     but(
-                        local.theta != global.theta,
+                        local.map(|rope| rope.theta) != global.map(|rope| rope.theta),
                         "both kinds of layers have one θ",
                     )
                 })
                 .or_else(|| longer(1)),
             Self::RopeNoFactor => but(full, "the model has no full layers")
-                .or_else(|| but(global.factor != 1.0, "the model's config has no factor"))
+                .or_else(|| {
+                    but(
+                        global.is_some_and(is_scaled),
+                        "the model's config has no factor",
+                    )
+                })
                 .or_else(|| longer(1)),
             Self::ScaleHeadDim => but(
-                config.query_pre_attn_scalar != config.head_dim as f64,
+                config.scaling(0) != head_dim_scaling(config),
                 "query_pre_attn_scalar is head_dim in this model",
             ),
             Self::WindowMinus1 => but(sliding, "the model has no sliding layers")
@@ -200,58 +208,85 @@ impl Model {
         match bug {
             KnownBug::EmbeddingUnscaled => self.embedding = Embedding::Unscaled,
             KnownBug::EmbeddingScaleType => self.embedding = Embedding::OtherType,
-            KnownBug::NormWeight => self.scale_norms(Scaling::Plain),
-            KnownBug::NormRounded => self.scale_norms(Scaling::Rounded),
-            KnownBug::SoftCapping => self.final_softcap = Some(LOGITS_CAP),
+            KnownBug::NormWeight => self.change_norms(|unit_offset, rounded_first| {
+                *unit_offset = !*unit_offset;
+                *rounded_first = false;
+            }),
+            KnownBug::NormRounded => self.change_norms(|_, rounded_first| *rounded_first = true),
+            KnownBug::SoftCapping => self.decoder.form.softcap = Some(LOGITS_CAP),
             _ => {}
         }
         let config = self.checkpoint.config();
-        for (block, kind) in self.layers.iter_mut().zip(&config.layer_types) {
+        let local = rope_of(config, true);
+        let scaling = head_dim_scaling(config);
+        for block in &mut self.layers {
             let attention = &mut block.attention;
-            let rope = config.rope(*kind);
-            let rotation = |theta, factor| Rotation::new(config.head_dim, theta, factor);
+            let form = &mut attention.form;
             match bug {
-                KnownBug::NormAfterRope => attention.norm_after_rope = true,
-                KnownBug::RopeInterleaved => attention.pairing = RopePairing::Interleaved,
-                KnownBug::RopeLocalTheta => {
-                    attention.rotation = rotation(config.rope_sliding.theta, rope.factor);
-                }
-                KnownBug::RopeNoFactor => attention.rotation = rotation(rope.theta, 1.0),
-                KnownBug::ScaleHeadDim => {
-                    attention.scaling = (config.head_dim as f64).sqrt().recip()
-                }
+                KnownBug::NormAfterRope => form.norm_after_rope = true,
+                KnownBug::ScaleHeadDim => form.scaling = scaling,
                 KnownBug::WindowMinus1 => {
-                    attention.window = attention.window.map(|window| window.max(2) - 1);
+                    form.window = form.window.map(|window| window.max(2) - 1);
                 }
-                KnownBug::WindowPlus1 => {
-                    attention.window = attention.window.map(|window| window + 1);
-                }
-                KnownBug::SoftCapping => attention.softcap = Some(SCORES_CAP),
+                KnownBug::WindowPlus1 => form.window = form.window.map(|window| window + 1),
+                KnownBug::SoftCapping => form.softcap = Some(SCORES_CAP),
                 KnownBug::Silu => block.inner.activation = Activation::Silu,
                 KnownBug::GeluErf => block.inner.activation = Activation::Gelu,
                 KnownBug::GeluF16 => block.inner.activation = Activation::GeluByF16,
                 _ => {}
             }
+            let Some(rope) = &mut form.rope else { continue };
+            match (bug, local) {
+                (KnownBug::RopeInterleaved, _) => rope.pairing = RopePairing::Interleaved,
+                (KnownBug::RopeLocalTheta, Some(local)) => rope.rope.theta = local.theta,
+                (KnownBug::RopeNoFactor, _) => rope.rope = Rope::linear(rope.rope.theta, 1.0),
+                _ => continue,
+            }
+            attention.rotation = Some(rotation(rope));
         }
         self
     }
 
-    fn scale_norms(&mut self, scaling: Scaling) {
-        self.norm.scaling = scaling;
-        for block in &mut self.layers {
+    /// Changes whether RMSNorms scale by 1 + w, and whether they round first.
+    fn change_norms(&mut self, change: impl Fn(&mut bool, &mut bool)) {
+        let blocks = self.layers.iter_mut().flat_map(|block| {
             let attention = &mut block.attention;
-            for norm in [
-                &mut attention.input_layernorm,
-                &mut attention.q_norm,
-                &mut attention.k_norm,
-                &mut attention.post_attention_layernorm,
-                &mut block.inner.pre_feedforward_layernorm,
-                &mut block.outer.post_feedforward_layernorm,
-            ] {
-                norm.scaling = scaling;
+            let single = [
+                &mut attention.norm,
+                &mut attention.post_norm,
+                &mut block.inner.norm,
+                &mut block.outer.post_norm,
+            ];
+            let qk_norms = attention.qk_norms.iter_mut().flatten();
+            single.into_iter().flatten().chain(qk_norms)
+        });
+        let all: Vec<&mut Norm> = blocks.chain([&mut self.decoder.norm]).collect();
+        for norm in all {
+            if let NormKind::Rms {
+                unit_offset,
+                rounded_first,
+            } = &mut norm.form.kind
+            {
+                change(unit_offset, rounded_first);
             }
         }
     }
+}
+
+/// The rotation of the layers with a window, or without one.
+fn rope_of(config: &Config, slides: bool) -> Option<Rope> {
+    let mut blocks = config.blocks.iter().map(|block| &block.attention);
+    let attention = blocks.find(|attention| attention.window.is_some() == slides)?;
+    attention.rope.map(|form| form.rope)
+}
+
+fn is_scaled(rope: Rope) -> bool {
+    rope.scaling != (RopeScaling::Linear { factor: 1.0 })
+}
+
+/// head_dim^−½.
+fn head_dim_scaling(config: &Config) -> f64 {
+    (config.head_dim as f64).sqrt().recip()
 }
 
 impl fmt::Display for KnownBug {

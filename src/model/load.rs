@@ -1,11 +1,17 @@
 //! From a checkpoint to a model: every tensor found and of the shape the config says.
 
-use super::attention::Attention;
+use super::attention::{Attention, Projections};
 use super::error::Result;
-use super::{Block, Embedding, EmbeddingScale, Inner, Model, Outer, RmsNorm, RopePairing, Scaling};
-use crate::checkpoint::{self, Access, Checkpoint, Config, LayerKind, Tensors};
-use crate::kernels::activation::Activation;
-use crate::kernels::{Backend, Level, Rotation};
+use super::rope::rotation;
+use super::{
+    Block, Decoder, Embedding, EmbeddingScale, Experts, Inner, Linear, Maps, Model, Norm, Outer,
+};
+use crate::checkpoint::form::{
+    AttentionForm, BlockForm, ExpertsForm, InnerForm, LinearForm, MapsForm, NormForm, NormKind,
+    NormWidth, OuterForm, ProjectionsForm,
+};
+use crate::checkpoint::{self, Access, Checkpoint, Config, Tensors};
+use crate::kernels::{Backend, Level};
 use crate::tensor::Tensor;
 
 /// Choices on opening a model.
@@ -47,33 +53,26 @@ impl Model {
     pub fn from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> Result<Self> {
         let (config, tensors) = (checkpoint.config(), checkpoint.tensors());
         refuse_extra_layers(config, tensors)?;
-        let hidden = config.hidden_size;
-        let [embed_tokens, lm_head] = embeddings(config, tensors)?;
-        let layers = config.layer_types.iter().enumerate();
+        let loader = |prefix: String| Loader {
+            config,
+            tensors,
+            prefix,
+        };
+        let layers = config.blocks.iter().enumerate();
         let layers: Vec<_> = layers
-            .map(|(i, &kind)| {
-                Loader {
-                    config,
-                    tensors,
-                    prefix: format!("model.layers.{i}"),
-                }
-                .block(kind)
-            })
+            .map(|(i, form)| loader(format!("{}.{i}.", config.decoder.layers)).block(form))
             .collect::<Result<_>>()?;
-        let norm = RmsNorm {
-            weight: tensors.get("model.norm.weight", &[hidden])?,
-            eps: config.rms_norm_eps,
-            scaling: Scaling::default(),
+        let embedding = if config.decoder.embed_scaled {
+            Embedding::Scaled(options.embedding_scale)
+        } else {
+            Embedding::Unscaled
         };
         Ok(Self {
-            embed_tokens,
+            decoder: loader(String::new()).decoder()?,
             layers,
-            norm,
-            lm_head,
             level: options.level.unwrap_or_else(Level::best),
             backend: Backend::default(),
-            embedding: Embedding::Scaled(options.embedding_scale),
-            final_softcap: None,
+            embedding,
             checkpoint,
         })
     }
@@ -97,27 +96,13 @@ impl Model {
     }
 }
 
-/// The embedding and the head. Where they are tied, the one that is stored is both; where both are, each is itself.
-fn embeddings(config: &Config, tensors: &Tensors) -> Result<[Tensor; 2]> {
-    const NAMES: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
-    let shape = [config.vocab_size, config.hidden_size];
-    let stored = NAMES.map(|name| tensors.contains(name));
-    let names = match (config.tie_word_embeddings, stored) {
-        (true, [true, false]) => [NAMES[0]; 2],
-        (true, [false, true]) => [NAMES[1]; 2],
-        _ => NAMES,
-    };
-    Ok([
-        tensors.get(names[0], &shape)?,
-        tensors.get(names[1], &shape)?,
-    ])
-}
-
 /// Refuses weights of more layers than the config has, because that would silently run a shorter model.
 fn refuse_extra_layers(config: &Config, tensors: &Tensors) -> Result<()> {
     let layers = config.num_hidden_layers;
     let layer = |name: &str| {
-        let rest = name.strip_prefix("model.layers.")?;
+        let rest = name
+            .strip_prefix(config.decoder.layers)?
+            .strip_prefix('.')?;
         rest.split('.').next()?.parse::<usize>().ok()
     };
     match tensors
@@ -134,7 +119,7 @@ fn refuse_extra_layers(config: &Config, tensors: &Tensors) -> Result<()> {
     }
 }
 
-/// The tensors of one layer.
+/// The tensors whose names begin with `prefix`: those of a layer, or all.
 struct Loader<'a> {
     config: &'a Config,
     tensors: &'a Tensors,
@@ -142,65 +127,165 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn block(&self, kind: LayerKind) -> Result<Block> {
-        let Config {
-            hidden_size,
-            intermediate_size,
-            ..
-        } = *self.config;
+    fn decoder(&self) -> Result<Decoder> {
+        let (form, hidden) = (&self.config.decoder, self.config.hidden_size);
+        let [embed, head] = self.embeddings()?;
+        let positions = form.positions.map(|learned| {
+            let rows = self.config.max_position_embeddings + learned.offset;
+            self.tensor(&format!("{}.weight", learned.table), &[rows, hidden])
+        });
+        let bias = [self.config.vocab_size];
+        Ok(Decoder {
+            form: form.clone(),
+            embed,
+            positions: positions.transpose()?,
+            norm: self.norm(&form.norm, hidden)?,
+            head: Linear {
+                form: form.head.clone(),
+                weight: head,
+                bias: self.bias(&form.head.name, form.head.bias, &bias)?,
+            },
+        })
+    }
+
+    /// The embedding and the head. Where they are tied, the one that is stored is both; where both are, each is itself.
+    fn embeddings(&self) -> Result<[Tensor; 2]> {
+        let form = &self.config.decoder;
+        let names = [form.embed, &form.head.name].map(|name| format!("{name}.weight"));
+        let shape = [self.config.vocab_size, self.config.hidden_size];
+        let stored = names.each_ref().map(|name| self.tensors.contains(name));
+        let chosen = match (self.config.tie_word_embeddings, stored) {
+            (true, [true, false]) => [0, 0],
+            (true, [false, true]) => [1, 1],
+            _ => [0, 1],
+        };
+        let [embed, head] = chosen.map(|i| self.tensor(&names[i], &shape));
+        Ok([embed?, head?])
+    }
+
+    fn block(&self, form: &BlockForm) -> Result<Block> {
         Ok(Block {
-            attention: self.attention(kind)?,
-            inner: Inner {
-                pre_feedforward_layernorm: self.norm("pre_feedforward_layernorm", hidden_size)?,
-                gate_proj: self.weight("mlp.gate_proj", &[intermediate_size, hidden_size])?,
-                up_proj: self.weight("mlp.up_proj", &[intermediate_size, hidden_size])?,
-                activation: Activation::GeluTanh,
-            },
-            outer: Outer {
-                down_proj: self.weight("mlp.down_proj", &[hidden_size, intermediate_size])?,
-                post_feedforward_layernorm: self.norm("post_feedforward_layernorm", hidden_size)?,
-            },
+            attention: self.attention(&form.attention)?,
+            inner: self.inner(&form.inner)?,
+            outer: self.outer(&form.outer, &form.inner)?,
+            sum: form.sum,
         })
     }
 
-    fn attention(&self, kind: LayerKind) -> Result<Attention> {
-        let Config {
-            hidden_size,
-            head_dim,
-            ..
-        } = *self.config;
-        let queries = self.config.num_attention_heads * head_dim;
-        let keys = self.config.num_key_value_heads * head_dim;
-        let rope = self.config.rope(kind);
+    fn attention(&self, form: &AttentionForm) -> Result<Attention> {
+        let hidden = self.config.hidden_size;
+        let [queries, keys] = [form.heads, form.kv_heads].map(|heads| heads * form.head_dim);
+        let projections = match &form.projections {
+            ProjectionsForm::Separate([q, k, v]) => Projections::Separate([
+                self.linear(q, queries, hidden)?,
+                self.linear(k, keys, hidden)?,
+                self.linear(v, keys, hidden)?,
+            ]),
+            ProjectionsForm::Fused(map, order) => {
+                Projections::Fused(self.linear(map, queries + 2 * keys, hidden)?, *order)
+            }
+        };
+        let lengths = match form.qk_norm_width {
+            NormWidth::Head => [form.head_dim; 2],
+            NormWidth::AllHeads => [queries, keys],
+        };
+        let qk_norms = match &form.qk_norms {
+            None => None,
+            Some([q, k]) => Some([self.norm(q, lengths[0])?, self.norm(k, lengths[1])?]),
+        };
         Ok(Attention {
-            input_layernorm: self.norm("input_layernorm", hidden_size)?,
-            q_proj: self.weight("self_attn.q_proj", &[queries, hidden_size])?,
-            k_proj: self.weight("self_attn.k_proj", &[keys, hidden_size])?,
-            v_proj: self.weight("self_attn.v_proj", &[keys, hidden_size])?,
-            o_proj: self.weight("self_attn.o_proj", &[hidden_size, queries])?,
-            q_norm: self.norm("self_attn.q_norm", head_dim)?,
-            k_norm: self.norm("self_attn.k_norm", head_dim)?,
-            post_attention_layernorm: self.norm("post_attention_layernorm", hidden_size)?,
-            head_dim,
-            scaling: 1.0 / self.config.query_pre_attn_scalar.sqrt(),
-            window: (kind == LayerKind::Sliding).then_some(self.config.sliding_window),
-            rotation: Rotation::new(head_dim, rope.theta, rope.factor),
-            pairing: RopePairing::default(),
-            norm_after_rope: false,
-            softcap: None,
+            norm: self.optional_norm(&form.norm)?,
+            projections,
+            qk_norms,
+            rotation: form.rope.as_ref().map(rotation),
+            out: self.linear(&form.out, hidden, queries)?,
+            post_norm: self.optional_norm(&form.post_norm)?,
+            form: form.clone(),
         })
     }
 
-    fn norm(&self, name: &str, length: usize) -> Result<RmsNorm> {
-        Ok(RmsNorm {
-            weight: self.weight(name, &[length])?,
-            eps: self.config.rms_norm_eps,
-            scaling: Scaling::default(),
+    fn inner(&self, form: &InnerForm) -> Result<Inner> {
+        let (hidden, width) = (self.config.hidden_size, form.width);
+        let maps = match &form.maps {
+            MapsForm::Gated { gate, up } => Maps::Gated {
+                gate: self.linear(gate, width, hidden)?,
+                up: self.linear(up, width, hidden)?,
+            },
+            MapsForm::Fused(map) => Maps::Fused(self.linear(map, 2 * width, hidden)?),
+            MapsForm::Plain(map) => Maps::Plain(self.linear(map, width, hidden)?),
+            MapsForm::Experts(experts) => Maps::Experts(self.experts(experts, width)?),
+        };
+        Ok(Inner {
+            norm: self.optional_norm(&form.norm)?,
+            module: form.module,
+            maps,
+            activation: form.activation,
         })
     }
 
-    fn weight(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        let name = format!("{}.{name}.weight", self.prefix);
-        Ok(self.tensors.get(&name, shape)?)
+    fn experts(&self, form: &ExpertsForm, width: usize) -> Result<Experts> {
+        let hidden = self.config.hidden_size;
+        let maps = form.experts.iter().map(|[gate, up]| {
+            Ok([
+                self.linear(gate, width, hidden)?,
+                self.linear(up, width, hidden)?,
+            ])
+        });
+        Ok(Experts {
+            router: self.linear(&form.router, form.experts.len(), hidden)?,
+            maps: maps.collect::<Result<_>>()?,
+            top_k: form.top_k,
+            renormalised: form.renormalised,
+            softmax_of_chosen: form.softmax_of_chosen,
+        })
+    }
+
+    fn outer(&self, form: &OuterForm, inner: &InnerForm) -> Result<Outer> {
+        let down = form.down.iter();
+        let down = down.map(|map| self.linear(map, self.config.hidden_size, inner.width));
+        Ok(Outer {
+            down: down.collect::<Result<_>>()?,
+            post_norm: self.optional_norm(&form.post_norm)?,
+            module: inner.module,
+        })
+    }
+
+    fn linear(&self, form: &LinearForm, outputs: usize, inputs: usize) -> Result<Linear> {
+        let name = format!("{}.weight", form.name);
+        let weight = if form.transposed {
+            self.tensor(&name, &[inputs, outputs])?.transposed()
+        } else {
+            self.tensor(&name, &[outputs, inputs])?
+        };
+        Ok(Linear {
+            weight,
+            bias: self.bias(&form.name, form.bias, &[outputs])?,
+            form: form.clone(),
+        })
+    }
+
+    /// A norm over the residual stream, where there is one.
+    fn optional_norm(&self, form: &Option<NormForm>) -> Result<Option<Norm>> {
+        let norm = form.as_ref();
+        norm.map(|form| self.norm(form, self.config.hidden_size))
+            .transpose()
+    }
+
+    fn norm(&self, form: &NormForm, length: usize) -> Result<Norm> {
+        let bias = matches!(form.kind, NormKind::Layer { bias: true });
+        Ok(Norm {
+            weight: self.tensor(&format!("{}.weight", form.name), &[length])?,
+            bias: self.bias(&form.name, bias, &[length])?,
+            form: form.clone(),
+        })
+    }
+
+    fn bias(&self, name: &str, there: bool, shape: &[usize]) -> Result<Option<Tensor>> {
+        let bias = there.then(|| self.tensor(&format!("{name}.bias"), shape));
+        bias.transpose()
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        Ok(self.tensors.get(&format!("{}{name}", self.prefix), shape)?)
     }
 }

@@ -1,59 +1,66 @@
-//! Gemma 3: blocks of attention, inner and outer function, and the decoder around them.
+//! A model of any family: blocks of attention, inner and outer function, and the decoder around them.
 
+mod attend;
 mod attention;
 mod block;
 mod cache;
 mod decoder;
 mod disturbance;
 mod error;
+mod experts;
 pub mod generate;
 mod inner;
 mod known_bug;
+mod linear;
 mod load;
 mod norm;
+mod ops;
 mod outer;
 mod overlay;
+mod pass;
+mod plan;
+mod rope;
 mod run;
 mod session;
 #[cfg(test)]
 mod tests;
 
 pub use attention::Attention;
-pub(crate) use attention::{RopePairing, Sequence};
 pub use block::Block;
+pub(crate) use block::{Attended, Rest};
 pub(crate) use cache::Cache;
-pub(crate) use decoder::Embedding;
 pub use decoder::EmbeddingScale;
+pub(crate) use decoder::{Decoder, Embedding};
 pub use error::{Error, Result};
-pub use inner::Inner;
+pub use experts::Experts;
+pub(crate) use inner::Hidden;
+pub use inner::{Inner, Maps};
 pub use known_bug::KnownBug;
+pub use linear::Linear;
 pub use load::ModelOptions;
-pub use norm::RmsNorm;
-pub(crate) use norm::Scaling;
+pub use norm::Norm;
+pub(crate) use ops::Ops;
 pub use outer::Outer;
 pub use overlay::Overlay;
-pub(crate) use overlay::{LayerOverlay, LinearOverlay, OverlaidRows};
+pub(crate) use overlay::{LayerOverlay, OverlaidRows, TensorOverlay};
+pub(crate) use pass::{Pass, Sequence};
+pub(crate) use plan::{Operation, Plan};
 pub(crate) use run::ForwardRun;
 pub use run::Recorder;
 pub use session::Session;
 
 use crate::checkpoint::{Checkpoint, Config};
 use crate::kernels::{Backend, Level};
-use crate::tensor::Tensor;
 
-/// A Gemma 3 text model: weights as stored, shared by any number of [`Session`]s and threads, never changed.
+/// A language model: weights as stored, shared by any number of [`Session`]s and threads, never changed.
 #[derive(Clone, Debug)]
 pub struct Model {
     checkpoint: Checkpoint,
-    embed_tokens: Tensor,
+    decoder: Decoder,
     layers: Vec<Block>,
-    norm: RmsNorm,
-    lm_head: Tensor,
     level: Level,
     backend: Backend,
     embedding: Embedding,
-    /// Logits l become cap · tanh(l / cap), which Gemma 3 does not do.
-    final_softcap: Option<f64>,
 }
 
 impl Model {

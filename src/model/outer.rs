@@ -1,81 +1,58 @@
 //! g of Theorem 5: the outer function, last linear map and post-norm.
 
-use super::norm::RmsNorm;
-use super::overlay::{LayerOverlay, OverlaidRows, overlaid};
-use super::run::ForwardRun;
-use crate::kernels::rms_norm;
-use crate::tensor::{Element, Matrix, Tensor};
+use super::inner::Hidden;
+use super::ops::Ops;
+use super::{Linear, Norm};
 
-/// g = m ⊙ n(d) with d = W_down h and m = 1 + post_feedforward_layernorm.weight.
+/// g = N(d) with d = W_down h, where N is a post-norm or nothing; with experts, d = Σ s_j W_j h_j.
 #[derive(Clone, Debug)]
 pub struct Outer {
-    pub(crate) down_proj: Tensor,
-    pub(crate) post_feedforward_layernorm: RmsNorm,
+    /// The last linear map; of every expert, where there are experts.
+    pub(crate) down: Vec<Linear>,
+    pub(crate) post_norm: Option<Norm>,
+    /// The module that outputs d of experts.
+    pub(crate) module: &'static str,
 }
 
 impl Outer {
-    /// W_down `[hidden, intermediate]`.
-    pub fn down_proj(&self) -> &Tensor {
-        &self.down_proj
+    /// W_down `[hidden, intermediate]`; one for each expert, where there are experts.
+    pub fn down(&self) -> &[Linear] {
+        &self.down
     }
 
-    /// The post-norm, whose scale is m.
-    pub fn post_feedforward_layernorm(&self) -> &RmsNorm {
-        &self.post_feedforward_layernorm
+    /// The post-norm, where there is one; its scale is m.
+    pub fn post_norm(&self) -> Option<&Norm> {
+        self.post_norm.as_ref()
     }
 
     /// d for every row of h, `[tokens, hidden]`.
-    pub(crate) fn project<E: Element>(
-        &self,
-        run: &mut ForwardRun<'_>,
-        h: &Matrix<E>,
-        changes: &[OverlaidRows<'_, LayerOverlay<E>>],
-    ) -> Matrix<E> {
-        let d = self.products(run, h);
-        self.with_changes(run, h, d, changes)
-    }
-
-    /// W_down h for every row of h, not yet rounded.
-    pub(crate) fn products<E: Element>(
-        &self,
-        run: &mut ForwardRun<'_>,
-        h: &Matrix<E>,
-    ) -> Matrix<E::Acc> {
-        run.matmul(h, &self.down_proj)
-    }
-
-    /// d, where `d` is W_down h.
-    pub(crate) fn with_changes<E: Element>(
-        &self,
-        run: &mut ForwardRun<'_>,
-        h: &Matrix<E>,
-        d: Matrix<E::Acc>,
-        changes: &[OverlaidRows<'_, LayerOverlay<E>>],
-    ) -> Matrix<E> {
-        let down = changes
-            .iter()
-            .filter_map(|(rows, c)| c.down.as_ref().map(|down| (rows.clone(), down)));
-        let d = overlaid(run, h, d, down);
-        run.record("mlp.down_proj", &d);
-        d
+    pub(crate) fn project<O: Ops>(&self, ops: &mut O, h: &Hidden<O::Rows>) -> O::Rows {
+        match h {
+            Hidden::Dense(h) => {
+                let [d] = ops.linear([&self.down[0]], h);
+                ops.record(self.down[0].name(), &d);
+                d
+            }
+            Hidden::Experts { router, active } => {
+                let said = active.iter().map(|(active, h)| {
+                    let [d] = ops.linear_of(active, [&self.down[active.expert]], h);
+                    (active, d)
+                });
+                let said: Vec<_> = said.collect();
+                let d = ops.combine(router, &said);
+                ops.record(self.module, &d);
+                d
+            }
+        }
     }
 
     /// g for every row of d, `[tokens, hidden]`.
-    pub(crate) fn output<E: Element>(
-        &self,
-        run: &mut ForwardRun<'_>,
-        d: &Matrix<E>,
-        changes: &[OverlaidRows<'_, LayerOverlay<E>>],
-    ) -> Matrix<E> {
-        let norm = &self.post_feedforward_layernorm;
-        let mut g = norm.forward(run.level, d);
-        for (rows, change) in changes {
-            let Some(scale) = &change.scale else { continue };
-            for row in rows.clone() {
-                rms_norm(run.level, d.row(row), scale, norm.eps, g.row_mut(row));
-            }
-        }
-        run.record("post_feedforward_layernorm", &g);
+    pub(crate) fn output<O: Ops>(&self, ops: &mut O, d: O::Rows) -> O::Rows {
+        let Some(norm) = &self.post_norm else {
+            return d;
+        };
+        let g = ops.norm(norm, &d);
+        ops.record(norm.name(), &g);
         g
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct ForwardRun<'a> {
     pub(crate) level: Level,
     backend: Backend,
     disturbance: Option<Disturbance>,
+    /// The path of the layers: `model.layers`.
+    layers: &'static str,
     /// The layer the pass is in.
     pub(crate) layer: usize,
     recorder: Option<&'a mut dyn Recorder>,
@@ -45,6 +47,7 @@ impl<'a> ForwardRun<'a> {
             level: model.level(),
             backend: model.backend(),
             disturbance: None,
+            layers: model.config().decoder.layers,
             layer: 0,
             recorder,
             cancel,
@@ -116,7 +119,7 @@ impl<'a> ForwardRun<'a> {
     pub(crate) fn record<E: Element>(&mut self, name: &str, values: &Matrix<E>) {
         if self.recorder.is_some() {
             let dot = if name.is_empty() { "" } else { "." };
-            let name = format!("model.layers.{}{dot}{name}", self.layer);
+            let name = format!("{}.{}{dot}{name}", self.layers, self.layer);
             self.record_global(&name, values);
         }
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::error::{Error, Result};
-use super::{Cache, ForwardRun, LayerOverlay, Model, Overlay, Recorder, Sequence};
+use super::overlay::LayerOverlay;
+use super::pass::Sequence;
+use super::{Cache, ForwardRun, Model, Overlay, Recorder};
 use crate::tensor::{Element, Matrix};
 
 /// Tokens that go through the layers together. It affects speed only: any division gives the same bits.
@@ -253,8 +255,8 @@ impl<'m, E: Element> Session<'m, E> {
     /// The last block's output for a chunk.
     fn chunk_forward(&mut self, run: &mut ForwardRun<'_>, tokens: &[u32]) -> Result<Matrix<E>> {
         run.clear_cos_sin();
-        let x = self.model.embed(run, tokens);
         let positions: Vec<_> = (self.position..self.position + tokens.len()).collect();
+        let x = self.model.embed(run, tokens, &positions);
         self.position += tokens.len();
         let rows = 0..tokens.len();
         let sequence = Sequence {

@@ -18,11 +18,11 @@
 use rayon::prelude::*;
 
 use super::error::Result;
-use super::layer::{BeforeOuter, LayerSolver};
+use super::layer::{BeforeOuter, LayerSolver, products, slice_products, slice_rest};
 use super::reduced_pass::{changed_rows, consecutive};
 use super::sequence::{Query, SequenceSolver, Solution};
 use super::{Method, Part, Precondition, Solver, Variant};
-use crate::model::{Block, ForwardRun, Model, Session};
+use crate::model::{Attended, Block, ForwardRun, Model, Pass, Session};
 use crate::tensor::{Element, Matrix};
 
 /// Solves the patch of the token that comes next in `contextual`, a session that has seen the whole context;
@@ -97,23 +97,24 @@ fn solve_layer<E: Element>(
     block: &Block,
     mut active: Vec<&mut SequenceSolver<'_, '_, E>>,
 ) -> Vec<Result<()>> {
-    let (layer, level) = (run.layer, run.level);
+    let layer = run.layer;
     let rows: Vec<_> = consecutive(active.iter().map(|seq| seq.x.rows())).collect();
 
-    // 1. Attention, of all passes of all sequences: v.
+    // 1. Attention, of all passes of all sequences: v, and z behind the norm.
     let x = stacked(&active);
     let pairs = active.iter_mut().zip(&rows);
     let sequences = pairs.flat_map(|(seq, rows)| seq.sequences(rows.start));
     let mut sequences: Vec<_> = sequences.collect();
-    let v = block.attention.forward(run, &x, &mut sequences);
+    let Attended { z, rest } = block.attend(&mut Pass::new(run, &mut sequences, &[]), x);
     drop(sequences);
 
     // 2. ΔW_gate and ΔW_up, from the z of both passes; then h and W_down h under them.
-    let z = block.inner.input(run, &v);
     let solving = active.par_iter().zip(&rows).map(|(seq, rows)| {
         let query = seq.tokens.len() - 1;
-        let mut solver = LayerSolver::new(block, seq.method, query);
-        solver.solve_inner(level, z.row(rows.start + query), z.row(rows.end - 1))?;
+        let mut solver = LayerSolver::new(block, seq.method, seq.parts, query);
+        let mut run = ForwardRun::new(seq.model, None, None);
+        let (z, z_ctx) = (z.row(rows.start + query), z.row(rows.end - 1));
+        solver.solve_inner(&mut run, z, z_ctx)?;
         Ok(solver)
     });
     let solving: Vec<Result<_, Precondition>> = solving.collect();
@@ -123,16 +124,19 @@ fn solve_layer<E: Element>(
         Some(changed_rows(&seq.passes, Part::GateUp, change, rows.start))
     });
     let changes: Vec<_> = changes.flatten().collect();
-    let h = block.inner.output(run, &z, &changes);
-    let d = block.outer.products(run, &h);
+    let h = block
+        .inner
+        .output(&mut Pass::new(run, &mut [], &changes), &z);
+    let d = products(run, block, &h);
     drop(changes);
 
     // 3. to 5. The target, ΔW_down and Δm, and the patched layer's output: for each sequence by itself.
     let each = active.into_par_iter().zip(solving).zip(rows);
     let solved = each.map(|((seq, solver), rows)| {
         seq.finish_layer(layer, solver, |run| {
-            let [v, h] = [&v, &h].map(|all| all.slice_rows(rows.clone()));
-            BeforeOuter::new(run, block, v, h, d.slice_rows(rows))
+            let d = slice_products(&h, &d, &rows);
+            let rest = slice_rest(&rest, rows.clone());
+            BeforeOuter::new(run, block, rest, h.slice_rows(rows), d)
         })
     });
     solved.collect()

@@ -124,6 +124,26 @@ pub enum Error {
         /// The model's.
         expected: Vec<usize>,
     },
+    /// A patch changes a tensor that no patch of this model may.
+    #[error(
+        "the patch changes {} of layer {layer}, which is no tensor of this model that a patch may change",
+        shown(tensor)
+    )]
+    PatchTensor {
+        /// The layer.
+        layer: usize,
+        /// The tensor's name in it.
+        tensor: String,
+    },
+    /// A solver for blocks with a post-norm, and a model that has none.
+    #[error(
+        "the solver {solver} is for models with a norm behind the MLP, and this one has none: use theorem-5 or closed-form"
+    )]
+    NoPostNorm {
+        /// The solver.
+        solver: Solver,
+    },
+    /// A patch of other weights.
     /// A patch of other weights.
     #[error("the patch is for the model {name} with the hash {patch}, and this one has the hash {model}; give the model it was solved for", name = shown(name), patch = shown(patch))]
     PatchOfAnotherModel {
@@ -176,6 +196,14 @@ pub enum Error {
     NormInGguf {
         /// The first such layer.
         layer: usize,
+    },
+    /// A change of a tensor that another program has no adapter for.
+    #[error("the patch changes {tensor}, of which {format} can hold no change: export merged")]
+    ExportTensor {
+        /// The tensor.
+        tensor: String,
+        /// The form of the export.
+        format: &'static str,
     },
     /// An unknown kind of export.
     #[error(

@@ -2,66 +2,197 @@
 
 use std::ops::Range;
 
-use super::lemmas::{check_finite, lemma_9, norm, rms};
+use super::lemmas::{check_finite, lemma_6, lemma_8, lemma_9, lemma_11, norm, rms};
 use super::reduced_pass::{ReducedPass, changed_rows};
 use super::{
-    Case, LayerPatch, LayerReport, Method, Part, Precondition, Solver, appendix_b, closed_form,
-    overlay, theorem_1, wide,
+    Case, LayerPatch, LayerReport, LowRank, Method, Part, Precondition, Solver, TensorChange,
+    appendix_b, closed_form, overlay, theorem_1, wide,
 };
-use crate::kernels::{Level, unscaled_rms_norm};
-use crate::model::{Block, ForwardRun, LayerOverlay, RmsNorm};
+use crate::model::{
+    Attended, Block, ForwardRun, Hidden, LayerOverlay, Linear, Maps, Norm, Ops, Pass, Rest,
+};
 use crate::tensor::{Element, Matrix};
+
+/// How often ΔW or Δb of a branch without a norm is corrected by what rounding left, at most.
+const CORRECTIONS: usize = 4;
 
 /// A layer before its outer half is solved. The rows of its matrices are those of the reduced passes, followed by the
 /// contextual one's unless its output is known already.
 pub(super) struct BeforeOuter<E: Element> {
-    /// v `[rows, hidden]`.
-    v: Matrix<E>,
+    /// What the branch is added to: v `[rows, hidden]`, or x and A(C, x).
+    rest: Rest<Matrix<E>>,
     /// h `[rows, intermediate]`.
-    h: Matrix<E>,
-    /// W_down h `[rows, hidden]`, not yet rounded.
-    d: Matrix<E::Acc>,
+    h: Hidden<Matrix<E>>,
+    /// W_down h `[rows, hidden]`, not yet rounded; of every active expert, where there are experts.
+    products: Vec<Matrix<E::Acc>>,
     /// d_C.
     d_ctx: Vec<f64>,
     /// T(C, x).
     pub(super) target: Vec<f64>,
 }
 
+/// W_down h, not yet rounded; of every active expert, where there are experts.
+pub(super) fn products<E: Element>(
+    run: &mut ForwardRun<'_>,
+    block: &Block,
+    h: &Hidden<Matrix<E>>,
+) -> Vec<Matrix<E::Acc>> {
+    let mut pass = Pass::of_rows(run, &[]);
+    match h {
+        Hidden::Dense(h) => vec![pass.products(&block.outer.down()[0], h)],
+        Hidden::Experts { active, .. } => {
+            let each = active.iter();
+            each.map(|(active, h)| pass.products(&block.outer.down()[active.expert], h))
+                .collect()
+        }
+    }
+}
+
+/// Some rows of [`products`] of `h`.
+pub(super) fn slice_products<E: Element>(
+    h: &Hidden<Matrix<E>>,
+    products: &[Matrix<E::Acc>],
+    rows: &Range<usize>,
+) -> Vec<Matrix<E::Acc>> {
+    match h {
+        Hidden::Dense(_) => vec![products[0].slice_rows(rows.clone())],
+        Hidden::Experts { active, .. } => {
+            let each = active.iter().zip(products);
+            each.map(|((active, _), products)| products.slice_rows(active.among(rows).1))
+                .collect()
+        }
+    }
+}
+
+/// d, from [`products`] under the changes of a pass.
+pub(super) fn finished<E: Element>(
+    pass: &mut Pass<'_, '_, '_, E>,
+    block: &Block,
+    h: &Hidden<Matrix<E>>,
+    products: &[Matrix<E::Acc>],
+) -> Matrix<E> {
+    let down = block.outer.down();
+    match h {
+        Hidden::Dense(h) => pass.finish(&down[0], h, products[0].clone(), None),
+        Hidden::Experts { router, active } => {
+            let each = active.iter().zip(products);
+            let said = each.map(|((active, h), products)| {
+                let rows = Some(&*active.rows);
+                let said = pass.finish(&down[active.expert], h, products.clone(), rows);
+                (active, said)
+            });
+            let said: Vec<_> = said.collect();
+            pass.combine(router, &said)
+        }
+    }
+}
+
+/// What W_down gives at `row` before a change, in f64: d, `[hidden]`, without its rounding.
+pub(super) fn d_of<E: Element>(
+    block: &Block,
+    h: &Hidden<Matrix<E>>,
+    products: &[Matrix<E::Acc>],
+    row: usize,
+    hidden: usize,
+) -> Vec<f64> {
+    let with_bias = |map: &Linear, y: &Matrix<E::Acc>, row: usize| -> Vec<f64> {
+        let y = wide(y, row);
+        match map.bias::<E>() {
+            None => y,
+            Some(bias) => y.iter().zip(bias).map(|(y, b)| y + b.to_f64()).collect(),
+        }
+    };
+    let down = block.outer.down();
+    match h {
+        Hidden::Dense(_) => with_bias(&down[0], &products[0], row),
+        Hidden::Experts { active, .. } => {
+            let mut sum = vec![0.0; hidden];
+            for ((active, _), y) in active.iter().zip(products) {
+                let Ok(at) = active.rows.binary_search(&row) else {
+                    continue;
+                };
+                let said = with_bias(&down[active.expert], y, at);
+                for (sum, said) in sum.iter_mut().zip(said) {
+                    *sum += active.gates[at] * said;
+                }
+            }
+            sum
+        }
+    }
+}
+
+/// What a branch is added to at `row`, in f64: v, or x + A(C, x).
+pub(super) fn rest_of<E: Element>(rest: &Rest<Matrix<E>>, row: usize) -> Vec<f64> {
+    match rest {
+        Rest::Sequential(v) => wide(v, row),
+        Rest::Parallel { attention, x } => {
+            let pairs = x.row(row).iter().zip(attention.row(row));
+            pairs.map(|(x, a)| x.to_f64() + a.to_f64()).collect()
+        }
+    }
+}
+
+/// Some rows of what a branch is added to.
+pub(super) fn slice_rest<E: Element>(
+    rest: &Rest<Matrix<E>>,
+    rows: Range<usize>,
+) -> Rest<Matrix<E>> {
+    match rest {
+        Rest::Sequential(v) => Rest::Sequential(v.slice_rows(rows)),
+        Rest::Parallel { attention, x } => Rest::Parallel {
+            attention: attention.slice_rows(rows.clone()),
+            x: x.slice_rows(rows),
+        },
+    }
+}
+
 impl<E: Element> BeforeOuter<E> {
-    /// `v` and `h` as in the fields; `d` is W_down h. The last row of each is the contextual pass's.
+    /// `rest`, `h` and `products` as in the fields. The last row of each is the contextual pass's.
     pub(super) fn new(
         run: &mut ForwardRun<'_>,
         block: &Block,
-        v: Matrix<E>,
-        h: Matrix<E>,
-        d: Matrix<E::Acc>,
+        rest: Rest<Matrix<E>>,
+        h: Hidden<Matrix<E>>,
+        products: Vec<Matrix<E::Acc>>,
     ) -> Self {
+        let ctx = match &rest {
+            Rest::Sequential(v) => v.rows() - 1,
+            Rest::Parallel { x, .. } => x.rows() - 1,
+        };
         // The contextual row runs under no change, so its output is known before the outer patch is.
-        let ctx = v.rows() - 1;
-        let d_ctx = d.slice_rows(ctx..ctx + 1).map(E::round);
-        let g = block.outer.output(run, &d_ctx, &[]);
-        let target = block.add(run, &v.slice_rows(ctx..ctx + 1), &g);
+        let ctx = ctx..ctx + 1;
+        let mut pass = Pass::of_rows(run, &[]);
+        let products_ctx = slice_products(&h, &products, &ctx);
+        let d = finished(&mut pass, block, &h.slice_rows(ctx.clone()), &products_ctx);
+        let d_ctx = wide(&d, 0);
+        let g = block.outer.output(&mut pass, d);
+        let target = block.add(&mut pass, &slice_rest(&rest, ctx), &g);
         Self {
-            d_ctx: wide(&d_ctx, 0),
+            d_ctx,
             target: wide(&target, 0),
-            v,
+            rest,
             h,
-            d,
+            products,
         }
     }
 
-    /// The branch output required at `row`: t = T(C, x) − v.
+    /// The branch output required at `row`: t = T(C, x) less the rest.
     pub(super) fn t(&self, row: usize) -> Vec<f64> {
-        let pairs = self.target.iter().zip(self.v.row(row));
-        pairs.map(|(target, v)| target - v.to_f64()).collect()
+        let pairs = self.target.iter().zip(rest_of(&self.rest, row));
+        pairs.map(|(target, rest)| target - rest).collect()
+    }
+
+    /// [`d_of`] this layer.
+    fn d(&self, block: &Block, row: usize) -> Vec<f64> {
+        d_of(block, &self.h, &self.products, row, self.target.len())
     }
 
     /// Some of the rows, with the same target.
     pub(super) fn rows(&self, rows: Range<usize>) -> Self {
         Self {
-            v: self.v.slice_rows(rows.clone()),
+            rest: slice_rest(&self.rest, rows.clone()),
             h: self.h.slice_rows(rows.clone()),
-            d: self.d.slice_rows(rows),
+            products: slice_products(&self.h, &self.products, &rows),
             d_ctx: self.d_ctx.clone(),
             target: self.target.clone(),
         }
@@ -76,9 +207,8 @@ impl<E: Element> BeforeOuter<E> {
         change: &LayerOverlay<E>,
     ) -> Matrix<E> {
         let change = changed_rows(passes, Part::Down, change, 0);
-        block
-            .outer
-            .with_changes(run, &self.h, self.d.clone(), &change)
+        let mut pass = Pass::of_rows(run, &change);
+        finished(&mut pass, block, &self.h, &self.products)
     }
 
     /// The layer's output for that d.
@@ -88,11 +218,12 @@ impl<E: Element> BeforeOuter<E> {
         block: &Block,
         passes: &[ReducedPass<E>],
         change: &LayerOverlay<E>,
-        d: &Matrix<E>,
+        d: Matrix<E>,
     ) -> Matrix<E> {
         let change = changed_rows(passes, Part::Scale, change, 0);
-        let g = block.outer.output(run, d, &change);
-        block.add(run, &self.v, &g)
+        let mut pass = Pass::of_rows(run, &change);
+        let g = block.outer.output(&mut pass, d);
+        block.add(&mut pass, &self.rest, &g)
     }
 
     /// The layer's output in the rows of `passes`, under a change that is solved already.
@@ -104,20 +235,26 @@ impl<E: Element> BeforeOuter<E> {
         change: &LayerOverlay<E>,
     ) -> Matrix<E> {
         let d = self.down(run, block, passes, change);
-        self.output(run, block, passes, change, &d)
+        self.output(run, block, passes, change, d)
     }
 
-    /// Replaces v, and computes the inner half again, unpatched. The target stays.
+    /// Replaces what attention gives, and computes the inner half again, unpatched. The target stays.
     pub(super) fn with_attention(
         self,
         run: &mut ForwardRun<'_>,
         block: &Block,
-        v: Matrix<E>,
+        attended: Attended<Matrix<E>>,
     ) -> Self {
-        let z = block.inner.input(run, &v);
-        let h = block.inner.output(run, &z, &[]);
-        let d = block.outer.products(run, &h);
-        Self { v, h, d, ..self }
+        let h = block
+            .inner
+            .output(&mut Pass::of_rows(run, &[]), &attended.z);
+        let products = products(run, block, &h);
+        Self {
+            rest: attended.rest,
+            h,
+            products,
+            ..self
+        }
     }
 }
 
@@ -125,6 +262,7 @@ impl<E: Element> BeforeOuter<E> {
 pub(super) struct LayerSolver<'a, E: Element> {
     block: &'a Block,
     method: &'a Method,
+    parts: &'static [Part],
     /// The row of the token that is solved for.
     query: usize,
     pub(super) patch: LayerPatch,
@@ -134,19 +272,57 @@ pub(super) struct LayerSolver<'a, E: Element> {
 }
 
 impl<'a, E: Element> LayerSolver<'a, E> {
-    /// The layer `block`; `query` is the row of the token that is solved for.
-    pub(super) fn new(block: &'a Block, method: &'a Method, query: usize) -> Self {
+    /// The layer `block`, of which `parts` are changed; `query` is the row of the token that is solved for.
+    pub(super) fn new(
+        block: &'a Block,
+        method: &'a Method,
+        parts: &'static [Part],
+        query: usize,
+    ) -> Self {
         Self {
             block,
             method,
+            parts,
             query,
-            patch: LayerPatch::default(),
-            change: LayerOverlay::default(),
+            patch: LayerPatch::new(),
+            change: LayerOverlay::new(),
             report: LayerReport::default(),
         }
     }
 
-    /// Solves ΔW_down and Δm; returns the layer's output for all rows, of which the first ones are those of `passes`.
+    /// Solves ΔW of every first map, from z of the reduced and the contextual pass, by Lemmas 6 and 7. Of experts only those
+    /// that the contextual pass chooses are changed, and the router, which then chooses them.
+    pub(super) fn solve_inner(
+        &mut self,
+        run: &mut ForwardRun<'_>,
+        z: &[E],
+        z_ctx: &[E],
+    ) -> Result<(), Precondition> {
+        if !self.parts.contains(&Part::GateUp) {
+            return Ok(());
+        }
+        let maps = match self.block.inner.maps() {
+            Maps::Experts(experts) => {
+                let z_ctx = Matrix::from_slice(z_ctx.len(), z_ctx);
+                let mut pass = Pass::<E>::of_rows(run, &[]);
+                let [router] = pass.linear([&experts.router], &z_ctx);
+                let active = pass.route(experts, &router).into_iter();
+                let chosen = active.flat_map(|active| &experts.maps[active.expert]);
+                std::iter::once(&experts.router).chain(chosen).collect()
+            }
+            _ => self.block.inner.first_maps(),
+        };
+        let [z, z_ctx] = [z, z_ctx].map(|z| z.iter().map(|z| z.to_f64()).collect::<Vec<_>>());
+        let delta_z: Vec<_> = z_ctx.iter().zip(&z).map(|(z_ctx, z)| z_ctx - z).collect();
+        for map in maps {
+            let delta = lemma_6(run.level, map.weight().into(), &z, &delta_z)?;
+            self.set_low_rank(map, delta);
+        }
+        self.report.divided_by(norm(&z));
+        Ok(())
+    }
+
+    /// Solves the outer half; returns the layer's output for all rows, of which the first ones are those of `passes`.
     pub(super) fn solve_outer(
         &mut self,
         run: &mut ForwardRun<'_>,
@@ -154,52 +330,113 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         before: &BeforeOuter<E>,
     ) -> Result<Matrix<E>, Precondition> {
         let (block, query) = (self.block, self.query);
-        let t = before.t(query);
-        let (h, d) = (wide(&before.h, query), wide(&before.d, query));
-        let m = self.solve_down(&h, &d, &before.d_ctx, &t)?;
-        let d = before.down(run, block, passes, &self.change);
-        let n = unscaled_rms_norm(run.level, d.row(query), self.norm().eps());
-        let n: Vec<f64> = n.into_iter().map(Element::to_f64).collect();
-        self.solve_scale(&m, &n, &t)?;
-        let out = before.output(run, block, passes, &self.change, &d);
-
+        let out = match block.outer.post_norm() {
+            Some(post_norm) => self.solve_normed(run, passes, before, post_norm)?,
+            None => self.solve_bare(run, passes, before)?,
+        };
         self.report.measure(&self.patch, block);
         self.report
             .compare(E::DTYPE, &wide(&out, query), &before.target);
         Ok(out)
     }
 
-    /// Solves ΔW_gate and ΔW_up, from z of the reduced and the contextual pass.
-    pub(super) fn solve_inner(
+    /// The outer half without a norm behind it: Lemma 8, 9 or 11, corrected by what rounding leaves of T(C, x).
+    fn solve_bare(
         &mut self,
-        level: Level,
-        z: &[E],
-        z_ctx: &[E],
-    ) -> Result<(), Precondition> {
-        if !self.changes(Part::GateUp) {
-            return Ok(());
+        run: &mut ForwardRun<'_>,
+        passes: &[ReducedPass<E>],
+        before: &BeforeOuter<E>,
+    ) -> Result<Matrix<E>, Precondition> {
+        let (block, query) = (self.block, self.query);
+        let t = before.t(query);
+        let d = before.d(block, query);
+        let mut delta_y: Vec<f64> = t.iter().zip(&d).map(|(t, d)| t - d).collect();
+        self.report.case = Case::Regular;
+        let mut corrections = 0;
+        loop {
+            self.say_more(before, &delta_y)?;
+            let out = before.patched_output(run, block, passes, &self.change);
+            let off = before.target.iter().zip(out.row(query));
+            let off: Vec<f64> = off.map(|(target, out)| target - out.to_f64()).collect();
+            if corrections == CORRECTIONS || off.iter().all(|off| *off == 0.0) {
+                self.report.residual = norm(&off) / norm(&t).max(f64::MIN_POSITIVE);
+                return Ok(out);
+            }
+            corrections += 1;
+            for (delta_y, off) in delta_y.iter_mut().zip(off) {
+                *delta_y += off;
+            }
         }
-        let [z, z_ctx] = [z, z_ctx].map(|z| z.iter().map(|z| z.to_f64()).collect::<Vec<_>>());
-        let (w_gate, w_up) = (self.block.inner.gate_proj(), self.block.inner.up_proj());
-        let (gate, up) = theorem_1::inner(level, w_gate.into(), w_up.into(), &z, &z_ctx)?;
-        self.report.divided_by(norm(&z));
-        self.change.gate = Some(overlay::linear(w_gate, &gate, self.method.form));
-        self.change.up = Some(overlay::linear(w_up, &up, self.method.form));
-        (self.patch.gate, self.patch.up) = (Some(gate), Some(up));
+    }
+
+    /// Makes the outer function say `delta_y` more of the query's h.
+    fn say_more(&mut self, before: &BeforeOuter<E>, delta_y: &[f64]) -> Result<(), Precondition> {
+        let down = self.block.outer.down();
+        match &before.h {
+            Hidden::Dense(h) => {
+                let map = &down[0];
+                if let (Solver::Theorem5, Some(bias)) = (self.method.solver, map.bias::<E>()) {
+                    let delta = lemma_8(delta_y)?;
+                    let pairs = bias.iter().zip(delta);
+                    let bias = pairs.map(|(b, delta)| b.to_f64() + delta).collect();
+                    self.set_vector(format!("{}.bias", map.name()), bias);
+                    return Ok(());
+                }
+                let h = wide(h, self.query);
+                self.set_low_rank(map, lemma_9(&h, delta_y)?);
+                self.report.divided_by(norm(&h));
+            }
+            Hidden::Experts { active, .. } => {
+                let of_query = active.iter().filter_map(|(active, h)| {
+                    let at = active.rows.binary_search(&self.query).ok()?;
+                    Some((active.expert, active.gates[at], wide(h, at)))
+                });
+                let of_query: Vec<_> = of_query.collect();
+                let gates: Vec<_> = of_query
+                    .iter()
+                    .map(|(_, s, h)| (*s, h.as_slice()))
+                    .collect();
+                let patches = lemma_11(&gates, delta_y)?;
+                for ((expert, _, h), delta) in of_query.iter().zip(patches) {
+                    if let Some(delta) = delta {
+                        self.set_low_rank(&down[*expert], delta);
+                        self.report.divided_by(norm(h));
+                    }
+                }
+            }
+        }
         Ok(())
     }
 
-    /// Solves ΔW_down, where `d` is W_down h and the branch must give t. Returns the scale that goes with it.
+    /// The outer half with a norm behind it: ΔW_down and Δm.
+    fn solve_normed(
+        &mut self,
+        run: &mut ForwardRun<'_>,
+        passes: &[ReducedPass<E>],
+        before: &BeforeOuter<E>,
+        post_norm: &Norm,
+    ) -> Result<Matrix<E>, Precondition> {
+        let (block, query) = (self.block, self.query);
+        let t = before.t(query);
+        let m = self.solve_down(before, post_norm, &t)?;
+        let d = before.down(run, block, passes, &self.change);
+        let n = post_norm.unscaled(run.level, d.row(query));
+        let n: Vec<f64> = n.into_iter().map(Element::to_f64).collect();
+        self.solve_scale(post_norm, &m, &n, &t)?;
+        Ok(before.output(run, block, passes, &self.change, d))
+    }
+
+    /// Solves ΔW_down, where the branch must give t. Returns the scale that goes with it.
     fn solve_down(
         &mut self,
-        h: &[f64],
-        d: &[f64],
-        d_ctx: &[f64],
+        before: &BeforeOuter<E>,
+        post_norm: &Norm,
         t: &[f64],
     ) -> Result<Vec<f64>, Precondition> {
-        let (m, eps) = (self.stored_scale(), self.norm().eps());
+        let (m, eps) = (stored_scale::<E>(post_norm), post_norm.eps());
+        let (d, d_ctx) = (before.d(self.block, self.query), &before.d_ctx);
         let (wanted, m, case) = match self.method.solver {
-            Solver::Theorem1 | Solver::Span => {
+            Solver::Theorem1 | Solver::Theorem5 | Solver::Span => {
                 self.report.case = Case::Regular;
                 return Ok(m);
             }
@@ -209,27 +446,26 @@ impl<'a, E: Element> LayerSolver<'a, E> {
                 (solved.d, m, solved.case)
             }
             Solver::ClosedForm => {
-                let length = self.method.length(d, d_ctx, eps);
+                let length = self.method.length(&d, d_ctx, eps);
                 let (wanted, m) = closed_form::down_and_scale(&m, t, length, eps);
                 (wanted, m, Case::Regular)
             }
         };
         let delta_y: Vec<f64> = wanted.iter().zip(d).map(|(wanted, d)| wanted - d).collect();
-        let down = lemma_9(h, &delta_y)?;
         self.report.case = case;
-        self.report.divided_by(norm(h));
-        self.change.down = Some(overlay::linear(
-            self.block.outer.down_proj(),
-            &down,
-            self.method.form,
-        ));
-        self.patch.down = Some(down);
+        self.say_more(before, &delta_y)?;
         Ok(m)
     }
 
     /// Solves Δm for the n(d) that there really is; `m` is the scale that ΔW_down was solved for.
-    fn solve_scale(&mut self, m: &[f64], n: &[f64], t: &[f64]) -> Result<(), Precondition> {
-        let stored = self.stored_scale();
+    fn solve_scale(
+        &mut self,
+        post_norm: &Norm,
+        m: &[f64],
+        n: &[f64],
+        t: &[f64],
+    ) -> Result<(), Precondition> {
+        let stored = stored_scale::<E>(post_norm);
         let plus = |delta_m: Vec<f64>| {
             stored
                 .iter()
@@ -238,7 +474,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
                 .collect()
         };
         let (scale, unserved): (Vec<f64>, usize) = match self.method.solver {
-            Solver::Theorem1 => (plus(theorem_1::outer(m, n, t)?), 0),
+            Solver::Theorem1 | Solver::Theorem5 => (plus(theorem_1::outer(m, n, t)?), 0),
             Solver::AppendixB | Solver::Span => {
                 let (delta_m, unserved) = appendix_b::scale(m, n, t);
                 (plus(delta_m), unserved)
@@ -251,22 +487,26 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         self.report.divided_by_each(divided.map(|j| n[j]));
         let left: Vec<f64> = (0..n.len()).map(|j| scale[j] * n[j] - t[j]).collect();
         self.report.residual = norm(&left) / norm(t).max(f64::MIN_POSITIVE);
-        self.change.scale = Some(overlay::scale::<E>(&scale, self.method.form));
-        self.patch.scale = Some(scale);
+        self.set_vector(format!("{}.weight", post_norm.name()), scale);
         Ok(())
     }
 
-    /// m.
-    fn stored_scale(&self) -> Vec<f64> {
-        let m = self.norm().scale::<E>().into_iter();
-        m.map(Element::to_f64).collect()
+    fn set_low_rank(&mut self, map: &Linear, delta: LowRank) {
+        let name = format!("{}.weight", map.name());
+        let change = overlay::low_rank(map.weight(), &delta, self.method.form);
+        self.change.insert(name.clone(), change);
+        self.patch.insert(name, TensorChange::LowRank(delta));
     }
 
-    fn norm(&self) -> &RmsNorm {
-        self.block.outer.post_feedforward_layernorm()
+    fn set_vector(&mut self, name: String, vector: Vec<f64>) {
+        let change = overlay::vector_of(self.block, &name, &vector, self.method.form);
+        self.change.insert(name.clone(), change);
+        self.patch.insert(name, TensorChange::Vector(vector));
     }
+}
 
-    fn changes(&self, part: Part) -> bool {
-        self.method.solver.parts().contains(&part)
-    }
+/// m.
+fn stored_scale<E: Element>(norm: &Norm) -> Vec<f64> {
+    let m = norm.scale::<E>().into_iter();
+    m.map(Element::to_f64).collect()
 }

@@ -10,7 +10,7 @@ use super::error::Result;
 use super::layer::{BeforeOuter, LayerSolver};
 use super::reduced_pass::sequences;
 use super::sequence::SequenceSolver;
-use crate::model::{ForwardRun, LayerOverlay};
+use crate::model::{Attended, ForwardRun, LayerOverlay, Pass};
 use crate::tensor::{Element, Matrix};
 
 /// How often the last two layers are solved again at most.
@@ -40,7 +40,7 @@ impl<E: Element> SequenceSolver<'_, '_, E> {
                 *target += 0.5 * t;
             }
             let (y, change_before) = self.solve_outer(&mut run, layer - 1, &before)?;
-            let v = self.last_attention(&mut run, &y, 0..1)?;
+            let v = self.last_attention(&mut run, y, 0..1)?;
             last = last.with_attention(&mut run, block, v);
             let (whole, change) = self.solve_outer(&mut run, layer, &last)?;
             let report = &mut self.solved.report;
@@ -67,7 +67,7 @@ impl<E: Element> SequenceSolver<'_, '_, E> {
         before: &BeforeOuter<E>,
     ) -> Result<(Matrix<E>, LayerOverlay<E>)> {
         let block = &self.model.layers()[layer];
-        let mut solver = LayerSolver::new(block, self.method, self.tokens.len() - 1);
+        let mut solver = LayerSolver::new(block, self.method, self.parts, self.tokens.len() - 1);
         let x = solver.solve_outer(run, &self.passes[..1], before);
         let x = x.map_err(|failed| failed.at_layer(layer))?;
         self.model.check_layer(layer, &x)?;
@@ -79,17 +79,18 @@ impl<E: Element> SequenceSolver<'_, '_, E> {
     fn last_attention(
         &mut self,
         run: &mut ForwardRun<'_>,
-        x: &Matrix<E>,
+        x: Matrix<E>,
         passes: Range<usize>,
-    ) -> Result<Matrix<E>> {
+    ) -> Result<Attended<Matrix<E>>> {
         let layer = self.model.layers().len() - 1;
         run.enter(layer)?;
         for pass in &mut self.passes[passes.clone()] {
             pass.cache = self.model.new_cache();
         }
         let sequences = sequences(&mut self.passes[passes], &self.positions, 0);
-        let attention = &self.model.layers()[layer].attention;
-        Ok(attention.forward(run, x, &mut sequences.collect::<Vec<_>>()))
+        let mut sequences: Vec<_> = sequences.collect();
+        let mut pass = Pass::new(run, &mut sequences, &[]);
+        Ok(self.model.layers()[layer].attend(&mut pass, x))
     }
 
     /// The last layer's output of the controls, from the outer half of the layer before it on, under the changes that were
@@ -103,7 +104,7 @@ impl<E: Element> SequenceSolver<'_, '_, E> {
         let layers = self.model.layers();
         let [block_before, block] = [&layers[layers.len() - 2], &layers[layers.len() - 1]];
         let y = before.patched_output(run, block_before, &self.passes[1..], change_before);
-        let v = self.last_attention(run, &y, 1..self.passes.len())?;
+        let v = self.last_attention(run, y, 1..self.passes.len())?;
         let last = last.with_attention(run, block, v);
         Ok(last.patched_output(run, block, &self.passes[1..], change))
     }

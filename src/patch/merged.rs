@@ -6,8 +6,8 @@ use rayon::prelude::*;
 
 use super::error::{Error, Result};
 use super::overlay::ROWS;
-use super::{LowRank, Patch};
-use crate::model::Model;
+use super::{LowRank, Patch, TensorChange};
+use crate::model::{Model, Norm};
 use crate::tensor::{Storage, Tensor, encode};
 
 /// A model whose weights hold a patch, and what they were before.
@@ -44,7 +44,7 @@ impl Materialised {
 }
 
 /// `model` with `patch` in its weights: W + ΔW, summed in f64 and rounded once to `storage`, or to the
-/// type that each tensor has, and m′ − 1 for the weight of a norm.
+/// type that each tensor has, and m′ − 1 for the weight of a norm that is stored so.
 ///
 /// # Errors
 ///
@@ -62,13 +62,13 @@ pub fn materialise(model: &Model, patch: &Patch, storage: Option<Storage>) -> Re
     })
 }
 
-/// What a patch makes of one tensor.
-#[derive(Clone, Copy, Debug)]
+/// What a patch makes of one tensor as it is stored.
+#[derive(Clone, Debug)]
 pub(super) enum TensorDelta<'a> {
-    /// ΔW.
-    Linear(&'a LowRank),
-    /// m′.
-    Scale(&'a [f64]),
+    /// ΔW of `[out, in]`, and whether the weight is stored `[in, out]`.
+    Linear(&'a LowRank, bool),
+    /// What is stored in place of a vector: m′ − 1 or m′ of a norm, b′ of a bias.
+    Vector(Vec<f64>),
 }
 
 /// The tensors that `patch` changes, by canonical name.
@@ -77,23 +77,26 @@ pub(super) fn changes<'a>(
     patch: &'a Patch,
 ) -> Result<BTreeMap<String, TensorDelta<'a>>> {
     patch.check(model)?;
+    let path = model.decoder().form.layers;
     let mut changes = BTreeMap::new();
-    for (i, layer) in patch.layers.iter().enumerate() {
-        for (part, delta) in [
-            ("mlp.gate_proj", &layer.gate),
-            ("mlp.up_proj", &layer.up),
-            ("mlp.down_proj", &layer.down),
-        ] {
-            let change = delta.as_ref().map(TensorDelta::Linear);
-            changes.extend(change.map(|c| (format!("model.layers.{i}.{part}.weight"), c)));
+    for (i, (layer, block)) in patch.layers.iter().zip(model.layers()).enumerate() {
+        let maps = block.inner.first_maps().into_iter();
+        let maps: Vec<_> = maps.chain(block.outer.down()).collect();
+        for (tensor, change) in layer {
+            let module = tensor.rsplit_once('.').map_or("", |(module, _)| module);
+            let map = maps.iter().find(|map| map.name() == module);
+            let offset = map.is_none() && block.outer.post_norm().is_some_and(Norm::unit_offset);
+            let delta = match change {
+                TensorChange::LowRank(delta) => {
+                    TensorDelta::Linear(delta, map.is_some_and(|map| map.form.transposed))
+                }
+                TensorChange::Vector(m) if offset => {
+                    TensorDelta::Vector(m.iter().map(|m| m - 1.0).collect())
+                }
+                TensorChange::Vector(vector) => TensorDelta::Vector(vector.clone()),
+            };
+            changes.insert(format!("{path}.{i}.{tensor}"), delta);
         }
-        let norm = format!("model.layers.{i}.post_feedforward_layernorm.weight");
-        changes.extend(
-            layer
-                .scale
-                .as_deref()
-                .map(|m| (norm, TensorDelta::Scale(m))),
-        );
     }
     Ok(changes)
 }
@@ -102,8 +105,9 @@ impl TensorDelta<'_> {
     /// The model's tensor `name`, which has this change's shape.
     pub(super) fn tensor(&self, model: &Model, name: &str) -> Result<Tensor> {
         let shape = match self {
-            Self::Linear(delta) => vec![delta.u.rows(), delta.v.cols()],
-            Self::Scale(m) => vec![m.len()],
+            Self::Linear(delta, false) => vec![delta.u.rows(), delta.v.cols()],
+            Self::Linear(delta, true) => vec![delta.v.cols(), delta.u.rows()],
+            Self::Vector(vector) => vec![vector.len()],
         };
         Ok(model.checkpoint().tensors().get(name, &shape)?)
     }
@@ -115,6 +119,10 @@ impl TensorDelta<'_> {
         old: &Tensor,
         storage: Option<Storage>,
     ) -> Result<Tensor> {
+        if let Self::Linear(delta, true) = self {
+            let delta = delta.transposed();
+            return TensorDelta::Linear(&delta, false).apply(name, old, storage);
+        }
         let storage = storage.unwrap_or(old.storage());
         let stride = old.cols() * storage.size();
         let mut bytes = vec![0; old.rows() * stride];
@@ -134,12 +142,12 @@ impl TensorDelta<'_> {
     /// So many numbers of the new tensor from row `first` on.
     fn rows(&self, old: &Tensor, first: usize, numbers: usize) -> Vec<f64> {
         match self {
-            Self::Linear(delta) => {
+            Self::Linear(delta, _) => {
                 let mut sums = vec![0.0; numbers];
                 delta.sum_rows(old, first, &mut sums);
                 sums
             }
-            Self::Scale(m) => m.iter().map(|m| m - 1.0).collect(),
+            Self::Vector(vector) => vector.clone(),
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Patches: a context turned into a change of weights.
 //!
 //! [`lemmas`] says how each part of a block is controlled, [`theorem_5`] what that means (Definitions 3 and 4)
-//! and why any two such parts give a perfect patch. For Gemma's blocks there are four [`Solver`]s:
-//! [`theorem_1`], [`appendix_b`] and [`closed_form`] for one token, layer by layer in [`algorithm_1`], and
-//! [`span`] for several. What a patch is of is its [`Split`]; [`Overlay`] lends it to a forward pass,
+//! and why any two such parts give a perfect patch. There are five [`Solver`]s: [`theorem_5`] and [`closed_form`] for one
+//! token of every family, [`theorem_1`] and [`appendix_b`] for blocks with a post-norm, layer by layer in [`algorithm_1`],
+//! and [`span`] for several tokens. What a patch is of is its [`Split`]; [`Overlay`] lends it to a forward pass,
 //! [`materialise`] writes it into the weights, [`SavedPatch`] is its file, and [`export`] gives it to other programs.
 //!
 //! Solvers are pure: f64 states in, a patch out, no model changed.
@@ -42,10 +42,12 @@ pub use solver::{Method, Solver};
 pub use split::{Positions, Split};
 pub use variant::Variant;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::{Level, add_outer_products};
-use crate::model::Model;
+use crate::model::{Block, Linear, Model};
 use crate::tensor::{Element, Matrix, Tensor};
 
 /// A change of a linear map, ΔW = U V.
@@ -110,9 +112,9 @@ impl LowRank {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Part {
-    /// W_gate and W_up: the inner function.
+    /// W_gate and W_up, or whatever first linear maps the inner function has.
     GateUp,
-    /// W_down: the linear map of the outer function.
+    /// W_down and its bias: the linear map of the outer function, or each expert's.
     Down,
     /// m, the scale of the outer function's norm.
     Scale,
@@ -128,19 +130,34 @@ impl std::fmt::Display for Part {
     }
 }
 
-/// The patch of one layer, under the names of its parts.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct LayerPatch {
-    /// ΔW_gate.
-    pub gate: Option<LowRank>,
-    /// ΔW_up.
-    pub up: Option<LowRank>,
-    /// ΔW_down.
-    pub down: Option<LowRank>,
-    /// m + Δm, in place of m = 1 + `post_feedforward_layernorm.weight`. The sum and not Δm, which could not
-    /// say it exactly where it is small.
-    pub scale: Option<Vec<f64>>,
+impl Part {
+    /// The part that a tensor of a layer belongs to, by its name relative to the layer; `None` where no patch changes it.
+    pub fn of(block: &Block, tensor: &str) -> Option<Self> {
+        let (module, _) = tensor.rsplit_once('.')?;
+        let is = |map: &Linear| map.name() == module;
+        if block.inner.first_maps().into_iter().any(is) {
+            Some(Self::GateUp)
+        } else if block.outer.down().iter().any(is) {
+            Some(Self::Down)
+        } else {
+            let norm = block.outer.post_norm()?;
+            (norm.name() == module).then_some(Self::Scale)
+        }
+    }
 }
+
+/// What a patch makes of one tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TensorChange {
+    /// W + U V, of a linear map's weight as `[out, in]`, however it is stored.
+    LowRank(LowRank),
+    /// What a vector becomes: a bias b + Δb, or a norm's scale m + Δm (where w is stored and m is 1 + w, m it is). The sum
+    /// and not the change, which could not say it exactly where it is small.
+    Vector(Vec<f64>),
+}
+
+/// The patch of one layer, by the names of its tensors relative to the layer: `mlp.down_proj.weight`.
+pub type LayerPatch = BTreeMap<String, TensorChange>;
 
 /// A patch: for every layer what is changed of its weights.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -154,7 +171,7 @@ impl Patch {
     ///
     /// # Errors
     ///
-    /// [`Error::PatchShape`].
+    /// [`Error::PatchShape`], and [`Error::PatchTensor`] for a tensor that no patch of the model changes.
     pub fn check(&self, model: &Model) -> Result<()> {
         let expect = |part: String, found: &[usize], expected: &[usize]| {
             if found == expected {
@@ -172,25 +189,51 @@ impl Patch {
             &[model.layers().len()],
         )?;
         for (i, (layer, block)) in self.layers.iter().zip(model.layers()).enumerate() {
-            let parts = [
-                ("gate_proj", &layer.gate, block.inner.gate_proj()),
-                ("up_proj", &layer.up, block.inner.up_proj()),
-                ("down_proj", &layer.down, block.outer.down_proj()),
-            ];
-            for (name, delta, w) in parts {
-                let Some(LowRank { u, v }) = delta else {
-                    continue;
-                };
-                let found = [u.rows(), u.cols(), v.rows(), v.cols()];
-                let name = format!("layer {i}: {name} [out, rank, rank, in]");
-                expect(name, &found, &[w.rows(), v.rows(), v.rows(), w.cols()])?;
-            }
-            if let Some(scale) = &layer.scale {
-                let name = format!("layer {i}: post_feedforward_layernorm");
-                expect(name, &[scale.len()], &[model.config().hidden_size])?;
+            for (name, change) in layer {
+                let place = place(block, name);
+                let short = name.trim_end_matches(".weight").trim_start_matches("mlp.");
+                match (change, place) {
+                    (TensorChange::LowRank(LowRank { u, v }), Some(Place::Weight(w))) => {
+                        let found = [u.rows(), u.cols(), v.rows(), v.cols()];
+                        let name = format!("layer {i}: {short} [out, rank, rank, in]");
+                        expect(name, &found, &[w.rows(), v.rows(), v.rows(), w.cols()])?;
+                    }
+                    (TensorChange::Vector(vector), Some(Place::Vector(length))) => {
+                        let name = format!("layer {i}: {short}");
+                        expect(name, &[vector.len()], &[length])?;
+                    }
+                    _ => {
+                        return Err(Error::PatchTensor {
+                            layer: i,
+                            tensor: name.clone(),
+                        });
+                    }
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// What a name stands for in a block: the weight of a map, or a vector of some length.
+pub(crate) enum Place<'m> {
+    Weight(&'m Tensor),
+    Vector(usize),
+}
+
+/// The place of a tensor that a patch may change.
+pub(crate) fn place<'m>(block: &'m Block, tensor: &str) -> Option<Place<'m>> {
+    let (module, kind) = tensor.rsplit_once('.')?;
+    let maps = block.inner.first_maps().into_iter();
+    let mut maps = maps.chain(block.outer.down());
+    match (maps.find(|map| map.name() == module), kind) {
+        (Some(map), "weight") => Some(Place::Weight(map.weight())),
+        (Some(map), "bias") => map.bias.as_ref().map(|bias| Place::Vector(bias.cols())),
+        (None, "weight") => {
+            let norm = block.outer.post_norm().filter(|norm| norm.name() == module);
+            norm.map(|norm| Place::Vector(norm.scale::<f64>().len()))
+        }
+        _ => None,
     }
 }
 

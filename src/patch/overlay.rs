@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{LayerPatch, LowRank, Patch};
-use crate::model::{Block, LayerOverlay, LinearOverlay, Model, Overlay};
+use super::{LayerPatch, LowRank, Patch, Place, TensorChange, place};
+use crate::model::{Block, LayerOverlay, Model, Overlay, TensorOverlay};
 use crate::tensor::{Element, Float, Matrix, Tensor};
 
 /// How the change of a linear map is applied.
@@ -49,26 +49,51 @@ impl<E: Element> Overlay<E> {
     }
 }
 
-/// One layer's patch in a compute type.
+/// One layer's patch in a compute type; what is no tensor of the block is left out.
 fn change<E: Element>(block: &Block, patch: &LayerPatch, form: ApplyMode) -> LayerOverlay<E> {
-    let linear = |delta: &Option<LowRank>, w| delta.as_ref().map(|delta| linear(w, delta, form));
-    LayerOverlay {
-        gate: linear(&patch.gate, block.inner.gate_proj()),
-        up: linear(&patch.up, block.inner.up_proj()),
-        down: linear(&patch.down, block.outer.down_proj()),
-        scale: patch.scale.as_ref().map(|m| scale::<E>(m, form)),
-    }
+    let tensors = patch.iter().filter_map(|(name, change)| {
+        let overlay = match (change, place(block, name)?) {
+            (TensorChange::LowRank(delta), Place::Weight(w)) => low_rank(w, delta, form),
+            (TensorChange::Vector(vector), _) => vector_of(block, name, vector, form),
+            _ => return None,
+        };
+        Some((name.clone(), overlay))
+    });
+    tensors.collect()
 }
 
 /// The change of one linear map in a compute type.
-pub(super) fn linear<E: Element>(w: &Tensor, delta: &LowRank, form: ApplyMode) -> LinearOverlay<E> {
+pub(super) fn low_rank<E: Element>(
+    w: &Tensor,
+    delta: &LowRank,
+    form: ApplyMode,
+) -> TensorOverlay<E> {
     match form {
-        ApplyMode::Overlay => LinearOverlay::LowRank {
+        ApplyMode::Overlay => TensorOverlay::LowRank {
             u: delta.u.map(E::Acc::from_f64),
             v: delta.v.map(E::Acc::from_f64),
         },
-        ApplyMode::Materialise => LinearOverlay::Replaced(materialise(w, delta)),
+        ApplyMode::Materialise => TensorOverlay::Replaced(materialise(w, delta)),
     }
+}
+
+/// A bias or a scale in a compute type. A checkpoint may store w = m − 1, so that is what is rounded when it is materialised.
+pub(super) fn vector_of<E: Element>(
+    block: &Block,
+    name: &str,
+    vector: &[f64],
+    form: ApplyMode,
+) -> TensorOverlay<E> {
+    let norm = block.outer.post_norm();
+    let offset = norm.is_some_and(|norm| {
+        norm.unit_offset() && name.strip_suffix(".weight") == Some(norm.name())
+    });
+    let entries = vector.iter().map(|&x| match (form, offset) {
+        (ApplyMode::Overlay, _) => E::Acc::from_f64(x),
+        (ApplyMode::Materialise, true) => E::Acc::ONE + E::from_f64(x - 1.0).acc(),
+        (ApplyMode::Materialise, false) => E::from_f64(x).acc(),
+    });
+    TensorOverlay::Vector(entries.collect())
 }
 
 /// Rows of a weight that are summed at once.
@@ -86,15 +111,4 @@ fn materialise<E: Element>(w: &Tensor, delta: &LowRank) -> Matrix<E> {
         }
     });
     out
-}
-
-/// m + Δm. A checkpoint stores w = m − 1, so that is what is rounded when it is materialised.
-pub(super) fn scale<E: Element>(scale: &[f64], form: ApplyMode) -> Vec<E::Acc> {
-    let entries = scale.iter();
-    entries
-        .map(|&m| match form {
-            ApplyMode::Overlay => E::Acc::from_f64(m),
-            ApplyMode::Materialise => E::Acc::ONE + E::from_f64(m - 1.0).acc(),
-        })
-        .collect()
 }

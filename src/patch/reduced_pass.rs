@@ -56,7 +56,7 @@ pub(super) fn changed_rows<'c, E: Element>(
     part: Part,
     change: &'c LayerOverlay<E>,
     first: usize,
-) -> Vec<OverlaidRows<'c, LayerOverlay<E>>> {
+) -> Vec<OverlaidRows<'c, E>> {
     let pairs = passes.iter().zip(row_ranges(passes, first));
     let having = pairs.filter(|(pass, _)| pass.variant.has(part));
     having.map(|(_, rows)| (rows, change)).collect()

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{LayerPatch, LowRank};
+use super::{LayerPatch, TensorChange};
 use crate::json::or_nan;
-use crate::model::Block;
-use crate::tensor::{Dtype, Tensor};
+use crate::model::{Block, Linear};
+use crate::tensor::Dtype;
 
 /// How a patch was solved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -114,21 +114,37 @@ impl LayerReport {
         }
     }
 
-    /// Records how large the patch is.
+    /// Records how large the patch is; of several experts the largest change counts.
     pub(super) fn measure(&mut self, patch: &LayerPatch, block: &Block) {
-        let relative = |delta: &Option<LowRank>, w: &Tensor| match delta {
-            None => 0.0,
-            Some(delta) => delta.frobenius() / w.frobenius().max(f64::MIN_POSITIVE),
+        let relative = |map: &Linear| {
+            let weight = patch.get(&format!("{}.weight", map.name()));
+            let Some(TensorChange::LowRank(delta)) = weight else {
+                return 0.0;
+            };
+            delta.frobenius() / map.weight().frobenius().max(f64::MIN_POSITIVE)
         };
-        self.delta_gate = relative(&patch.gate, block.inner.gate_proj());
-        self.delta_up = relative(&patch.up, block.inner.up_proj());
-        self.delta_down = relative(&patch.down, block.outer.down_proj());
-        let all = [&patch.gate, &patch.up, &patch.down];
-        let ranks = all.into_iter().flatten().map(|delta| delta.v.rows());
+        let largest = |maps: Vec<&Linear>| maps.into_iter().map(relative).fold(0.0, f64::max);
+        let (gates, ups) = block.inner.gates_and_ups();
+        self.delta_gate = largest(gates);
+        self.delta_up = largest(ups);
+        self.delta_down = largest(block.outer.down().iter().collect());
+        let ranks = patch.values().filter_map(|change| match change {
+            TensorChange::LowRank(delta) => Some(delta.v.rows()),
+            TensorChange::Vector(_) => None,
+        });
         self.rank = ranks.max().unwrap_or(0);
-        let stored = block.outer.post_feedforward_layernorm().scale::<f64>();
-        let entries = patch.scale.iter().flatten().zip(&stored);
-        let delta_m = entries.map(|(scale, m)| (scale - m).abs());
+        let Some(norm) = block.outer.post_norm() else {
+            return;
+        };
+        let scale = patch.get(&format!("{}.weight", norm.name()));
+        let Some(TensorChange::Vector(scale)) = scale else {
+            return;
+        };
+        let stored = norm.scale::<f64>();
+        let delta_m = scale
+            .iter()
+            .zip(&stored)
+            .map(|(scale, m)| (scale - m).abs());
         self.largest_delta_m = delta_m.clone().fold(0.0, f64::max);
         self.scale_entries_changed = delta_m.filter(|delta_m| *delta_m != 0.0).count();
     }

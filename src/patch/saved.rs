@@ -2,9 +2,12 @@
 //!
 //! | tensor | what |
 //! |---|---|
-//! | `model.layers.I.mlp.gate_proj.lora_A`, `up_proj`, `down_proj` | V, `[rank, in]` |
+//! | `model.layers.I.mlp.gate_proj.lora_A`, `up_proj`, … | V, `[rank, in]` |
 //! | `model.layers.I.mlp.gate_proj.lora_B`, … | U, `[out, rank]` |
 //! | `model.layers.I.post_feedforward_layernorm.scale` | m + Δm, `[hidden]` |
+//! | `model.layers.I.mlp.c_proj.bias` | b + Δb, `[hidden]` |
+//!
+//! A layer is `model.layers.I` here in every family, and its modules have the names of the family.
 //!
 //! The metadata has `format`, `model`, `model_hash`, `num_hidden_layers`, `dtype`, `split` (token ids, which of them
 //! stay, for how many the patch is, and the positions), `method`, `report` (these three as JSON), `version`
@@ -21,7 +24,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
-use super::{LayerPatch, LowRank, Method, Patch, SolverReport, Split};
+use super::{LayerPatch, LowRank, Method, Patch, SolverReport, Split, TensorChange};
 use crate::checkpoint::{TensorData, Tensors, write_safetensors};
 use crate::message::{IoError, one_line, shown};
 use crate::model::Model;
@@ -105,18 +108,21 @@ impl SavedPatch {
             Ok(())
         };
         for (i, layer) in self.patch.layers.iter().enumerate() {
-            let factors = PARTS.iter().zip([&layer.gate, &layer.up, &layer.down]);
-            for (part, delta) in factors {
-                let Some(LowRank { u, v }) = delta else {
-                    continue;
-                };
-                for (factor, matrix) in [("lora_A", v), ("lora_B", u)] {
-                    let name = format!("{}.{factor}", module(i, part));
-                    add(name, vec![matrix.rows(), matrix.cols()], matrix.as_slice())?;
+            for (tensor, change) in layer {
+                let (module, kind) = tensor.rsplit_once('.').unwrap_or((tensor, ""));
+                let module = format!("model.layers.{i}.{module}");
+                match change {
+                    TensorChange::LowRank(LowRank { u, v }) => {
+                        for (factor, matrix) in [("lora_A", v), ("lora_B", u)] {
+                            let shape = vec![matrix.rows(), matrix.cols()];
+                            add(format!("{module}.{factor}"), shape, matrix.as_slice())?;
+                        }
+                    }
+                    TensorChange::Vector(vector) => {
+                        let kind = if kind == "weight" { SCALE } else { kind };
+                        add(format!("{module}.{kind}"), vec![vector.len()], vector)?;
+                    }
                 }
-            }
-            if let Some(scale) = &layer.scale {
-                add(scale_name(i), vec![scale.len()], scale)?;
             }
         }
         Ok(tensors)
@@ -211,17 +217,8 @@ impl SavedPatch {
     }
 }
 
-/// The linear maps of a layer.
-const PARTS: [&str; 3] = ["gate", "up", "down"];
-
-/// The module of a linear map.
-fn module(layer: usize, part: &str) -> String {
-    format!("model.layers.{layer}.mlp.{part}_proj")
-}
-
-fn scale_name(layer: usize) -> String {
-    format!("model.layers.{layer}.post_feedforward_layernorm.scale")
-}
+/// What the file calls the weight of a norm, because it holds m and not w.
+const SCALE: &str = "scale";
 
 /// An error about the file; `reason` may quote it.
 fn bad(path: &Path, reason: impl AsRef<str>) -> Error {
@@ -282,33 +279,45 @@ fn read_patch(path: &Path, tensors: &Tensors, layers: usize) -> Result<Patch> {
     if layers > MOST_LAYERS {
         return Err(bad(path, format!("it claims {layers} layers")));
     }
-    let mut left: BTreeMap<&str, &Tensor> = tensors.iter().collect();
-    let mut patch = Patch::default();
-    for i in 0..layers {
-        let mut factors = |part: &str| {
-            let name = module(i, part);
-            let [v, u] = ["lora_A", "lora_B"].map(|factor| {
-                let name = format!("{name}.{factor}");
-                left.remove(&*name).map(|tensor| (name, tensor))
+    let mut patch = Patch {
+        layers: vec![LayerPatch::new(); layers],
+    };
+    for (name, tensor) in tensors.iter() {
+        let place = name.strip_prefix("model.layers.");
+        let place = place
+            .and_then(|rest| rest.split_once('.'))
+            .and_then(|(layer, rest)| {
+                let (module, kind) = rest.rsplit_once('.')?;
+                Some((
+                    patch.layers.get_mut(layer.parse::<usize>().ok()?)?,
+                    module,
+                    kind,
+                ))
             });
-            low_rank(path, &name, u, v)
+        let Some((layer, module, kind)) = place else {
+            return Err(no_part(path, name));
         };
-        let mut layer = LayerPatch {
-            gate: factors("gate")?,
-            up: factors("up")?,
-            down: factors("down")?,
-            scale: None,
-        };
-        let name = scale_name(i);
-        if let Some(scale) = left.remove(&*name) {
-            layer.scale = Some(numbers::<1>(path, &name, scale)?);
+        match kind {
+            "lora_A" | "lora_B" => {
+                let stem = &name[..name.len() - kind.len() - 1];
+                let factor = |kind: &str| {
+                    let name = format!("{stem}.{kind}");
+                    let tensor = tensors.iter().find(|(known, _)| *known == name);
+                    tensor.map(|(_, tensor)| (name, tensor))
+                };
+                let delta = low_rank(path, stem, factor("lora_B"), factor("lora_A"))?;
+                let change = delta.map(TensorChange::LowRank);
+                layer.extend(change.map(|change| (format!("{module}.weight"), change)));
+            }
+            SCALE | "bias" => {
+                let vector = TensorChange::Vector(numbers::<1>(path, name, tensor)?);
+                let kind = if kind == SCALE { "weight" } else { kind };
+                layer.insert(format!("{module}.{kind}"), vector);
+            }
+            _ => return Err(no_part(path, name)),
         }
-        patch.layers.push(layer);
     }
-    match left.keys().next() {
-        None => Ok(patch),
-        Some(name) => Err(no_part(path, name)),
-    }
+    Ok(patch)
 }
 
 /// ΔW from its two factors, each with its name.

@@ -3,7 +3,9 @@
 use super::error::{Error, Result};
 use super::layer::{BeforeOuter, LayerSolver};
 use super::reduced_pass::{ReducedPass, row_ranges, sequences};
-use super::{LayerPatch, LayerReport, Method, Patch, Precondition, Solver, SolverReport, Variant};
+use super::{
+    LayerPatch, LayerReport, Method, Part, Patch, Precondition, Solver, SolverReport, Variant,
+};
 use crate::model::{ForwardRun, Model, Sequence, Session};
 use crate::tensor::{Element, Matrix};
 
@@ -47,6 +49,8 @@ pub struct Solution<E: Element> {
 pub(super) struct SequenceSolver<'a, 'm, E: Element> {
     pub(super) model: &'m Model,
     pub(super) method: &'a Method,
+    /// The parts of a layer that are changed.
+    pub(super) parts: &'static [Part],
     contextual: &'a mut Session<'m, E>,
     contextual_position: [usize; 1],
     /// The tokens of a reduced pass: those that are kept, then the query.
@@ -74,6 +78,11 @@ impl<'a, 'm, E: Element> SequenceSolver<'a, 'm, E> {
             return Err(Error::SpanSolver);
         }
         let model = contextual.model();
+        if !Solver::of(model).contains(&method.solver) {
+            return Err(Error::NoPostNorm {
+                solver: method.solver,
+            });
+        }
         let mut run = contextual.start(&[query.token], None)?;
         let (mut tokens, mut positions): (Vec<_>, Vec<_>) = query.kept.iter().copied().unzip();
         let position = query.position.unwrap_or(contextual.position());
@@ -91,10 +100,12 @@ impl<'a, 'm, E: Element> SequenceSolver<'a, 'm, E> {
         });
         let passes: Vec<_> = passes.collect();
         let batch = [tokens.repeat(passes.len()), vec![query.token]].concat();
+        let places = [positions.repeat(passes.len()), vec![contextual.position()]].concat();
         Ok(Self {
-            x: model.embed(&mut run, &batch),
+            x: model.embed(&mut run, &batch, &places),
             model,
             method,
+            parts: method.solver.parts(model),
             passes,
             tokens,
             positions,

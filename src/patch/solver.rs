@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::lemmas::rms;
 use super::{ApplyMode, Part};
+use crate::checkpoint::form::Sum;
+use crate::model::Model;
 use crate::tensor::Dtype;
 
 /// A way to solve a patch.
@@ -18,28 +20,48 @@ pub enum Solver {
     Theorem1,
     /// The paper's [Appendix B](super::appendix_b): gate, up, down and scale.
     AppendixB,
-    /// The [closed form](super::closed_form): down and scale.
+    /// The [closed form](super::closed_form): down and scale, or down alone where no norm is behind it.
     ClosedForm,
+    /// [Theorem 5](super::theorem_5) as its proof goes: the inner function by Lemmas 6 and 7, the outer one by 8 (a bias), 9 (a
+    /// weight), 10 (a norm's scale) or 11 (experts); in a parallel block the outer one alone (Lemma 12).
+    #[serde(rename = "theorem-5")]
+    Theorem5,
     /// A [span](super::span) of tokens at once: down alone, a plain LoRA.
     Span,
 }
 
 impl Solver {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Theorem1,
         Self::AppendixB,
+        Self::Theorem5,
         Self::ClosedForm,
         Self::Span,
     ];
 
-    /// The parts of a layer that it changes.
-    pub fn parts(self) -> &'static [Part] {
-        match self {
-            Self::Theorem1 => &[Part::GateUp, Part::Scale],
-            Self::AppendixB => &[Part::GateUp, Part::Down, Part::Scale],
-            Self::ClosedForm => &[Part::Down, Part::Scale],
-            Self::Span => &[Part::Down],
+    /// Those that can solve patches of `model`.
+    pub fn of(model: &Model) -> Vec<Self> {
+        let needs_norm = |solver: &Self| matches!(solver, Self::Theorem1 | Self::AppendixB);
+        let all = Self::ALL.into_iter();
+        all.filter(|solver| has_post_norm(model) || !needs_norm(solver))
+            .collect()
+    }
+
+    /// The parts of a layer that it changes in `model`.
+    pub fn parts(self, model: &Model) -> &'static [Part] {
+        let parallel = model
+            .layers()
+            .iter()
+            .any(|block| block.sum == Sum::Parallel);
+        match (self, has_post_norm(model)) {
+            (Self::AppendixB, _) => &[Part::GateUp, Part::Down, Part::Scale],
+            (Self::Theorem1, _) | (Self::Theorem5, true) => &[Part::GateUp, Part::Scale],
+            // Lemma 12: the inner function sees x, which is the same with and without the context.
+            (Self::Theorem5, false) if parallel => &[Part::Down],
+            (Self::Theorem5, false) => &[Part::GateUp, Part::Down],
+            (Self::ClosedForm, true) => &[Part::Down, Part::Scale],
+            (Self::ClosedForm, false) | (Self::Span, _) => &[Part::Down],
         }
     }
 }
@@ -49,6 +71,7 @@ impl fmt::Display for Solver {
         f.pad(match self {
             Self::Theorem1 => "theorem-1",
             Self::AppendixB => "appendix-b",
+            Self::Theorem5 => "theorem-5",
             Self::ClosedForm => "closed-form",
             Self::Span => "span",
         })
@@ -61,9 +84,15 @@ impl FromStr for Solver {
     fn from_str(s: &str) -> Result<Self, String> {
         let named = Self::ALL.into_iter().find(|solver| solver.to_string() == s);
         named.ok_or_else(|| {
-            format!("'{s}' is no solver: use theorem-1, appendix-b, closed-form or span")
+            format!("'{s}' is no solver: use theorem-1, appendix-b, theorem-5, closed-form or span")
         })
     }
+}
+
+/// Whether a norm is behind the MLPs of a model.
+pub(super) fn has_post_norm(model: &Model) -> bool {
+    let mut blocks = model.layers().iter();
+    blocks.all(|block| block.outer.post_norm().is_some())
 }
 
 /// How a patch is solved and applied.

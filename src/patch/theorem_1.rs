@@ -7,30 +7,10 @@
 //! ```
 //!
 //! The two halves are separate, because a layer's outer function runs after its inner one: the inner
-//! half is Lemma 7 for both maps, the outer half Lemma 10.
+//! half is Lemma 7 for both maps, as in every family, the outer half Lemma 10.
 
-use super::lemmas::{lemma_6, lemma_10};
-use super::{LowRank, Precondition};
-use crate::kernels::{Level, Rows};
-
-/// The inner half: (ΔW_gate, ΔW_up), from z of the reduced and z_C of the contextual pass.
-///
-/// # Errors
-///
-/// ‖z‖ is zero or not finite, or a factor is not finite.
-pub fn inner(
-    level: Level,
-    w_gate: Rows<'_, f64>,
-    w_up: Rows<'_, f64>,
-    z: &[f64],
-    z_ctx: &[f64],
-) -> Result<(LowRank, LowRank), Precondition> {
-    let delta_z: Vec<_> = z_ctx.iter().zip(z).map(|(z_ctx, z)| z_ctx - z).collect();
-    Ok((
-        lemma_6(level, w_gate, z, &delta_z)?,
-        lemma_6(level, w_up, z, &delta_z)?,
-    ))
-}
+use super::Precondition;
+use super::lemmas::lemma_10;
 
 /// The outer half: Δm, from what the branch must say, t = T(C, x) − v, beyond m ⊙ n(d).
 ///

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::{Part, Patch, Solver};
+use crate::model::Model;
 
 /// What of a solved patch a reduced pass runs under: the whole of it, or a negative control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,28 +17,29 @@ pub enum Variant {
 }
 
 impl Variant {
-    /// The negative controls of a solver: no patch, and each part of it left out.
-    pub fn controls(solver: Solver) -> Vec<Self> {
-        let parts = solver.parts();
+    /// The negative controls of a solver on a model: no patch, and each part of it left out.
+    pub fn controls(solver: Solver, model: &Model) -> Vec<Self> {
+        let parts = solver.parts(model);
         let each = parts.iter().map(|&part| Self::Without(part));
         // Without the only part there is no patch.
         let each = each.filter(|_| parts.len() > 1);
         std::iter::once(Self::NoPatch).chain(each).collect()
     }
 
-    /// What is left of a patch.
-    pub fn apply_to(self, patch: &Patch) -> Patch {
+    /// The most controls that a solver has on any model.
+    pub fn most_controls(solver: Solver) -> usize {
+        match solver {
+            Solver::AppendixB => 4,
+            Solver::Theorem1 | Solver::Theorem5 | Solver::ClosedForm => 3,
+            Solver::Span => 1,
+        }
+    }
+
+    /// What is left of a patch of `model`.
+    pub fn apply_to(self, model: &Model, patch: &Patch) -> Patch {
         let mut left = patch.clone();
-        for layer in &mut left.layers {
-            if !self.has(Part::GateUp) {
-                (layer.gate, layer.up) = (None, None);
-            }
-            if !self.has(Part::Down) {
-                layer.down = None;
-            }
-            if !self.has(Part::Scale) {
-                layer.scale = None;
-            }
+        for (layer, block) in left.layers.iter_mut().zip(model.layers()) {
+            layer.retain(|tensor, _| Part::of(block, tensor).is_some_and(|part| self.has(part)));
         }
         left
     }

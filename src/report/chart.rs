@@ -29,16 +29,19 @@ pub(super) fn colour(solver: Solver) -> RGBColor {
     match solver {
         Solver::Theorem1 => RGBColor(0xe6, 0x9f, 0x00),
         Solver::AppendixB => RGBColor(0x00, 0x72, 0xb2),
+        Solver::Theorem5 => RGBColor(0x56, 0xb4, 0xe9),
         Solver::ClosedForm => RGBColor(0x00, 0x9e, 0x73),
         Solver::Span => RGBColor(0xcc, 0x79, 0xa7),
     }
 }
 
-/// The corners of a solver's marker, in pixels from its middle: a triangle, a square, an octagon, a diamond.
+/// The corners of a solver's marker, in pixels from its middle: a triangle, a square, a triangle on its
+/// tip, an octagon, a diamond.
 fn corners(solver: Solver) -> &'static [(f64, f64)] {
     match solver {
         Solver::Theorem1 => &[(0.0, -4.4), (3.9, 2.6), (-3.9, 2.6)],
         Solver::AppendixB => &[(-2.5, -2.5), (2.5, -2.5), (2.5, 2.5), (-2.5, 2.5)],
+        Solver::Theorem5 => &[(0.0, 4.4), (3.9, -2.6), (-3.9, -2.6)],
         Solver::ClosedForm => &[
             (-1.4, -3.4),
             (1.4, -3.4),

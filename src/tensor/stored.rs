@@ -112,6 +112,24 @@ impl Tensor {
         &self.data[row * stride..(row + 1) * stride]
     }
 
+    /// The matrix with rows and columns exchanged: a copy.
+    pub(crate) fn transposed(&self) -> Self {
+        let (rows, cols, size) = (self.rows(), self.cols(), self.storage.size());
+        let mut bytes = vec![0; self.data.len()];
+        for (row, numbers) in self.data.chunks_exact(cols * size).enumerate() {
+            for (col, number) in numbers.chunks_exact(size).enumerate() {
+                let at = (col * rows + row) * size;
+                bytes[at..at + size].copy_from_slice(number);
+            }
+        }
+        Self {
+            storage: self.storage,
+            shape: vec![cols, rows],
+            data: bytes.into(),
+            frobenius: Arc::default(),
+        }
+    }
+
     /// Row `row` converted to a compute type, each number rounded once. `out` has
     /// [`cols`](Self::cols) elements.
     pub fn read_row<E: Element>(&self, row: usize, out: &mut [E]) {

@@ -41,37 +41,35 @@ use half::bf16;
 
 pub use error::{Error, Result};
 pub use ids::parse_ids;
-pub(crate) use points::LAYER_NAMES;
 pub use points::{Point, names};
 
-use crate::checkpoint::{Config, Layout, TensorsFile};
+use crate::checkpoint::{Layout, TensorsFile};
 use crate::message::IoError;
 use crate::model::{Model, Recorder, Session};
 use crate::tensor::{Dtype, Element, Matrix, Storage, encode};
-
-/// The points of which a pass gives only the rows that it is asked for.
-const ENDS: [&str; 2] = ["model.norm", "lm_head"];
 
 /// What is recorded of a pass: some tensors, the rows of the last tokens.
 #[derive(Clone, Debug)]
 pub struct Trace {
     wanted: GlobSet,
+    /// The points of which a pass gives only the rows that it is asked for: the last norm and the logits.
+    ends: [String; 2],
     last: usize,
     dtype: Dtype,
     cancel: Option<Arc<AtomicBool>>,
 }
 
 impl Trace {
-    /// For a pass of `config`'s model in compute type `dtype`: records the tensors whose names match
+    /// For a pass of `model` in compute type `dtype`: records the tensors whose names match
     /// one of `globs` (all where there is none), the rows of the last `last` tokens.
     ///
     /// # Errors
     ///
     /// [`Error::Glob`] for a pattern that is malformed or matches no name.
-    pub fn new(config: &Config, dtype: Dtype, globs: &[String], last: usize) -> Result<Self> {
+    pub fn new(model: &Model, dtype: Dtype, globs: &[String], last: usize) -> Result<Self> {
         let all = ["*".to_owned()];
         let globs = if globs.is_empty() { &all } else { globs };
-        let names = names(config);
+        let names = names(model);
         let mut set = GlobSetBuilder::new();
         for pattern in globs {
             let fail = |why: String| Error::Glob {
@@ -91,6 +89,7 @@ impl Trace {
         })?;
         Ok(Self {
             wanted,
+            ends: model.ends().map(str::to_owned),
             last,
             dtype,
             cancel: None,
@@ -113,8 +112,8 @@ impl Trace {
     }
 
     /// The tensors that a pass over `tokens` tokens records, in forward order: name and shape, `[tokens, width]`.
-    pub fn shapes(&self, config: &Config, tokens: usize) -> Vec<(String, [usize; 2])> {
-        let points = Point::all(config).into_iter();
+    pub fn shapes(&self, model: &Model, tokens: usize) -> Vec<(String, [usize; 2])> {
+        let points = Point::all(model).into_iter();
         let wanted = points.filter(|point| self.wanted.is_match(&point.name));
         wanted
             .map(|point| (point.name, [tokens.min(self.last), point.width]))
@@ -132,7 +131,7 @@ impl Trace {
     /// Those of [`Session::forward`], and [`Error::Io`]; no file appears then.
     pub fn write(&self, path: &Path, model: &Model, tokens: &[u32]) -> Result<()> {
         model.check_tokens(tokens, 0)?;
-        let shapes = self.shapes(model.config(), tokens.len());
+        let shapes = self.shapes(model, tokens.len());
         let storage = self.storage();
         let layout = shapes.iter().map(|(name, shape)| Layout {
             name,
@@ -164,7 +163,7 @@ impl Trace {
         if let Some(cancel) = &self.cancel {
             session = session.with_cancel(Arc::clone(cancel));
         }
-        let ends = ENDS.iter().any(|name| self.wanted.is_match(name));
+        let ends = self.ends.iter().any(|name| self.wanted.is_match(name));
         let logits = if ends { self.last } else { 0 };
         Ok(session.forward_recorded(tokens, logits, sink)?)
     }
@@ -201,7 +200,7 @@ impl Recorder for Sink<'_> {
 
     fn record(&mut self, name: &str, rows: &Matrix<f64>) {
         let mut first = 0;
-        if !ENDS.contains(&name) {
+        if !self.trace.ends.iter().any(|end| end == name) {
             let skipped = self.skipped.entry(name.to_owned()).or_default();
             first = (self.skip - *skipped).min(rows.rows());
             *skipped += first;

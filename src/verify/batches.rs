@@ -40,6 +40,6 @@ fn together(kind: Kind) -> bool {
 fn rows_of(setting: &Setting, kind: Kind, prompt: usize) -> usize {
     let tokens = setting.prompt_ids.get(prompt).map_or(0, Vec::len);
     let kept = setting.keep.indices(tokens.saturating_sub(1)).len();
-    let passes = 1 + Variant::controls(kind.solver).len();
+    let passes = 1 + Variant::most_controls(kind.solver);
     (kept + 1) * passes + 1
 }

@@ -73,7 +73,7 @@ impl<'m, E: Element> Disturbed<'m, E> {
             caches,
         } = self;
         run.clear_cos_sin();
-        let x = model.embed(run, &tokens.repeat(RUNS));
+        let x = model.embed(run, &tokens.repeat(RUNS), &positions.repeat(RUNS));
         let sequences = caches.iter_mut().enumerate();
         let mut sequences: Vec<_> = sequences
             .map(|(i, cache)| Sequence {

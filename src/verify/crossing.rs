@@ -120,9 +120,9 @@ impl Crossing<'_> {
         let patched = reduced.logits(&overlay)?;
         let mut disturbed = Disturbed::new(self.applied, Some(&overlay), SEED + 1 + step as u64);
         let patched_off = disturbed.forward(&reduced.tokens, &reduced.positions, &patched)?[0];
-        let controls = Variant::controls(method.solver).into_iter();
+        let controls = Variant::controls(method.solver, self.applied).into_iter();
         let controls = controls.map(|variant| {
-            let overlay = reduced.overlay(&variant.apply_to(&solution.patch));
+            let overlay = reduced.overlay(&variant.apply_to(self.applied, &solution.patch));
             let reduced = LogitsDistance::new(reduced.logits::<E>(&overlay)?.row(0), want);
             Ok(Control { variant, reduced })
         });

@@ -195,7 +195,7 @@ impl Verification<'_> {
         mut on_step: impl FnMut(Step) -> Result<()>,
     ) -> Result<Vec<Result<()>>> {
         let bounds = Bounds::new(E::DTYPE, self.model);
-        let variants = Variant::controls(self.method.solver);
+        let variants = Variant::controls(self.method.solver, self.model);
         // A step is looked at while the next one is solved, which leaves threads waiting for memory now and then.
         let mut solved: Vec<Solved<E>> = Vec::new();
         loop {

@@ -65,7 +65,14 @@ pub(super) fn check_within<E: Element>(
             .iter()
             .map(|&x| E::from_f64(x))
             .collect();
-        let eps = model.config().rms_norm_eps;
+        // Without a norm behind its last branch a span reaches T(C, x) itself.
+        let last = model.layers().last();
+        let normed = last.is_some_and(|block| block.outer.post_norm().is_some());
+        let eps = if normed {
+            model.config().norm_eps()
+        } else {
+            0.0
+        };
         let control = Control {
             variant: Variant::NoPatch,
             reduced: LogitsDistance::new(unpatched.row(i), &want),

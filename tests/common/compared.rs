@@ -32,7 +32,7 @@ impl Bench {
     }
 
     fn record(&self, model: &Model, dtype: Dtype, ids: &[u32], name: &str) {
-        let trace = Trace::new(model.config(), dtype, &self.globs, usize::MAX).unwrap();
+        let trace = Trace::new(model, dtype, &self.globs, usize::MAX).unwrap();
         trace
             .write(&self.dir.path().join(name), model, ids)
             .unwrap();
@@ -40,7 +40,7 @@ impl Bench {
 
     fn open(&self, name: &str) -> Recording {
         let path = self.dir.path().join(name);
-        Recording::open(&path, self.model.config(), &Rules::default()).unwrap()
+        Recording::open(&path, &self.model, &Rules::default()).unwrap()
     }
 
     /// A recording in `dtype`, with a bug or without, held against the one in f64.
@@ -74,7 +74,7 @@ impl Bench {
                 .finding
                 .unwrap_or_else(|| panic!("{bug} {dtype}: not found"));
             let mut enters = self.enters(bug);
-            let alone = self.model.config().sliding_window == 1;
+            let alone = self.model.config().window(0) == Some(1);
             if bug == KnownBug::SoftCapping && (alone || dtype == Dtype::Bf16) {
                 // A cap of 50 does nothing to a score that is alone, nor to one so small that bf16 rounds it away; then
                 // the logits' cap of 30 is what there is.
@@ -92,12 +92,12 @@ impl Bench {
 
     /// The tensor at which a bug enters.
     fn enters(&self, bug: KnownBug) -> String {
-        let kinds = &self.model.config().layer_types;
+        let config = self.model.config();
         let first = |full: bool| {
-            let kind = |kind: &context_patch::checkpoint::LayerKind| {
-                (*kind == context_patch::checkpoint::LayerKind::Full) == full
-            };
-            kinds.iter().position(kind).unwrap()
+            let mut layers = 0..config.num_hidden_layers;
+            layers
+                .find(|&layer| config.window(layer).is_none() == full)
+                .unwrap()
         };
         let (layer, part) = match bug {
             KnownBug::EmbeddingUnscaled | KnownBug::EmbeddingScaleType | KnownBug::MissingBos => {

@@ -13,6 +13,7 @@ pub mod ways;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use context_patch::patch::{LayerPatch, LowRank, TensorChange};
 use context_patch::tensor::{Element, Matrix};
 use context_patch::{Model, Session};
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -29,7 +30,50 @@ pub const RANDOM: [&str; 8] = [
     "window-3",
 ];
 
-/// Every model that is committed: its directory and the name of its golden files.
+/// The random checkpoints of the other families, and of forms of Gemma 3 that only some have.
+pub const FAMILIES: [&str; 17] = [
+    "falcon-40b",
+    "falcon-7b",
+    "falcon-rw",
+    "gemma",
+    "gemma2",
+    "gemma3-bias",
+    "gpt2",
+    "gptj",
+    "llama-2",
+    "llama-3",
+    "llama-biases",
+    "mistral",
+    "mixtral",
+    "olmo2",
+    "phi",
+    "qwen2",
+    "qwen3",
+];
+
+/// Every committed model of every family: its directory and the name of its golden files.
+pub fn all_models() -> Vec<(String, String)> {
+    let families = FAMILIES.map(|name| (format!("checkpoints/{name}"), name.to_owned()));
+    small_models().into_iter().chain(families).collect()
+}
+
+/// ΔW of a module in a layer's patch.
+pub fn low_rank<'p>(layer: &'p LayerPatch, module: &str) -> Option<&'p LowRank> {
+    match layer.get(&format!("{module}.weight"))? {
+        TensorChange::LowRank(delta) => Some(delta),
+        TensorChange::Vector(_) => None,
+    }
+}
+
+/// What a norm's scale becomes in a layer's patch.
+pub fn scale<'p>(layer: &'p LayerPatch, module: &str) -> Option<&'p Vec<f64>> {
+    match layer.get(&format!("{module}.weight"))? {
+        TensorChange::Vector(scale) => Some(scale),
+        TensorChange::LowRank(_) => None,
+    }
+}
+
+/// Every committed Gemma 3: its directory and the name of its golden files.
 pub fn small_models() -> Vec<(String, String)> {
     let random = RANDOM
         .iter()

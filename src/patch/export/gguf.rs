@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::{TensorDelta, base_of, factors, layer_and_module, rank, some_changes};
+use super::{
+    TensorDelta, base_of, block_of, factors, has_experts, layer_and_module, rank, some_changes,
+};
 use crate::checkpoint::TensorData;
 use crate::checkpoint::hub::Origin;
-use crate::model::Model;
+use crate::model::{Block, Linear, Model};
 use crate::output;
-use crate::patch::{Error, Patch, Result};
+use crate::patch::{Error, LayerPatch, Part, Patch, Result};
 
 /// Every tensor begins at a multiple of it, counted from where the first one begins.
 const ALIGNMENT: usize = 32;
@@ -19,23 +21,33 @@ const ALIGNMENT: usize = 32;
 ///
 /// # Errors
 ///
-/// [`Error::NormInGguf`], [`Error::EmptyPatch`], [`Error::PatchShape`], [`Error::StorageOverflow`] and
+/// [`Error::NormInGguf`], [`Error::ExportTensor`], [`Error::EmptyPatch`], [`Error::PatchShape`], [`Error::StorageOverflow`] and
 /// [`Error::Io`].
 pub fn gguf(model: &Model, patch: &Patch, base: Option<&str>, file: &Path) -> Result<()> {
-    if let Some(layer) = patch.layers.iter().position(|l| l.scale.is_some()) {
+    let mut layers = patch.layers.iter().zip(model.layers());
+    let changes_norm = |(layer, block): (&LayerPatch, &Block)| {
+        let mut tensors = layer.keys();
+        tensors.any(|tensor| Part::of(block, tensor) == Some(Part::Scale))
+    };
+    if let Some(layer) = layers.position(changes_norm) {
         return Err(Error::NormInGguf { layer });
     }
     let changes = some_changes(model, patch)?;
     let rank = rank(&changes);
     let mut tensors = BTreeMap::new();
     for (name, change) in &changes {
-        if let (TensorDelta::Linear(delta), Some(place)) = (change, gguf_name(name)) {
-            let [a, b] = factors(name, delta, rank)?;
-            tensors.insert(format!("{place}.lora_a"), a);
-            tensors.insert(format!("{place}.lora_b"), b);
-        }
+        let (TensorDelta::Linear(delta, _), Some(place)) = (change, gguf_name(model, name)) else {
+            return Err(Error::ExportTensor {
+                tensor: name.clone(),
+                format: "a llama.cpp adapter",
+            });
+        };
+        let [a, b] = factors(name, delta, rank)?;
+        tensors.insert(format!("{place}.lora_a"), a);
+        tensors.insert(format!("{place}.lora_b"), b);
     }
-    let header = header(&base_of(model, base), &tensors, rank);
+    let architecture = model.decoder().form.gguf;
+    let header = header(architecture, &base_of(model, base), &tensors, rank);
     output::write_file(file, |out| {
         out.write_all(&header)?;
         tensors.values().try_for_each(|t| padded(out, &t.bytes))
@@ -44,20 +56,34 @@ pub fn gguf(model: &Model, patch: &Patch, base: Option<&str>, file: &Path) -> Re
 }
 
 /// llama.cpp's name for a tensor of a block's inner or outer function.
-fn gguf_name(name: &str) -> Option<String> {
-    let (layer, module) = layer_and_module(name)?;
-    let module = module.strip_prefix("mlp.")?.strip_suffix("_proj")?;
-    Some(format!("blk.{layer}.ffn_{module}.weight"))
+fn gguf_name(model: &Model, name: &str) -> Option<String> {
+    let (layer, module) = layer_and_module(model, name)?;
+    let block = block_of(model, layer).filter(|block| !has_experts(block))?;
+    let (gates, ups) = block.inner.gates_and_ups();
+    let is = |map: &&Linear| map.name() == module;
+    let kind = if block.outer.down().iter().any(|map| is(&map)) {
+        "down"
+    } else if gates.iter().any(is) {
+        "gate"
+    } else {
+        ups.iter().any(is).then_some("up")?
+    };
+    Some(format!("blk.{layer}.ffn_{kind}.weight"))
 }
 
 /// Everything before the first tensor's bytes.
-fn header(base: &Origin, tensors: &BTreeMap<String, TensorData<'_>>, rank: usize) -> Vec<u8> {
+fn header(
+    architecture: &str,
+    base: &Origin,
+    tensors: &BTreeMap<String, TensorData<'_>>,
+    rank: usize,
+) -> Vec<u8> {
     let mut out = Vec::from(b"GGUF");
     out.extend(3u32.to_le_bytes());
     out.extend((tensors.len() as u64).to_le_bytes());
     let mut texts = vec![
         ("general.type", "adapter"),
-        ("general.architecture", "gemma3"),
+        ("general.architecture", architecture),
         ("adapter.type", "lora"),
         ("general.base_model.0.name", &base.name),
     ];

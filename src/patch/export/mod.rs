@@ -22,15 +22,15 @@ use super::merged::{TensorDelta, changes};
 use super::{LowRank, Patch};
 use crate::checkpoint::TensorData;
 use crate::checkpoint::hub::Origin;
-use crate::model::Model;
+use crate::model::{Block, Maps, Model};
 use crate::patch::{Error, Result};
 use crate::tensor::{Matrix, Storage};
 
 /// The largest rank in a patch: that of every pair of factors in a file.
 fn rank(changes: &BTreeMap<String, TensorDelta<'_>>) -> usize {
     let ranks = changes.values().map(|change| match change {
-        TensorDelta::Linear(delta) => delta.v.rows(),
-        TensorDelta::Scale(_) => 1,
+        TensorDelta::Linear(delta, _) => delta.v.rows(),
+        TensorDelta::Vector(_) => 1,
     });
     ranks.max().unwrap_or(1)
 }
@@ -75,9 +75,20 @@ fn base_of(model: &Model, base: Option<&str>) -> Origin {
 
 /// The layer and the module of a canonical name: `model.layers.3.mlp.up_proj.weight` gives
 /// `("3", "mlp.up_proj")`.
-fn layer_and_module(name: &str) -> Option<(&str, &str)> {
-    let rest = name.strip_prefix("model.layers.")?;
+fn layer_and_module<'n>(model: &Model, name: &'n str) -> Option<(&'n str, &'n str)> {
+    let path = model.decoder().form.layers;
+    let rest = name.strip_prefix(path)?.strip_prefix('.')?;
     rest.strip_suffix(".weight")?.split_once('.')
+}
+
+/// The block of a layer, by its number as a name has it.
+fn block_of<'m>(model: &'m Model, layer: &str) -> Option<&'m Block> {
+    model.layers().get(layer.parse::<usize>().ok()?)
+}
+
+/// Whether a block's maps are those of experts, which other programs keep in one tensor.
+fn has_experts(block: &Block) -> bool {
+    matches!(block.inner.maps(), Maps::Experts(_))
 }
 
 /// What `patch` changes of `model`, which must be something.

@@ -5,13 +5,16 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::{TensorDelta, base_of, f32_data, factors, layer_and_module, rank, some_changes};
+use super::{
+    TensorDelta, base_of, block_of, f32_data, factors, has_experts, layer_and_module, rank,
+    some_changes,
+};
 use crate::checkpoint::hub::Origin;
 use crate::checkpoint::{TensorData, write_safetensors};
 use crate::message::IoError;
 use crate::model::Model;
 use crate::output;
-use crate::patch::{LowRank, Patch, Result};
+use crate::patch::{Error, LowRank, Patch, Result};
 
 /// Writes `patch` as a PEFT adapter of rank r = α in f32 to the new folder `dir`; what has a smaller rank
 /// is filled with zeros. A changed norm is listed in `modules_to_save`, with all of its weight.
@@ -24,26 +27,35 @@ use crate::patch::{LowRank, Patch, Result};
 ///
 /// # Errors
 ///
-/// [`EmptyPatch`](crate::patch::Error::EmptyPatch), [`PatchShape`](crate::patch::Error::PatchShape),
+/// [`EmptyPatch`](crate::patch::Error::EmptyPatch), [`ExportTensor`](crate::patch::Error::ExportTensor), [`PatchShape`](crate::patch::Error::PatchShape),
 /// [`StorageOverflow`](crate::patch::Error::StorageOverflow), and [`Io`](crate::patch::Error::Io) where `dir` is there and
 /// not empty or cannot be written.
 pub fn peft(model: &Model, patch: &Patch, base: Option<&str>, dir: &Path) -> Result<()> {
     let mut changes = some_changes(model, patch)?;
     let nothing = no_change(model);
-    add_a_linear_map(&mut changes, &nothing);
+    add_a_linear_map(model, &mut changes, &nothing);
     let rank = rank(&changes);
+    let path = model.decoder().form.layers;
     let prefix = if model.config().multimodal {
-        "base_model.model.model.language_model.layers"
+        "base_model.model.model.language_model.layers".to_owned()
     } else {
-        "base_model.model.model.layers"
+        format!("base_model.model.{path}")
     };
     let mut tensors = BTreeMap::new();
     for (name, change) in &changes {
-        let Some((layer, module)) = layer_and_module(name) else {
-            continue;
+        let there = layer_and_module(model, name);
+        let held = |(layer, _): &(&str, &str)| {
+            block_of(model, layer).is_some_and(|block| !has_experts(block))
+        };
+        let Some((layer, module)) = there.filter(held) else {
+            // A bias, or an expert, which transformers keeps in one parameter with the others.
+            return Err(Error::ExportTensor {
+                tensor: name.clone(),
+                format: "a PEFT adapter",
+            });
         };
         let place = format!("{prefix}.{layer}.{module}");
-        add(&mut tensors, &place, name, *change, rank)?;
+        add(&mut tensors, &place, name, change, rank)?;
     }
     let config = config(model, base_of(model, base), &changes, rank);
     output::write_dir(dir, |dir| {
@@ -60,18 +72,17 @@ fn add(
     tensors: &mut BTreeMap<String, TensorData<'static>>,
     place: &str,
     name: &str,
-    change: TensorDelta<'_>,
+    change: &TensorDelta<'_>,
     rank: usize,
 ) -> Result<()> {
     match change {
-        TensorDelta::Linear(delta) => {
+        TensorDelta::Linear(delta, _) => {
             let [a, b] = factors(name, delta, rank)?;
             tensors.insert(format!("{place}.lora_A.weight"), a);
             tensors.insert(format!("{place}.lora_B.weight"), b);
         }
-        TensorDelta::Scale(m) => {
-            let w: Vec<_> = m.iter().map(|m| m - 1.0).collect();
-            let w = f32_data(name, vec![w.len()], &w)?;
+        TensorDelta::Vector(w) => {
+            let w = f32_data(name, vec![w.len()], w)?;
             tensors.insert(format!("{place}.weight"), w);
         }
     }
@@ -88,18 +99,25 @@ fn no_change(model: &Model) -> LowRank {
 }
 
 /// PEFT refuses a LoRA without a linear map: norms alone get `nothing` beside the first of them.
-fn add_a_linear_map<'a>(changes: &mut BTreeMap<String, TensorDelta<'a>>, nothing: &'a LowRank) {
-    let linear = |change: &TensorDelta<'_>| matches!(change, TensorDelta::Linear(_));
+fn add_a_linear_map<'a>(
+    model: &Model,
+    changes: &mut BTreeMap<String, TensorDelta<'a>>,
+    nothing: &'a LowRank,
+) {
+    let linear = |change: &TensorDelta<'_>| matches!(change, TensorDelta::Linear(..));
     if changes.values().any(linear) {
         return;
     }
     let first = changes
         .keys()
         .next()
-        .and_then(|name| layer_and_module(name));
-    if let Some((layer, _)) = first {
-        let name = format!("model.layers.{layer}.mlp.down_proj.weight");
-        changes.insert(name, TensorDelta::Linear(nothing));
+        .and_then(|name| layer_and_module(model, name));
+    let Some((layer, _)) = first else { return };
+    let down = block_of(model, layer).and_then(|block| block.outer.down().first());
+    if let Some(down) = down {
+        let path = model.decoder().form.layers;
+        let name = format!("{path}.{layer}.{}.weight", down.name());
+        changes.insert(name, TensorDelta::Linear(nothing, down.form.transposed));
     }
 }
 
@@ -111,18 +129,26 @@ fn config(
     rank: usize,
 ) -> String {
     let (mut linear, mut saved) = (BTreeMap::<usize, BTreeSet<&str>>::new(), BTreeSet::new());
+    let mut transposed = false;
+    let path = model.decoder().form.layers;
+    let last = path.rsplit('.').next().unwrap_or(path);
     for (name, change) in changes {
-        let Some((layer, module)) = layer_and_module(name) else {
+        let Some((layer, module)) = layer_and_module(model, name) else {
             continue;
         };
         let number = layer.parse::<usize>().unwrap_or_default();
         match change {
-            TensorDelta::Linear(_) => _ = linear.entry(number).or_default().insert(module),
-            TensorDelta::Scale(_) => _ = saved.insert((number, format!("layers.{layer}.{module}"))),
+            TensorDelta::Linear(_, stored) => {
+                transposed |= stored;
+                linear.entry(number).or_default().insert(module);
+            }
+            TensorDelta::Vector(_) => {
+                saved.insert((number, format!("{last}.{layer}.{module}")));
+            }
         }
     }
     let saved: Vec<_> = saved.into_iter().map(|(_, name)| name).collect();
-    let (target, layers) = targets(&linear, model.layers().len());
+    let (target, layers) = targets(last, &linear, model.layers().len());
     let config = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -132,7 +158,7 @@ fn config(
         "lora_alpha": rank,
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": false,
+        "fan_in_fan_out": transposed,
         "inference_mode": true,
         "target_modules": target,
         "layers_to_transform": layers,
@@ -144,6 +170,7 @@ fn config(
 /// `target_modules` and `layers_to_transform`: the modules' names where they are the same in every layer
 /// changed, else one name for each layer and module.
 fn targets(
+    path: &str,
     linear: &BTreeMap<usize, BTreeSet<&str>>,
     layers: usize,
 ) -> (Vec<String>, Option<Vec<usize>>) {
@@ -158,7 +185,7 @@ fn targets(
         return (short.collect(), changed);
     }
     let each = linear.iter().flat_map(|(layer, modules)| {
-        let full = move |module: &&str| format!("layers.{layer}.{module}");
+        let full = move |module: &&str| format!("{path}.{layer}.{module}");
         modules.iter().map(full)
     });
     (each.collect(), None)

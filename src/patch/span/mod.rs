@@ -17,18 +17,25 @@ pub mod reach;
 
 use rayon::prelude::*;
 
-use self::reach::{Said, last, near, weak};
+use self::reach::{Said, exactly, last, near, weak};
+use super::layer::{d_of, finished, products, rest_of};
 use super::{
     ApplyMode, Case, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, SolverReport,
-    Split, overlay, wide,
+    Split, TensorChange, overlay, wide,
 };
 use crate::model::generate::greedy;
-use crate::model::{Cache, ForwardRun, LayerOverlay, Model, Recorder, Sequence, Session};
+use crate::model::{
+    Attended, Block, Cache, ForwardRun, Hidden, LayerOverlay, Linear, Model, Pass, Recorder, Rest,
+    Sequence, Session,
+};
 use crate::patch::{Error, Result};
 use crate::tensor::{Element, Matrix, in_lanes};
 
 /// Passes that are no better than the best one after which a solve ends.
 const PATIENCE: usize = 3;
+
+/// How often a layer without a norm behind it is corrected by what rounding left, at most.
+const CORRECTIONS: usize = 4;
 
 /// How good a pass is; less is better.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -101,6 +108,8 @@ struct Solving<'a, E> {
 struct Contextual {
     first: usize,
     span: usize,
+    /// The path of the layers, the module that gives d where a norm is behind it, and the head's.
+    names: [String; 3],
     /// d_C.
     d: Vec<Matrix<f64>>,
     /// T(C, x).
@@ -111,11 +120,11 @@ struct Contextual {
 
 impl Recorder for Contextual {
     fn wants(&self, name: &str) -> bool {
-        self.place(name).is_some() || name == "lm_head"
+        self.place(name).is_some() || name == self.names[2]
     }
 
     fn record(&mut self, name: &str, rows: &Matrix<f64>) {
-        if name == "lm_head" {
+        if name == self.names[2] {
             self.logits.extend(rows.as_slice());
         }
         let span = self.span;
@@ -140,6 +149,7 @@ impl Contextual {
         let mut contextual = Self {
             first,
             span: split.queries().len(),
+            names: names(model),
             d: none.clone(),
             targets: none,
             logits: Vec::new(),
@@ -153,14 +163,27 @@ impl Contextual {
 
     /// Which of the changed layers a recorded name belongs to, and whether it is its d or its output.
     fn place(&self, name: &str) -> Option<(usize, bool)> {
-        let name = name.strip_prefix("model.layers.")?;
-        let (layer, is_d) = match name.strip_suffix(".mlp.down_proj") {
-            Some(layer) => (layer, true),
-            None => (name, false),
+        let [layers, d, _] = &self.names;
+        let name = name.strip_prefix(layers)?;
+        let (layer, is_d) = match name.strip_suffix(d) {
+            Some(layer) if !d.is_empty() => (layer, true),
+            _ => (name, false),
         };
         let layer: usize = layer.parse().ok()?;
         Some((layer.checked_sub(self.first)?, is_d))
     }
+}
+
+/// The names that [`Contextual`] looks for.
+fn names(model: &Model) -> [String; 3] {
+    let decoder = model.decoder();
+    let outer = &model.layers()[0].outer;
+    let d = match (outer.post_norm(), outer.down()) {
+        (Some(_), [down]) => format!(".{}", down.name()),
+        _ => String::new(),
+    };
+    let head = decoder.head.name().to_owned();
+    [format!("{}.", decoder.form.layers), d, head]
 }
 
 /// A precondition that failed, as an error.
@@ -194,9 +217,8 @@ impl<'a, E: Element> Solving<'a, E> {
         }
         let (contextual, logits) = Contextual::new::<E>(model, split, first)?;
         let span = split.queries().len();
-        let last_norm = model.layers()[layers - 1]
-            .outer
-            .post_feedforward_layernorm();
+        let last_norm = model.layers()[layers - 1].outer.post_norm();
+        let last_scale = last_norm.map(|norm| norm.scale::<f64>());
         let mut solving = Self {
             model,
             method,
@@ -206,16 +228,16 @@ impl<'a, E: Element> Solving<'a, E> {
             x: Matrix::zeros(0, 1),
             contextual,
             logits,
-            weak: weak(&last_norm.scale::<f64>()),
+            weak: last_scale.as_deref().map(weak).unwrap_or_default(),
             ahead: Matrix::zeros(span, model.config().hidden_size),
         };
         let mut run = solving.run();
-        let mut x = model.embed(&mut run, &tokens);
+        let mut x = model.embed(&mut run, &tokens, &solving.positions);
         let mut cache = model.new_cache();
         for (layer, block) in model.layers()[..first].iter().enumerate() {
             run.enter(layer)?;
             let mut sequences = [solving.sequence(&mut cache)];
-            x = block.forward(&mut run, &x, &mut sequences, &[]);
+            x = block.forward(&mut Pass::new(&mut run, &mut sequences, &[]), x);
             model.check_layer(layer, &x)?;
         }
         solving.x = x;
@@ -239,7 +261,7 @@ impl<'a, E: Element> Solving<'a, E> {
         let mut run = self.run();
         let mut cache = self.model.new_cache();
         let mut patch = Patch {
-            layers: vec![LayerPatch::default(); self.first],
+            layers: vec![LayerPatch::new(); self.first],
         };
         let mut reports = vec![LayerReport::default(); self.first];
         let mut x = self.x.clone();
@@ -247,8 +269,8 @@ impl<'a, E: Element> Solving<'a, E> {
             run.enter(layer)?;
             let block = &self.model.layers()[layer];
             let mut sequences = [self.sequence(&mut cache)];
-            let v = block.attention.forward(&mut run, &x, &mut sequences);
-            let solved = self.layer(&mut run, layer, &v);
+            let attended = block.attend(&mut Pass::new(&mut run, &mut sequences, &[]), x);
+            let solved = self.layer(&mut run, layer, &attended);
             let (t, layer_patch, report) = solved.map_err(|failed| at_layer(failed, layer))?;
             x = t;
             self.model.check_layer(layer, &x)?;
@@ -258,71 +280,145 @@ impl<'a, E: Element> Solving<'a, E> {
         Ok((self.quality(&mut run, &x)?, patch, reports))
     }
 
-    /// Solves a layer for all tokens of the span, and takes v through it.
+    /// Solves a layer for all tokens of the span, and takes it through.
     fn layer(
         &mut self,
         run: &mut ForwardRun<'_>,
         layer: usize,
-        v: &Matrix<E>,
+        Attended { z, rest }: &Attended<Matrix<E>>,
     ) -> Result<(Matrix<E>, LayerPatch, LayerReport), Precondition> {
         let block = &self.model.layers()[layer];
-        let norm = block.outer.post_feedforward_layernorm();
-        let z = block.inner.input(run, v);
-        let h = block.inner.output(run, &z, &[]);
-        let d = block.outer.products(run, &h);
-
-        let m: Vec<f64> = norm.scale::<E>().into_iter().map(Element::to_f64).collect();
+        let h = block.inner.output(&mut Pass::of_rows(run, &[]), z);
+        let branch = Branch {
+            block,
+            products: products(run, block, &h),
+            h,
+            rest,
+        };
         let mut report = LayerReport::default();
-        let mut said = Vec::new();
-        let mut delta_d = Matrix::zeros(v.rows() - self.stay, v.cols());
-        for i in 0..delta_d.rows() {
-            let row = self.stay + i;
-            let d = wide(&d, row);
-            let d_ctx = self.contextual.d[layer - self.first].row(i);
-            let length = self.method.length(&d, d_ctx, norm.eps());
-            let k = length * length / (length * length + norm.eps());
-            let one = self.say(layer, &m, i, &wide(v, row), k * v.cols() as f64);
-            let stretch = (length * length + norm.eps()).sqrt();
-            for (delta, (y, d)) in delta_d.row_mut(i).iter_mut().zip(one.y.iter().zip(&d)) {
-                *delta = y * stretch - d;
+        let (mut delta_d, said) = self.delta_d(layer, &branch);
+        let mut left = CORRECTIONS;
+        loop {
+            let (change, patch, condition) = self.down(run, &branch, &delta_d)?;
+            let out = branch.output(run, &change);
+            if left > 0
+                && block.outer.post_norm().is_none()
+                && self.correct(layer, &out, &mut delta_d)
+            {
+                left -= 1;
+                continue;
             }
-            said.push(one);
+            report.condition = condition;
+            self.compare(&mut report, layer, &said, &branch, &out);
+            return Ok((out, patch, report));
         }
-        let (down, condition) = self.down(run, &h, &delta_d)?;
-        let change = LayerOverlay {
-            down: Some(overlay::linear(
-                block.outer.down_proj(),
-                &down,
-                self.method.form,
-            )),
-            ..LayerOverlay::default()
-        };
-        let d = block
-            .outer
-            .with_changes(run, &h, d, &[(0..v.rows(), &change)]);
-        let g = block.outer.output(run, &d, &[]);
-        let out = block.add(run, v, &g);
-
-        let patch = LayerPatch {
-            down: Some(down),
-            ..LayerPatch::default()
-        };
-        report.condition = condition;
-        self.compare(&mut report, layer, &m, &said, v, &out);
-        Ok((out, patch, report))
     }
 
-    /// ΔW_down as it will run, and the condition of H.
+    /// δd for each token of the span, and what its branch is to say.
+    fn delta_d(&mut self, layer: usize, branch: &Branch<'_, E>) -> (Matrix<f64>, Vec<Said>) {
+        let span = self.positions.len() - self.stay;
+        let hidden = self.model.config().hidden_size;
+        let mut delta_d = Matrix::zeros(span, hidden);
+        let mut all = Vec::new();
+        for i in 0..span {
+            let row = self.stay + i;
+            let d = d_of(branch.block, &branch.h, &branch.products, row, hidden);
+            let rest = rest_of(branch.rest, row);
+            let (said, stretch) = match branch.block.outer.post_norm() {
+                None => {
+                    let target = self.contextual.targets[layer - self.first].row(i);
+                    (exactly(target, &rest), 1.0)
+                }
+                Some(norm) => {
+                    let m: Vec<f64> = norm.scale::<E>().into_iter().map(Element::to_f64).collect();
+                    let d_ctx = self.contextual.d[layer - self.first].row(i);
+                    let length = self.method.length(&d, d_ctx, norm.eps());
+                    let k = length * length / (length * length + norm.eps());
+                    let said = self.say(layer, &m, i, &rest, k * hidden as f64);
+                    (said, (length * length + norm.eps()).sqrt())
+                }
+            };
+            for (delta, (y, d)) in delta_d.row_mut(i).iter_mut().zip(said.y.iter().zip(&d)) {
+                *delta = y * stretch - d;
+            }
+            all.push(said);
+        }
+        (delta_d, all)
+    }
+
+    /// Adds to δd what the output is off; whether that is anything.
+    fn correct(&self, layer: usize, out: &Matrix<E>, delta_d: &mut Matrix<f64>) -> bool {
+        let mut any = false;
+        for (i, delta) in delta_d.iter_rows_mut().enumerate() {
+            let target = self.contextual.targets[layer - self.first].row(i);
+            let out = out.row(self.stay + i);
+            for ((delta, target), out) in delta.iter_mut().zip(target).zip(out) {
+                let off = target - out.to_f64();
+                any |= off != 0.0;
+                *delta += off;
+            }
+        }
+        any
+    }
+
+    /// ΔW_down as it will run, of every expert that a token of the span chooses where there are experts, and the worst
+    /// condition of an H.
     fn down(
         &self,
         run: &mut ForwardRun<'_>,
+        branch: &Branch<'_, E>,
+        delta_d: &Matrix<f64>,
+    ) -> Result<(LayerOverlay<E>, LayerPatch, f64), Precondition> {
+        let (mut change, mut patch, mut worst) = (LayerOverlay::new(), LayerPatch::new(), 0.0f64);
+        let mut set = |map: &Linear, (down, condition): (LowRank, f64)| {
+            let name = format!("{}.weight", map.name());
+            let overlay = overlay::low_rank(map.weight(), &down, self.method.form);
+            change.insert(name.clone(), overlay);
+            patch.insert(name, TensorChange::LowRank(down));
+            worst = worst.max(condition);
+        };
+        let maps = branch.block.outer.down();
+        match &branch.h {
+            Hidden::Dense(h) => set(&maps[0], self.low_rank(run, h, self.stay, delta_d)?),
+            Hidden::Experts { active, .. } => {
+                let mut gates = vec![0.0; delta_d.rows()];
+                for (active, _) in active {
+                    for (&row, gate) in active.rows.iter().zip(&active.gates) {
+                        if let Some(i) = row.checked_sub(self.stay) {
+                            gates[i] += gate;
+                        }
+                    }
+                }
+                for (active, h) in active {
+                    let stay = active.rows.partition_point(|&row| row < self.stay);
+                    let span = active.rows[stay..].iter().map(|row| row - self.stay);
+                    let shares = span.flat_map(|i| {
+                        let share = 1.0 / gates[i];
+                        delta_d.row(i).iter().map(move |delta| delta * share)
+                    });
+                    let shares = Matrix::from_vec(delta_d.cols(), shares.collect());
+                    if shares.rows() > 0 {
+                        let solved = self.low_rank(run, h, stay, &shares)?;
+                        set(&maps[active.expert], solved);
+                    }
+                }
+            }
+        }
+        Ok((change, patch, worst))
+    }
+
+    /// ΔW = δD H⁺ as it will run, and the condition of H. The first `stay` rows of `h` are those of tokens whose d stays.
+    fn low_rank(
+        &self,
+        run: &mut ForwardRun<'_>,
         h: &Matrix<E>,
+        stay: usize,
         delta_d: &Matrix<f64>,
     ) -> Result<(LowRank, f64), Precondition> {
         let (mut down, condition) = reach::down(&h.map(E::to_f64), delta_d, E::Acc::DTYPE)?;
         if self.method.form == ApplyMode::Overlay {
             let v = down.v.map(E::Acc::from_f64);
-            let span = h.slice_rows(self.stay..h.rows()).map(E::acc);
+            let span = h.slice_rows(stay..h.rows()).map(E::acc);
             let vh = run.matmul(&span, &v).map(|x| x.to_f64());
             down.u = reach::for_products(&vh, delta_d)?;
             down.v = v.map(|x| x.to_f64());
@@ -360,19 +456,22 @@ impl<'a, E: Element> Solving<'a, E> {
         &self,
         report: &mut LayerReport,
         layer: usize,
-        m: &[f64],
         said: &[Said],
-        v: &Matrix<E>,
+        branch: &Branch<'_, E>,
         out: &Matrix<E>,
     ) {
+        let norm = branch.block.outer.post_norm();
+        let m = norm.map(|norm| norm.scale::<E>().into_iter().map(Element::to_f64));
+        let m: Option<Vec<f64>> = m.map(Iterator::collect);
         let (mut left, mut whole) = (0.0f64, 0.0f64);
         for (i, said) in said.iter().enumerate() {
             let target = self.contextual.targets[layer - self.first].row(i);
             let target: Vec<f64> = target.iter().map(|target| said.c * target).collect();
-            let v = wide(v, self.stay + i);
-            for j in 0..m.len() {
-                left += (v[j] + m[j] * said.y[j] - target[j]).powi(2);
-                whole += (target[j] - v[j]).powi(2);
+            let rest = rest_of(branch.rest, self.stay + i);
+            for j in 0..target.len() {
+                let g = m.as_ref().map_or(1.0, |m| m[j]) * said.y[j];
+                left += (rest[j] + g - target[j]).powi(2);
+                whole += (target[j] - rest[j]).powi(2);
             }
             report.compare(E::DTYPE, &wide(out, self.stay + i), &target);
             if report.case != Case::OutOfReach {
@@ -402,6 +501,31 @@ impl<'a, E: Element> Solving<'a, E> {
             }
         }
         Ok(Quality { differing, linf })
+    }
+}
+
+/// A layer before its outer half.
+struct Branch<'b, E: Element> {
+    block: &'b Block,
+    h: Hidden<Matrix<E>>,
+    products: Vec<Matrix<E::Acc>>,
+    rest: &'b Rest<Matrix<E>>,
+}
+
+impl<E: Element> Branch<'_, E> {
+    /// The layer's output under a change of W_down, the same for all rows.
+    fn output(&self, run: &mut ForwardRun<'_>, change: &LayerOverlay<E>) -> Matrix<E> {
+        let (Rest::Sequential(rows) | Rest::Parallel { x: rows, .. }) = self.rest;
+        let change = [(0..rows.rows(), change)];
+        let d = finished(
+            &mut Pass::of_rows(run, &change),
+            self.block,
+            &self.h,
+            &self.products,
+        );
+        let mut pass = Pass::of_rows(run, &[]);
+        let g = self.block.outer.output(&mut pass, d);
+        self.block.add(&mut pass, self.rest, &g)
     }
 }
 

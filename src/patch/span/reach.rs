@@ -28,6 +28,16 @@ pub fn weak(m: &[f64]) -> Vec<bool> {
     m.iter().map(|m| m.abs() <= floor).collect()
 }
 
+/// A layer without a norm behind its branch, which can say anything: what the target is beyond the rest.
+pub fn exactly(target: &[f64], rest: &[f64]) -> Said {
+    let pairs = target.iter().zip(rest);
+    Said {
+        y: pairs.map(|(target, rest)| target - rest).collect(),
+        case: Case::Regular,
+        c: 1.0,
+    }
+}
+
 /// The last layer: y with Σ y² = `square` such that v + m ⊙ y = c·T wherever m is not `weak`, with the larger of
 /// the two c there are. Where there is none (v is too far off for the sphere), y is the nearest there is for
 /// the c that v itself points to.

@@ -1,12 +1,11 @@
 //! The rotary parameters in a config, in both spellings, as `Gemma3TextConfig.convert_rope_params_to_dict` combines them.
 
-use std::ops::RangeInclusive;
-
 use serde_json::Value;
 
 use super::super::error::Result;
 use super::super::fields::Fields;
-use super::Rope;
+use super::super::form::Rope;
+use super::rope::{FACTOR, THETA};
 
 /// Where the rotary parameters of one kind of layer are found.
 pub(super) struct RopeSource {
@@ -33,10 +32,6 @@ pub(super) const SLIDING: RopeSource = RopeSource {
     default_theta: 1e4,
     scaled: false,
 };
-
-/// Bases that keep every angle finite.
-const THETA: RangeInclusive<f64> = 1e-15..=1e15;
-const FACTOR: RangeInclusive<f64> = 1e-6..=1e6;
 
 impl RopeSource {
     /// The rotary embedding of layers of this kind; where no layer is `in_use`, its parameters are not looked at.
@@ -72,10 +67,7 @@ impl RopeSource {
     }
 
     fn default(&self) -> Rope {
-        Rope {
-            theta: self.default_theta,
-            factor: 1.0,
-        }
+        Rope::linear(self.default_theta, 1.0)
     }
 }
 
@@ -98,10 +90,7 @@ impl<'a> Levels<'a> {
             Some(fields) => fields.number("rope_theta", THETA)?,
             None => self.text.number(source.theta, THETA)?,
         };
-        Ok(Rope {
-            theta: theta.unwrap_or(default.theta),
-            factor: self.factor(default.factor)?,
-        })
+        Ok(Rope::linear(theta.unwrap_or(default.theta), self.factor()?))
     }
 
     /// The first level inside the text model's that says `name`.
@@ -110,24 +99,24 @@ impl<'a> Levels<'a> {
         levels.into_iter().find(|fields| fields.has(name))
     }
 
-    /// What positions are divided by; `default` where they are not scaled.
-    fn factor(&self, default: f64) -> Result<f64> {
+    /// What positions are divided by; 1 where they are not scaled.
+    fn factor(&self) -> Result<f64> {
         let old = self.old_type.then_some("type");
         let named = ["rope_type"].into_iter().chain(old);
         let Some((name, fields)) = named
             .filter_map(|name| Some((name, self.with(name)?)))
             .next()
         else {
-            return Ok(default);
+            return Ok(1.0);
         };
         match fields.required(name, "a string", Value::as_str)? {
-            None | Some("default") => Ok(default),
+            None | Some("default") => Ok(1.0),
             Some("linear") => {
                 self.refuse_partial()?;
                 let Some(fields) = self.with("factor") else {
                     return Err(fields.value("factor", "left out", "a number"));
                 };
-                Ok(fields.number("factor", FACTOR)?.unwrap_or(default))
+                Ok(fields.number("factor", FACTOR)?.unwrap_or(1.0))
             }
             Some(other) => Err(fields.unsupported(name, other, "default and linear")),
         }

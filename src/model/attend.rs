@@ -1,0 +1,138 @@
+//! Attention itself: softmax(q kᵀ · scaling) v.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::cache::LayerCache;
+use crate::checkpoint::form::AttentionForm;
+use crate::kernels::{Level, Panel, elementwise, multiply, softmax, weighted_sums};
+use crate::tensor::{Element, Float, Matrix};
+
+/// Tokens whose queries share one pass over the keys, so that each key is read once for all of them.
+const QUERIES_PER_TILE: usize = 8;
+
+/// softmax(q kᵀ · scaling) v for some rows of `q`, `[tokens, heads · head_dim]`, into the same rows
+/// of `mixed`.
+pub(super) fn attend<E: Element>(
+    form: &AttentionForm,
+    level: Level,
+    q: &Matrix<E>,
+    rows: Range<usize>,
+    positions: &[usize],
+    cache: &LayerCache<E>,
+    mixed: &mut Matrix<E>,
+) {
+    let width = q.cols();
+    let range = rows.start * width..rows.end * width;
+    let mixed = &mut mixed.as_mut_slice()[range.clone()];
+    let pieces = q.as_slice()[range].par_chunks(QUERIES_PER_TILE * width);
+    pieces
+        .zip(mixed.par_chunks_mut(QUERIES_PER_TILE * width))
+        .zip(positions.par_chunks(QUERIES_PER_TILE))
+        .for_each(|((q, mixed), positions)| {
+            for head in 0..form.kv_heads {
+                attend_tile(form, level, q, positions, cache, head, mixed);
+            }
+        });
+}
+
+/// [`attend`] for a tile of tokens and the query heads that share key head `head`, which lie side by side. A
+/// row of `q` and of `mixed` has all heads of a token.
+fn attend_tile<E: Element>(
+    form: &AttentionForm,
+    level: Level,
+    q: &[E],
+    positions: &[usize],
+    cache: &LayerCache<E>,
+    head: usize,
+    mixed: &mut [E],
+) {
+    let width = q.len() / positions.len();
+    let group = width / form.kv_heads;
+    let heads = head * group..(head + 1) * group;
+    let tokens = q.chunks_exact(width);
+    let q: Vec<E> = tokens.flat_map(|q| &q[heads.clone()]).copied().collect();
+    // The keys that any of the tokens sees; each token uses its own among them.
+    let ranges = positions.iter().map(|&position| cache.seen_from(position));
+    let ranges: Vec<_> = ranges.collect();
+    let all = ranges[0].start..ranges[ranges.len() - 1].end;
+    let mut scores = vec![E::Acc::ZERO; q.len() / form.head_dim * all.len()];
+    let keys = cache.keys(head, all.clone());
+    let mut rows: Vec<_> = scores.chunks_exact_mut(all.len()).collect();
+    multiply(level, Panel::new(&q, keys, form.head_dim, &mut rows));
+    let mut rows = scores.chunks_exact_mut(all.len());
+    for seen in &ranges {
+        for scores in rows.by_ref().take(group / form.head_dim) {
+            probabilities::<E>(
+                form,
+                level,
+                &mut scores[seen.start - all.start..seen.end - all.start],
+            );
+        }
+    }
+    let sums = averages(form, level, cache, head, &ranges, &scores);
+    let sums = sums.as_slice().chunks_exact(group);
+    for (sums, mixed) in sums.zip(mixed.chunks_exact_mut(width)) {
+        for (mixed, &sum) in mixed[heads.clone()].iter_mut().zip(sums) {
+            *mixed = E::round(sum);
+        }
+    }
+}
+
+/// softmax(p · scaling) of one token and head, in place; `p` comes as the products of its query and the keys.
+fn probabilities<E: Element>(form: &AttentionForm, level: Level, p: &mut [E::Acc]) {
+    let scaling = E::Acc::from_f64(form.scaling);
+    if form.rounded_scores {
+        let scaled = |p| E::round(E::round(p).acc() * scaling).acc();
+        elementwise::update(level, p, scaled);
+    } else {
+        elementwise::update(level, p, |p| p * scaling);
+    }
+    if let Some(cap) = form.softcap {
+        elementwise::update(level, p, |p| E::round(softcapped(p, cap)).acc());
+    }
+    softmax(level, p);
+    elementwise::update(level, p, |p| E::round(p).acc());
+}
+
+/// Σ pⱼ vⱼ over the keys each token sees, `ranges`, for all its query heads: `[tokens · heads, head_dim]`. A row of `p`
+/// covers the keys from the first range's start to the last one's end.
+fn averages<E: Element>(
+    form: &AttentionForm,
+    level: Level,
+    cache: &LayerCache<E>,
+    head: usize,
+    ranges: &[Range<usize>],
+    p: &[E::Acc],
+) -> Matrix<E::Acc> {
+    let (first, last) = (&ranges[0], &ranges[ranges.len() - 1]);
+    let stride = last.end - first.start;
+    let heads = p.len() / stride / ranges.len();
+    let mut sums = Matrix::zeros(heads * ranges.len(), form.head_dim);
+    let mut add = |tokens: Range<usize>, keys: Range<usize>| {
+        let p = &p[tokens.start * heads * stride + keys.start - first.start..];
+        let rows = tokens.start * heads * form.head_dim..tokens.end * heads * form.head_dim;
+        let sums = &mut sums.as_mut_slice()[rows];
+        let values = cache.values(head, keys);
+        weighted_sums(level, p, stride, values, sums, form.head_dim);
+    };
+    // The keys that all tokens see are read once for all; before and after them each token has its own.
+    let shared = last.start..first.end.max(last.start);
+    for (token, seen) in ranges.iter().enumerate() {
+        add(token..token + 1, seen.start..shared.start.min(seen.end));
+    }
+    add(0..ranges.len(), shared.clone());
+    for (token, seen) in ranges.iter().enumerate() {
+        add(
+            token..token + 1,
+            shared.end.clamp(seen.start, seen.end)..seen.end,
+        );
+    }
+    sums
+}
+
+/// cap · tanh(x / cap).
+pub(super) fn softcapped<A: Float>(x: A, cap: f64) -> A {
+    A::from_f64(cap * libm::tanh(x.to_f64() / cap))
+}

@@ -1,0 +1,96 @@
+//! A mixture of experts: a router that chooses some for each token, and their maps.
+
+use std::ops::Range;
+
+use super::ops::Ops;
+use super::{Hidden, Linear};
+use crate::kernels::activation::Activation;
+use crate::kernels::{Level, softmax};
+use crate::tensor::Float;
+
+/// The first maps of experts, and the router.
+#[derive(Clone, Debug)]
+pub struct Experts {
+    pub(crate) router: Linear,
+    /// gate and up of each.
+    pub(crate) maps: Vec<[Linear; 2]>,
+    pub(crate) top_k: usize,
+    /// Whether the gates are divided by their sum.
+    pub(crate) renormalised: bool,
+    /// Whether the softmax goes over the chosen experts alone.
+    pub(crate) softmax_of_chosen: bool,
+}
+
+/// An expert that some tokens of a batch choose.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Active {
+    pub(crate) expert: usize,
+    /// The tokens' rows, ascending.
+    pub(crate) rows: Vec<usize>,
+    /// s_j of each of them: its share of the softmax, in the type of sums.
+    pub(crate) gates: Vec<f64>,
+}
+
+impl Active {
+    /// Those of its tokens that are among some rows of the batch, counted from the first of them, and which of its own rows they
+    /// are.
+    pub(crate) fn among(&self, rows: &Range<usize>) -> (Self, Range<usize>) {
+        let place = |row: usize| self.rows.partition_point(|&own| own < row);
+        let own = place(rows.start)..place(rows.end);
+        let active = Self {
+            expert: self.expert,
+            rows: self.rows[own.clone()]
+                .iter()
+                .map(|row| row - rows.start)
+                .collect(),
+            gates: self.gates[own.clone()].to_vec(),
+        };
+        (active, own)
+    }
+}
+
+impl Experts {
+    /// h of every active expert, for the rows of z whose tokens choose it.
+    pub(crate) fn forward<O: Ops>(
+        &self,
+        ops: &mut O,
+        activation: Activation,
+        z: &O::Rows,
+    ) -> Hidden<O::Rows> {
+        let [router] = ops.linear([&self.router], z);
+        ops.record(self.router.name(), &router);
+        let active = ops.route(self, &router).into_iter();
+        let experts = active.map(|active| {
+            let z = ops.gather(&active, z);
+            let [gate, up] = ops.linear_of(&active, self.maps[active.expert].each_ref(), &z);
+            let act = ops.activate(activation, &gate);
+            let h = ops.multiply(&act, &up);
+            (active, h)
+        });
+        let active = experts.collect();
+        Hidden::Experts { router, active }
+    }
+}
+
+/// The experts of one token by the router's output `logits`: those of the `top_k` largest, the lowest of equals first, each
+/// with its gate.
+pub(crate) fn choose<A: Float>(level: Level, experts: &Experts, logits: &[A]) -> Vec<(usize, A)> {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].to_f64().total_cmp(&logits[a].to_f64()));
+    order.truncate(experts.top_k);
+    let chosen = |of: &[A]| -> Vec<A> { order.iter().map(|&expert| of[expert]).collect() };
+    let mut gates = if experts.softmax_of_chosen {
+        let mut gates = chosen(logits);
+        softmax(level, &mut gates);
+        gates
+    } else {
+        let mut all = logits.to_vec();
+        softmax(level, &mut all);
+        chosen(&all)
+    };
+    if experts.renormalised {
+        let total = gates.iter().fold(A::ZERO, |total, &gate| total + gate);
+        gates.iter_mut().for_each(|gate| *gate = *gate / total);
+    }
+    order.into_iter().zip(gates).collect()
+}

@@ -1,0 +1,365 @@
+//! A pass on the CPU: the operations of [`Ops`] by the kernels.
+
+use std::ops::Range;
+
+use super::cache::{Cache, SLACK};
+use super::experts::{Active, Experts, choose};
+use super::ops::Ops;
+use super::overlay::{OverlaidRows, TensorOverlay};
+use super::run::ForwardRun;
+use super::{Attention, Linear, Norm, attend};
+use crate::checkpoint::form::{FusedOrder, RopePairing};
+use crate::kernels::activation::Activation;
+use crate::kernels::{CosSin, Level, Rows, elementwise, rotate};
+use crate::tensor::{Element, Matrix};
+
+/// The rows of a batch that belong to one sequence, and what that sequence has seen.
+pub(crate) struct Sequence<'a, E> {
+    pub(crate) rows: Range<usize>,
+    /// The position of each row, ascending.
+    pub(crate) positions: &'a [usize],
+    pub(crate) cache: &'a mut Cache<E>,
+}
+
+/// A layer of a pass over a batch of rows: whose they are, and under which changes they run.
+pub(crate) struct Pass<'p, 'r, 's, E: Element> {
+    pub(crate) run: &'p mut ForwardRun<'r>,
+    sequences: &'p mut [Sequence<'s, E>],
+    changes: &'p [OverlaidRows<'p, E>],
+}
+
+impl<'p, 'r, 's, E: Element> Pass<'p, 'r, 's, E> {
+    pub(crate) fn new(
+        run: &'p mut ForwardRun<'r>,
+        sequences: &'p mut [Sequence<'s, E>],
+        changes: &'p [OverlaidRows<'p, E>],
+    ) -> Self {
+        Self {
+            run,
+            sequences,
+            changes,
+        }
+    }
+
+    /// Of no sequence: for everything but attention.
+    pub(crate) fn of_rows(run: &'p mut ForwardRun<'r>, changes: &'p [OverlaidRows<'p, E>]) -> Self {
+        Self::new(run, &mut [], changes)
+    }
+
+    /// W x, not yet rounded to the compute type.
+    pub(crate) fn products(&mut self, map: &Linear, x: &Matrix<E>) -> Matrix<E::Acc> {
+        self.run.matmul(x, &map.weight)
+    }
+
+    /// W x + b in the compute type, where `y` is W x; the rows of x are those of the batch, or of `tokens` of it.
+    pub(crate) fn finish(
+        &mut self,
+        map: &Linear,
+        x: &Matrix<E>,
+        mut y: Matrix<E::Acc>,
+        tokens: Option<&[usize]>,
+    ) -> Matrix<E> {
+        let cols = y.cols();
+        let weight = self.changes_of(map.name(), "weight");
+        for (rows, change) in weight {
+            let rows = among(tokens, &rows);
+            let x = x.slice_rows(rows.clone());
+            let y = &mut y.as_mut_slice()[rows.start * cols..rows.end * cols];
+            match change {
+                TensorOverlay::LowRank { u, v } => {
+                    let vx = self
+                        .run
+                        .matmul(&elementwise::map(self.run.level, &x, E::acc), v);
+                    let delta = self.run.matmul(&vx, u);
+                    for (y, &delta) in y.iter_mut().zip(delta.as_slice()) {
+                        *y = *y + delta;
+                    }
+                }
+                TensorOverlay::Replaced(w) => y.copy_from_slice(self.run.matmul(&x, w).as_slice()),
+                TensorOverlay::Vector(_) => {}
+            }
+        }
+        let biases = self.changes_of(map.name(), "bias");
+        let stored = map.bias::<E>();
+        if stored.is_none() && biases.is_empty() {
+            return elementwise::round(self.run.level, y);
+        }
+        let rounded_first = map.form.rounded_first;
+        let mut add = |rows: Range<usize>, bias: &[E::Acc]| {
+            for row in rows {
+                for (y, &b) in y.row_mut(row).iter_mut().zip(bias) {
+                    let first = if rounded_first {
+                        E::round(*y).acc()
+                    } else {
+                        *y
+                    };
+                    *y = first + b;
+                }
+            }
+        };
+        let mut next = 0;
+        for (rows, change) in biases {
+            let TensorOverlay::Vector(bias) = change else {
+                continue;
+            };
+            let rows = among(tokens, &rows);
+            if let Some(stored) = &stored {
+                add(next..rows.start, stored);
+            }
+            next = rows.end;
+            add(rows, bias);
+        }
+        if let Some(stored) = &stored {
+            add(next..x.rows(), stored);
+        }
+        elementwise::round(self.run.level, y)
+    }
+
+    /// What patches make of a tensor, and in which rows of the batch, which ascend.
+    fn changes_of(&self, name: &str, tensor: &str) -> Vec<(Range<usize>, &'p TensorOverlay<E>)> {
+        if self.changes.is_empty() {
+            return Vec::new();
+        }
+        let name = format!("{name}.{tensor}");
+        let changes = self.changes.iter();
+        let of_this = changes.filter_map(|(rows, change)| Some((rows.clone(), change.get(&name)?)));
+        of_this.collect()
+    }
+
+    /// [`linear`](Ops::linear) for the rows of the whole batch, or of some tokens of it.
+    fn linear_rows<const N: usize>(
+        &mut self,
+        maps: [&Linear; N],
+        x: &Matrix<E>,
+        tokens: Option<&[usize]>,
+    ) -> [Matrix<E>; N] {
+        let sums = self
+            .run
+            .matmuls(x, maps.map(|map| Rows::Stored(&map.weight)));
+        let mut maps = maps.into_iter();
+        sums.map(|y| match maps.next() {
+            Some(map) => self.finish(map, x, y, tokens),
+            None => Matrix::zeros(0, 1),
+        })
+    }
+}
+
+/// Which of `tokens`, which are rows of a batch, are among `rows` of it.
+fn among(tokens: Option<&[usize]>, rows: &Range<usize>) -> Range<usize> {
+    match tokens {
+        None => rows.clone(),
+        Some(tokens) => {
+            let place = |row: usize| tokens.partition_point(|&token| token < row);
+            place(rows.start)..place(rows.end)
+        }
+    }
+}
+
+impl<E: Element> Ops for Pass<'_, '_, '_, E> {
+    type Rows = Matrix<E>;
+
+    fn norm(&mut self, norm: &Norm, x: &Matrix<E>) -> Matrix<E> {
+        let mut y = norm.forward(self.run.level, x);
+        for (rows, change) in self.changes_of(norm.name(), "weight") {
+            let TensorOverlay::Vector(scale) = change else {
+                continue;
+            };
+            let bias = norm.bias::<E>();
+            for row in rows {
+                norm.stretches(self.run.level, x.row(row), (scale, &bias), y.row_mut(row));
+            }
+        }
+        y
+    }
+
+    fn linear<const N: usize>(&mut self, maps: [&Linear; N], x: &Matrix<E>) -> [Matrix<E>; N] {
+        self.linear_rows(maps, x, None)
+    }
+
+    fn linear_of<const N: usize>(
+        &mut self,
+        active: &Active,
+        maps: [&Linear; N],
+        x: &Matrix<E>,
+    ) -> [Matrix<E>; N] {
+        self.linear_rows(maps, x, Some(&active.rows))
+    }
+
+    fn split_heads(&mut self, attention: &Attention, qkv: &Matrix<E>) -> [Matrix<E>; 3] {
+        let form = &attention.form;
+        let (groups, group, width) = match attention.fused_order() {
+            FusedOrder::Concatenated => (1, form.heads, form.kv_heads * form.head_dim),
+            FusedOrder::Grouped => (form.kv_heads, form.heads / form.kv_heads, form.head_dim),
+        };
+        let group = group * form.head_dim;
+        let stride = group + 2 * width;
+        let columns = |start: usize, width: usize| {
+            let heads = (0..groups).map(|g| g * stride + start..g * stride + start + width);
+            let heads: Vec<_> = heads.collect();
+            let rows = qkv.iter_rows().flat_map(|row| {
+                let heads = heads.iter();
+                heads.flat_map(move |heads| row[heads.clone()].iter().copied())
+            });
+            Matrix::from_vec(groups * width, rows.collect())
+        };
+        [
+            columns(0, group),
+            columns(group, width),
+            columns(group + width, width),
+        ]
+    }
+
+    fn split_halves(&mut self, x: &Matrix<E>) -> [Matrix<E>; 2] {
+        let half = x.cols() / 2;
+        [0, half].map(|start| {
+            let rows = x.iter_rows().flat_map(|row| &row[start..start + half]);
+            Matrix::from_vec(half, rows.copied().collect())
+        })
+    }
+
+    fn rope(&mut self, attention: &Attention, mut x: Matrix<E>) -> Matrix<E> {
+        let Some((rotation, form)) = attention.rotation.as_ref().zip(attention.form.rope) else {
+            return x;
+        };
+        let (level, dims) = (self.run.level, rotation.dims());
+        let sliding = attention.form.window.is_some();
+        for sequence in self.sequences.iter() {
+            for (row, &position) in sequence.rows.clone().zip(sequence.positions) {
+                let heads = x.row_mut(row);
+                if form.rounded_once {
+                    let cos_sin = self.run.cos_sin(rotation, sliding, position);
+                    let mut wide: Vec<E::Acc> = heads.iter().map(|x| x.acc()).collect();
+                    for head in wide.chunks_exact_mut(attention.form.head_dim) {
+                        rotate_part(level, form.pairing, &mut head[..dims], &cos_sin);
+                    }
+                    for (x, wide) in heads.iter_mut().zip(wide) {
+                        *x = E::round(wide);
+                    }
+                    continue;
+                }
+                let cos_sin = self.run.cos_sin(rotation, sliding, position);
+                match form.pairing {
+                    RopePairing::Halves if dims == attention.form.head_dim => {
+                        rotate(level, heads, &cos_sin);
+                    }
+                    pairing => {
+                        for head in heads.chunks_exact_mut(attention.form.head_dim) {
+                            rotate_part(level, pairing, &mut head[..dims], &cos_sin);
+                        }
+                    }
+                }
+            }
+        }
+        x
+    }
+
+    fn attend(
+        &mut self,
+        attention: &Attention,
+        q: &Matrix<E>,
+        k: &Matrix<E>,
+        v: &Matrix<E>,
+    ) -> Matrix<E> {
+        let mut mixed = Matrix::zeros(q.rows(), q.cols());
+        for sequence in self.sequences.iter_mut() {
+            let cache = &mut sequence.cache.layers[self.run.layer];
+            // At most as many tokens at once as a sliding layer has room for beyond its window.
+            for (i, positions) in sequence.positions.chunks(SLACK).enumerate() {
+                let start = sequence.rows.start + i * SLACK;
+                let rows = start..start + positions.len();
+                cache.make_room(positions[0], positions.len());
+                for (row, &position) in rows.clone().zip(positions) {
+                    cache.push(position, k.row(row), v.row(row));
+                }
+                attend::attend(
+                    &attention.form,
+                    self.run.level,
+                    q,
+                    rows,
+                    positions,
+                    cache,
+                    &mut mixed,
+                );
+            }
+        }
+        mixed
+    }
+
+    fn activate(&mut self, activation: Activation, x: &Matrix<E>) -> Matrix<E> {
+        activation.map(self.run.level, x)
+    }
+
+    fn multiply(&mut self, x: &Matrix<E>, y: &Matrix<E>) -> Matrix<E> {
+        elementwise::multiply(self.run.level, x, y)
+    }
+
+    fn add(&mut self, x: &Matrix<E>, y: &Matrix<E>) -> Matrix<E> {
+        elementwise::add(self.run.level, x, y)
+    }
+
+    fn route(&mut self, experts: &Experts, router: &Matrix<E>) -> Vec<Active> {
+        let active = |expert| Active {
+            expert,
+            rows: Vec::new(),
+            gates: Vec::new(),
+        };
+        let mut all: Vec<_> = (0..router.cols()).map(active).collect();
+        for (row, logits) in router.iter_rows().enumerate() {
+            let logits: Vec<_> = logits.iter().map(|x| x.acc()).collect();
+            for (expert, gate) in choose(self.run.level, experts, &logits) {
+                all[expert].rows.push(row);
+                all[expert].gates.push(gate.to_f64());
+            }
+        }
+        all.retain(|active| !active.rows.is_empty());
+        all
+    }
+
+    fn gather(&mut self, active: &Active, x: &Matrix<E>) -> Matrix<E> {
+        let rows = active.rows.iter().flat_map(|&row| x.row(row));
+        Matrix::from_vec(x.cols(), rows.copied().collect())
+    }
+
+    fn combine(&mut self, router: &Matrix<E>, said: &[(&Active, Matrix<E>)]) -> Matrix<E> {
+        let cols = said.first().map_or(1, |(_, said)| said.cols());
+        let mut sums: Matrix<E> = Matrix::zeros(router.rows(), cols);
+        for (active, said) in said {
+            for ((&row, &gate), said) in active.rows.iter().zip(&active.gates).zip(said.iter_rows())
+            {
+                let gate = E::Acc::from_f64(gate);
+                for (sum, said) in sums.row_mut(row).iter_mut().zip(said) {
+                    let share: E = E::round(said.acc() * gate);
+                    *sum = E::round(sum.acc() + share.acc());
+                }
+            }
+        }
+        sums
+    }
+
+    fn copy(&mut self, x: &Matrix<E>) -> Matrix<E> {
+        x.clone()
+    }
+
+    fn record(&mut self, name: &str, x: &Matrix<E>) {
+        self.run.record(name, x);
+    }
+}
+
+/// [`rotate`] for the rotated part of one head.
+fn rotate_part<E: Element>(
+    level: Level,
+    pairing: RopePairing,
+    head: &mut [E],
+    cos_sin: &CosSin<E>,
+) {
+    if pairing == RopePairing::Halves {
+        return rotate(level, head, cos_sin);
+    }
+    let (even, odd) = (head.iter().step_by(2), head.iter().skip(1).step_by(2));
+    let mut halves: Vec<E> = even.chain(odd).copied().collect();
+    rotate(level, &mut halves, cos_sin);
+    let (first, second) = halves.split_at(head.len() / 2);
+    for (pair, (&a, &b)) in head.chunks_exact_mut(2).zip(first.iter().zip(second)) {
+        pair.copy_from_slice(&[a, b]);
+    }
+}
