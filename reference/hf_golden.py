@@ -5,7 +5,7 @@
     python3 reference/hf_golden.py --output reference/golden
 
 reads reference/checkpoints/* and reference/tiny (committed) and models/gemma-3-270m (fetched by
-fetch_270m.py), skips what is not there, and writes
+fetch_models.py), skips what is not there, and writes
 
 * NAME.safetensors for each checkpoint and for the tiny model: `ids` [tokens] i64, and `logits_f32` and
   `logits_bf16` [tokens, vocab], both stored as f32;
