@@ -7,9 +7,11 @@
 The templates in reference/templates are written for this purpose, each in the manner of a family of chat models and
 with what its template uses. Each is rendered with each conversation by `apply_chat_template`, with line ends of both
 kinds, and its text goes through the tiny model's tokenizer and the 270M's. features.txt has one expression or
-statement of Jinja a line. Tokenizers are the tiny one's files, changed as training and conversion leave them.
+statement of Jinja a line. Tokenizers are the tiny one's files and those of byte-level/, a byte-level one that is
+trained here, changed as training and conversion leave them; and those of the real models in models/ as they are, with
+their own templates.
 
-Written are reference/templates/*.golden.json. The clock stands at 2026-11-07 09:05:03.
+Written are reference/templates/*.golden.json and byte-level/. The clock stands at 2026-11-07 09:05:03.
 """
 
 import copy
@@ -25,6 +27,8 @@ import tokenizers
 import transformers
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
+
+import fetch_models
 
 ROOT = Path(__file__).resolve().parent
 FOLDER = ROOT / "templates"
@@ -59,25 +63,29 @@ def render(tokenizer, template, arguments):
         return None
 
 
+def conversations():
+    """Names and arguments of the conversations."""
+    for path in sorted((FOLDER / "conversations").glob("*.json")):
+        arguments = json.loads(path.read_text())
+        yield path.stem, {"messages": arguments} if isinstance(arguments, list) else arguments
+
+
 def check_templates(tiny, gemma):
     cases = []
-    conversations = sorted((FOLDER / "conversations").glob("*.json"))
     templates = sorted(FOLDER.glob("*.jinja"))
     for path in templates:
         template = path.read_text()
-        for conversation in conversations:
-            arguments = json.loads(conversation.read_text())
-            arguments = {"messages": arguments} if isinstance(arguments, list) else arguments
+        for conversation, arguments in conversations():
             text = render(tiny, template, arguments)
             assert text == render(tiny, template.replace("\n", "\r\n"), arguments)
-            case = {"template": path.stem, "conversation": conversation.stem, "text": text}
+            case = {"template": path.stem, "conversation": conversation, "text": text}
             if text is not None:
                 for name, tokenizer in [("tiny", tiny), ("gemma", gemma)]:
                     case[name] = digest(tokenizer(text, add_special_tokens=False)["input_ids"])
             cases.append(case)
     write("cases", cases)
     refused = sum(case["text"] is None for case in cases)
-    print(f"{len(templates)} templates x {len(conversations)} conversations: {len(cases) - refused} texts, "
+    print(f"{len(templates)} templates x {len(cases) // len(templates)} conversations: {len(cases) - refused} texts, "
           f"{refused} that the template refuses")
 
 
@@ -104,6 +112,34 @@ TEXTS = [
     "<bos>Ann <start_of_turn>user<end_of_turn> <eos>",
     "<mask> <unk> x <extra>  y<|named|>z <EXTRA>",
     "naïve 日本語 👩\u200d👧 \ufffd ▁x",
+    "",
+]
+BYTE_LEVEL_TEXTS = [
+    "Bob likes figs, doesn't he? He'LL say: x=12345;",
+    " a  b\tc\n\n  d \r\n",
+    "<|im_start|>user <|im_end|> <|endoftext|>",
+    "<extra> x <extra>  y<|named|>z <EXTRA>",
+    "naïve e\u0301 日本語 👩\u200d👧 \ufffd ½ ١٢٣",
+    "",
+]
+MODEL_TEXTS = [
+    "The quick brown fox jumps over the lazy dog.",
+    "  two  spaces,   three;\ttab\t\ttabs \u00a0nbsp\u3000wide ",
+    "\n\nlines\r\n\r\nof\n \n  all\rkinds\n",
+    "don't, I'LL, we'Ve, it’s, 'tis, o'clock, 'S",
+    "0 1 12 123 1234 12345.678e-9 v2.0 3rd x86_64 ½ Ⅷ ² ١٢٣ १२",
+    "naïve café e\u0301 ﬁ ﬀ Å \u212b İ ı ß ẞ ǅ",
+    "日本語 中文,标点。한국어 ไทย हिन्दी עברית العربية Ελληνικά Русский",
+    "👩🏽‍✈️🇮🇸⛴️ 🕛 \ufffd \u200b\u200d \ue000 \U000f0000 \U0001f9ff",
+    "fn main() { let x: Vec<u8> = vec![0; 16]; println!(\"{x:?}\"); } // ok?\n\tif (a != b) return -1;\n",
+    "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "<|endoftext|><|endoftext|> <|im_end|>x<|im_start|> y <|IM_START|>",
+    "<tool_call>{\"name\": \"f\"}</tool_call> <repo_name>a<file_sep> <|fim_prefix|>b<|fim_suffix|>",
+    "\x00\x01\x1f\x7f\x80\x9f NUL and controls",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa        ................----------------",
+    "https://example.org/a_b?c=d&e=%20f#g user@example.org",
+    "<bos> <s> </s> [INST] <unk> ▁x ĠG Ċ",
+    " ",
     "",
 ]
 
@@ -187,7 +223,93 @@ def tokenizer_cases():
         yield f"{name}: clean up", {config: of | {"clean_up_tokenization_spaces": True}}
         yield f"{name}: no vocabulary entry", {config: of, template: {"added_tokens": [
             token("<bos>") | {"id": 2}, token("<extra>", normalized=True, special=False) | {"id": 765}]}}
+    llama = {"tokenizer_class": "LlamaTokenizer"}
+    yield "llama", {config: llama}
+    yield "llama fast", {config: {"tokenizer_class": "LlamaTokenizerFast"}}
+    yield "llama legacy", {config: llama | {"legacy": True}}
+    yield "llama legacy null", {config: llama | {"legacy": None, "add_prefix_space": None}}
+    yield "llama without space", {config: llama | {"add_prefix_space": False, "legacy": True}}
+    yield "llama with other parts", {config: llama, template: {"normalizer": {"type": "Lowercase"}, "model": {"ignore_merges": True}}}
+    yield "llama without bytes", {config: llama, template: {"model": {"byte_fallback": False, "unk_token": None}}}
+    yield "llama padded", {config: llama | {"add_bos_token": False}, template: {
+        "padding": {"strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": None, "pad_id": 1,
+                    "pad_type_id": 0, "pad_token": "<eos>"}}}
+    yield from rebuilt_cases("llama", llama, "<start_of_turn>", "<end_of_turn>", listed)
     yield "no settings", {config: None}
+
+
+def rebuilt_cases(name, of, first, second, listed):
+    """Special tokens and their flags in classes that make a tokenizer anew; `first` and `second` are tokens 4 and 5."""
+    template = "tokenizer.json"
+    config = "tokenizer_config.json"
+    yield f"{name}: listed flags", {config: of | {"eos_token": first, "added_tokens_decoder": listed | {
+        "4": token(first, lstrip=True, rstrip=True), "5": token(second, special=False)}}}
+    yield f"{name}: listed and new", {config: of | {"added_tokens_decoder": listed | {
+        "900": token("<extra>", special=False, normalized=True, lstrip=True), "901": token("<|named|>", rstrip=True)}}}
+    yield f"{name}: named by object", {config: of | {"eos_token": named(second), "mask_token": named("<extra>", lstrip=True)}}
+    yield f"{name}: model's own", {config: of | {"image_token": "<|named|>", "boi_token": named("<extra>", rstrip=True)}}
+    yield f"{name}: extra list", {config: of | {"extra_special_tokens": ["<extra>", named("<|named|>", rstrip=True)]}}
+    yield f"{name}: null", {config: of | {"eos_token": None, "pad_token": None, "unk_token": None}}
+    yield f"{name}: split", {config: of | {"split_special_tokens": True}}
+    yield f"{name}: older files", {config: of, "added_tokens.json": {"<extra>": 900, "<|named|>": 899},
+                                   "special_tokens_map.json": {"eos_token": token(second), "cls_token": "<extra>"}}
+    yield f"{name}: no vocabulary entry", {config: of, template: {"added_tokens": [
+        token(first) | {"id": 4}, token("<extra>", normalized=True, special=False) | {"id": 765}]}}
+
+
+def byte_level_cases():
+    """Changes of the byte-level tokenizer's files."""
+    template = "tokenizer.json"
+    config = "tokenizer_config.json"
+    listed = {str(i): token(t) for i, t in enumerate(BYTE_LEVEL_TOKENS)}
+    bos = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    with_bos = {"type": "TemplateProcessing", "single": [bos, text], "pair": [bos, text, bos, text], "special_tokens": {
+        "<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}}
+    plain, gpt2, qwen2 = ({"tokenizer_class": name} for name in ["TokenizersBackend", "GPT2Tokenizer", "Qwen2Tokenizer"])
+    digits = {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, {
+        "type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]}
+    llama3 = {"type": "Sequence", "pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": r"\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"},
+         "behavior": "Isolated", "invert": False},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]}
+    yield "as it is", {}
+    yield "plain", {config: plain}
+    yield "plain with a space", {config: plain | {"add_prefix_space": True}}
+    yield "plain, digits apart", {config: plain, template: {"pre_tokenizer": digits}}
+    yield "gpt2, digits apart", {config: gpt2, template: {"pre_tokenizer": digits}}
+    yield "llama of bytes", {config: {"tokenizer_class": "LlamaTokenizer"}, template: {"pre_tokenizer": llama3, "post_processor": with_bos}}
+    yield "class of config.json", {config: {"tokenizer_class": None}, "config.json": {"tokenizer_class": "Qwen2TokenizerFast"}}
+    yield "no bos", {config: plain | {"bos_token": None}, template: {"post_processor": with_bos}}
+    for name, of in [("gpt2", gpt2), ("qwen2", qwen2)]:
+        yield f"{name}", {config: of}
+        yield f"{name} with a space", {config: of | {"add_prefix_space": True}}
+        yield f"{name} with bos", {config: of, template: {"post_processor": with_bos}}
+        yield f"{name} with other parts", {config: of, template: {
+            "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"}, "model": {"ignore_merges": True}}}
+        yield f"{name} padded", {config: of, template: {
+            "padding": {"strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": None, "pad_id": 1,
+                        "pad_type_id": 0, "pad_token": "<|im_end|>"}}}
+        yield from rebuilt_cases(name, of, BYTE_LEVEL_TOKENS[4], BYTE_LEVEL_TOKENS[5], listed)
+
+
+BYTE_LEVEL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>", "<|tool|>", "<|think|>"]
+
+
+def train_byte_level(folder):
+    """A byte-level tokenizer of some hundred tokens, trained on the conversations."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=512, special_tokens=BYTE_LEVEL_TOKENS, show_progress=False,
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator((json.dumps(arguments) for _, arguments in conversations()), trainer)
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str())
+    names = {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False} | names
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def merged(base, patch):
@@ -197,28 +319,66 @@ def merged(base, patch):
     return base | {key: merged(base.get(key), value) for key, value in patch.items()}
 
 
-FILES = ["config.json", "tokenizer.json", "tokenizer_config.json"]
-
-
-def check_tokenizers():
-    files = {name: json.loads((ROOT / "tiny" / name).read_text()) for name in FILES}
+def check_tokenizers(name, folder, first, cases, texts):
+    """What AutoTokenizer makes of a folder's tokenizer with changes; `first` is the id of its <bos>."""
+    files = {file: json.loads((folder / file).read_text()) for file in ["tokenizer.json", "tokenizer_config.json"]}
+    config = json.loads((ROOT / "tiny" / "config.json").read_text())
     # Room for tokens that are added; the tests do without the weights.
-    files["config.json"]["vocab_size"] = 1024
+    files["config.json"] = config | {"vocab_size": 1024, "bos_token_id": first}
     results = []
-    for name, changes in tokenizer_cases():
-        with tempfile.TemporaryDirectory() as folder:
+    for case, changes in cases:
+        with tempfile.TemporaryDirectory() as changed:
             for file, content in (files | {file: merged(files.get(file, {}), change)
                                            for file, change in changes.items()}).items():
                 if content is not None:
-                    (Path(folder) / file).write_text(json.dumps(content))
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        plain = [tokenizer(text)["input_ids"] for text in TEXTS]
-        written = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
+                    (Path(changed) / file).write_text(json.dumps(content))
+            tokenizer = AutoTokenizer.from_pretrained(changed)
+        plain = [tokenizer(text)["input_ids"] for text in texts]
+        written = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         decoded = [tokenizer.decode(ids, skip_special_tokens=True) for ids in plain]
-        results.append({"name": name, "changes": changes, "class": type(tokenizer).__name__, "ids": plain,
+        results.append({"name": case, "changes": changes, "class": type(tokenizer).__name__, "ids": plain,
                         "written": written, "decoded": decoded, "special": tokenizer.special_tokens_map})
-    write("tokenizers", [{"texts": TEXTS}] + results)
-    print(f"{len(results)} tokenizers x {len(TEXTS)} texts")
+    write(name, [{"texts": texts}] + results)
+    print(f"{len(results)} tokenizers x {len(texts)} texts in {name}")
+
+
+def check_classes():
+    """Which class AutoTokenizer takes for a model type and a class that the files name."""
+    types = ["falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gptj", "granite", "llama", "mistral", "mixtral", "olmo2",
+             "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2"]
+    classes = [None, "GemmaTokenizer", "GPT2TokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast", "MyOwnTokenizer",
+               "PreTrainedTokenizer", "PreTrainedTokenizerFast", "Qwen2Tokenizer", "TokenizersBackend"]
+    results = []
+    for base in ["tiny", "templates/byte-level"]:
+        for model_type in types:
+            for declared in classes:
+                with tempfile.TemporaryDirectory() as folder:
+                    (Path(folder) / "config.json").write_text(json.dumps({"model_type": model_type}))
+                    (Path(folder) / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": declared}))
+                    (Path(folder) / "tokenizer.json").write_text((ROOT / base / "tokenizer.json").read_text())
+                    tokenizer = AutoTokenizer.from_pretrained(folder)
+                results.append([base == "templates/byte-level", model_type, declared, type(tokenizer).__name__])
+    write("classes", results)
+    print(f"{len(results)} pairs of a model type and a class")
+
+
+def check_models():
+    """The real models' tokenizers and templates."""
+    for name in fetch_models.ALL:
+        folder = ROOT.parent / "models" / name
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        results = []
+        for text in MODEL_TEXTS:
+            ids = tokenizer(text)["input_ids"]
+            results.append({"text": text, "ids": ids, "decoded": tokenizer.decode(ids, skip_special_tokens=True)})
+        talks = []
+        for conversation, arguments in conversations() if tokenizer.chat_template else []:
+            text = render(tokenizer, None, arguments)
+            ids = text and digest(tokenizer(text, add_special_tokens=False)["input_ids"])
+            talks.append([conversation, text and hashlib.sha256(text.encode()).hexdigest()[:16], ids])
+        write(name, [talks, *results])
+        print(f"{name}: {len(results)} texts, {len(talks)} conversations in its own template, "
+              f"of which it refuses {sum(text is None for _, text, _ in talks)}")
 
 
 def main():
@@ -230,7 +390,11 @@ def main():
     gemma = AutoTokenizer.from_pretrained(ROOT.parent / "models/gemma-3-270m")
     check_templates(tiny, gemma)
     check_features()
-    check_tokenizers()
+    train_byte_level(FOLDER / "byte-level")
+    check_tokenizers("tokenizers", ROOT / "tiny", 2, tokenizer_cases(), TEXTS)
+    check_tokenizers("byte-level", FOLDER / "byte-level", 0, byte_level_cases(), BYTE_LEVEL_TEXTS)
+    check_classes()
+    check_models()
 
 
 if __name__ == "__main__":

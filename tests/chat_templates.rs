@@ -41,9 +41,13 @@ fn open(dir: &Path) -> Checkpoint {
 fn digest(tokenizer: &Tokenizer, text: &str) -> String {
     let ids = tokenizer.encode_as_written(text).unwrap();
     let words: Vec<String> = ids.iter().map(u32::to_string).collect();
-    let hash = Sha256::digest(words.join(" "));
-    let hex: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{} {hex}", ids.len())
+    format!("{} {}", ids.len(), short_hash(&words.join(" ")))
+}
+
+/// The first 16 digits of a text's SHA-256.
+fn short_hash(text: &str) -> String {
+    let hash = Sha256::digest(text);
+    hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[derive(Deserialize)]
@@ -177,15 +181,21 @@ struct Files {
     special: BTreeMap<String, String>,
 }
 
-/// The tiny model's files with changes; a file that is null is left out.
-fn changed(changes: &Map<String, Value>) -> Checkpoint {
-    let read = |name: &str| fs::read(reference("tiny").join(name)).unwrap();
-    let mut files = BTreeMap::new();
-    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-        files.insert(name, serde_json::from_slice::<Value>(&read(name)).unwrap());
-    }
+/// The tokenizer's files in a folder of the reference, with changes, as a checkpoint whose `<bos>` is token `first`; a
+/// file that is null is left out.
+fn changed(folder: &str, first: u32, changes: &Map<String, Value>) -> Checkpoint {
+    let parse = |dir: &str, name: &str| {
+        let json = fs::read(reference(dir).join(name)).unwrap();
+        serde_json::from_slice::<Value>(&json).unwrap()
+    };
+    let mut config = parse("tiny", "config.json");
     // Room for tokens that are added.
-    files.get_mut("config.json").unwrap()["vocab_size"] = 1024.into();
+    config["vocab_size"] = 1024.into();
+    config["bos_token_id"] = first.into();
+    let mut files = BTreeMap::from([("config.json", config)]);
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        files.insert(name, parse(folder, name));
+    }
     for (name, change) in changes {
         merge(
             files
@@ -195,9 +205,39 @@ fn changed(changes: &Map<String, Value>) -> Checkpoint {
         );
     }
     let files = files.into_iter().filter(|(_, content)| !content.is_null());
-    let files = files.map(|(name, content)| (name, content.to_string().into()));
-    let weights = ("model.safetensors", read("model.safetensors").into());
-    Checkpoint::from_files("tiny", files.chain([weights])).unwrap()
+    in_memory(files.map(|(name, content)| (name, content.to_string().into_bytes())))
+}
+
+/// A checkpoint of these files and the tiny model's weights.
+fn in_memory<'a>(files: impl Iterator<Item = (&'a str, Vec<u8>)>) -> Checkpoint {
+    let weights = fs::read(reference("tiny/model.safetensors")).unwrap();
+    let weights = ("model.safetensors", weights);
+    let files = files
+        .chain([weights])
+        .map(|(name, bytes)| (name, bytes.into()));
+    Checkpoint::from_files("tiny", files).unwrap()
+}
+
+/// A model's tokenizer and template with the tiny model's config and weights, which are read faster.
+fn with_tiny_weights(dir: &Path) -> Checkpoint {
+    let parse = |path: PathBuf| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap();
+    let (mut config, real) = (
+        parse(reference("tiny/config.json")),
+        parse(dir.join("config.json")),
+    );
+    for name in ["vocab_size", "bos_token_id"] {
+        config[name] = real[name].clone();
+    }
+    let config = ("config.json", config.to_string().into_bytes());
+    let names = [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    ];
+    let files = names
+        .into_iter()
+        .filter_map(|name| Some((name, fs::read(dir.join(name)).ok()?)));
+    in_memory(files.chain([config]))
 }
 
 fn merge(base: &mut Value, change: &Value) {
@@ -211,23 +251,47 @@ fn merge(base: &mut Value, change: &Value) {
     }
 }
 
-#[test]
-fn tokenizers_are_those_that_auto_tokenizer_makes() {
-    let mut cases = golden::<Value>("tokenizers").into_iter();
+/// What differs between a tokenizer and what transformers makes of a text.
+fn differences(tokenizer: &Tokenizer, text: &str, ids: &[u32], decoded: &str) -> Vec<String> {
+    let mut stream = tokenizer.stream();
+    let mut streamed: String = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+    streamed += &stream.finish().unwrap();
+    // A second <bos>, where the text begins with one.
+    let repeated =
+        ids.len() > 1 && ids[0] == ids[1] && tokenizer.encode("").unwrap().first() == ids.first();
+    let ids_once = &ids[usize::from(repeated)..];
+    let pairs = [
+        (
+            "ids",
+            format!("{:?}", tokenizer.encode(text).unwrap()),
+            format!("{ids_once:?}"),
+        ),
+        ("decoded", tokenizer.decode(ids).unwrap(), decoded.into()),
+        ("streamed", streamed, decoded.into()),
+    ];
+    let pairs = pairs.into_iter().filter(|(_, ours, theirs)| ours != theirs);
+    let line = |(what, ours, theirs)| {
+        format!("{what} of {text:?}\n    theirs {theirs}\n    ours   {ours}")
+    };
+    pairs.map(line).collect()
+}
+
+/// A template that writes all special tokens that have a name.
+fn template_of_names<'a>(names: impl Iterator<Item = &'a String>) -> Value {
+    let source: String = names.map(|name| format!("{{{{ {name} }}}};")).collect();
+    serde_json::json!({ "chat_template": source })
+}
+
+/// Compares the tokenizers of `golden` with ours; returns how many of them are not what tokenizer.json alone gives.
+fn compare_tokenizers(name: &str, folder: &str, first: u32) -> usize {
+    let mut cases = golden::<Value>(name).into_iter();
     let texts: Vec<String> =
         serde_json::from_value(cases.next().unwrap()["texts"].clone()).unwrap();
     let (mut wrong, mut noticed) = (Vec::new(), 0);
     for case in cases {
         let case: Files = serde_json::from_value(case).unwrap();
-        let mut check = |what: &str, ours: String, theirs: String| {
-            if ours != theirs {
-                wrong.push(format!(
-                    "{}, {what}\n    theirs {theirs}\n    ours   {ours}",
-                    case.name
-                ));
-            }
-        };
-        let checkpoint = changed(&case.changes);
+        let named = |line: String| format!("{}, {line}", case.name);
+        let checkpoint = changed(folder, first, &case.changes);
         let tokenizer = checkpoint.tokenizer().unwrap();
         let json = checkpoint.file("tokenizer.json").unwrap().unwrap();
         let alone =
@@ -238,36 +302,15 @@ fn tokenizers_are_those_that_auto_tokenizer_makes() {
         noticed += usize::from(!texts.iter().zip(&case.written).all(same));
         for (i, text) in texts.iter().enumerate() {
             let written = tokenizer.encode_as_written(text).unwrap();
-            check(
-                text,
-                format!("{written:?}"),
-                format!("{:?}", case.written[i]),
-            );
-            // What transformers gives, but for a second <bos>.
-            let ids = &case.ids[i];
-            let ids = if ids.starts_with(&[2, 2]) {
-                &ids[1..]
-            } else {
-                ids
-            };
-            check(
-                text,
-                format!("{:?}", tokenizer.encode(text).unwrap()),
-                format!("{ids:?}"),
-            );
-            let decoded = tokenizer.decode(&case.ids[i]).unwrap();
-            check(text, decoded, case.decoded[i].clone());
+            if written != case.written[i] {
+                wrong.push(named(format!(
+                    "{text:?}\n    theirs {:?}\n    ours   {written:?}",
+                    case.written[i]
+                )));
+            }
+            let lines = differences(&tokenizer, text, &case.ids[i], &case.decoded[i]);
+            wrong.extend(lines.into_iter().map(named));
         }
-        let names: Vec<&String> = case.special.keys().collect();
-        let source: String = names
-            .iter()
-            .map(|name| format!("{{{{ {name} }}}};"))
-            .collect();
-        let theirs: String = case
-            .special
-            .values()
-            .map(|text| format!("{text};"))
-            .collect();
         let mut changes = case.changes.clone();
         let settings = changes
             .entry("tokenizer_config.json")
@@ -275,14 +318,17 @@ fn tokenizers_are_those_that_auto_tokenizer_makes() {
         if settings.is_null() {
             continue;
         }
-        merge(settings, &serde_json::json!({ "chat_template": source }));
-        let template = changed(&changes).chat_template().unwrap();
+        merge(settings, &template_of_names(case.special.keys()));
+        let template = changed(folder, first, &changes).chat_template().unwrap();
         let messages = Conversation::parse(Path::new("m"), br#"[{"role": "user"}]"#).unwrap();
-        check(
-            "special tokens",
-            template.render(&messages).unwrap(),
-            theirs,
-        );
+        let ours = template.render(&messages).unwrap();
+        let texts = case.special.values().map(|text| format!("{text};"));
+        let theirs: String = texts.collect();
+        if ours != theirs {
+            wrong.push(named(format!(
+                "special tokens\n    theirs {theirs}\n    ours   {ours}"
+            )));
+        }
     }
     assert!(
         wrong.is_empty(),
@@ -290,11 +336,77 @@ fn tokenizers_are_those_that_auto_tokenizer_makes() {
         wrong.len(),
         wrong.join("\n")
     );
-    // The control: what tokenizer.json alone would give.
+    noticed
+}
+
+#[test]
+fn tokenizers_are_those_that_auto_tokenizer_makes() {
+    let noticed = compare_tokenizers("tokenizers", "tiny", 2);
     assert!(
-        noticed >= 30,
-        "{noticed} tokenizers differ from their files taken as they are"
+        noticed >= 40,
+        "only {noticed} tokenizers differ from their files taken as they are"
     );
+}
+
+#[test]
+fn byte_level_tokenizers_are_those_that_auto_tokenizer_makes() {
+    let noticed = compare_tokenizers("byte-level", "templates/byte-level", 0);
+    assert!(
+        noticed >= 20,
+        "only {noticed} tokenizers differ from their files taken as they are"
+    );
+}
+
+#[derive(Deserialize)]
+struct Encoded {
+    text: String,
+    ids: Vec<u32>,
+    decoded: String,
+}
+
+/// A conversation in a model's own template: its name, the text's hash and the ids', none where the template refuses.
+type Talk = (String, Option<String>, Option<String>);
+
+#[test]
+fn real_models_write_and_read_as_in_transformers() {
+    for name in [
+        "gemma-3-270m",
+        "smollm2-135m-instruct",
+        "qwen2.5-coder-0.5b-instruct",
+    ] {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("models")
+            .join(name);
+        if !dir.exists() {
+            println!("skipped: no models/{name} (python3 reference/fetch_models.py brings it)");
+            continue;
+        }
+        let checkpoint = with_tiny_weights(&dir);
+        let tokenizer = checkpoint.tokenizer().unwrap();
+        let mut golden = golden::<Value>(name).into_iter();
+        let talks: Vec<Talk> = serde_json::from_value(golden.next().unwrap()).unwrap();
+        for encoded in golden {
+            let Encoded { text, ids, decoded } = serde_json::from_value(encoded).unwrap();
+            let wrong = differences(&tokenizer, &text, &ids, &decoded);
+            assert!(wrong.is_empty(), "{name}: {}", wrong.join("\n"));
+        }
+        for (talk, hash, ids) in talks {
+            let path = reference(&format!("templates/conversations/{talk}.json"));
+            let conversation = Conversation::read(&path).unwrap().at(TIME).unwrap();
+            let text = checkpoint.chat_template().unwrap().render(&conversation);
+            let ours = text.as_ref().ok();
+            assert_eq!(
+                ours.map(|text| short_hash(text)),
+                hash,
+                "{name}, {talk}: {text:?}"
+            );
+            assert_eq!(
+                ours.map(|text| digest(&tokenizer, text)),
+                ids,
+                "{name}, {talk}"
+            );
+        }
+    }
 }
 
 /// The ids of a prompt that the program makes.
