@@ -200,6 +200,8 @@ def byte_level_cases():
     yield "plain with a space", {config: plain | {"add_prefix_space": True}}
     yield "plain, digits apart", {config: plain, template: {"pre_tokenizer": digits}}
     yield "gpt2, digits apart", {config: gpt2, template: {"pre_tokenizer": digits}}
+    yield "codegen, digits apart", {config: {"tokenizer_class": "CodeGenTokenizer", "add_prefix_space": True}, template: {
+        "pre_tokenizer": digits, "post_processor": with_bos}}
     yield "llama of bytes", {config: {"tokenizer_class": "LlamaTokenizer"}, template: {"pre_tokenizer": llama3, "post_processor": with_bos}}
     yield "class of config.json", {config: {"tokenizer_class": None}, "config.json": {"tokenizer_class": "Qwen2TokenizerFast"}}
     yield "no bos", {config: plain | {"bos_token": None}, template: {"post_processor": with_bos}}
@@ -265,7 +267,7 @@ def check_classes():
     """Which class AutoTokenizer takes for a model type and a class that the files name."""
     types = ["falcon", "gemma", "gemma2", "gemma3_text", "gpt2", "gptj", "granite", "llama", "mistral", "mixtral", "olmo2",
              "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2"]
-    classes = [None, "GemmaTokenizer", "GPT2TokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast", "MyOwnTokenizer",
+    classes = [None, "CodeGenTokenizer", "GemmaTokenizer", "GPT2TokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast", "MyOwnTokenizer",
                "PreTrainedTokenizer", "PreTrainedTokenizerFast", "Qwen2Tokenizer", "TokenizersBackend"]
     results = []
     for base in ["tiny", "tokenizers/byte-level"]:

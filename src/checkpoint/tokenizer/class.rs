@@ -41,7 +41,6 @@ const OTHER_CLASSES: &[&str] = &[
     "CamembertTokenizer",
     "CanineTokenizer",
     "ClvpTokenizer",
-    "CodeGenTokenizer",
     "CodeLlamaTokenizer",
     "CohereTokenizer",
     "CpmAntTokenizer",

@@ -15,7 +15,7 @@ const QWEN2_PARTS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}
 pub(super) enum Rebuilt {
     /// `GemmaTokenizer`.
     Gemma,
-    /// `GPT2Tokenizer`.
+    /// `GPT2Tokenizer`, and `CodeGenTokenizer`, which reads as it does.
     Gpt2,
     /// `LlamaTokenizer`.
     Llama,
@@ -28,7 +28,7 @@ impl Rebuilt {
     pub(super) fn named(name: &str) -> Option<Self> {
         Some(match name {
             "GemmaTokenizer" => Self::Gemma,
-            "GPT2Tokenizer" => Self::Gpt2,
+            "CodeGenTokenizer" | "GPT2Tokenizer" => Self::Gpt2,
             "LlamaTokenizer" => Self::Llama,
             "Qwen2Tokenizer" => Self::Qwen2,
             _ => return None,
