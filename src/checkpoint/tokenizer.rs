@@ -42,8 +42,8 @@ pub struct Tokenizer {
     model_vocab_size: usize,
 }
 
-/// What the families' tokenizers are. The crate's type for any model at all reads the 33 MB of vocabulary and merges three times
-/// over, which is most of the time to the first token.
+/// What the families' tokenizers are. The crate's type for any model at all reads vocabulary and merges, 33 MB for Gemma,
+/// three times over, which is most of the time to the first token.
 type Bpe = TokenizerImpl<
     BPE,
     NormalizerWrapper,
@@ -278,11 +278,7 @@ pub(super) fn special_tokens(
     let class = Class::of(&settings, json)?;
     let padding = || serde_json::from_slice::<Padding>(json).ok()?.padding;
     // The file is large.
-    let padding = if class.takes_padding() {
-        padding()
-    } else {
-        None
-    };
+    let padding = class.takes_padding().then(padding).flatten();
     class.add_special_tokens(&mut settings, padding.as_ref().map(|p| &*p.pad_token));
     let named = settings.special.into_iter();
     Ok(named

@@ -131,13 +131,13 @@ impl Class {
         let Some((name, path)) = &settings.class else {
             return Ok(registered.unwrap_or(Self::AsWritten));
         };
-        // Files of Qwen2 models name many classes, and transformers knows.
+        // What the files of these types name counts for nothing.
         let is_fixed = registered == Some(Self::AsWritten) || settings.model_type == "qwen2";
         if let Some(class) = registered.filter(|_| is_fixed) {
             return Ok(class);
         }
         let plain = name.strip_suffix("Fast").unwrap_or(name);
-        // Nor is the tokenizer of every file that names this class of its kind.
+        // Llama 3 and others name this class although their tokenizers are of bytes.
         if plain == "LlamaTokenizer" && contains(json, b"\"ByteLevel\"") {
             return Ok(Self::AsWritten);
         }
