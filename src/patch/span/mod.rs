@@ -23,6 +23,7 @@ use super::{
     ApplyMode, Case, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, SolverReport,
     Split, TensorChange, overlay, wide,
 };
+use crate::checkpoint::form::Sum;
 use crate::model::generate::greedy;
 use crate::model::{
     Attended, Block, Cache, ForwardRun, Hidden, LayerOverlay, Linear, Model, Pass, Recorder, Rest,
@@ -204,7 +205,10 @@ type Attempt = (Quality, Patch, Vec<LayerReport>);
 impl<'a, E: Element> Solving<'a, E> {
     fn new(model: &'a Model, split: &Split, method: &'a Method) -> Result<Self> {
         let layers = model.layers().len();
-        let first = layers - method.layers.clamp(1, layers);
+        // In parallel the first layer's inner function sees the embedding alone: of a token that is there twice, the same h.
+        let parallel = model.layers()[0].sum == Sum::Parallel;
+        let least = usize::from(parallel && layers > 1);
+        let first = (layers - method.layers.clamp(1, layers)).max(least);
         let tokens = split.reduced_tokens();
         let positions = split.reduced_positions();
         model.check_tokens(split.tokens(), 0)?;
