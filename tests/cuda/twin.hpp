@@ -1,0 +1,172 @@
+// Plays a GPU on the CPU, so that the kernels' own source runs under a plain C++ compiler.
+//
+// Every thread of a block is a fiber. A fiber runs until it waits for others: at __syncthreads for its block, at a shuffle for its
+// warp. Blocks run one after another. `twin::backwards` lets the threads run in the opposite order, which shows a missing barrier.
+#pragma once
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <ucontext.h>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __shared__ static
+#define __launch_bounds__(...)
+
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+};
+
+namespace twin {
+
+inline bool backwards = false;
+
+/// Threads that wait for each other.
+struct Group {
+    unsigned size, arrived = 0;
+    unsigned long long generation = 0;
+};
+
+struct Block {
+    ucontext_t scheduler;
+    std::vector<ucontext_t> fibers;
+    std::vector<bool> done;
+    std::vector<Group> warps;
+    std::vector<double> exchanged;
+    Group all;
+    unsigned current = 0;
+    unsigned long long arrivals = 0;
+    std::function<void()> body;
+};
+inline Block *block = nullptr;
+inline dim3 thread_index, block_index, block_size, grid_size;
+
+inline void wait(Group &group) {
+    unsigned long long generation = group.generation;
+    block->arrivals++;
+    if (++group.arrived == group.size) {
+        group.arrived = 0;
+        group.generation++;
+        return;
+    }
+    while (group.generation == generation)
+        swapcontext(&block->fibers[block->current], &block->scheduler);
+}
+
+inline void run_fiber() {
+    block->body();
+    block->done[block->current] = true;
+    block->arrivals++;
+}
+
+/// Lets the threads of a block run until all are done.
+inline void run_block(Block &b) {
+    constexpr size_t STACK = 64 << 10;
+    static std::vector<std::unique_ptr<char[]>> stacks;
+    unsigned threads = b.fibers.size();
+    while (stacks.size() < threads)
+        stacks.emplace_back(new char[STACK]);
+    block = &b;
+    for (unsigned t = 0; t < threads; t++) {
+        getcontext(&b.fibers[t]);
+        b.fibers[t].uc_stack.ss_sp = stacks[t].get();
+        b.fibers[t].uc_stack.ss_size = STACK;
+        b.fibers[t].uc_link = &b.scheduler;
+        makecontext(&b.fibers[t], run_fiber, 0);
+    }
+    for (bool left = true; left;) {
+        left = false;
+        unsigned long long before = b.arrivals;
+        for (unsigned i = 0; i < threads; i++) {
+            b.current = backwards ? threads - 1 - i : i;
+            if (b.done[b.current])
+                continue;
+            left = true;
+            thread_index = {b.current};
+            swapcontext(&b.scheduler, &b.fibers[b.current]);
+        }
+        if (left && b.arrivals == before) {
+            fprintf(stderr, "twin: threads of a block wait for others that have ended or wait elsewhere\n");
+            abort();
+        }
+    }
+}
+
+/// Runs a kernel: `body` for every thread.
+inline void launch(dim3 grid, unsigned threads, std::function<void()> body) {
+    grid_size = grid;
+    block_size = {threads};
+    for (unsigned z = 0; z < grid.z; z++)
+        for (unsigned y = 0; y < grid.y; y++)
+            for (unsigned x = 0; x < grid.x; x++) {
+                block_index = {x, y, z};
+                Block b;
+                b.fibers.resize(threads);
+                b.done.resize(threads);
+                b.exchanged.resize(threads);
+                for (unsigned first = 0; first < threads; first += 32)
+                    b.warps.push_back({threads - first < 32 ? threads - first : 32});
+                b.all.size = threads;
+                b.body = body;
+                run_block(b);
+            }
+}
+
+/// What the thread `delta` further on in a run of `width` holds; one beyond it is the thread itself.
+template <class T> T shuffled_down(T value, unsigned delta, unsigned width) {
+    unsigned thread = block->current;
+    Group &warp = block->warps[thread / 32];
+    memcpy(&block->exchanged[thread], &value, sizeof value);
+    wait(warp);
+    unsigned from = thread % width + delta < width ? thread + delta : thread;
+    memcpy(&value, &block->exchanged[from], sizeof value);
+    wait(warp);
+    return value;
+}
+
+inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
+
+/// a · b + c, with a and b of 8 significant bits. Denormal inputs and results are zeros, where a result is denormal that is below
+/// 2⁻¹²⁶ after rounding to 24 bits.
+inline float fma_ftz(float a, float b, float c) {
+    a = flushed(a), b = flushed(b), c = flushed(c);
+    float sum = __builtin_fmaf(a, b, c);
+    if (std::fabs(sum) == 0x1p-126f && std::fabs(__builtin_fmaf(a * 0x1p60f, b, c * 0x1p60f)) < 0x1p-66f)
+        return std::copysign(0.0f, sum);
+    return flushed(sum);
+}
+
+template <class To, class From> To with_bits_of(From from) {
+    To to;
+    static_assert(sizeof to == sizeof from, "the bits of one are those of the other");
+    memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+} // namespace twin
+
+#define threadIdx twin::thread_index
+#define blockIdx twin::block_index
+#define blockDim twin::block_size
+#define gridDim twin::grid_size
+
+inline void __syncthreads() {
+    twin::wait(twin::block->all);
+}
+template <class T> T __shfl_down_sync(unsigned, T value, unsigned delta, unsigned width) {
+    return twin::shuffled_down(value, delta, width);
+}
+template <class T> T __ldcs(const T *at) { return *at; }
+inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+inline double __fma_rn(double a, double b, double c) { return __builtin_fma(a, b, c); }
+inline float __uint_as_float(unsigned bits) { return twin::with_bits_of<float>(bits); }
+inline unsigned __float_as_uint(float x) { return twin::with_bits_of<unsigned>(x); }
+inline double __longlong_as_double(unsigned long long bits) { return twin::with_bits_of<double>(bits); }
+inline unsigned long long __double_as_longlong(double x) { return twin::with_bits_of<unsigned long long>(x); }
+using std::copysign;
+using std::fabs;
+using std::sqrt;
