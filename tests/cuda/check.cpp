@@ -5,6 +5,7 @@
 #include "numbers.hpp"
 
 static Tally tally;
+static std::vector<Kind> kinds(std::begin(KINDS), std::end(KINDS));
 static Random randomness(18);
 
 template <class E> struct Plain {
@@ -36,7 +37,7 @@ constexpr Shape SHAPES[] = {{1, 1, 1},    {1, 5, 16},   {2, 3, 17},   {5, 67, 31
 
 template <class E, class W, class Kernel>
 void check_products(const char *kernel_name, Kernel *kernel, dim3 (*grid)(Shape), unsigned threads) {
-    for (Kind kind : KINDS)
+    for (Kind kind : kinds)
         for (Shape s : SHAPES) {
             Numbers<E> x = random_vector<E>(kind, s.tokens * s.cols);
             Numbers<W> w = random_vector<W>(kind, s.rows * s.cols);
@@ -70,7 +71,7 @@ constexpr unsigned LENGTHS[] = {1, 15, 16, 50, 256, 2048, 2085, 5000};
 template <class E, class Rms, class Layer> void check_norms(Rms *rms_norm, Layer *layer_norm) {
     const unsigned rows = 3;
     const double eps = 1e-6;
-    for (Kind kind : KINDS)
+    for (Kind kind : kinds)
         for (unsigned n : LENGTHS)
             for (bool round_first : {false, true}) {
                 Numbers<E> u = random_vector<E>(kind, rows * n), rms(rows * n), layer(rows * n);
@@ -90,7 +91,7 @@ template <class E, class Rms, class Layer> void check_norms(Rms *rms_norm, Layer
 
 template <class A, class Kernel> void check_softmax(Kernel *kernel) {
     const unsigned rows = 2;
-    for (Kind kind : KINDS)
+    for (Kind kind : kinds)
         for (unsigned n : LENGTHS) {
             Numbers<A> scores = random_vector<A>(kind, rows * n);
             Memory<A> there(scores);
@@ -102,7 +103,7 @@ template <class A, class Kernel> void check_softmax(Kernel *kernel) {
 }
 
 template <class E, class Kernel> void check_function(const char *kernel_name, Kernel *kernel, auto function) {
-    for (Kind kind : KINDS) {
+    for (Kind kind : kinds) {
         Numbers<E> x = random_vector<E>(kind, 20011), want;
         for (size_t i = 0; i < x.size() / 2; i++)
             x[i] = from_double<typename Plain<E>::type>(8 * naive::acc(x[i]));
@@ -115,7 +116,7 @@ template <class E, class Kernel> void check_function(const char *kernel_name, Ke
 }
 
 template <class E, class Kernel> void check_pairs(const char *kernel_name, Kernel *kernel, auto function) {
-    for (Kind kind : KINDS) {
+    for (Kind kind : kinds) {
         Numbers<E> x = random_vector<E>(kind, 5003), y = random_vector<E>(kind, x.size()), want;
         for (size_t i = 0; i < x.size(); i++)
             want.push_back(function(x[i], y[i]));
@@ -126,7 +127,7 @@ template <class E, class Kernel> void check_pairs(const char *kernel_name, Kerne
 }
 
 template <class E, class Kernel> void check_round(Kernel *kernel) {
-    for (Kind kind : KINDS)
+    for (Kind kind : kinds)
         for (bool changed : {false, true}) {
             Numbers<Acc<E>> sums = random_vector<Acc<E>>(kind, 5003), change = random_vector<Acc<E>>(kind, sums.size());
             Numbers<E> want;
@@ -143,7 +144,7 @@ template <class E, class Kernel> void check_round(Kernel *kernel) {
 template <class E, class W, class Kernel> void check_embed(Kernel *kernel) {
     const unsigned vocab = 11, n = 77;
     const double scale = 8.75;
-    for (Kind kind : KINDS) {
+    for (Kind kind : kinds) {
         Numbers<W> weight = random_vector<W>(kind, vocab * n);
         std::vector<unsigned> tokens{10, 0, 3, 3};
         Numbers<E> want;
@@ -163,7 +164,7 @@ template <class E, class W, class Kernel> void check_embed(Kernel *kernel) {
 template <class E, class Kernel> void check_rope(Kernel *kernel) {
     const unsigned heads = 3, head_dim = 22;
     const std::vector<unsigned> positions{5, 6, 9, 0};
-    for (Kind kind : KINDS)
+    for (Kind kind : kinds)
         for (unsigned half : {11u, 4u})
             for (bool neighbours : {false, true}) {
                 Numbers<E> x = random_vector<E>(kind, positions.size() * heads * head_dim);
@@ -194,7 +195,7 @@ constexpr Scene SCENES[] = {
 template <class E, class Few, class Many, class Probabilities, class Store, class Sums>
 void check_attention(Few *scores_few, Many *scores_many, Probabilities *probabilities, Store *store, Sums *weighted_sums) {
     using Wide = Numbers<Acc<E>>;
-    for (Kind kind : KINDS)
+    for (Kind kind : kinds)
         for (Scene s : SCENES) {
             unsigned key_heads = s.heads / s.group, width = s.heads * s.head_dim;
             std::vector<unsigned> positions;
@@ -299,7 +300,10 @@ static void check_all() {
     check_softmax<f32>(softmax_f32);
 }
 
-int main() {
+/// `check N` tries the first N kinds of numbers only.
+int main(int argc, char **argv) {
+    if (argc > 1)
+        kinds.resize(std::min<size_t>(atoi(argv[1]), kinds.size()));
 #ifndef __CUDACC__
     for (bool backwards : {false, true}) {
         twin::backwards = backwards;

@@ -28,13 +28,13 @@ template <class T> class Buffer {
 public:
     /// Numbers that a kernel must write: until then they are FILL.
     explicit Buffer(size_t n) : n(n) {
-        std::vector<unsigned char> fill((n + 2 * GUARD) * sizeof(T), FILL);
+        size_t bytes = (n + 2 * GUARD) * sizeof(T);
 #ifdef __CUDACC__
-        must(cudaMalloc(&memory, fill.size()), "cudaMalloc");
-        must(cudaMemcpy(memory, fill.data(), fill.size(), cudaMemcpyHostToDevice), "copy");
+        must(cudaMalloc(&memory, bytes), "cudaMalloc");
+        must(cudaMemset(memory, FILL, bytes), "fill");
 #else
-        memory = (T *)aligned_alloc(64, (fill.size() + 63) / 64 * 64);
-        memcpy((void *)memory, fill.data(), fill.size());
+        memory = (T *)aligned_alloc(64, (bytes + 63) / 64 * 64);
+        memset((void *)memory, FILL, bytes);
 #endif
     }
     explicit Buffer(const std::vector<T> &numbers) : Buffer(numbers.size()) {

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <ucontext.h>
@@ -31,8 +32,17 @@ struct Group {
     unsigned long long generation = 0;
 };
 
+/// A copy that has been asked for.
+struct Copy {
+    void *to;
+    const void *from;
+    size_t bytes;
+};
+
 struct Block {
     ucontext_t scheduler;
+    /// Of each thread its groups of copies that have not arrived. The last is not yet complete.
+    std::vector<std::deque<std::vector<Copy>>> groups;
     std::vector<ucontext_t> fibers;
     std::vector<bool> done;
     std::vector<Group> warps;
@@ -108,6 +118,7 @@ inline void launch(dim3 grid, unsigned threads, std::function<void()> body) {
                 b.fibers.resize(threads);
                 b.done.resize(threads);
                 b.exchanged.resize(threads);
+                b.groups.assign(threads, {{}});
                 for (unsigned first = 0; first < threads; first += 32)
                     b.warps.push_back({threads - first < 32 ? threads - first : 32});
                 b.all.size = threads;
@@ -126,6 +137,18 @@ template <class T> T shuffled_down(T value, unsigned delta, unsigned width) {
     memcpy(&value, &block->exchanged[from], sizeof value);
     wait(warp);
     return value;
+}
+
+// Copies happen as late as they may: when their thread waits for them.
+inline void start_copy(void *to, const void *from, size_t bytes) {
+    block->groups[block->current].back().push_back({to, from, bytes});
+}
+inline void end_group() { block->groups[block->current].emplace_back(); }
+inline void wait_for_groups(unsigned left) {
+    auto &groups = block->groups[block->current];
+    for (; groups.size() > left + 1; groups.pop_front())
+        for (Copy copy : groups.front())
+            memcpy(copy.to, copy.from, copy.bytes);
 }
 
 inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
@@ -154,13 +177,11 @@ template <class To, class From> To with_bits_of(From from) {
 #define blockDim twin::block_size
 #define gridDim twin::grid_size
 
-inline void __syncthreads() {
-    twin::wait(twin::block->all);
-}
+inline void __syncthreads() { twin::wait(twin::block->all); }
+inline void __syncwarp() { twin::wait(twin::block->warps[twin::block->current / 32]); }
 template <class T> T __shfl_down_sync(unsigned, T value, unsigned delta, unsigned width) {
     return twin::shuffled_down(value, delta, width);
 }
-template <class T> T __ldcs(const T *at) { return *at; }
 inline float __fmaf_rn(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 inline double __fma_rn(double a, double b, double c) { return __builtin_fma(a, b, c); }
 inline float __uint_as_float(unsigned bits) { return twin::with_bits_of<float>(bits); }

@@ -1,48 +1,77 @@
-// Products with few tokens, which take as long as it takes to read W: a thread is one lane of one row.
+// Products with few tokens, which take as long as it takes to read W. A thread is one lane of one row; a warp brings its two rows to
+// shared memory long before it needs them, so that memory is busy even where W has few rows.
 #pragma once
+#include "async.cuh"
 #include "units.cuh"
 
 /// Rows of W of a block of threads.
 constexpr unsigned FEW_ROWS = 4;
 constexpr unsigned FEW_THREADS = FEW_ROWS * LANES;
 
-/// Units of a row that a thread asks for before it waits for the first: enough that 2560 rows keep memory busy.
-template <class W> constexpr unsigned IN_FLIGHT = sizeof(W) == 2 ? 64 : 32;
+/// Bytes of a row that its sixteen threads ask for at once, 16 each, and how often they do so before the first must be there.
+constexpr unsigned STAGE_BYTES = 256, STAGES_AHEAD = 16;
 
-/// Adds `COUNT` blocks from `first` on to the lanes, or those of them below `blocks` if `BOUNDED`.
-template <unsigned COUNT, bool BOUNDED, class E, class W, unsigned TOKENS>
+/// Stages of one row, which are so far apart that two rows meet in no bank.
+struct Stages {
+    alignas(16) unsigned char bytes[STAGES_AHEAD][STAGE_BYTES + 64];
+};
+
+/// Adds to the lanes the blocks from `first` to `last`, any of which may be incomplete.
+template <class E, class W, unsigned TOKENS>
 __device__ inline void add_blocks(Acc<E> (&lanes)[TOKENS], Row<E, W> w, const Row<E, E> (&x)[TOKENS], unsigned first,
-                                  unsigned blocks) {
-    unsigned start = first * LANES + threadIdx.x % LANES;
-    Unit<E> ahead[COUNT];
-#pragma unroll
-    for (unsigned i = 0; i < COUNT; i++)
-        ahead[i] = BOUNDED ? w.unit(start + i * LANES) : w.whole_unit(start + i * LANES);
-#pragma unroll
-    for (unsigned i = 0; i < COUNT; i++) {
-        if (BOUNDED && first + i >= blocks)
-            break;
-#pragma unroll
+                                  unsigned last) {
+    for (unsigned unit = first * LANES + threadIdx.x % LANES; unit < last * LANES; unit += LANES)
         for (unsigned t = 0; t < TOKENS; t++)
-            lanes[t] = multiply_add(lanes[t], ahead[i], x[t].unit(start + i * LANES));
+            lanes[t] = multiply_add(lanes[t], w.unit(unit), x[t].unit(unit));
+}
+
+/// Adds to the lanes `stages` stages of complete blocks, each of `COUNT`.
+template <unsigned COUNT, class E, class W, unsigned TOKENS>
+__device__ inline void add_stages(Acc<E> (&lanes)[TOKENS], Row<E, W> w, const Row<E, E> (&x)[TOKENS], unsigned stages) {
+    __shared__ Stages of_rows[FEW_ROWS];
+    Stages &row = of_rows[threadIdx.x / LANES];
+    unsigned lane = threadIdx.x % LANES;
+    auto start = [&](unsigned stage) {
+        if (stage < stages)
+            start_copy(row.bytes[stage % STAGES_AHEAD] + lane * 16,
+                       (const unsigned char *)w.numbers + (size_t)stage * STAGE_BYTES + lane * 16);
+        end_group();
+    };
+    for (unsigned stage = 0; stage + 1 < STAGES_AHEAD; stage++)
+        start(stage);
+    for (unsigned stage = 0; stage < stages; stage++) {
+        start(stage + STAGES_AHEAD - 1);
+        Unit<E> of_x[COUNT][TOKENS];
+#pragma unroll
+        for (unsigned i = 0; i < COUNT; i++)
+#pragma unroll
+            for (unsigned t = 0; t < TOKENS; t++)
+                of_x[i][t] = x[t].whole_unit((stage * COUNT + i) * LANES + lane);
+        wait_for_groups<STAGES_AHEAD - 1>();
+        __syncwarp();
+        Row<E, W> here{(const W *)row.bytes[stage % STAGES_AHEAD], w.cols};
+#pragma unroll
+        for (unsigned i = 0; i < COUNT; i++)
+#pragma unroll
+            for (unsigned t = 0; t < TOKENS; t++)
+                lanes[t] = multiply_add(lanes[t], here.whole_unit(i * LANES + lane), of_x[i][t]);
+        __syncwarp();
     }
 }
 
 /// The products of FEW_ROWS rows and `TOKENS` tokens.
 template <unsigned TOKENS, class E, class W>
 __device__ void multiply_few(Product<E, W> p, unsigned first_row, unsigned first_token) {
+    constexpr unsigned COUNT = STAGE_BYTES / (LANES * PER_UNIT<E> * sizeof(W));
     unsigned row = first_row + threadIdx.x / LANES;
     Row<E, W> w = p.w_row(row);
     Row<E, E> x[TOKENS];
     Acc<E> lanes[TOKENS] = {};
     for (unsigned t = 0; t < TOKENS; t++)
         x[t] = p.x_row(first_token + t);
-    unsigned blocks = blocks_of<E>(p.cols), block = 0;
-    if (whole_blocks<E>(p.cols))
-        for (; block + IN_FLIGHT<W> <= blocks; block += IN_FLIGHT<W>)
-            add_blocks<IN_FLIGHT<W>, false>(lanes, w, x, block, blocks);
-    for (; block < blocks; block += 8)
-        add_blocks<8, true>(lanes, w, x, block, blocks);
+    unsigned blocks = blocks_of<E>(p.cols), stages = whole_blocks<E>(p.cols) ? blocks / COUNT : 0;
+    add_stages<COUNT>(lanes, w, x, stages);
+    add_blocks(lanes, w, x, stages * COUNT, blocks);
     for (unsigned t = 0; t < TOKENS; t++) {
         Acc<E> sum = folded(lanes[t]);
         if (threadIdx.x % LANES == 0)

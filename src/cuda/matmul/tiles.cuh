@@ -27,10 +27,10 @@ constexpr unsigned TILE_THREADS = 32 * LANES;
 /// Where row or token `i` stands among those of a unit: stores of a warp, four units by eight rows, meet no bank twice.
 __device__ inline unsigned swizzled(unsigned i, unsigned unit) { return i ^ (unit / 4 % 4 * 8); }
 
-/// Four units of a row, from `first` on.
-template <class E, class W> __device__ inline Four<Unit<E>> four_units(Row<E, W> row, unsigned first, bool whole) {
+/// Four units of a row, from `first` on; `WHOLE` says that the row has them.
+template <bool WHOLE, class E, class W> __device__ inline Four<Unit<E>> four_units(Row<E, W> row, unsigned first) {
     Four<Unit<E>> four;
-    if (!whole) {
+    if constexpr (!WHOLE) {
         for (unsigned i = 0; i < 4; i++)
             four.at[i] = row.unit(first + i);
     } else if constexpr (PER_UNIT<E> == 2) {
@@ -48,7 +48,6 @@ template <class E, class W> struct Transfer {
     using Tile = TileOf<E>;
     const Product<E, W> &p;
     unsigned first_row, first_token;
-    bool whole;
     Four<Unit<E>> fours[Tile::FOURS];
 
     /// The column of the tile, and the first of four units, of this thread's `i`th four: a warp brings eight rows' 16 units.
@@ -61,15 +60,14 @@ template <class E, class W> struct Transfer {
         return four % 4 * 4 + four / 32 % (Tile::UNITS / 16) * 16;
     }
 
-    /// Reads the units from `first` on.
-    __device__ void read(unsigned first) {
+    /// Reads the units from `first` on; `WHOLE` says that all of them are within the rows.
+    template <bool WHOLE> __device__ void read(unsigned first) {
 #pragma unroll
         for (unsigned i = 0; i < Tile::FOURS; i++) {
             unsigned column = this->column(i), at = first + unit(i);
-            bool within = whole && at * PER_UNIT<E> < p.cols;
             fours[i] = column < Tile::ALL_ROWS
-                           ? four_units(p.w_row(first_row + column), at, within)
-                           : four_units(p.x_row(first_token + column - Tile::ALL_ROWS), at, within);
+                           ? four_units<WHOLE>(p.w_row(first_row + column), at)
+                           : four_units<WHOLE>(p.x_row(first_token + column - Tile::ALL_ROWS), at);
         }
     }
 
@@ -149,34 +147,41 @@ template <class A, unsigned R, unsigned T> __device__ inline void fold_warps(A (
     }
 }
 
+/// Adds the blocks from the one in `tiles` that `block` belongs to on, as long as `WHOLE` says how to read the next. Returns the first
+/// block that is left.
+template <bool WHOLE, class E, class W, class Sums>
+__device__ inline unsigned add_tiles(Sums &sums, TileOf<E> (&tiles)[2], Transfer<E, W> &transfer, unsigned block,
+                                     unsigned blocks) {
+    using Tile = TileOf<E>;
+    for (unsigned next = block + Tile::BLOCKS; WHOLE ? next + Tile::BLOCKS <= blocks : next < blocks; block = next, next += Tile::BLOCKS) {
+        transfer.template read<WHOLE>(next * LANES);
+#pragma unroll
+        for (unsigned i = 0; i < Tile::BLOCKS; i++)
+            add_block<E>(sums, tiles[block / Tile::BLOCKS % 2], i);
+        transfer.store(tiles[next / Tile::BLOCKS % 2]);
+        __syncthreads();
+    }
+    return block;
+}
+
 /// The products of a tile of rows and tokens.
 template <class E, class W>
 __device__ void multiply_tile(const Product<E, W> &p, unsigned first_row, unsigned first_token) {
     using Tile = TileOf<E>;
     __shared__ Tile tiles[2];
     Acc<E> sums[Tile::ROWS][Tile::TOKENS] = {};
-    Transfer<E, W> transfer{p, first_row, first_token, whole_blocks<E>(p.cols)};
-    unsigned blocks = blocks_of<E>(p.cols);
-    transfer.read(0);
+    Transfer<E, W> transfer{p, first_row, first_token};
+    unsigned blocks = blocks_of<E>(p.cols), block = 0;
+    transfer.template read<false>(0);
     transfer.store(tiles[0]);
     __syncthreads();
-    for (unsigned block = 0; block < blocks; block += Tile::BLOCKS) {
-        unsigned next = block + Tile::BLOCKS;
-        const Tile &tile = tiles[block / Tile::BLOCKS % 2];
-        if (next < blocks)
-            transfer.read(next * LANES);
-        if (next <= blocks) {
-#pragma unroll
-            for (unsigned i = 0; i < Tile::BLOCKS; i++)
-                add_block<E>(sums, tile, i);
-        } else {
-            for (unsigned i = 0; block + i < blocks; i++)
-                add_block<E>(sums, tile, i);
-        }
-        if (next < blocks)
-            transfer.store(tiles[next / Tile::BLOCKS % 2]);
-        __syncthreads();
-    }
+    // The tile of `block` is in shared memory.
+    if (whole_blocks<E>(p.cols))
+        block = add_tiles<true>(sums, tiles, transfer, block, blocks);
+    block = add_tiles<false>(sums, tiles, transfer, block, blocks);
+    for (unsigned i = 0; block + i < blocks; i++)
+        add_block<E>(sums, tiles[block / Tile::BLOCKS % 2], i);
+    __syncthreads();
     static_assert(sizeof(tiles) >= Tile::ROWS / 2 * Tile::TOKENS * 32 * 8 * sizeof(Acc<E>), "half of the sums of eight warps");
     fold_warps(sums, (Acc<E> *)tiles);
     if (threadIdx.x >= 32)

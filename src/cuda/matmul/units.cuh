@@ -42,20 +42,12 @@ template <class E, class W> struct Row {
         }
     }
 
-    /// Unit `i` of a row of whole blocks, which is read once.
+    /// Unit `i` of a row of whole blocks.
     __device__ Unit<E> whole_unit(unsigned i) const {
         if constexpr (PER_UNIT<E> == 1)
-            return widen<E>(streamed(numbers + i));
+            return widen<E>(numbers[i]);
         else
-            return {__ldcs((const unsigned *)numbers + i)};
-    }
-
-private:
-    static __device__ W streamed(const W *at) {
-        if constexpr (sizeof(W) == 2)
-            return {__ldcs(&at->bits)};
-        else
-            return __ldcs(at);
+            return ((const bf16_pair *)numbers)[i];
     }
 };
 
