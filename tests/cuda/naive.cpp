@@ -1,3 +1,6 @@
+#ifndef __x86_64__
+#error "these loops need x86-64, whose MXCSR decides what a denormal is"
+#endif
 #include "naive.hpp"
 #include <cmath>
 #include <cstring>

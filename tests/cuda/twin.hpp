@@ -4,6 +4,7 @@
 // warp. Blocks run one after another. `twin::backwards` lets the threads run in the opposite order, which shows a missing barrier.
 #pragma once
 #include <cmath>
+#include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -28,7 +29,7 @@ inline bool backwards = false;
 
 /// Threads that wait for each other.
 struct Group {
-    unsigned size, arrived = 0;
+    unsigned size = 0, arrived = 0;
     unsigned long long generation = 0;
 };
 
@@ -39,38 +40,65 @@ struct Copy {
     size_t bytes;
 };
 
+/// A thread of a block.
+struct Fiber {
+    /// Where it starts, and where it goes on.
+    ucontext_t start;
+    jmp_buf here;
+    bool started = false, done = false;
+    /// What it waits for: the end of a generation.
+    const Group *group = nullptr;
+    unsigned long long generation = 0;
+    /// What it shows to its warp.
+    unsigned long long exchanged = 0;
+    /// Groups of copies that have not arrived, of which the last is not yet complete.
+    std::deque<std::vector<Copy>> copies{{}};
+
+    bool waits() const { return group && group->generation == generation; }
+};
+
 struct Block {
-    ucontext_t scheduler;
-    /// Of each thread its groups of copies that have not arrived. The last is not yet complete.
-    std::vector<std::deque<std::vector<Copy>>> groups;
-    std::vector<ucontext_t> fibers;
-    std::vector<bool> done;
+    std::vector<Fiber> fibers;
     std::vector<Group> warps;
-    std::vector<double> exchanged;
     Group all;
-    unsigned current = 0;
-    unsigned long long arrivals = 0;
-    std::function<void()> body;
+    const std::function<void()> &body;
 };
 inline Block *block = nullptr;
+inline unsigned current = 0;
+inline jmp_buf scheduler;
 inline dim3 thread_index, block_index, block_size, grid_size;
 
+// Jumps, because the functions of ucontext.h ask the system for the signal mask at every switch.
+__attribute__((noinline)) inline void switch_to_scheduler(Fiber &fiber) {
+    if (_setjmp(fiber.here) == 0)
+        _longjmp(scheduler, 1);
+}
+__attribute__((noinline)) inline void switch_to(Fiber &fiber) {
+    if (_setjmp(scheduler) != 0)
+        return;
+    if (fiber.started)
+        _longjmp(fiber.here, 1);
+    fiber.started = true;
+    setcontext(&fiber.start);
+}
+
+/// Waits until all of a group have come here.
 inline void wait(Group &group) {
-    unsigned long long generation = group.generation;
-    block->arrivals++;
     if (++group.arrived == group.size) {
         group.arrived = 0;
         group.generation++;
         return;
     }
-    while (group.generation == generation)
-        swapcontext(&block->fibers[block->current], &block->scheduler);
+    Fiber &fiber = block->fibers[current];
+    fiber.group = &group;
+    fiber.generation = group.generation;
+    switch_to_scheduler(fiber);
 }
 
 inline void run_fiber() {
     block->body();
-    block->done[block->current] = true;
-    block->arrivals++;
+    block->fibers[current].done = true;
+    _longjmp(scheduler, 1);
 }
 
 /// Lets the threads of a block run until all are done.
@@ -82,24 +110,25 @@ inline void run_block(Block &b) {
         stacks.emplace_back(new char[STACK]);
     block = &b;
     for (unsigned t = 0; t < threads; t++) {
-        getcontext(&b.fibers[t]);
-        b.fibers[t].uc_stack.ss_sp = stacks[t].get();
-        b.fibers[t].uc_stack.ss_size = STACK;
-        b.fibers[t].uc_link = &b.scheduler;
-        makecontext(&b.fibers[t], run_fiber, 0);
+        ucontext_t &start = b.fibers[t].start;
+        getcontext(&start);
+        start.uc_stack.ss_sp = stacks[t].get();
+        start.uc_stack.ss_size = STACK;
+        makecontext(&start, run_fiber, 0);
     }
-    for (bool left = true; left;) {
-        left = false;
-        unsigned long long before = b.arrivals;
+    for (unsigned left = threads; left > 0;) {
+        bool any = false;
         for (unsigned i = 0; i < threads; i++) {
-            b.current = backwards ? threads - 1 - i : i;
-            if (b.done[b.current])
+            current = backwards ? threads - 1 - i : i;
+            Fiber &fiber = b.fibers[current];
+            if (fiber.done || fiber.waits())
                 continue;
-            left = true;
-            thread_index = {b.current};
-            swapcontext(&b.scheduler, &b.fibers[b.current]);
+            any = true;
+            thread_index = {current};
+            switch_to(fiber);
+            left -= b.fibers[current].done;
         }
-        if (left && b.arrivals == before) {
+        if (!any) {
             fprintf(stderr, "twin: threads of a block wait for others that have ended or wait elsewhere\n");
             abort();
         }
@@ -107,45 +136,39 @@ inline void run_block(Block &b) {
 }
 
 /// Runs a kernel: `body` for every thread.
-inline void launch(dim3 grid, unsigned threads, std::function<void()> body) {
+inline void launch(dim3 grid, unsigned threads, const std::function<void()> &body) {
     grid_size = grid;
     block_size = {threads};
     for (unsigned z = 0; z < grid.z; z++)
         for (unsigned y = 0; y < grid.y; y++)
             for (unsigned x = 0; x < grid.x; x++) {
                 block_index = {x, y, z};
-                Block b;
-                b.fibers.resize(threads);
-                b.done.resize(threads);
-                b.exchanged.resize(threads);
-                b.groups.assign(threads, {{}});
+                Block b{std::vector<Fiber>(threads), {}, {threads}, body};
                 for (unsigned first = 0; first < threads; first += 32)
                     b.warps.push_back({threads - first < 32 ? threads - first : 32});
-                b.all.size = threads;
-                b.body = body;
                 run_block(b);
             }
 }
 
 /// What the thread `delta` further on in a run of `width` holds; one beyond it is the thread itself.
 template <class T> T shuffled_down(T value, unsigned delta, unsigned width) {
-    unsigned thread = block->current;
+    unsigned thread = current;
     Group &warp = block->warps[thread / 32];
-    memcpy(&block->exchanged[thread], &value, sizeof value);
+    memcpy(&block->fibers[thread].exchanged, &value, sizeof value);
     wait(warp);
     unsigned from = thread % width + delta < width ? thread + delta : thread;
-    memcpy(&value, &block->exchanged[from], sizeof value);
+    memcpy(&value, &block->fibers[from].exchanged, sizeof value);
     wait(warp);
     return value;
 }
 
 // Copies happen as late as they may: when their thread waits for them.
 inline void start_copy(void *to, const void *from, size_t bytes) {
-    block->groups[block->current].back().push_back({to, from, bytes});
+    block->fibers[current].copies.back().push_back({to, from, bytes});
 }
-inline void end_group() { block->groups[block->current].emplace_back(); }
+inline void end_group() { block->fibers[current].copies.emplace_back(); }
 inline void wait_for_groups(unsigned left) {
-    auto &groups = block->groups[block->current];
+    auto &groups = block->fibers[current].copies;
     for (; groups.size() > left + 1; groups.pop_front())
         for (Copy copy : groups.front())
             memcpy(copy.to, copy.from, copy.bytes);
@@ -178,7 +201,7 @@ template <class To, class From> To with_bits_of(From from) {
 #define gridDim twin::grid_size
 
 inline void __syncthreads() { twin::wait(twin::block->all); }
-inline void __syncwarp() { twin::wait(twin::block->warps[twin::block->current / 32]); }
+inline void __syncwarp() { twin::wait(twin::block->warps[twin::current / 32]); }
 template <class T> T __shfl_down_sync(unsigned, T value, unsigned delta, unsigned width) {
     return twin::shuffled_down(value, delta, width);
 }
