@@ -6,26 +6,32 @@
 
 #include <algorithm>
 
-/// Seconds that `run(i)` takes, the i-th time: the median of several times, after a warm-up.
-template <class Run> double seconds(Run run) {
-    const int times = 12;
-    cudaEvent_t events[times + 1];
-    for (auto &event : events)
-        must(cudaEventCreate(&event), "event");
-    run(0);
-    cudaEventRecord(events[0]);
-    for (int i = 0; i < times; i++) {
+/// Seconds from one launch of `run(i)` to the next, where `count` follow each other; i counts them.
+template <class Run> double seconds_of(Run run, int count) {
+    cudaEvent_t start, end;
+    must(cudaEventCreate(&start), "event");
+    must(cudaEventCreate(&end), "event");
+    cudaEventRecord(start);
+    for (int i = 0; i < count; i++)
         run(i);
-        cudaEventRecord(events[i + 1]);
-    }
+    cudaEventRecord(end);
     must(cudaDeviceSynchronize(), "kernel");
-    std::vector<float> each;
-    for (int i = 0; i < times; i++) {
-        each.push_back(0);
-        cudaEventElapsedTime(&each[i], events[i], events[i + 1]);
-    }
+    float milliseconds;
+    cudaEventElapsedTime(&milliseconds, start, end);
+    cudaEventDestroy(start);
+    cudaEventDestroy(end);
+    return milliseconds / 1e3 / count;
+}
+
+/// The median of several [`seconds_of`] of about two milliseconds, as launches follow each other in a pass.
+template <class Run> double seconds(Run run) {
+    seconds_of(run, 1);
+    int count = std::clamp((int)(2e-3 / seconds_of(run, 1)), 1, 100);
+    std::vector<double> each;
+    for (int i = 0; i < 9; i++)
+        each.push_back(seconds_of(run, count));
     std::sort(each.begin(), each.end());
-    return each[times / 2] / 1e3;
+    return each[4];
 }
 
 /// Random numbers between −1 and 1, of a hash of their place.
@@ -139,6 +145,10 @@ static Peaks peaks() {
     double f64 = rate(seconds([&](int) { multiply_adds<<<blocks, threads>>>((double *)to.data(), rounds); }));
     printf("memory: copy %.0f GB/s, read %.0f GB/s; multiply-adds: f32 %.1f TFLOP/s, f64 %.1f TFLOP/s\n", 8e-9 * n / copied,
            4e-9 * n / was_read, f32 / 1e12, f64 / 1e12);
+    for (size_t bytes : {26214400, 52428800, 104857600})
+        printf("reading %zu MB, each time others: %.1f us\n", bytes / 1000000, 1e6 * seconds([&](int i) {
+            read<<<132 * 16, 512>>>((const float4 *)(from.data() + bytes / 4 * (i % 8)), to.data(), bytes / 16);
+        }));
     return {4.0 * n / was_read, f32, f64};
 }
 
@@ -206,7 +216,7 @@ void products(const char *types, const Peaks &peaks, Few *few, Many *many) {
 
 /// The other kernels, in microseconds, for one token and for 512 of the 4B, with 4096 keys.
 template <class E> void others(const char *type, auto *rms_norm, auto *gelu_tanh, auto *add, auto *scores_few,
-                               auto *scores_many, auto *probabilities, auto *weighted_sums) {
+                               auto *scores_many, auto *probabilities, auto *sums_few, auto *sums_many) {
     const unsigned hidden = 2560, inner = 10240, heads = 8, group = 2, head_dim = 256, keys = 4096;
     Buffer<E> x((size_t)512 * inner), y((size_t)512 * inner), cache((size_t)4 * keys * head_dim);
     Buffer<Acc<E>> scale((size_t)hidden), scores((size_t)heads * 512 * keys);
@@ -234,11 +244,14 @@ template <class E> void others(const char *type, auto *rms_norm, auto *gelu_tanh
         double softmax = us(seconds([&](int) {
             probabilities<<<dim3(tokens, heads), 256>>>(scores.data(), at.data(), 0.0625, tokens, keys, ~0u);
         }));
-        double sums = us(seconds([&](int) {
-            weighted_sums<<<dim3(head_dim / 32, heads, (tokens + TOGETHER - 1) / TOGETHER), 32>>>(
-                scores.data(), cache.data(), at.data(), y.data(), tokens, heads, group, head_dim, keys, keys, ~0u);
-        }));
-        printf("%-6s%6u%10.1f%10.1f%10.1f%12.1f%12.1f%12.1f%12.1f\n", type, tokens, norm, gelu, sum, few, many, softmax, sums);
+        auto sums = [&](auto *kernel, unsigned tokens_of_block) {
+            return us(seconds([&](int) {
+                kernel<<<dim3(head_dim / SUM_ELEMENTS, heads, (tokens + tokens_of_block - 1) / tokens_of_block), SUM_THREADS>>>(
+                    scores.data(), cache.data(), at.data(), y.data(), tokens, heads, group, head_dim, keys, keys, ~0u);
+            }));
+        };
+        printf("%-6s%6u%10.1f%10.1f%10.1f%12.1f%12.1f%14.1f%10.1f%11.1f\n", type, tokens, norm, gelu, sum, few, many,
+               softmax, sums(sums_few, SUM_WARPS), sums(sums_many, SUM_WARPS * 8));
     }
 }
 
@@ -255,9 +268,10 @@ int main() {
     PRODUCTS(bf16, bf16)
     PRODUCTS(f64, f64)
     PRODUCTS(f64, bf16)
-    printf("\nus    tokens  rms_norm gelu_tanh       add  scores_few scores_many probabilities weighted_sums (4096 keys)\n");
+    printf("\nus    tokens  rms_norm gelu_tanh       add  scores_few scores_many probabilities  sums_few  sums_many (4096 keys)\n");
 #define OTHERS(E)                                                                                                      \
-    others<E>(#E, rms_norm_##E, gelu_tanh_##E, add_##E, scores_few_##E, scores_many_##E, probabilities_##E, weighted_sums_##E);
+    others<E>(#E, rms_norm_##E, gelu_tanh_##E, add_##E, scores_few_##E, scores_many_##E, probabilities_##E, weighted_sums_few_##E,         \
+              weighted_sums_many_##E);
     OTHERS(f64)
     OTHERS(f32)
     OTHERS(bf16)

@@ -4,11 +4,6 @@
 #include "matmul/tiles.cuh"
 #include "softmax.cuh"
 
-/// The first key that a token at `position` sees.
-__device__ inline unsigned seen_from(unsigned position, unsigned window) {
-    return position < window ? 0 : position + 1 - window;
-}
-
 /// The products of head blockIdx.z's queries and its keys, as a matrix product: `[heads, tokens, stride]`. `group` heads share a key
 /// head.
 template <class E>

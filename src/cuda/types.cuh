@@ -55,9 +55,19 @@ __device__ inline f32 flushing_fused(f32 a, f32 b, f32 c) {
 #endif
 }
 
+/// Four numbers that are read at once.
+template <class T> struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) Four {
+    T at[4];
+};
+
 /// The smaller and the larger of two counts.
 __device__ inline unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 __device__ inline unsigned most(unsigned a, unsigned b) { return a > b ? a : b; }
+
+/// The first of the `window` keys that a token at `position` sees, of which its own is the last.
+__device__ inline unsigned seen_from(unsigned position, unsigned window) {
+    return position < window ? 0 : position + 1 - window;
+}
 
 /// The position of a thread in a grid of one dimension.
 __device__ inline unsigned long long thread_of_grid() {

@@ -190,10 +190,12 @@ struct Scene {
     unsigned capacity() const { return stride() + 3; }
 };
 constexpr Scene SCENES[] = {
-    {0, 1, 2, 1, 16, ~0u}, {70, 1, 4, 2, 64, ~0u}, {0, 41, 4, 2, 31, ~0u}, {90, 19, 2, 2, 32, 24}, {3, 70, 1, 1, 32, 7}};
+    {0, 1, 2, 1, 16, ~0u}, {70, 1, 4, 2, 64, ~0u}, {0, 41, 4, 2, 31, ~0u}, {90, 19, 2, 2, 32, 24}, {3, 70, 1, 1, 32, 7},
+    {300, 2, 2, 1, 40, ~0u}};
 
-template <class E, class Few, class Many, class Probabilities, class Store, class Sums>
-void check_attention(Few *scores_few, Many *scores_many, Probabilities *probabilities, Store *store, Sums *weighted_sums) {
+template <class E, class Few, class Many, class Probabilities, class Store, class SumsFew, class SumsMany>
+void check_attention(Few *scores_few, Many *scores_many, Probabilities *probabilities, Store *store, SumsFew *sums_few,
+                     SumsMany *sums_many) {
     using Wide = Numbers<Acc<E>>;
     for (Kind kind : kinds)
         for (Scene s : SCENES) {
@@ -203,7 +205,7 @@ void check_attention(Few *scores_few, Many *scores_many, Probabilities *probabil
                 positions.push_back(s.position(t));
             Numbers<E> q = random_vector<E>(kind, s.tokens * width), k, v;
             Numbers<E> keys = random_vector<E>(kind, key_heads * s.capacity() * s.head_dim), values = keys;
-            Memory<E> keys_there(keys), values_there(values), q_there(q), out_there(q.size());
+            Memory<E> keys_there(keys), values_there(values), q_there(q);
             for (unsigned t = 0; t < s.tokens; t++)
                 for (unsigned head = 0; head < key_heads; head++)
                     for (unsigned i = 0; i < s.head_dim; i++) {
@@ -261,10 +263,15 @@ void check_attention(Few *scores_few, Many *scores_many, Probabilities *probabil
                    s.window);
             tally.compare("probabilities", name_of<E>(), p_there.read(), p);
             Memory<Acc<E>> want_there(p);
-            launch(weighted_sums, {pieces(s.head_dim, 32), s.heads, pieces(s.tokens, TOGETHER)}, 32, want_there.at(),
-                   values_there.at(), at.at(), out_there.at(), s.tokens, s.heads, s.group, s.head_dim, s.capacity(),
-                   s.stride(), s.window);
-            tally.compare("weighted_sums", name_of<E>(), out_there.read(), out);
+            auto check_sums = [&](const char *name, auto *kernel, unsigned tokens_of_block) {
+                Memory<E> out_there(q.size());
+                launch(kernel, {pieces(s.head_dim, SUM_ELEMENTS), s.heads, pieces(s.tokens, tokens_of_block)}, SUM_THREADS,
+                       want_there.at(), values_there.at(), at.at(), out_there.at(), s.tokens, s.heads, s.group, s.head_dim,
+                       s.capacity(), s.stride(), s.window);
+                tally.compare(name, name_of<E>(), out_there.read(), out);
+            };
+            check_sums("weighted_sums_few", sums_few, SUM_WARPS);
+            check_sums("weighted_sums_many", sums_many, SUM_WARPS * 8);
         }
 }
 
@@ -281,7 +288,8 @@ void check_attention(Few *scores_few, Many *scores_many, Probabilities *probabil
     check_round<E>(round_##E);                                                                                         \
     check_embed<E, bf16>(embed_##E##_bf16);                                                                            \
     check_rope<E>(rope_##E);                                                                                           \
-    check_attention<E>(scores_few_##E, scores_many_##E, probabilities_##E, store_key_value_##E, weighted_sums_##E);
+    check_attention<E>(scores_few_##E, scores_many_##E, probabilities_##E, store_key_value_##E, weighted_sums_few_##E,   \
+                       weighted_sums_many_##E);
 
 static void check_all() {
     PRODUCTS(f64, f64)

@@ -102,9 +102,9 @@ public:
 
     /// A line a kernel: for each type how many numbers, and how many of them are not what they should be.
     void print() const {
-        printf("%-16s%20s%20s%20s\n", "kernel", "f64", "f32", "bf16");
+        printf("%-20s%20s%20s%20s\n", "kernel", "f64", "f32", "bf16");
         for (const auto &[kernel, types] : counts) {
-            printf("%-16s", kernel.c_str());
+            printf("%-20s", kernel.c_str());
             for (const char *type : {"f64", "f32", "bf16"}) {
                 auto found = types.find(type);
                 char cell[64] = "";

@@ -12,6 +12,16 @@ __device__ inline void start_copy(void *to_shared, const void *from_global) {
 #endif
 }
 
+/// Brings the 32 bytes around an address to the nearest cache, without waiting.
+__device__ inline void touch(const void *global) {
+#ifdef __CUDACC__
+    unsigned unused;
+    asm volatile("ld.global.ca.u32 %0, [%1];" : "=r"(unused) : "l"(global));
+#else
+    (void)global;
+#endif
+}
+
 /// Ends a group of copies.
 __device__ inline void end_group() {
 #ifdef __CUDACC__

@@ -29,10 +29,17 @@ __device__ inline f32 multiply_add(f32 lane, bf16_pair w, bf16_pair x) {
 /// A row of a matrix of W that is multiplied in E.
 template <class E, class W> struct Row {
     const W *numbers;
-    unsigned cols;
+    /// Negative beyond the end of the row.
+    int cols;
+
+    /// Leaves its first units behind.
+    __device__ void skip(unsigned units) {
+        numbers += units * PER_UNIT<E>;
+        cols -= (int)(units * PER_UNIT<E>);
+    }
 
     /// Unit `i`, which is zeros from `cols` on.
-    __device__ Unit<E> unit(unsigned i) const {
+    __device__ Unit<E> unit(int i) const {
         if constexpr (PER_UNIT<E> == 1) {
             return i < cols ? widen<E>(numbers[i]) : E(0);
         } else {
@@ -69,8 +76,8 @@ template <class E, class W> struct Product {
     unsigned tokens, rows, cols;
     size_t x_stride, w_stride, y_stride;
 
-    __device__ Row<E, E> x_row(unsigned token) const { return {x + least(token, tokens - 1) * x_stride, cols}; }
-    __device__ Row<E, W> w_row(unsigned row) const { return {w + least(row, rows - 1) * w_stride, cols}; }
+    __device__ Row<E, E> x_row(unsigned token) const { return {x + least(token, tokens - 1) * x_stride, (int)cols}; }
+    __device__ Row<E, W> w_row(unsigned row) const { return {w + least(row, rows - 1) * w_stride, (int)cols}; }
 
     /// Stores a dot product, if its place is within y.
     __device__ void store(unsigned token, unsigned row, Acc<E> sum) const {
