@@ -12,13 +12,13 @@ __device__ inline void start_copy(void *to_shared, const void *from_global) {
 #endif
 }
 
-/// Brings the 32 bytes around an address to the nearest cache, without waiting.
-__device__ inline void touch(const void *global) {
+/// Starts to bring the 32 bytes around an address to the cache of this processor; `shared` is a place for four of them.
+__device__ inline void start_touch(void *shared, const void *global) {
 #ifdef __CUDACC__
-    unsigned unused;
-    asm volatile("ld.global.ca.u32 %0, [%1];" : "=r"(unused) : "l"(global));
+    unsigned to = (unsigned)__cvta_generic_to_shared(shared);
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global) : "memory");
 #else
-    (void)global;
+    twin::start_copy(shared, global, 4);
 #endif
 }
 

@@ -37,13 +37,13 @@ __device__ inline void add_stages(Acc<E> (&lanes)[TOKENS], Row<E, W> w, const Ro
                        (const unsigned char *)w.numbers + (size_t)stage * STAGE_BYTES + lane * 16);
         end_group();
     };
+    // With the first stage, all of x: else every stage would wait for its part of it.
+    __shared__ unsigned touched[FEW_THREADS];
+    for (unsigned t = 0; stages > 0 && t < TOKENS; t++)
+        for (unsigned at = threadIdx.x * 32; at < x[t].cols * sizeof(E); at += FEW_THREADS * 32)
+            start_touch(&touched[threadIdx.x], (const unsigned char *)x[t].numbers + at);
     for (unsigned stage = 0; stage + 1 < STAGES_AHEAD; stage++)
         start(stage);
-    // Else every stage would wait for its part of x, which no block on this processor has yet read.
-    for (unsigned t = 0; t < TOKENS; t++)
-#pragma unroll 8
-        for (unsigned at = threadIdx.x * 32; at < x[t].cols * sizeof(E); at += FEW_THREADS * 32)
-            touch((const unsigned char *)x[t].numbers + at);
     for (unsigned stage = 0; stage < stages; stage++) {
         start(stage + STAGES_AHEAD - 1);
         Unit<E> of_x[COUNT][TOKENS];
