@@ -19,6 +19,9 @@ def library():
     """NVRTC, as the package has it or the system."""
     for folder in (*site.getsitepackages(), site.getusersitepackages()):
         for path in sorted(pathlib.Path(folder).glob("nvidia/*/lib/libnvrtc.so.*")):
+            # Loaded first, because NVRTC looks for its other half by name alone.
+            for builtins in sorted(path.parent.glob("libnvrtc-builtins.so.*")):
+                ctypes.CDLL(str(builtins))
             return ctypes.CDLL(str(path))
     try:
         return ctypes.CDLL("libnvrtc.so")
