@@ -45,4 +45,4 @@ control another-tree lanes.cuh "$tree"
 control even-before-odd matmul/units.cuh 's/bits & 0xffff0000/bits << 16/g; s/widened(\([wx]\).bits)/__uint_as_float(\1.bits \& 0xffff0000)/g'
 control no-flushing matmul/units.cuh 's/flushing_fused/fused/g'
 control no-wait-for-copies matmul/few.cuh 's/wait_for_groups<STAGES_AHEAD - 1>/wait_for_groups<STAGES_AHEAD>/'
-control no-barrier matmul/tiles.cuh '/transfer.store(tiles\[next/{n;d}'
+control no-barrier matmul/tiles.cuh '/transfer.store(tiles\[here\]);/{n;d}'

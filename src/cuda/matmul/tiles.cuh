@@ -22,11 +22,6 @@ constexpr unsigned TILE_THREADS = 32 * LANES;
 /// Where row or token `i` stands among those of a unit: stores of a warp, four units by eight rows, meet no bank twice.
 __device__ inline unsigned swizzled(unsigned i, unsigned unit) { return i ^ (unit / 4 % 4 * 8); }
 
-/// Whether a row has all units that are read, as a type.
-template <bool WHOLE> struct Whole {
-    static constexpr bool value = WHOLE;
-};
-
 /// The first four units of a row; `WHOLE` says that it has them.
 template <bool WHOLE, class E, class W> __device__ inline Four<Unit<E>> four_units(Row<E, W> row) {
     Four<Unit<E>> four;
@@ -156,6 +151,19 @@ template <class A, unsigned R, unsigned T> __device__ inline void fold_warps(A (
     }
 }
 
+/// Adds all blocks of tile `here`, and brings the next into the other meanwhile.
+template <bool WHOLE, class E, class W, class Sums>
+__device__ inline void add_and_bring_next(Sums &sums, TileOf<E> (&tiles)[2], unsigned &here, Place place,
+                                          Transfer<E, W> &transfer) {
+    transfer.template read<WHOLE>();
+#pragma unroll
+    for (unsigned i = 0; i < TileOf<E>::BLOCKS; i++)
+        add_block<E>(sums, tiles[here], place, i);
+    here = 1 - here;
+    transfer.store(tiles[here]);
+    __syncthreads();
+}
+
 /// The products of a tile of rows and tokens.
 template <class E, class W>
 __device__ void multiply_tile(const Product<E, W> &p, unsigned first_row, unsigned first_token) {
@@ -165,24 +173,14 @@ __device__ void multiply_tile(const Product<E, W> &p, unsigned first_row, unsign
     Place place;
     Transfer<E, W> transfer(p, first_row, first_token);
     unsigned blocks = blocks_of<E>(p.cols), block = 0, here = 0;
-    auto bring_next = [&](auto whole) {
-        transfer.template read<decltype(whole)::value>();
-#pragma unroll
-        for (unsigned i = 0; i < Tile::BLOCKS; i++)
-            add_block<E>(sums, tiles[here], place, i);
-        here = 1 - here;
-        transfer.store(tiles[here]);
-        __syncthreads();
-        block += Tile::BLOCKS;
-    };
     transfer.template read<false>();
     transfer.store(tiles[here]);
     __syncthreads();
     if (whole_blocks<E>(p.cols))
-        while (block + 2 * Tile::BLOCKS <= blocks)
-            bring_next(Whole<true>());
-    while (block + Tile::BLOCKS < blocks)
-        bring_next(Whole<false>());
+        for (; block + 2 * Tile::BLOCKS <= blocks; block += Tile::BLOCKS)
+            add_and_bring_next<true>(sums, tiles, here, place, transfer);
+    for (; block + Tile::BLOCKS < blocks; block += Tile::BLOCKS)
+        add_and_bring_next<false>(sums, tiles, here, place, transfer);
     for (unsigned i = 0; block + i < blocks; i++)
         add_block<E>(sums, tiles[here], place, i);
     static_assert(sizeof(tiles) >= Tile::ROWS / 2 * Tile::TOKENS * 32 * 8 * sizeof(Acc<E>), "half of the sums of eight warps");
