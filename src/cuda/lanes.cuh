@@ -16,7 +16,7 @@ template <class A> __device__ inline A folded(A lane) {
 constexpr unsigned STAGED = 2048;
 
 /// The sum of `element(i)` for i < n, by all threads of a block, each of which gets it: lane l is +0, to which `step` adds elements
-/// l, l + 16, … in this order. Every thread of a block must call it, and n must not be 0.
+/// l, l + 16, … in this order. Every thread of a block, a multiple of 32, must call it, and n must not be 0.
 template <class A, class Element, class Step>
 __device__ A sum_in_lanes(unsigned n, Element element, Step step) {
     __shared__ A staged[STAGED];

@@ -1,4 +1,4 @@
-// Norms: a block of threads computes a row of n numbers.
+// Norms: a block of threads, a multiple of 32, computes a row of n numbers.
 #include "lanes.cuh"
 
 /// 1 / √(mean + ε), where mean is Σ / n.

@@ -1,4 +1,4 @@
-// Rotary position embedding: a thread rotates one pair of numbers, in place.
+// Rotary position embedding in place: a thread rotates one pair of numbers.
 #include "types.cuh"
 
 /// Rotates the first 2 · `half` numbers of each head of `x` `[tokens, heads, head_dim]`: element i with element i + `half`, or 2i with

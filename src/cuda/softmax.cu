@@ -1,4 +1,4 @@
-// Softmax of each row of `scores` `[gridDim.x, n]`, in place.
+// Softmax of each row of `scores` `[gridDim.x, n]`, in place, by a block of threads that is a multiple of 32.
 #include "softmax.cuh"
 
 #define KERNEL(A)                                                                                                      \
