@@ -465,7 +465,7 @@ fn longer_than_the_window() -> Vec<u32> {
         .map(|prompt| prompt.ids)
         .max_by_key(Vec::len);
     let mut ids = longest.unwrap();
-    ids.truncate(model().config().sliding_window + 20);
+    ids.truncate(model().config().window(0).unwrap() + 20);
     ids
 }
 
