@@ -189,7 +189,7 @@ impl<'a> Comparison<'a> {
     /// The finding, with the bugs that explain it.
     fn finding(&self, row: &Row) -> Result<Finding> {
         let mut causes = Vec::new();
-        for bug in KnownBug::ALL {
+        for &bug in KnownBug::ALL {
             if self.explains(bug, &row.name)? {
                 causes.push(Cause::from(bug));
             }

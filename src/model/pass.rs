@@ -200,12 +200,11 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
             return x;
         };
         let (level, dims) = (self.run.level, rotation.dims());
-        let sliding = attention.form.window.is_some();
         for sequence in self.sequences.iter() {
             for (row, &position) in sequence.rows.clone().zip(sequence.positions) {
                 let heads = x.row_mut(row);
                 if form.rounded_once {
-                    let cos_sin = self.run.cos_sin(rotation, sliding, position);
+                    let cos_sin = self.run.cos_sin(rotation, position);
                     let mut wide: Vec<E::Acc> = heads.iter().map(|x| x.acc()).collect();
                     for head in wide.chunks_exact_mut(attention.form.head_dim) {
                         rotate_part(level, form.pairing, &mut head[..dims], &cos_sin);
@@ -215,7 +214,7 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
                     }
                     continue;
                 }
-                let cos_sin = self.run.cos_sin(rotation, sliding, position);
+                let cos_sin = self.run.cos_sin(rotation, position);
                 match form.pairing {
                     RopePairing::Halves if dims == attention.form.head_dim => {
                         rotate(level, heads, &cos_sin);

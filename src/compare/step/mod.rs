@@ -206,13 +206,32 @@ impl<'m> Step<'m> {
         }
     }
 
+    /// cap · tanh(x / cap), operation by operation.
     fn capped(&self, x: Interval, cap: f64) -> Interval {
-        let capped = x.map(|x| cap * libm::tanh(x / cap));
-        self.rounding
-            .of(capped.off(4.0 * self.rounding.unit() * cap))
+        let x = self.rounding.once(x.map(|x| x / cap));
+        let tanh = self.tanh(x);
+        self.rounding.once(tanh.map(|tanh| cap * tanh))
+    }
+
+    fn tanh(&self, x: Interval) -> Interval {
+        let tanh = x.map(libm::tanh);
+        self.rounding.of(tanh.off(4.0 * self.rounding.unit()))
+    }
+
+    /// x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), operation by operation.
+    fn gelu_new(&self, x: Interval) -> Interval {
+        let once = |x| self.rounding.once(x);
+        let cube = once(x.map(|x| x * x * x));
+        let sum = once(x.plus(once(cube.map(|x| 0.044_715 * x))));
+        let tanh = self.tanh(once(sum.map(|x| std::f64::consts::FRAC_2_PI.sqrt() * x)));
+        let one = once(tanh.map(|tanh| 1.0 + tanh));
+        once(once(x.map(|x| 0.5 * x)).times(one))
     }
 
     fn activation(&self, f: Activation, x: Interval) -> Interval {
+        if f == Activation::GeluNew {
+            return self.gelu_new(x);
+        }
         // 1 + tanh cancels for negative x: the error is one of x, not of the outcome.
         let off = 8.0 * self.rounding.unit() * x.size() + STEEPEST * x.half();
         let x = x.value;
