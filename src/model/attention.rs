@@ -3,29 +3,8 @@
 use std::ops::Range;
 
 use super::ops::Ops;
-use super::{Linear, Norm};
-use crate::checkpoint::form::{AttentionForm, FusedOrder};
-use crate::kernels::Rotation;
-
-/// A(C, x): norm, queries, keys and values, attention, output map, post-norm.
-#[derive(Clone, Debug)]
-pub struct Attention {
-    pub(crate) form: AttentionForm,
-    pub(crate) norm: Option<Norm>,
-    pub(crate) projections: Projections,
-    /// Of q and k.
-    pub(crate) qk_norms: Option<[Norm; 2]>,
-    pub(crate) rotation: Option<Rotation>,
-    pub(crate) out: Linear,
-    pub(crate) post_norm: Option<Norm>,
-}
-
-/// The maps that give queries, keys and values.
-#[derive(Clone, Debug)]
-pub(crate) enum Projections {
-    Separate([Linear; 3]),
-    Fused(Linear, FusedOrder),
-}
+use super::parts::{Attention, Projections};
+use crate::checkpoint::form::FusedOrder;
 
 impl Attention {
     /// A point of the module that no module outputs.

@@ -1,9 +1,9 @@
 //! A block of Theorem 5: T(C, x) = v + g(f(v)) with v = x + A(C, x), or in parallel (g(f(x)) + A(C, x)) + x.
 
-use super::attention::Attention;
 use super::inner::Inner;
 use super::ops::Ops;
 use super::outer::Outer;
+use super::parts::Attention;
 use crate::checkpoint::form::Sum;
 
 /// One layer.

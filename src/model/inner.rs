@@ -1,12 +1,9 @@
 //! f of Theorem 5: the inner function, pre-norm, first linear maps and activation.
 
-use std::ops::Range;
-
-use super::experts::{Active, Experts};
 use super::ops::Ops;
+use super::parts::{Experts, Hidden};
 use super::{Linear, Norm};
 use crate::kernels::activation::Activation;
-use crate::tensor::{Element, Matrix};
 
 /// h = f(v): a norm z = N(v), linear maps of z, and an activation.
 #[derive(Clone, Debug)]
@@ -33,37 +30,6 @@ pub enum Maps {
     Plain(Linear),
     /// Gated maps, of which a router chooses some for each token.
     Experts(Experts),
-}
-
-impl<E: Element> Hidden<Matrix<E>> {
-    /// Some rows of a batch.
-    pub(crate) fn slice_rows(&self, rows: Range<usize>) -> Self {
-        match self {
-            Self::Dense(h) => Self::Dense(h.slice_rows(rows)),
-            Self::Experts { router, active } => Self::Experts {
-                router: router.slice_rows(rows.clone()),
-                active: active
-                    .iter()
-                    .map(|(active, h)| {
-                        let (active, own) = active.among(&rows);
-                        (active, h.slice_rows(own))
-                    })
-                    .collect(),
-            },
-        }
-    }
-}
-
-/// What an inner function gives: h, or h of every active expert.
-#[derive(Clone, Debug)]
-pub(crate) enum Hidden<T> {
-    Dense(T),
-    Experts {
-        /// The router's output.
-        router: T,
-        /// Those that any token chooses, ascending.
-        active: Vec<(Active, T)>,
-    },
 }
 
 impl Inner {

@@ -1,7 +1,7 @@
 //! From a checkpoint to a model: every tensor found and of the shape the config says.
 
-use super::attention::{Attention, Projections};
 use super::error::Result;
+use super::parts::{Attention, Projections};
 use super::rope::rotation;
 use super::{
     Block, Decoder, Embedding, EmbeddingScale, Experts, Inner, Linear, Maps, Model, Norm, Outer,

@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use super::cache::{Cache, SLACK};
-use super::experts::{Active, Experts, choose};
+use super::experts::choose;
 use super::ops::Ops;
 use super::overlay::{OverlaidRows, TensorOverlay};
+use super::parts::{Active, Attention, Experts};
 use super::run::ForwardRun;
-use super::{Attention, Linear, Norm, attend};
+use super::{Linear, Norm, attend};
 use crate::checkpoint::form::RopePairing;
 use crate::kernels::activation::Activation;
 use crate::kernels::{CosSin, Level, Rows, elementwise, rotate};

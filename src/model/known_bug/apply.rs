@@ -5,7 +5,7 @@ use super::effect::{DEFAULT_THETA, head_dim_scaling, hidden_scaling, rope_of};
 use crate::checkpoint::form::{FusedOrder, NormKind, RopeForm, RopePairing};
 use crate::checkpoint::{Config, Rope};
 use crate::kernels::activation::Activation;
-use crate::model::attention::Projections;
+use crate::model::Projections;
 use crate::model::rope::rotation;
 use crate::model::{Attention, Block, Embedding, Linear, Maps, Model, Norm};
 use crate::tensor::Tensor;
