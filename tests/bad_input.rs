@@ -137,9 +137,17 @@ fn no_config() {
 fn unknown_architecture() {
     let case = Case::new();
     case.config(|config| {
-        config["architectures"] = json!(["LlamaForCausalLM"]);
-        config["model_type"] = json!("llama");
+        config["architectures"] = json!(["Llama4ForCausalLM"]);
+        config["model_type"] = json!("llama4");
     });
+    insta::assert_snapshot!(case.refused());
+}
+
+/// The weights of one family with the config of another.
+#[test]
+fn another_family() {
+    let case = Case::new();
+    case.config(|config| config["model_type"] = json!("llama"));
     insta::assert_snapshot!(case.refused());
 }
 
