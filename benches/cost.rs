@@ -1,7 +1,7 @@
 //! What verifying costs, against generating the same tokens in the same run.
 //!
 //! ```text
-//! python3 reference/fetch_270m.py && cargo bench --bench cost
+//! python3 reference/fetch_models.py gemma-3-270m && cargo bench --bench cost
 //! cargo bench --bench cost -- closed-form f32     # one solver, one compute type
 //! ```
 #![allow(

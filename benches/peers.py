@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run llama.cpp, Hugging Face transformers and candle beside ours on Gemma 3 270M, in turn, and write what they take.
 
-    python3 reference/fetch_270m.py
+    python3 reference/fetch_models.py gemma-3-270m
     pip install -r reference/requirements.txt llama-cpp-python==0.3.36    (in an environment of its own)
     python3 benches/peers.py
 

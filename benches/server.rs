@@ -1,7 +1,7 @@
 //! The example `server` with the 270M under sixteen clients: what it writes, how long they wait, what it takes.
 //!
 //! ```text
-//! python3 reference/fetch_270m.py && cargo build --release --example server
+//! python3 reference/fetch_models.py gemma-3-270m && cargo build --release --example server
 //! cargo bench --bench server -- 60        # seconds
 //! ```
 #![allow(
@@ -25,7 +25,9 @@ const KILLS: usize = 9;
 fn main() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/gemma-3-270m");
     if !Path::new(path).exists() {
-        println!("skipped: no models/gemma-3-270m (python3 reference/fetch_270m.py brings it)");
+        println!(
+            "skipped: no models/gemma-3-270m (python3 reference/fetch_models.py gemma-3-270m brings it)"
+        );
         return;
     }
     let seconds = std::env::args().find_map(|argument| argument.parse().ok());

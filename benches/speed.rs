@@ -1,7 +1,7 @@
 //! Decoding and prefill of the 270M, against what the machine can read and compute in the same run.
 //!
 //! ```text
-//! python3 reference/fetch_270m.py && cargo bench --bench speed
+//! python3 reference/fetch_models.py gemma-3-270m && cargo bench --bench speed
 //! ```
 #![allow(
     clippy::unwrap_used,

@@ -3,7 +3,7 @@
 //! From a text this is the command line, `context-patch generate`. From ids it is this program, which starts itself.
 //!
 //! ```text
-//! python3 reference/fetch_270m.py && cargo bench --bench start
+//! python3 reference/fetch_models.py gemma-3-270m && cargo bench --bench start
 //! ```
 #![allow(
     clippy::unwrap_used,

@@ -36,7 +36,7 @@ from fetch_270m import LAYER_NAMES, OUTER_NAMES
 from program import PROMPTS, ROOT, solve
 
 # Hugging Face's name of a tensor, less the layer, to GGUF's.
-LAYER_NAMES = {hf: name for name, hf in LAYER_NAMES.items()}
+LAYER_NAMES = {hf: name for name, hf in LAYER_NAMES["gemma3"].items()}
 OUTER_NAMES = {hf: name for name, hf in OUTER_NAMES.items()} | {"lm_head.weight": "output.weight"}
 
 SIZES = {"BF16": 2, "F16": 2, "F32": 4}

@@ -3,7 +3,7 @@
 
     python3 reference/hf_bf16_orders.py [NAME ...]        # ten minutes for all ten prompts
 
-Evaluates each golden prompt of the 270M (fetch_270m.py brings it) in one piece, token by token with a cache, and in two
+Evaluates each golden prompt of the 270M (fetch_models.py brings it) in one piece, token by token with a cache, and in two
 pieces, and prints the L-infinity error of the last position's logits, every 64th entry, against the NumPy float64
 reference's golden data.
 """

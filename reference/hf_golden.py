@@ -4,16 +4,16 @@
     pip install -r reference/requirements.txt
     python3 reference/hf_golden.py --output reference/golden
 
-reads reference/checkpoints/* and reference/tiny (committed) and models/gemma-3-270m (fetched by
-fetch_270m.py), skips what is not there, and writes
+reads reference/checkpoints/* and reference/tiny (committed) and the real models in models/ (fetched by
+fetch_models.py), skips what is not there, and writes
 
 * NAME.safetensors for each checkpoint and for the tiny model: `ids` [tokens] i64, and `logits_f32` and
   `logits_bf16` [tokens, vocab], both stored as f32;
-* gemma-3-270m.json: for each of ten prompts its text and ids, the 32 highest logits at its last
+* MODEL.json for each real model: for each of ten prompts its text and ids, the 32 highest logits at its last
   position and their log-sum-exp over the whole vocabulary, in f32 and in bf16; and for the
   five prompts of the paper's protocol the greedy continuation, 64 tokens in f32 and 20 in bf16, with the
   margin of each choice (highest logit minus second highest);
-* gemma-3-270m.safetensors: NAME.logits_f32 and NAME.logits_bf16 [4096], the logits at the prompt's last
+* MODEL.safetensors: NAME.logits_f32 and NAME.logits_bf16 [vocab / 64], the logits at the prompt's last
   position of the vocabulary entries 0, 64, 128, …, stored as f32.
 
 "bf16" is a model loaded in bf16, whatever the checkpoint stores. Greedy continuations prefill the prompt in
@@ -34,6 +34,8 @@ import transformers
 from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
+
+import fetch_models
 
 REFERENCE = Path(__file__).resolve().parent
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -189,8 +191,8 @@ def small_golden(name, folder, output):
     save_arrays(output / f"{name}.safetensors", arrays)
 
 
-def gemma_golden(folder, output):
-    """The golden data of Gemma 3 270M."""
+def real_golden(folder, output):
+    """The golden data of a real model."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     entries = [{"name": name, "text": text, "ids": tokenizer(text)["input_ids"]} for name, text in prompts().items()]
     arrays = {}
@@ -220,14 +222,14 @@ def main():
 
     small = {folder.name: folder for folder in sorted((REFERENCE / "checkpoints").iterdir())}
     small["tiny"] = REFERENCE / "tiny"
-    gemma = REFERENCE.parent / "models" / "gemma-3-270m"
-    for name, folder in [*small.items(), (gemma.name, gemma)]:
+    real = {name: REFERENCE.parent / "models" / name for name in fetch_models.ALL}
+    for name, folder in [*small.items(), *real.items()]:
         if arguments.only not in (None, name):
             continue
         if not any(folder.glob("model*.safetensors")):
             print(f"{name}: not here, skipped")
-        elif folder == gemma:
-            gemma_golden(folder, arguments.output)
+        elif name in real:
+            real_golden(folder, arguments.output)
         else:
             small_golden(name, folder, arguments.output)
 

@@ -1,8 +1,8 @@
-//! Chat templates and tokenizers against transformers, whose results `reference/check_templates.py` wrote.
+//! Chat templates against transformers, whose results `reference/check_templates.py` wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use context_patch::checkpoint::{
@@ -11,22 +11,19 @@ use context_patch::checkpoint::{
 use minijinja::Environment;
 use minijinja::syntax::SyntaxConfig;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+mod common;
 #[path = "chat_templates/different.rs"]
 mod different;
 
+use common::files::{real_models, with_tiny_weights};
+use common::reference;
 use different::{ACCEPTED, DIFFERENT, REFUSED};
 
 /// The time of the reference's clock.
 const TIME: &str = "2026-11-07T09:05:03.000042";
-
-fn reference(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("reference")
-        .join(path)
-}
 
 fn golden<T: for<'de> Deserialize<'de>>(name: &str) -> Vec<T> {
     let path = reference(&format!("templates/{name}.golden.json"));
@@ -41,9 +38,13 @@ fn open(dir: &Path) -> Checkpoint {
 fn digest(tokenizer: &Tokenizer, text: &str) -> String {
     let ids = tokenizer.encode_as_written(text).unwrap();
     let words: Vec<String> = ids.iter().map(u32::to_string).collect();
-    let hash = Sha256::digest(words.join(" "));
-    let hex: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{} {hex}", ids.len())
+    format!("{} {}", ids.len(), short_hash(&words.join(" ")))
+}
+
+/// The first 16 digits of a text's SHA-256.
+fn short_hash(text: &str) -> String {
+    let hash = Sha256::digest(text);
+    hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[derive(Deserialize)]
@@ -167,134 +168,33 @@ fn minijinja_alone_would_be_noticed() {
     }
 }
 
-#[derive(Deserialize)]
-struct Files {
-    name: String,
-    changes: Map<String, Value>,
-    ids: Vec<Vec<u32>>,
-    written: Vec<Vec<u32>>,
-    decoded: Vec<String>,
-    special: BTreeMap<String, String>,
-}
-
-/// The tiny model's files with changes; a file that is null is left out.
-fn changed(changes: &Map<String, Value>) -> Checkpoint {
-    let read = |name: &str| fs::read(reference("tiny").join(name)).unwrap();
-    let mut files = BTreeMap::new();
-    for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-        files.insert(name, serde_json::from_slice::<Value>(&read(name)).unwrap());
-    }
-    // Room for tokens that are added.
-    files.get_mut("config.json").unwrap()["vocab_size"] = 1024.into();
-    for (name, change) in changes {
-        merge(
-            files
-                .entry(name)
-                .or_insert_with(|| Value::Object(Map::new())),
-            change,
-        );
-    }
-    let files = files.into_iter().filter(|(_, content)| !content.is_null());
-    let files = files.map(|(name, content)| (name, content.to_string().into()));
-    let weights = ("model.safetensors", read("model.safetensors").into());
-    Checkpoint::from_files("tiny", files.chain([weights])).unwrap()
-}
-
-fn merge(base: &mut Value, change: &Value) {
-    match (base, change) {
-        (Value::Object(base), Value::Object(change)) => {
-            for (name, change) in change {
-                merge(base.entry(name.clone()).or_insert(Value::Null), change);
-            }
-        }
-        (base, change) => *base = change.clone(),
-    }
-}
+/// A conversation in a real model's own template: the model, the conversation, hashes of the text and of its ids, none
+/// where the template refuses.
+type Talk = (String, String, Option<String>, Option<String>);
 
 #[test]
-fn tokenizers_are_those_that_auto_tokenizer_makes() {
-    let mut cases = golden::<Value>("tokenizers").into_iter();
-    let texts: Vec<String> =
-        serde_json::from_value(cases.next().unwrap()["texts"].clone()).unwrap();
-    let (mut wrong, mut noticed) = (Vec::new(), 0);
-    for case in cases {
-        let case: Files = serde_json::from_value(case).unwrap();
-        let mut check = |what: &str, ours: String, theirs: String| {
-            if ours != theirs {
-                wrong.push(format!(
-                    "{}, {what}\n    theirs {theirs}\n    ours   {ours}",
-                    case.name
-                ));
-            }
-        };
-        let checkpoint = changed(&case.changes);
+fn real_models_templates_give_transformers_text_and_ids() {
+    let talks: Vec<Talk> = golden("models");
+    for (name, dir) in real_models() {
+        let checkpoint = with_tiny_weights(&dir);
         let tokenizer = checkpoint.tokenizer().unwrap();
-        let json = checkpoint.file("tokenizer.json").unwrap().unwrap();
-        let alone =
-            Tokenizer::from_bytes(Path::new("t"), &json, checkpoint.config(), None).unwrap();
-        let same = |(text, ids): (&String, &Vec<u32>)| {
-            alone.encode_as_written(text).is_ok_and(|own| own == *ids)
-        };
-        noticed += usize::from(!texts.iter().zip(&case.written).all(same));
-        for (i, text) in texts.iter().enumerate() {
-            let written = tokenizer.encode_as_written(text).unwrap();
-            check(
-                text,
-                format!("{written:?}"),
-                format!("{:?}", case.written[i]),
+        for (_, talk, hash, ids) in talks.iter().filter(|(of, ..)| of == name) {
+            let path = reference(&format!("templates/conversations/{talk}.json"));
+            let conversation = Conversation::read(&path).unwrap().at(TIME).unwrap();
+            let text = checkpoint.chat_template().unwrap().render(&conversation);
+            let ours = text.as_ref().ok();
+            assert_eq!(
+                ours.map(|text| short_hash(text)).as_ref(),
+                hash.as_ref(),
+                "{name}, {talk}: {text:?}"
             );
-            // What transformers gives, but for a second <bos>.
-            let ids = &case.ids[i];
-            let ids = if ids.starts_with(&[2, 2]) {
-                &ids[1..]
-            } else {
-                ids
-            };
-            check(
-                text,
-                format!("{:?}", tokenizer.encode(text).unwrap()),
-                format!("{ids:?}"),
+            assert_eq!(
+                ours.map(|text| digest(&tokenizer, text)).as_ref(),
+                ids.as_ref(),
+                "{name}, {talk}"
             );
-            let decoded = tokenizer.decode(&case.ids[i]).unwrap();
-            check(text, decoded, case.decoded[i].clone());
         }
-        let names: Vec<&String> = case.special.keys().collect();
-        let source: String = names
-            .iter()
-            .map(|name| format!("{{{{ {name} }}}};"))
-            .collect();
-        let theirs: String = case
-            .special
-            .values()
-            .map(|text| format!("{text};"))
-            .collect();
-        let mut changes = case.changes.clone();
-        let settings = changes
-            .entry("tokenizer_config.json")
-            .or_insert_with(|| Value::Object(Map::new()));
-        if settings.is_null() {
-            continue;
-        }
-        merge(settings, &serde_json::json!({ "chat_template": source }));
-        let template = changed(&changes).chat_template().unwrap();
-        let messages = Conversation::parse(Path::new("m"), br#"[{"role": "user"}]"#).unwrap();
-        check(
-            "special tokens",
-            template.render(&messages).unwrap(),
-            theirs,
-        );
     }
-    assert!(
-        wrong.is_empty(),
-        "{} differ:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
-    // The control: what tokenizer.json alone would give.
-    assert!(
-        noticed >= 30,
-        "{noticed} tokenizers differ from their files taken as they are"
-    );
 }
 
 /// The ids of a prompt that the program makes.

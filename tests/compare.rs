@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::compared::{Bench, with_factor_and_scalar};
-use common::{RANDOM, open, reference};
+use common::{FAMILIES, RANDOM, open, reference};
 use context_patch::Model;
 use context_patch::model::KnownBug;
 use context_patch::tensor::Dtype;
@@ -33,7 +33,8 @@ fn in_threads(threads: usize, test: impl FnOnce() + Send) {
 fn nothing_is_found_in_a_clean_recording() {
     for threads in [1, 2] {
         in_threads(threads, || {
-            let small = RANDOM.iter().map(|name| format!("checkpoints/{name}"));
+            let small = RANDOM.iter().chain(&FAMILIES);
+            let small = small.map(|name| format!("checkpoints/{name}"));
             for dir in small.chain(["tiny".to_owned()]) {
                 let bench = bench(open(&dir));
                 for dtype in [Dtype::F64, Dtype::F32, Dtype::Bf16] {

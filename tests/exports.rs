@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::{linf, logits, open, reference};
 use context_patch::checkpoint::{Access, Tensors};
-use context_patch::patch::{Error, LayerPatch, LowRank, Patch, export, materialise};
+use context_patch::patch::{Error, LayerPatch, LowRank, Patch, TensorChange, export, materialise};
 use context_patch::tensor::{Matrix, Storage, Tensor};
 use context_patch::{Checkpoint, Model};
 use safetensors::Dtype;
@@ -21,11 +21,32 @@ fn numbers(seed: usize, count: usize, size: f64) -> Vec<f64> {
     (0..count).map(|i| size * number(i)).collect()
 }
 
-fn low_rank(seed: usize, out: usize, input: usize, rank: usize) -> LowRank {
-    LowRank {
+/// A change of one of the MLP's maps.
+fn low_rank(
+    map: &str,
+    seed: usize,
+    [out, input]: [usize; 2],
+    rank: usize,
+) -> (String, TensorChange) {
+    let delta = LowRank {
         u: Matrix::from_vec(rank, numbers(seed, out * rank, 0.3)),
         v: Matrix::from_vec(input, numbers(seed + 1, rank * input, 0.3)),
-    }
+    };
+    (format!("mlp.{map}.weight"), TensorChange::LowRank(delta))
+}
+
+/// A changed post-norm.
+fn scale(m: Vec<f64>) -> (String, TensorChange) {
+    let name = "post_feedforward_layernorm.weight";
+    (name.into(), TensorChange::Vector(m))
+}
+
+fn delta<'p>(patch: &'p Patch, layer: usize, map: &str) -> &'p LowRank {
+    common::low_rank(&patch.layers[layer], &format!("mlp.{map}")).unwrap()
+}
+
+fn scale_of(patch: &Patch, layer: usize) -> &Vec<f64> {
+    common::scale(&patch.layers[layer], "post_feedforward_layernorm").unwrap()
 }
 
 /// ΔW_down of rank 2, on the layers given.
@@ -33,7 +54,7 @@ fn some_down(model: &Model, layers: &[usize]) -> Patch {
     let (hidden, inner) = sizes(model);
     let mut patch = empty(model);
     for &layer in layers {
-        patch.layers[layer].down = Some(low_rank(layer, hidden, inner, 2));
+        patch.layers[layer].extend([low_rank("down_proj", layer, [hidden, inner], 2)]);
     }
     patch
 }
@@ -42,14 +63,13 @@ fn some_down(model: &Model, layers: &[usize]) -> Patch {
 fn all_parts(model: &Model) -> Patch {
     let (hidden, inner) = sizes(model);
     let layers = model.layers().iter().enumerate().map(|(i, block)| {
-        let m = block.outer.post_feedforward_layernorm().scale::<f64>();
+        let m = block.outer.post_norm().unwrap().scale::<f64>();
         let change = numbers(i + 50, hidden, 0.2);
-        LayerPatch {
-            gate: Some(low_rank(i + 10, inner, hidden, 1)),
-            up: Some(low_rank(i + 20, inner, hidden, 3)),
-            down: None,
-            scale: Some(m.iter().zip(change).map(|(m, d)| m + d).collect()),
-        }
+        LayerPatch::from([
+            low_rank("gate_proj", i + 10, [inner, hidden], 1),
+            low_rank("up_proj", i + 20, [inner, hidden], 3),
+            scale(m.iter().zip(change).map(|(m, d)| m + d).collect()),
+        ])
     });
     let layers = layers.collect();
     Patch { layers }
@@ -97,7 +117,7 @@ fn materialised_weights_are_rounded_once() {
             let old = tensor(&model, name, &[hidden, inner]);
             let new = tensor(patched.model(), name, &[hidden, inner]);
             assert_eq!(new.storage(), storage.unwrap_or(old.storage()), "{dir}");
-            let delta = patch.layers[1].down.as_ref().unwrap();
+            let delta = delta(&patch, 1, "down_proj");
             let sums = old.to_vec::<f64>().into_iter().enumerate().map(|(i, w)| {
                 let (row, col) = (i / inner, i % inner);
                 let u = delta.u.row(row);
@@ -117,7 +137,7 @@ fn a_norm_is_stored_less_one() {
     let patched = materialise(&model, &patch, Some(Storage::F64)).unwrap();
     let name = "model.layers.2.post_feedforward_layernorm.weight";
     let w = tensor(patched.model(), name, &[sizes(&model).0]).to_vec::<f64>();
-    let m = patch.layers[2].scale.as_ref().unwrap();
+    let m = scale_of(&patch, 2);
     assert_eq!(w, m.iter().map(|m| m - 1.0).collect::<Vec<_>>());
 }
 
@@ -236,7 +256,7 @@ fn peft_plain_lora() {
     let tensors = adapter(&out);
     let place = "base_model.model.model.layers.3.mlp.down_proj";
     assert_eq!(tensors.len(), 4);
-    let delta = patch.layers[3].down.as_ref().unwrap();
+    let delta = delta(&patch, 3, "down_proj");
     for (factor, matrix, shape) in [
         ("lora_A", &delta.v, [2, inner]),
         ("lora_B", &delta.u, [hidden, 2]),
@@ -479,7 +499,7 @@ fn peft_with_norms_and_uneven_ranks() {
                 .all(|u| u[0] != 0.0 && u[1..] == [0.0; 2])
         );
         let w = &tensors[&format!("{prefix}.0.post_feedforward_layernorm.weight")];
-        let m = patch.layers[0].scale.as_ref().unwrap();
+        let m = scale_of(&patch, 0);
         let expected: Vec<_> = m.iter().map(|m| (m - 1.0) as f32).collect();
         assert_eq!(w.to_vec::<f32>(), expected);
     }
@@ -491,7 +511,7 @@ fn peft_names_modules_by_layer_where_layers_differ() {
     let model = open("tiny");
     let (hidden, inner) = sizes(&model);
     let mut patch = some_down(&model, &[0, 1]);
-    patch.layers[1].up = Some(low_rank(9, inner, hidden, 1));
+    patch.layers[1].extend([low_rank("up_proj", 9, [inner, hidden], 1)]);
     let out = tmp.path().join("uneven");
     export::peft(&model, &patch, None, &out).unwrap();
     let config = json(&out.join("adapter_config.json"));
@@ -505,7 +525,7 @@ fn peft_names_modules_by_layer_where_layers_differ() {
 
     // A norm alone: PEFT wants a linear map beside it, and gets one of zeros.
     let mut patch = empty(&model);
-    patch.layers[2].scale = Some(vec![1.5; hidden]);
+    patch.layers[2].extend([scale(vec![1.5; hidden])]);
     let out = tmp.path().join("norm");
     export::peft(&model, &patch, None, &out).unwrap();
     let config = json(&out.join("adapter_config.json"));
@@ -545,7 +565,7 @@ fn gguf_holds_the_factors() {
     let model = open("checkpoints/odd-sizes");
     let (hidden, inner) = sizes(&model);
     let mut patch = some_down(&model, &[1]);
-    patch.layers[0].gate = Some(low_rank(4, inner, hidden, 1));
+    patch.layers[0].extend([low_rank("gate_proj", 4, [inner, hidden], 1)]);
     export::gguf(&model, &patch, None, &file).unwrap();
 
     let bytes = std::fs::read(&file).unwrap();
@@ -583,12 +603,12 @@ fn gguf_holds_the_factors() {
         numbers.collect::<Vec<_>>()
     };
     let to_f32 = |m: &Matrix<f64>| m.as_slice().iter().map(|&x| x as f32).collect::<Vec<_>>();
-    let down = patch.layers[1].down.as_ref().unwrap();
+    let down = delta(&patch, 1, "down_proj");
     let a = matrix("blk.1.ffn_down.weight.lora_a", [2, inner]);
     let b = matrix("blk.1.ffn_down.weight.lora_b", [hidden, 2]);
     assert_eq!((a, b), (to_f32(&down.v), to_f32(&down.u)));
     // The smaller rank is filled with zeros.
-    let gate = patch.layers[0].gate.as_ref().unwrap();
+    let gate = delta(&patch, 0, "gate_proj");
     let a = matrix("blk.0.ffn_gate.weight.lora_a", [2, hidden]);
     assert_eq!(a[..hidden], to_f32(&gate.v));
     assert_eq!(a[hidden..], vec![0.0; hidden]);
@@ -625,7 +645,7 @@ fn what_cannot_be_exported_is_refused() {
 
     // A number beyond f16; nothing stays of the half written folder.
     let mut patch = empty(&model);
-    patch.layers[0].scale = Some(vec![1e6; sizes(&model).0]);
+    patch.layers[0].extend([scale(vec![1e6; sizes(&model).0])]);
     let refused = export::merged(&model, &patch, Some(Storage::F16), &path).unwrap_err();
     assert!(
         matches!(refused, Error::StorageOverflow { .. }),

@@ -1,4 +1,4 @@
-//! The real Gemma 3 270M, which `python3 reference/fetch_270m.py` brings.
+//! The real Gemma 3 270M, which `python3 reference/fetch_models.py gemma-3-270m` brings.
 //!
 //! Without it these tests are reported as ignored, by name; with `CONTEXT_PATCH_REQUIRE_270M=1`, as in CI, that is
 //! a failure.
@@ -73,7 +73,9 @@ fn main() {
     let required = std::env::var_os("CONTEXT_PATCH_REQUIRE_270M").is_some();
     let absent = !directory().join("model.safetensors").exists() && !required;
     if absent {
-        println!("ignored without models/gemma-3-270m: python3 reference/fetch_270m.py brings it");
+        println!(
+            "ignored without models/gemma-3-270m: python3 reference/fetch_models.py gemma-3-270m brings it"
+        );
     }
     eprintln!("{}", common::ways::levels_here());
     let trials = TESTS.map(|(name, test)| Trial::test(name, test).with_ignored_flag(absent));
@@ -463,7 +465,7 @@ fn longer_than_the_window() -> Vec<u32> {
         .map(|prompt| prompt.ids)
         .max_by_key(Vec::len);
     let mut ids = longest.unwrap();
-    ids.truncate(model().config().sliding_window + 20);
+    ids.truncate(model().config().window(0).unwrap() + 20);
     ids
 }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    Golden, all_models, linf, logits, low_rank, open, scale, small_models, top_and_margin,
+    FAMILIES, Golden, all_models, linf, logits, low_rank, open, scale, small_models, top_and_margin,
 };
 use context_patch::patch::{Method, Part, Patch, Query, Solver, Variant, solve};
 use context_patch::{Model, Session};
@@ -144,4 +144,51 @@ fn compare_patch(model: &Model, golden: &Golden, what: &str, case: &str, patch: 
             golden.get(&format!("{case}.{i}.dm")),
         );
     }
+}
+
+/// The families whose last linear map has a bias, which is what Lemma 8 patches.
+const BIASED: [&str; 5] = ["falcon-rw", "gpt2", "gptj", "llama-biases", "phi"];
+
+/// Theorem 5 in f64 against the NumPy reference, which patches a bare weight where ours patches a bias: both reach the same
+/// logits, and are as far off without their parts.
+#[test]
+fn theorem_5_is_the_numpy_reference() {
+    let mut bare = 0;
+    for name in FAMILIES {
+        let golden = Golden::open(&format!("{name}.f64"));
+        let model = open(&format!("checkpoints/{name}"));
+        if model.layers()[0].outer.post_norm().is_some() {
+            continue;
+        }
+        bare += 1;
+        let ids = ids(&golden);
+        let (&last, context) = ids.split_last().unwrap();
+        for (case, kept) in [("patch", vec![]), ("keep_first", vec![(ids[0], 0)])] {
+            let mut session = Session::<f64>::new(&model);
+            session.forward(context, 0).unwrap();
+            let query = Query {
+                kept: &kept,
+                ..Query::alone(last)
+            };
+            let variants = [Variant::NoPatch, Variant::Without(Part::Down)];
+            let method = Method::new(Solver::Theorem5);
+            let solution = solve(&mut session, query, &method, &variants).unwrap();
+            let want = golden.get(&format!("{case}.logits"));
+            let error = linf(solution.reduced.row(0), &want);
+            assert!(error <= 1e-9, "{name} {case}: patched logits {error:e}");
+            // Under a bias of another size a token that stays is another one.
+            if case == "keep_first" && BIASED.contains(&name) {
+                continue;
+            }
+            for (row, control) in (1..).zip(["no_patch", "without_outer"]) {
+                let got = linf(solution.reduced.row(row), &solution.contextual);
+                let want = golden.number(&format!("{case}.linf_{control}"));
+                assert!(
+                    (got - want).abs() <= 1e-6 * want,
+                    "{name} {case} {control}: {got} {want}"
+                );
+            }
+        }
+    }
+    assert_eq!(bare, 14);
 }

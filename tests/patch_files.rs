@@ -9,10 +9,10 @@ mod parts;
 use std::path::PathBuf;
 use std::process::Output;
 
-use common::{open, program, reference};
+use common::{low_rank, open, program, reference};
 use context_patch::patch::{
     ApplyMode, Case, Error, LayerPatch, LowRank, Method, Overlay, Patch, Positions, Query,
-    SavedPatch, Solver, SolverReport, Split, solve, span,
+    SavedPatch, Solver, SolverReport, Split, TensorChange, solve, span,
 };
 use context_patch::tensor::{Dtype, Matrix, Storage};
 use context_patch::{Model, Session};
@@ -21,6 +21,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const TEXT: &str = "Ann likes plums. Bob likes figs. Bob likes";
+
+/// The tensors of a layer that the small patch changes.
+const DOWN: &str = "mlp.down_proj.weight";
+const NORM: &str = "post_feedforward_layernorm.weight";
 
 /// A patch of the tiny model in f32, everything but the first token absorbed.
 fn solved(model: &Model, solver: Solver) -> SavedPatch {
@@ -66,11 +70,10 @@ fn small() -> SavedPatch {
     SavedPatch {
         patch: Patch {
             layers: vec![
-                LayerPatch {
-                    down: Some(down),
-                    scale: Some(vec![0.5, -1e7, 0.0]),
-                    ..LayerPatch::default()
-                },
+                LayerPatch::from([
+                    (DOWN.into(), TensorChange::LowRank(down)),
+                    (NORM.into(), TensorChange::Vector(vec![0.5, -1e7, 0.0])),
+                ]),
                 LayerPatch::default(),
             ],
         },
@@ -187,7 +190,7 @@ fn in_f32_every_number_is_rounded_once() {
     assert_eq!(2 * numbers(&saved), size);
     let loaded = saved.load().unwrap();
     for (got, want) in loaded.patch.layers.iter().zip(&patch.patch.layers) {
-        let (got, want) = (got.down.as_ref().unwrap(), want.down.as_ref().unwrap());
+        let [got, want] = [got, want].map(|layer| low_rank(layer, "mlp.down_proj").unwrap());
         assert_eq!(got.u, want.u.map(|x| f64::from(x as f32)));
         assert_eq!(got.v, want.v.map(|x| f64::from(x as f32)));
     }
@@ -240,7 +243,8 @@ fn what_is_not_finite_is_not_saved() {
         "the patch's method has a number that is not finite; solve it again"
     );
     let mut patch = small();
-    patch.patch.layers[0].scale = Some(vec![f64::NAN]);
+    let nan = TensorChange::Vector(vec![f64::NAN]);
+    patch.patch.layers[0].insert(NORM.into(), nan);
     assert!(matches!(
         patch.save(&path, Storage::F64),
         Err(Error::PatchValue { .. })
@@ -542,12 +546,12 @@ fn a_patch_of_other_shapes() {
         "a_patch_of_other_factors",
         refused(&Saved::new(&patch).apply("tiny", &[]))
     );
-    patch.patch.layers[0].down = None;
+    patch.patch.layers[0].remove(DOWN);
     insta::assert_snapshot!(
         "a_patch_of_other_scales",
         refused(&Saved::new(&patch).apply("tiny", &[]))
     );
-    patch.patch.layers[0].scale = None;
+    patch.patch.layers[0].remove(NORM);
     assert!(Saved::new(&patch).apply("tiny", &[]).status.success());
 }
 

@@ -28,7 +28,7 @@ const ADDRESS: &str = "localhost:8080";
 const NOT_RUN: [(&str, &str); 2] = [
     ("cargo test --release", "it is what runs this"),
     (
-        "python3 reference/fetch_270m.py",
+        "python3 reference/fetch_models.py gemma-3-270m",
         "it downloads; CI does it before the tests, which fail there without the 270M",
     ),
 ];
@@ -139,7 +139,7 @@ fn missing(block: &Block) -> Option<&'static str> {
     if needs("models/gemma-3-270m")
         && !reference("../models/gemma-3-270m/model.safetensors").exists()
     {
-        Some("models/gemma-3-270m, which python3 reference/fetch_270m.py brings")
+        Some("models/gemma-3-270m, which python3 reference/fetch_models.py gemma-3-270m brings")
     } else if needs("curl ") && !there("curl") {
         Some("curl")
     } else {

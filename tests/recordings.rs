@@ -28,7 +28,7 @@ fn config() -> Config {
 }
 
 fn point(name: &str) -> Point {
-    let all = Point::all(&config());
+    let all = Point::all(&model());
     all.into_iter().find(|point| point.name == name).unwrap()
 }
 
@@ -73,7 +73,7 @@ fn npy(descr: &str, order: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
 
 fn recording(data: &Bytes, map: &str) -> Result<Recording> {
     let rules = Rules::parse(Path::new("engine.map"), map.as_bytes())?;
-    Recording::parse(Path::new("engine.safetensors"), data, &config(), &rules)
+    Recording::parse(Path::new("engine.safetensors"), data, &model(), &rules)
 }
 
 /// The error's one line, which has all `parts`.
@@ -96,22 +96,21 @@ fn reads(recording: &Recording, name: &str) -> bool {
 #[test]
 fn our_own_trace_comes_back() {
     let model = model();
-    let config = model.checkpoint().config();
     let ids = [1, 2, 3, 4, 5, 6];
     let folder = tempfile::tempdir().unwrap();
     for dtype in [Dtype::F64, Dtype::F32, Dtype::Bf16] {
-        let trace = Trace::new(config, dtype, &[], 4).unwrap();
+        let trace = Trace::new(&model, dtype, &[], 4).unwrap();
         let path = folder.path().join(format!("{dtype}.safetensors"));
         trace.write(&path, &model, &ids).unwrap();
-        let recording = Recording::open(&path, config, &Rules::default()).unwrap();
-        assert_eq!(recording.names().len(), names(config).len());
-        assert!(names(config).iter().all(|name| recording.contains(name)));
+        let recording = Recording::open(&path, &model, &Rules::default()).unwrap();
+        assert_eq!(recording.names().len(), names(&model).len());
+        assert!(names(&model).iter().all(|name| recording.contains(name)));
         assert_eq!((recording.tokens(), recording.ids()), (4, Some(&ids[..])));
         assert_eq!(recording.dtype(), Some(dtype.into()));
         let hash = model.checkpoint().tensors().content_hash();
         assert_eq!(recording.model_hash(), Some(hash.as_str()));
         assert!(recording.aside().is_empty() && recording.model().is_some());
-        for (name, shape) in trace.shapes(config, ids.len()) {
+        for (name, shape) in trace.shapes(&model, ids.len()) {
             let matrix = recording.read(&name).unwrap().unwrap();
             assert_eq!([matrix.rows(), matrix.cols()], shape, "{name}");
         }
@@ -214,7 +213,7 @@ fn arrays_of_numpy_are_read() {
     let path = folder.path().join("engine.npz");
     fs::write(&path, &archive).unwrap();
     for path in [folder.path(), &path] {
-        let recording = Recording::open(path, &config(), &Rules::default()).unwrap();
+        let recording = Recording::open(path, &model(), &Rules::default()).unwrap();
         assert!(reads(&recording, "model.layers.0") && reads(&recording, "model.layers.1"));
         assert_eq!(recording.ids(), Some(&[7, 8, 9, 10, 11][..]));
         let aside = recording.aside().iter().map(|aside| aside.name.as_str());
@@ -223,7 +222,7 @@ fn arrays_of_numpy_are_read() {
     for cut in [archive.len() - 1, archive.len() / 2, 3] {
         fs::write(&path, &archive[..cut]).unwrap();
         refused(
-            Recording::open(&path, &config(), &Rules::default()),
+            Recording::open(&path, &model(), &Rules::default()),
             &["engine.npz"],
         );
     }
@@ -267,7 +266,7 @@ fn types_that_are_not_read_are_named_where_the_name_is_known() {
     for descr in [">f4", "|O", "|V2", "<i8", "<c8"] {
         fs::write(&path, npy(descr, "False", &shape, &vec![0; 8 * count])).unwrap();
         refused(
-            Recording::open(&path, &config(), &Rules::default()),
+            Recording::open(&path, &model(), &Rules::default()),
             &[descr, "little-endian"],
         );
     }
@@ -425,7 +424,7 @@ fn stored_types_are_widened_exactly() {
         };
         let tensors = BTreeMap::from([("result_norm".to_owned(), data)]);
         write_safetensors(&path, &BTreeMap::new(), &tensors).unwrap();
-        let recording = Recording::open(&path, &config(), &Rules::default()).unwrap();
+        let recording = Recording::open(&path, &model(), &Rules::default()).unwrap();
         assert_eq!(
             recording.read("model.norm").unwrap().unwrap().into_vec(),
             numbers,

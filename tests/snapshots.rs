@@ -8,7 +8,7 @@ mod common;
 use std::fmt::Write;
 use std::path::Path;
 
-use common::{open, program, reference};
+use common::{low_rank, open, program, reference, scale};
 use context_patch::kernels::Level;
 use context_patch::model::ModelOptions;
 use context_patch::patch::{
@@ -72,19 +72,14 @@ fn digest(patch: &Patch) -> String {
         .unwrap();
     };
     for (i, layer) in patch.layers.iter().enumerate() {
-        let mut factors = |name: &str, delta: &Option<LowRank>| {
-            if let Some(LowRank { u, v }) = delta {
+        for name in ["gate", "up", "down"] {
+            if let Some(LowRank { u, v }) = low_rank(layer, &format!("mlp.{name}_proj")) {
                 line(format!("{i}.{name}.u"), u.as_slice());
                 line(format!("{i}.{name}.v"), v.as_slice());
             }
-        };
-        factors("gate", &layer.gate);
-        factors("up", &layer.up);
-        factors("down", &layer.down);
-        line(
-            format!("{i}.m+Δm"),
-            layer.scale.as_deref().unwrap_or_default(),
-        );
+        }
+        let scale = scale(layer, "post_feedforward_layernorm");
+        line(format!("{i}.m+Δm"), scale.map_or(&[], Vec::as_slice));
     }
     text
 }
@@ -141,20 +136,15 @@ fn every_level_solves_the_same_patch() {
 fn inventory() {
     let model = open("tiny");
     let ids = [2, 10, 20, 30];
-    let trace = Trace::new(model.config(), Dtype::F32, &[], 2).unwrap();
+    let trace = Trace::new(&model, Dtype::F32, &[], 2).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("trace.safetensors");
     trace.write(&path, &model, &ids).unwrap();
     let file = std::fs::read(&path).unwrap();
     let recorded = safetensors::SafeTensors::deserialize(&file).unwrap();
     // What is promised is what is recorded.
-    let promised = trace.shapes(model.config(), ids.len());
-    assert!(
-        promised
-            .iter()
-            .map(|(name, _)| name)
-            .eq(&names(model.config()))
-    );
+    let promised = trace.shapes(&model, ids.len());
+    assert!(promised.iter().map(|(name, _)| name).eq(&names(&model)));
     let mut inventory = String::new();
     for (name, shape) in &promised {
         assert_eq!(recorded.tensor(name).unwrap().shape(), shape, "{name}");

@@ -14,7 +14,9 @@ pub fn gemma_270m() -> Option<&'static str> {
     if Path::new(path).exists() {
         return Some(path);
     }
-    println!("skipped: no models/gemma-3-270m (python3 reference/fetch_270m.py brings it)");
+    println!(
+        "skipped: no models/gemma-3-270m (python3 reference/fetch_models.py gemma-3-270m brings it)"
+    );
     None
 }
 

@@ -2,6 +2,7 @@
 
 use context_patch::kernels::activation::gelu_tanh_f64;
 use context_patch::kernels::{Level, Rows, unscaled_rms_norm};
+use context_patch::patch::lemmas::lemma_6;
 use context_patch::patch::{LowRank, Precondition, theorem_1};
 
 /// A block and the states of both passes, in f64. Its `Debug` output is a test case that can be pasted.
@@ -59,16 +60,15 @@ impl Block {
 
     /// Solves the block and checks the patch: finite, the inner function sees z_C, the block says T(C, x).
     pub fn check(&self) -> Outcome {
-        let rows = |w| Rows::Typed(w, self.hidden);
-        let level = Level::best();
-        let inner = theorem_1::inner(
-            level,
-            rows(&self.gate),
-            rows(&self.up),
-            &self.z,
-            &self.z_ctx,
-        );
-        let (gate, up) = match inner {
+        let delta_z: Vec<_> = (0..self.hidden)
+            .map(|i| self.z_ctx[i] - self.z[i])
+            .collect();
+        let inner = |w| {
+            let rows = Rows::Typed(w, self.hidden);
+            lemma_6(Level::best(), rows, &self.z, &delta_z)
+        };
+        let both = inner(&self.gate).and_then(|gate| Ok((gate, inner(&self.up)?)));
+        let (gate, up) = match both {
             Ok(patch) => patch,
             Err(Precondition { quantity, value }) => {
                 let meant = value == 0.0 || !value.is_finite();

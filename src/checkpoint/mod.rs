@@ -238,14 +238,16 @@ impl Checkpoint {
         ChatTemplate::of_several(&path, sources, tokens)
     }
 
-    /// The tokenizer's settings, with the class that config.json names where they name none.
+    /// The tokenizer's settings, with the model type of config.json, and its class where they name none.
     fn tokenizer_config(&self) -> Result<TokenizerConfig> {
+        const NAME: &str = "config.json";
         let mut settings = TokenizerConfig::read(&self.files)?;
+        let path = self.files.path(NAME);
+        let map = parse_object(&path, &self.files.read(NAME)?.unwrap_or_default())?;
+        let fields = Fields::new(&path, "", &map);
+        settings.model_type = fields.string("model_type")?.unwrap_or_default().into();
         if settings.class.is_none() {
-            const NAME: &str = "config.json";
-            let path = self.files.path(NAME);
-            let map = parse_object(&path, &self.files.read(NAME)?.unwrap_or_default())?;
-            settings.class = tokenizer_config::class(&path, &Fields::new(&path, "", &map))?;
+            settings.class = tokenizer_config::class(&path, &fields)?;
         }
         Ok(settings)
     }

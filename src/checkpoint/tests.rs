@@ -250,19 +250,19 @@ fn a_class_that_makes_another_tokenizer_is_refused() {
         ("tokenizer.json", "{}"),
         (
             "tokenizer_config.json",
-            r#"{"tokenizer_class": "Qwen2TokenizerFast"}"#,
+            r#"{"tokenizer_class": "CodeLlamaTokenizerFast"}"#,
         ),
     ];
     let checkpoint = in_memory(&files).unwrap();
     assert_eq!(
         checkpoint.tokenizer().unwrap_err().to_string(),
-        "tiny/tokenizer_config.json: tokenizer_class is Qwen2TokenizerFast; this crate computes only GemmaTokenizer, or PreTrainedTokenizerFast for a tokenizer.json as it is"
+        "tiny/tokenizer_config.json: tokenizer_class is CodeLlamaTokenizerFast; this crate computes only the tokenizers of Gemma, GPT-2, Llama and Qwen2, or PreTrainedTokenizerFast for a tokenizer.json as it is"
     );
-    let config = CONFIG.replace('{', r#"{"tokenizer_class": "LlamaTokenizer", "#);
+    let config = CONFIG.replace('{', r#"{"tokenizer_class": "T5Tokenizer", "#);
     let checkpoint = in_memory(&[("tokenizer.json", "{}"), ("config.json", &config)]).unwrap();
     assert_eq!(
         checkpoint.tokenizer().unwrap_err().to_string(),
-        "tiny/config.json: tokenizer_class is LlamaTokenizer; this crate computes only GemmaTokenizer, or PreTrainedTokenizerFast for a tokenizer.json as it is"
+        "tiny/config.json: tokenizer_class is T5Tokenizer; this crate computes only the tokenizers of Gemma, GPT-2, Llama and Qwen2, or PreTrainedTokenizerFast for a tokenizer.json as it is"
     );
 }
 

@@ -10,6 +10,7 @@ use tokenizers::{
 };
 
 mod class;
+mod rebuilt;
 mod stream;
 
 use super::Config;
@@ -35,13 +36,14 @@ use stream::{Bytes, level_bytes};
 pub struct Tokenizer {
     inner: Bpe,
     path: PathBuf,
-    bos: u32,
+    /// The token that it puts before a text, if it does.
+    bos: Option<u32>,
     bytes: Bytes,
     model_vocab_size: usize,
 }
 
-/// What Gemma's tokenizers are. The crate's type for any model at all reads the 33 MB of vocabulary and merges three times
-/// over, which is most of the time to the first token.
+/// What the families' tokenizers are. The crate's type for any model at all reads vocabulary and merges, 33 MB for Gemma,
+/// three times over, which is most of the time to the first token.
 type Bpe = TokenizerImpl<
     BPE,
     NormalizerWrapper,
@@ -63,7 +65,7 @@ impl std::fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// Parses the bytes of a tokenizer.json, taken as it is, for a model with this config. `bos_token` is the text of
-    /// the token that begins a sequence; where that is not known, it is `<bos>`. `path` only serves the messages.
+    /// the token that begins a sequence, if there is one. `path` only serves the messages.
     ///
     /// # Errors
     ///
@@ -94,8 +96,8 @@ impl Tokenizer {
             .map_err(|e| wrong(format!("not a tokenizer this crate can read: {e}")))?;
         let pad = inner.get_padding().map(|padding| padding.pad_token.clone());
         class.add_special_tokens(&mut settings, pad.as_deref());
-        let bos_token = settings.special_text("bos_token").unwrap_or("<bos>");
-        let bos = inner.token_to_id(bos_token);
+        let bos_token = settings.special_text("bos_token");
+        let bos = bos_token.and_then(|token| inner.token_to_id(token));
         let mut finish = || {
             class.apply(&mut inner, &settings)?;
             // Lengths to cut or pad to and merges left out at random belong to training, and would change a prompt
@@ -110,7 +112,7 @@ impl Tokenizer {
         };
         finish().map_err(|e: tokenizers::Error| wrong(e.to_string()))?;
         let decoder = serde_json::to_string(&inner.get_decoder()).unwrap_or_default();
-        let tokenizer = Self {
+        let mut tokenizer = Self {
             bytes: if decoder.contains("\"ByteLevel\"") {
                 Bytes::Level
             } else if decoder.contains("\"ByteFallback\"") {
@@ -120,11 +122,18 @@ impl Tokenizer {
             },
             inner,
             path: path.into(),
-            bos: config.bos_token_id.unwrap_or_default(),
+            bos: None,
             model_vocab_size: config.vocab_size,
         };
         tokenizer.check_vocabulary()?;
-        tokenizer.check_bos(bos_token, bos)?;
+        // Gemma's first token has one id in all its vocabularies; of other families a config may name another than the
+        // tokenizer's.
+        let gemma = config.model_type.starts_with("gemma");
+        if let (Some(token), Some(expected), true) = (bos_token, config.bos_token_id, gemma) {
+            tokenizer.check_bos(token, bos, expected)?;
+        }
+        let before = tokenizer.ids("", true)?.first().copied();
+        tokenizer.bos = before.filter(|id| bos == Some(*id));
         Ok(tokenizer)
     }
 
@@ -143,30 +152,29 @@ impl Tokenizer {
         }
     }
 
-    /// Checks that `token` begins a sequence; `found` is its id in the file.
-    fn check_bos(&self, token: &str, found: Option<u32>) -> Result<()> {
-        if self.inner.token_to_id(token) == Some(self.bos) {
+    /// Checks that `token` is the model's first; `found` is its id in the file.
+    fn check_bos(&self, token: &str, found: Option<u32>, expected: u32) -> Result<()> {
+        if self.inner.token_to_id(token) == Some(expected) {
             return Ok(());
         }
         Err(Error::TokenizerBos {
             path: self.path.clone(),
             token: token.into(),
             found,
-            expected: self.bos,
+            expected,
         })
     }
 
-    /// The ids of `text` with the special tokens that the tokenizer's post-processor puts around them, for Gemma
-    /// `<bos>` before them. Where `<bos>` begins the ids more than once, because the text itself begins with it, it
-    /// stands there once.
+    /// The ids of `text` with the special tokens that the tokenizer's post-processor puts around them: for Gemma
+    /// `<bos>` before them, for GPT-2 none. Where `<bos>` would stand before itself, because the text begins with it
+    /// too, it stands there once.
     ///
     /// # Errors
     ///
     /// [`Error::TokenBeyondVocabulary`] and [`Error::Tokenizer`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let ids = self.ids(text, true)?;
-        let repeated = ids.iter().take_while(|id| **id == self.bos).count();
-        Ok(ids[repeated.saturating_sub(1)..].to_vec())
+        Ok(ids[self.count_bos(&ids).saturating_sub(1)..].to_vec())
     }
 
     /// The ids of `text` and nothing else: for a text that a chat template wrote.
@@ -192,15 +200,21 @@ impl Tokenizer {
         }
     }
 
-    /// The ids of a `text` that continues another: without `<bos>`, even where the text begins with it.
+    /// The ids of a `text` that continues another: without the `<bos>` that the tokenizer puts before texts, even where
+    /// the text begins with it.
     ///
     /// # Errors
     ///
     /// Those of [`encode`](Self::encode).
     pub fn encode_more(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = self.encode_as_written(text)?;
-        ids.drain(..ids.iter().take_while(|id| **id == self.bos).count());
+        ids.drain(..self.count_bos(&ids));
         Ok(ids)
+    }
+
+    /// How many `<bos>` the ids begin with, where the tokenizer puts one before a text.
+    fn count_bos(&self, ids: &[u32]) -> usize {
+        ids.iter().take_while(|id| Some(**id) == self.bos).count()
     }
 
     /// The text of `ids`, special tokens left out. Ids that the tokenizer does not know are skipped;
@@ -266,12 +280,8 @@ pub(super) fn special_tokens(
     }
     let class = Class::of(&settings, json)?;
     let padding = || serde_json::from_slice::<Padding>(json).ok()?.padding;
-    // The file is large, and Gemma's class does not look there.
-    let padding = if class == Class::Gemma {
-        None
-    } else {
-        padding()
-    };
+    // The file is large.
+    let padding = class.takes_padding().then(padding).flatten();
     class.add_special_tokens(&mut settings, padding.as_ref().map(|p| &*p.pad_token));
     let named = settings.special.into_iter();
     Ok(named

@@ -16,8 +16,14 @@ use super::files::Files;
 pub(super) struct TokenizerConfig {
     /// The file that is being read, for messages.
     path: PathBuf,
+    /// The model's type in config.json, which decides where several classes could be meant.
+    pub(super) model_type: String,
     /// The class that makes the tokenizer out of tokenizer.json, and the file that names it.
     pub(super) class: Option<(String, PathBuf)>,
+    /// Whether a text begins with a space, where the class asks that.
+    pub(super) add_prefix_space: Option<bool>,
+    /// Whether Llama's class puts that space before each part of a text between special tokens.
+    pub(super) legacy: bool,
     /// The special tokens by name, `bos_token` and so on; `None` where the file says null.
     pub(super) special: BTreeMap<String, Option<AddedToken>>,
     /// Special tokens without a name.
@@ -73,6 +79,8 @@ impl TokenizerConfig {
         let mut config = Self {
             path: path.into(),
             class: class(path, &fields)?,
+            add_prefix_space: optional_flag(&fields, "add_prefix_space")?,
+            legacy: optional_flag(&fields, "legacy")?.unwrap_or(false),
             split_special_tokens: fields.flag("split_special_tokens", false)?,
             chat_templates: templates(path, &fields)?,
             ..Self::default()
@@ -181,6 +189,11 @@ impl TokenizerConfig {
     fn wrong(&self, field: &str, expected: &'static str, found: &Value) -> Error {
         field_type(&self.path, field, expected, found)
     }
+}
+
+/// A field that is true, false, null or left out.
+fn optional_flag(fields: &Fields<'_>, name: &str) -> Result<Option<bool>> {
+    fields.typed(name, "true, false or null", Value::as_bool)
 }
 
 /// The class that a file names, if it does.

@@ -16,6 +16,7 @@
 //!
 //! The finding's cause is looked for among the [known bugs](KnownBug): one whose replay leaves nothing beyond.
 
+mod aliases;
 mod aside;
 mod distance;
 mod error;
@@ -25,6 +26,7 @@ mod names;
 mod npy;
 mod operation;
 mod passes;
+mod pattern;
 mod precision;
 mod recording;
 mod replay;
@@ -36,10 +38,10 @@ mod step;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+pub use aliases::{Alias, aliases};
 pub use aside::Aside;
 pub use distance::Distance;
 pub use error::{Error, Result};
-pub use names::ALIASES;
 pub use precision::Precision;
 pub use recording::{Recording, model_of};
 pub use report::{Beyond, Cause, Finding, Floor, Report, Row};
@@ -187,7 +189,7 @@ impl<'a> Comparison<'a> {
     /// The finding, with the bugs that explain it.
     fn finding(&self, row: &Row) -> Result<Finding> {
         let mut causes = Vec::new();
-        for bug in KnownBug::ALL {
+        for &bug in KnownBug::ALL {
             if self.explains(bug, &row.name)? {
                 causes.push(Cause::from(bug));
             }

@@ -132,6 +132,11 @@ impl Model {
         (&self.decoder.embed, factor)
     }
 
+    /// The path of a layer: `model.layers.3`.
+    pub(crate) fn layer_path(&self, layer: usize) -> String {
+        format!("{}.{layer}", self.decoder.form.layers)
+    }
+
     /// The names of the last norm's output and of the logits.
     pub(crate) fn ends(&self) -> [&str; 2] {
         [self.decoder.norm.name(), self.decoder.head.name()]
@@ -195,7 +200,7 @@ impl Model {
 
     /// [`check_finite`](Self::check_finite) for the output of a layer.
     pub(crate) fn check_layer<E: Element>(&self, layer: usize, x: &Matrix<E>) -> Result<()> {
-        self.check_finite(x, || format!("{}.{layer}", self.decoder.form.layers))
+        self.check_finite(x, || self.layer_path(layer))
     }
 
     /// Refuses infinities and NaN in a module's output.
@@ -241,9 +246,7 @@ impl Model {
         run.record_global(norm.name(), &x);
         let [mut logits] = Pass::of_rows(run, &[]).linear([head], &x);
         if let Some(cap) = self.decoder.form.softcap {
-            logits = elementwise::map(run.level, &logits, |l: E| {
-                E::round(softcapped(l.acc(), cap))
-            });
+            logits = elementwise::map(run.level, &logits, |l: E| softcapped::<E>(l.acc(), cap));
         }
         run.record_global(head.name(), &logits);
         logits

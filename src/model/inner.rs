@@ -67,6 +67,11 @@ pub(crate) enum Hidden<T> {
 }
 
 impl Inner {
+    /// A point of the module that is not always one of its modules' outputs.
+    pub(crate) fn point(&self, name: &str) -> String {
+        format!("{}.{name}", self.module)
+    }
+
     /// The first linear maps.
     pub fn maps(&self) -> &Maps {
         &self.maps
@@ -103,7 +108,6 @@ impl Inner {
 
     /// h for every row of z, `[tokens, intermediate]`.
     pub(crate) fn output<O: Ops>(&self, ops: &mut O, z: &O::Rows) -> Hidden<O::Rows> {
-        let point = |name: &str| format!("{}.{name}", self.module);
         let (gate, up) = match &self.maps {
             Maps::Gated { gate, up } => {
                 let [g, u] = ops.linear([gate, up], z);
@@ -124,7 +128,7 @@ impl Inner {
             Maps::Experts(experts) => return experts.forward(ops, self.activation, z),
         };
         let act = ops.activate(self.activation, &gate);
-        ops.record(&point("act_fn"), &act);
+        ops.record(&self.point("act_fn"), &act);
         let Some((name, up)) = up else {
             return Hidden::Dense(act);
         };
@@ -132,7 +136,7 @@ impl Inner {
             ops.record(name, &up);
         }
         let h = ops.multiply(&act, &up);
-        ops.record(&point("product"), &h);
+        ops.record(&self.point("product"), &h);
         Hidden::Dense(h)
     }
 }

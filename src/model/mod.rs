@@ -27,6 +27,7 @@ mod session;
 mod tests;
 
 pub use attention::Attention;
+pub(crate) use attention::Projections;
 pub use block::Block;
 pub(crate) use block::{Attended, Rest};
 pub(crate) use build::Weights;

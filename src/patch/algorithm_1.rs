@@ -21,6 +21,7 @@ use super::error::Result;
 use super::layer::{BeforeOuter, LayerSolver, products, slice_products};
 use super::reduced_pass::{changed_rows, consecutive};
 use super::sequence::{Query, SequenceSolver, Solution};
+use super::solver::has_post_norm;
 use super::{Method, Part, Precondition, Solver, Variant};
 use crate::model::{Attended, Block, ForwardRun, Model, Pass, Session};
 use crate::tensor::{Element, Matrix};
@@ -145,7 +146,7 @@ fn solve_layer<E: Element>(
 /// After the last layer: leaves the rows whose logits are asked for.
 fn finish<E: Element>(seq: &mut SequenceSolver<'_, '_, E>) -> Result<()> {
     let contextual = seq.finish_contextual();
-    if seq.method.solver == Solver::ClosedForm {
+    if seq.method.solver == Solver::ClosedForm && has_post_norm(seq.model) {
         seq.look_ahead()?;
     }
     seq.keep_last_rows(&contextual);

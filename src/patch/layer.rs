@@ -15,8 +15,11 @@ use crate::model::{
 };
 use crate::tensor::{Element, Matrix};
 
-/// How often ΔW or Δb of a branch without a norm is corrected by what rounding left, at most.
-const CORRECTIONS: usize = 4;
+/// By how much of what rounding left of T(C, x) the change of a branch without a norm is corrected, one time after the other:
+/// rounding may take more of a correction than there is to correct, or less.
+const CORRECTIONS: [f64; 12] = [
+    1.0, 1.0, 0.5, 1.5, 0.75, 1.25, 2.0, 0.625, 0.875, 1.125, 1.75, 3.0,
+];
 
 /// A layer before its outer half is solved. The rows of its matrices are those of the reduced passes, followed by the
 /// contextual one's unless its output is known already.
@@ -313,22 +316,30 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         let t = before.t(query);
         let d = before.d(block, query);
         let mut delta_y: Vec<f64> = t.iter().zip(&d).map(|(t, d)| t - d).collect();
+        // What came nearest so far, coordinate by coordinate: each depends on its own δy alone.
+        let mut nearest: Vec<(f64, f64)> = delta_y.iter().map(|&y| (y, f64::INFINITY)).collect();
         self.report.case = Case::Regular;
-        let mut corrections = 0;
-        loop {
+        for step in CORRECTIONS {
             self.say_more(run, before, &delta_y)?;
             let out = before.patched_output(run, block, passes, &self.change);
-            let off = before.target.iter().zip(out.row(query));
-            let off: Vec<f64> = off.map(|(target, out)| target - out.to_f64()).collect();
-            if corrections == CORRECTIONS || off.iter().all(|off| *off == 0.0) {
-                self.report.residual = norm(&off) / norm(&t).max(f64::MIN_POSITIVE);
-                return Ok(out);
+            let pairs = before.target.iter().zip(out.row(query));
+            for ((nearest, &delta_y), (target, out)) in nearest.iter_mut().zip(&delta_y).zip(pairs)
+            {
+                let off = target - out.to_f64();
+                if off.abs() < nearest.1.abs() {
+                    *nearest = (delta_y, off);
+                }
             }
-            corrections += 1;
-            for (delta_y, off) in delta_y.iter_mut().zip(off) {
-                *delta_y += off;
+            if nearest.iter().all(|(_, off)| *off == 0.0) {
+                break;
             }
+            let next = nearest.iter().map(|(delta_y, off)| delta_y + step * off);
+            delta_y = next.collect();
         }
+        let (nearest, off): (Vec<_>, Vec<_>) = nearest.into_iter().unzip();
+        self.say_more(run, before, &nearest)?;
+        self.report.residual = norm(&off) / norm(&t).max(f64::MIN_POSITIVE);
+        Ok(before.patched_output(run, block, passes, &self.change))
     }
 
     /// Makes the outer function say `delta_y` more of the query's h.

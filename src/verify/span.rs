@@ -96,6 +96,7 @@ pub(super) fn check_within<E: Element>(
 /// What the contextual pass gives for the span.
 struct Contextual {
     last_layer: String,
+    head: String,
     /// `[N][vocab]`
     logits: Vec<Vec<f64>>,
     /// Of the last block's outputs; those of the whole sequence until it is through.
@@ -105,7 +106,8 @@ struct Contextual {
 impl Contextual {
     fn new<E: Element>(model: &Model, split: &Split) -> Result<Self> {
         let mut contextual = Self {
-            last_layer: format!("model.layers.{}", model.layers().len() - 1),
+            last_layer: model.layer_path(model.layers().len() - 1),
+            head: model.ends()[1].to_owned(),
             logits: Vec::new(),
             mean_squares: Vec::new(),
         };
@@ -119,12 +121,12 @@ impl Contextual {
 
 impl Recorder for Contextual {
     fn wants(&self, name: &str) -> bool {
-        name == self.last_layer || name == "lm_head"
+        name == self.last_layer || name == self.head
     }
 
     fn record(&mut self, name: &str, rows: &Matrix<f64>) {
         for row in rows.iter_rows() {
-            if name == "lm_head" {
+            if name == self.head {
                 self.logits.push(row.to_vec());
             } else {
                 let squares: f64 = row.iter().map(|x| x * x).sum();

@@ -8,6 +8,7 @@
 )]
 
 pub mod compared;
+pub mod files;
 pub mod ways;
 
 use std::path::{Path, PathBuf};

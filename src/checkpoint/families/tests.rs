@@ -1,4 +1,6 @@
 use super::*;
+use crate::checkpoint::Rope;
+use crate::checkpoint::form::ProjectionsForm;
 
 fn parse(json: &str) -> Result<Config> {
     Config::parse(Path::new("m/config.json"), json.as_bytes())
@@ -35,39 +37,16 @@ fn old_spelling_of_the_270m() {
         (4, 1)
     );
     assert_eq!((config.head_dim, config.num_hidden_layers), (256, 18));
-    assert_eq!(
-        (config.sliding_window, config.max_position_embeddings),
-        (512, 32_768)
-    );
-    assert_eq!(
-        (config.rms_norm_eps, config.query_pre_attn_scalar),
-        (1e-6, 256.0)
-    );
-    assert_eq!(
-        config.rope(LayerKind::Full),
-        Rope {
-            theta: 1e6,
-            factor: 1.0
-        }
-    );
-    assert_eq!(
-        config.rope(LayerKind::Sliding),
-        Rope {
-            theta: 1e4,
-            factor: 1.0
-        }
-    );
-    assert_eq!(config.bos_token_id, 2);
+    assert_eq!(config.max_position_embeddings, 32_768);
+    assert_eq!((config.norm_eps(), config.scaling(0)), (1e-6, 1.0 / 16.0));
+    assert_eq!(config.rope(5), Some(Rope::linear(1e6, 1.0)));
+    assert_eq!(config.rope(4), Some(Rope::linear(1e4, 1.0)));
+    assert_eq!(config.bos_token_id, Some(2));
     assert_eq!(config.eos_token_ids, [1]);
     assert!(config.tie_word_embeddings);
-    let full = |(i, kind): (usize, &LayerKind)| (*kind == LayerKind::Full).then_some(i);
-    let full: Vec<_> = config
-        .layer_types
-        .iter()
-        .enumerate()
-        .filter_map(full)
-        .collect();
-    assert_eq!(full, [5, 11, 17]);
+    let windows = (0..18).map(|layer| config.window(layer));
+    let expected = |layer| ![5, 11, 17].contains(&layer);
+    assert!(windows.eq((0..18).map(|layer| expected(layer).then_some(512))));
 }
 
 #[test]
@@ -110,30 +89,15 @@ fn what_is_left_out_has_hugging_faces_defaults() {
     );
     assert_eq!((config.head_dim, config.num_hidden_layers), (256, 26));
     assert_eq!(
-        (config.sliding_window, config.max_position_embeddings),
-        (4096, 131_072)
+        (config.window(0), config.max_position_embeddings),
+        (Some(4096), 131_072)
     );
-    assert_eq!(
-        (config.rms_norm_eps, config.query_pre_attn_scalar),
-        (1e-6, 256.0)
-    );
-    assert_eq!(
-        config.rope_full,
-        Rope {
-            theta: 1e6,
-            factor: 1.0
-        }
-    );
-    assert_eq!(
-        config.rope_sliding,
-        Rope {
-            theta: 1e4,
-            factor: 1.0
-        }
-    );
-    assert_eq!(config.bos_token_id, 2);
+    assert_eq!((config.norm_eps(), config.scaling(0)), (1e-6, 1.0 / 16.0));
+    assert_eq!(config.rope(5), Some(Rope::linear(1e6, 1.0)));
+    assert_eq!(config.rope(0), Some(Rope::linear(1e4, 1.0)));
+    assert_eq!(config.bos_token_id, Some(2));
     assert!(config.eos_token_ids.is_empty() && !config.multimodal);
-    assert_eq!(config.layer_types.len(), 26);
+    assert_eq!(config.blocks.len(), 26);
     assert!(config.tie_word_embeddings);
 }
 
@@ -149,35 +113,23 @@ fn the_text_part_of_the_published_4b() {
     )
     .unwrap();
     assert_eq!((config.hidden_size, config.num_hidden_layers), (2560, 34));
-    assert_eq!((config.vocab_size, config.sliding_window), (262_208, 1024));
-    assert_eq!(
-        config.rope_full,
-        Rope {
-            theta: 1e6,
-            factor: 8.0
-        }
-    );
-    assert_eq!(
-        config.rope_sliding,
-        Rope {
-            theta: 1e4,
-            factor: 1.0
-        }
-    );
+    assert_eq!((config.vocab_size, config.window(0)), (262_208, Some(1024)));
+    assert_eq!(config.rope(5), Some(Rope::linear(1e6, 8.0)));
+    assert_eq!(config.rope(0), Some(Rope::linear(1e4, 1.0)));
     assert_eq!(config.eos_token_ids, [1, 106]);
     assert!(config.multimodal);
 }
 
 /// The rotary embedding of the full and the sliding layers.
-fn ropes(fields: &str) -> [(f64, f64); 2] {
+fn ropes(fields: &str) -> [Rope; 2] {
     let config = parse(&flat(fields)).unwrap();
-    [config.rope_full, config.rope_sliding].map(|rope| (rope.theta, rope.factor))
+    [5, 0].map(|layer| config.rope(layer).unwrap())
 }
 
 #[test]
 fn rotary_parameters_combine_as_in_hugging_face() {
-    const USUAL: [(f64, f64); 2] = [(1e6, 1.0), (1e4, 1.0)];
-    let full = |theta, factor| [(theta, factor), USUAL[1]];
+    const USUAL: [Rope; 2] = [Rope::linear(1e6, 1.0), Rope::linear(1e4, 1.0)];
+    let full = |theta, factor| [Rope::linear(theta, factor), USUAL[1]];
     for (fields, expected) in [
         ("", USUAL),
         (r#""rope_parameters": null, "rope_scaling": null"#, USUAL),
@@ -186,7 +138,7 @@ fn rotary_parameters_combine_as_in_hugging_face() {
         // The old spelling.
         (
             r#""rope_theta": 7, "rope_local_base_freq": 8.5"#,
-            [(7.0, 1.0), (8.5, 1.0)],
+            [Rope::linear(7.0, 1.0), Rope::linear(8.5, 1.0)],
         ),
         (
             r#""rope_scaling": {"rope_type": "linear", "factor": 4}"#,
@@ -215,7 +167,7 @@ fn rotary_parameters_combine_as_in_hugging_face() {
         ),
         (
             r#""rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2, "rope_theta": 7}}"#,
-            [USUAL[0], (7.0, 2.0)],
+            [USUAL[0], Rope::linear(7.0, 2.0)],
         ),
         (
             r#""rope_parameters": {"full_attention": {"type": "linear", "factor": 8}}"#,
@@ -276,23 +228,28 @@ fn rotary_parameters_combine_as_in_hugging_face() {
 
 #[test]
 fn rotary_parameters_of_a_kind_without_layers_are_not_looked_at() {
-    let sliding = r#""num_hidden_layers": 1, "layer_types": ["sliding_attention"]"#;
-    let full = r#""num_hidden_layers": 1, "layer_types": ["full_attention"]"#;
+    let rope = |kind: &str, fields: &str| {
+        let kind = format!(r#""num_hidden_layers": 1, "layer_types": ["{kind}"]"#);
+        parse(&flat(&format!("{kind}, {fields}"))).unwrap().rope(0)
+    };
     for fields in [
-        format!(r#"{sliding}, "rope_parameters": {{"full_attention": {{"rope_type": "yarn"}}}}"#),
-        format!(r#"{sliding}, "rope_theta": null"#),
-        format!(r#"{full}, "rope_parameters": {{"sliding_attention": {{"rope_theta": "x"}}}}"#),
+        r#""rope_parameters": {"full_attention": {"rope_type": "yarn"}}"#,
+        r#""rope_theta": null"#,
     ] {
-        assert_eq!(ropes(&fields), [(1e6, 1.0), (1e4, 1.0)], "{fields}");
+        let sliding = rope("sliding_attention", fields);
+        assert_eq!(sliding, Some(Rope::linear(1e4, 1.0)), "{fields}");
     }
+    let fields = r#""rope_parameters": {"sliding_attention": {"rope_theta": "x"}}"#;
+    let full = rope("full_attention", fields);
+    assert_eq!(full, Some(Rope::linear(1e6, 1.0)));
 }
 
 #[test]
 fn layers_by_pattern() {
     let kinds = |fields: &str| {
         let config = parse(&flat(&format!(r#""num_hidden_layers": 6, {fields}"#))).unwrap();
-        let letter = |kind: &LayerKind| if *kind == LayerKind::Full { 'F' } else { 's' };
-        config.layer_types.iter().map(letter).collect::<String>()
+        let letter = |layer| config.window(layer).map_or('F', |_| 's');
+        (0..6).map(letter).collect::<String>()
     };
     for (fields, expected) in [
         (r#""layer_types": null"#, "sssssF"),
@@ -368,10 +325,8 @@ fn of_the_outer_level_little_counts() {
         assert_eq!(nested(outer, "").unwrap(), plain, "{outer}");
     }
     assert_eq!(nested("", r#""model_type": "llama""#).unwrap(), plain);
-    assert_eq!(
-        nested("", r#""sliding_window": 9"#).unwrap().sliding_window,
-        9
-    );
+    let window = nested("", r#""sliding_window": 9"#).unwrap().window(0);
+    assert_eq!(window, Some(9));
 }
 
 #[test]
@@ -445,18 +400,18 @@ fn json_is_what_python_takes_for_json() {
 
 #[test]
 fn model_type_says_what_it_is() {
-    let supported = "supported are Gemma3ForCausalLM (gemma3_text) and the text part of Gemma3ForConditionalGeneration (gemma3)";
-    for found in ["llama", "gemma3n", "Gemma3_Text", "gemma3_txt", ""] {
+    let known = "known are gemma3_text, gemma3, gemma2, gemma, llama, mistral, qwen2, qwen3, mixtral, olmo2, falcon, gpt2, gptj, phi, phi3";
+    for found in ["llama4", "gemma3n", "Gemma3_Text", "gemma3_txt", ""] {
         let json =
             format!(r#"{{"model_type": "{found}", "architectures": ["Gemma3ForCausalLM"]}}"#);
         assert_eq!(
             parse(&json).unwrap_err().to_string(),
-            format!("m/config.json: cannot run {found}; {supported}")
+            format!("m/config.json: cannot run models of model_type {found}; {known}")
         );
     }
     assert_eq!(
         parse(r#"{"model_type": "a\nb"}"#).unwrap_err().to_string(),
-        format!("m/config.json: cannot run a\\nb; {supported}")
+        format!("m/config.json: cannot run models of model_type a\\nb; {known}")
     );
     for json in [
         "{}",
@@ -465,7 +420,7 @@ fn model_type_says_what_it_is() {
     ] {
         assert_eq!(
             parse(json).unwrap_err().to_string(),
-            "m/config.json has no model_type; transformers needs it: gemma3_text for Gemma3ForCausalLM, gemma3 for Gemma3ForConditionalGeneration"
+            "m/config.json has no model_type; transformers needs it: gemma3_text for Gemma3ForCausalLM, llama for LlamaForCausalLM, …"
         );
     }
     // Architectures, of which there may be several or none, do not count.
@@ -781,9 +736,30 @@ fn what_nothing_is_computed_with_is_not_looked_at() {
         assert_eq!(parse(&flat(fields)).unwrap(), plain, "{fields}");
     }
     let beyond = parse(&flat(r#""bos_token_id": 1000000"#)).unwrap();
-    assert_eq!(beyond.bos_token_id, 1_000_000);
-    // transformers does not cap the logits of a multimodal model.
-    assert!(nested("", r#""final_logit_softcapping": 30.0"#).is_ok());
+    assert_eq!(beyond.bos_token_id, Some(1_000_000));
+}
+
+/// transformers does not cap the logits of a multimodal model.
+#[test]
+fn logits_of_a_text_model_may_be_capped() {
+    const CAPPED: &str = r#""final_logit_softcapping": 30.0"#;
+    assert_eq!(parse(&flat(CAPPED)).unwrap().decoder.softcap, Some(30.0));
+    assert_eq!(nested("", CAPPED).unwrap().decoder.softcap, None);
+}
+
+#[test]
+fn attention_may_have_biases() {
+    let maps = |fields: &str| {
+        let mut config = parse(&flat(fields)).unwrap();
+        let attention = config.blocks.remove(0).attention;
+        let ProjectionsForm::Separate(maps) = attention.projections else {
+            panic!("Gemma's maps are three");
+        };
+        let all = maps.into_iter().chain([attention.out]);
+        all.map(|map| map.bias).collect::<Vec<_>>()
+    };
+    assert_eq!(maps(r#""attention_bias": true"#), [true; 4]);
+    assert_eq!(maps(""), [false; 4]);
 }
 
 #[test]
@@ -794,16 +770,8 @@ fn settings_of_other_models_are_refused() {
             "hidden_activation is silu; this crate computes only gelu_pytorch_tanh",
         ),
         (
-            r#""attention_bias": true"#,
-            "attention_bias is true; this crate computes only false",
-        ),
-        (
             r#""use_bidirectional_attention": true"#,
             "use_bidirectional_attention is true; this crate computes only false",
-        ),
-        (
-            r#""final_logit_softcapping": 30.0"#,
-            "final_logit_softcapping is 30.0; this crate computes only models without soft-capping (null)",
         ),
         (
             r#""per_layer_config": {"0": {"sliding_window": 1}}"#,

@@ -1,15 +1,14 @@
-//! What transformers' tokenizer classes make of tokenizer.json and tokenizer_config.json.
+//! Which of transformers' tokenizer classes reads a checkpoint, and what it makes of tokenizer.json and
+//! tokenizer_config.json.
 
 use std::collections::{HashMap, HashSet};
 
-use serde::de::DeserializeOwned;
-use tokenizers::{
-    AddedToken, AddedVocabulary, DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper,
-};
+use tokenizers::{AddedToken, AddedVocabulary};
 
 use super::super::error::{Error, Result};
 use super::super::tokenizer_config::TokenizerConfig;
 use super::Bpe;
+use super::rebuilt::Rebuilt;
 use crate::message::shown;
 
 /// A class by what it does.
@@ -17,8 +16,8 @@ use crate::message::shown;
 pub(super) enum Class {
     /// Takes tokenizer.json as it is.
     AsWritten,
-    /// Takes vocabulary, merges and post-processor, and makes the rest as the published Gemmas have it.
-    Gemma,
+    /// Takes vocabulary, merges and post-processor, and makes the rest anew.
+    Rebuilt(Rebuilt),
 }
 
 /// Classes of transformers 5.23, without `Fast` at the end, that make a tokenizer in a way of their own: of those in
@@ -42,7 +41,6 @@ const OTHER_CLASSES: &[&str] = &[
     "CamembertTokenizer",
     "CanineTokenizer",
     "ClvpTokenizer",
-    "CodeGenTokenizer",
     "CodeLlamaTokenizer",
     "CohereTokenizer",
     "CpmAntTokenizer",
@@ -59,7 +57,6 @@ const OTHER_CLASSES: &[&str] = &[
     "FSMTTokenizer",
     "FlaubertTokenizer",
     "FunnelTokenizer",
-    "GPT2Tokenizer",
     "GPTNeoXJapaneseTokenizer",
     "GPTNeoXTokenizer",
     "GPTSw3Tokenizer",
@@ -69,7 +66,6 @@ const OTHER_CLASSES: &[&str] = &[
     "LayoutLMv2Tokenizer",
     "LayoutLMv3Tokenizer",
     "LayoutXLMTokenizer",
-    "LlamaTokenizer",
     "LukeTokenizer",
     "LxmertTokenizer",
     "MBart50Tokenizer",
@@ -89,7 +85,6 @@ const OTHER_CLASSES: &[&str] = &[
     "PerceiverTokenizer",
     "PhobertTokenizer",
     "ProphetNetTokenizer",
-    "Qwen2Tokenizer",
     "Qwen3_5Tokenizer",
     "RagTokenizer",
     "ReformerTokenizer",
@@ -116,43 +111,66 @@ const OTHER_CLASSES: &[&str] = &[
     "XLNetTokenizer",
 ];
 
+/// The class of a model type's tokenizers where the files name none; `None` for a type that has none.
+fn registered(model_type: &str) -> Option<Class> {
+    Some(match model_type {
+        "gemma" | "gemma2" | "gemma3" | "gemma3_text" => Class::Rebuilt(Rebuilt::Gemma),
+        "gpt2" | "gptj" | "phi" | "starcoder2" => Class::Rebuilt(Rebuilt::Gpt2),
+        "qwen2" | "qwen2_moe" | "qwen3" | "qwen3_moe" => Class::Rebuilt(Rebuilt::Qwen2),
+        "granite" | "mistral" | "mixtral" | "olmo2" | "olmo3" | "phi3" | "stablelm" => {
+            Class::AsWritten
+        }
+        _ => return None,
+    })
+}
+
 impl Class {
-    /// The class that reads a Gemma checkpoint with these settings and the tokenizer.json `json`.
+    /// The class that `AutoTokenizer` takes for a checkpoint with these settings and the tokenizer.json `json`.
     pub(super) fn of(settings: &TokenizerConfig, json: &[u8]) -> Result<Self> {
+        let registered = registered(&settings.model_type);
         let Some((name, path)) = &settings.class else {
-            return Ok(Self::Gemma);
+            return Ok(registered.unwrap_or(Self::AsWritten));
         };
-        match name.strip_suffix("Fast").unwrap_or(name) {
-            "GemmaTokenizer" => Ok(Self::Gemma),
-            // Many files name this class although their tokenizer is not of its kind, and transformers knows.
-            "LlamaTokenizer" if contains(json, b"\"ByteLevel\"") => Ok(Self::AsWritten),
-            other if OTHER_CLASSES.contains(&other) => Err(Error::UnsupportedOption {
+        // What the files of these types name counts for nothing.
+        let is_fixed = registered == Some(Self::AsWritten) || settings.model_type == "qwen2";
+        if let Some(class) = registered.filter(|_| is_fixed) {
+            return Ok(class);
+        }
+        let plain = name.strip_suffix("Fast").unwrap_or(name);
+        // Llama 3 and others name this class although their tokenizers are of bytes.
+        if plain == "LlamaTokenizer" && contains(json, b"\"ByteLevel\"") {
+            return Ok(Self::AsWritten);
+        }
+        if OTHER_CLASSES.contains(&plain) {
+            return Err(Error::UnsupportedOption {
                 path: path.clone(),
                 field: "tokenizer_class".into(),
                 found: shown(name),
-                supported: "GemmaTokenizer, or PreTrainedTokenizerFast for a tokenizer.json as it is",
-            }),
-            _ => Ok(Self::AsWritten),
+                supported: "the tokenizers of Gemma, GPT-2, Llama and Qwen2, or PreTrainedTokenizerFast for a \
+                            tokenizer.json as it is",
+            });
         }
+        Ok(Rebuilt::named(plain).map_or(Self::AsWritten, Self::Rebuilt))
     }
 
-    /// Names and texts of the special tokens, whether or not the settings name them.
+    /// Names and texts of the special tokens, whether or not the settings name them. `pad` is what tokenizer.json
+    /// pads with.
     pub(super) fn add_special_tokens(self, settings: &mut TokenizerConfig, pad: Option<&str>) {
-        const GEMMA: [(&str, &str); 5] = [
-            ("bos_token", "<bos>"),
-            ("eos_token", "<eos>"),
-            ("unk_token", "<unk>"),
-            ("pad_token", "<pad>"),
-            ("mask_token", "<mask>"),
-        ];
-        let defaults = if self == Self::Gemma { &GEMMA[..] } else { &[] };
-        let pad = pad
-            .filter(|_| self == Self::AsWritten)
-            .map(|pad| ("pad_token", pad));
+        let defaults = match self {
+            Self::AsWritten => &[],
+            Self::Rebuilt(kind) => kind.special_tokens(),
+        };
+        let pad = pad.filter(|_| self.takes_padding());
+        let pad = pad.map(|pad| ("pad_token", pad));
         for (name, text) in defaults.iter().copied().chain(pad) {
             let token = || Some(AddedToken::from(text, true));
             settings.special.entry(name.into()).or_insert_with(token);
         }
+    }
+
+    /// Whether what tokenizer.json pads with becomes the pad token: the other classes have one of their own, or none.
+    pub(super) fn takes_padding(self) -> bool {
+        matches!(self, Self::AsWritten | Self::Rebuilt(Rebuilt::Llama))
     }
 
     /// Changes a tokenizer that was read from tokenizer.json to what this class makes of it.
@@ -161,16 +179,21 @@ impl Class {
         inner: &mut Bpe,
         settings: &TokenizerConfig,
     ) -> tokenizers::Result<()> {
-        if self == Self::Gemma {
-            make_gemma(inner, settings)?;
-        }
-        let listed = settings.added.is_some();
-        if self == Self::Gemma && listed {
-            inner.with_added_vocabulary(AddedVocabulary::new());
+        if let Self::Rebuilt(kind) = self {
+            kind.rebuild(inner, settings)?;
+            if settings.added.is_some() {
+                inner.with_added_vocabulary(AddedVocabulary::new());
+            }
         }
         let tokens = self.missing_tokens(inner, settings);
         if !tokens.is_empty() {
             inner.add_tokens(tokens)?;
+        }
+        if self == Self::Rebuilt(Rebuilt::Qwen2) {
+            // This class adds them once more, without their flags.
+            let special = settings.named_tokens().chain(&settings.extra);
+            let plain = special.map(|token| AddedToken::from(token.content.clone(), true));
+            inner.add_tokens(plain.collect::<Vec<_>>())?;
         }
         inner.set_encode_special_tokens(settings.split_special_tokens);
         Ok(())
@@ -210,40 +233,4 @@ impl Class {
 
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
-}
-
-/// Everything but vocabulary, merges and post-processor as `GemmaTokenizer` has it.
-fn make_gemma(inner: &mut Bpe, settings: &TokenizerConfig) -> tokenizers::Result<()> {
-    // Without this token the class looks for one that is called as Python's null.
-    let unknown = settings.special_text("unk_token").unwrap_or("None");
-    let model = inner.get_model();
-    let is_none = |text: &Option<String>| text.as_ref().is_none_or(String::is_empty);
-    if !is_none(&model.continuing_subword_prefix) {
-        return Err("GemmaTokenizer has no continuing_subword_prefix; leave it out".into());
-    }
-    let as_gemma = model.dropout.is_none()
-        && model.unk_token.as_deref() == Some(unknown)
-        && is_none(&model.end_of_word_suffix)
-        && (model.fuse_unk, model.byte_fallback, model.ignore_merges) == (true, true, false);
-    if !as_gemma {
-        let mut model = model.clone();
-        model.dropout = None;
-        model.unk_token = Some(unknown.into());
-        model.end_of_word_suffix = None;
-        (model.fuse_unk, model.byte_fallback, model.ignore_merges) = (true, true, false);
-        inner.with_model(model);
-    }
-    let normalizer = r#"{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}"#;
-    let pre_tokenizer = r#"{"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious",
-        "invert": false}"#;
-    let decoder = r#"{"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
-        {"type": "ByteFallback"}, {"type": "Fuse"}]}"#;
-    inner.with_pre_tokenizer(Some(parse::<PreTokenizerWrapper>(pre_tokenizer)?));
-    inner.with_decoder(Some(parse::<DecoderWrapper>(decoder)?));
-    inner.with_normalizer(Some(parse::<NormalizerWrapper>(normalizer)?))?;
-    Ok(())
-}
-
-fn parse<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
-    serde_json::from_str(json)
 }

@@ -9,7 +9,7 @@ use super::Tokenizer;
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// The last token that made text: the decoder may treat the first token of a text in its own way.
+    /// The last token that is not special: the decoder may treat the first token of a text in its own way.
     last: Option<u32>,
     /// The bytes of a character that is not complete.
     pending: Vec<u8>,
@@ -43,16 +43,16 @@ impl<'a> TextStream<'a> {
     /// [`Error::Tokenizer`](crate::checkpoint::Error::Tokenizer).
     pub fn push(&mut self, id: u32) -> Result<String> {
         if let Some(bytes) = self.tokenizer.bytes_of(id) {
-            self.pending.extend(&bytes);
-            if !bytes.is_empty() {
-                self.last = Some(id);
+            if bytes.is_empty() {
+                return Ok(self.complete());
             }
+            // A decoder may leave out a space that begins a text.
+            let left_out = self.last.is_none() && self.tokenizer.decode(&[id])?.is_empty();
+            self.pending.extend(bytes.iter().filter(|_| !left_out));
+            self.last = Some(id);
             return Ok(self.complete());
         }
         let text = self.text_of(id)?;
-        if text.is_empty() {
-            return Ok(text);
-        }
         self.last = Some(id);
         Ok(self.rest() + &text)
     }

@@ -19,10 +19,12 @@ use rayon::prelude::*;
 
 use self::reach::{Said, exactly, last, near, weak};
 use super::layer::{d_of, finished, products};
+use super::solver::has_post_norm;
 use super::{
     ApplyMode, Case, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, SolverReport,
     Split, TensorChange, overlay, wide,
 };
+use crate::checkpoint::form::Sum;
 use crate::model::generate::greedy;
 use crate::model::{
     Attended, Block, Cache, ForwardRun, Hidden, LayerOverlay, Linear, Model, Pass, Recorder, Rest,
@@ -67,7 +69,13 @@ pub fn solve<E: Element>(
     let mut passes = vec![best.0.linf];
     on_pass(best.0);
     let mut since = 0;
-    while passes.len() < method.passes && (since < PATIENCE || best.0.differing > 0) {
+    // Without a norm each pass does what the one before it did.
+    let most = if has_post_norm(model) {
+        method.passes
+    } else {
+        1
+    };
+    while passes.len() < most && (since < PATIENCE || best.0.differing > 0) {
         let pass = solving.pass()?;
         passes.push(pass.0.linf);
         on_pass(pass.0);
@@ -204,7 +212,10 @@ type Attempt = (Quality, Patch, Vec<LayerReport>);
 impl<'a, E: Element> Solving<'a, E> {
     fn new(model: &'a Model, split: &Split, method: &'a Method) -> Result<Self> {
         let layers = model.layers().len();
-        let first = layers - method.layers.clamp(1, layers);
+        // In parallel the first layer's inner function sees the embedding alone: of a token that is there twice, the same h.
+        let parallel = model.layers()[0].sum == Sum::Parallel;
+        let least = usize::from(parallel && layers > 1);
+        let first = (layers - method.layers.clamp(1, layers)).max(least);
         let tokens = split.reduced_tokens();
         let positions = split.reduced_positions();
         model.check_tokens(split.tokens(), 0)?;

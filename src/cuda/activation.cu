@@ -1,0 +1,33 @@
+// The functions between the linear maps: a thread computes one number.
+#include "exp.cuh"
+
+constexpr f64 SQRT_8_OVER_PI = 1.5957691216057307;
+constexpr f64 CUBIC = 0.044715;
+
+__device__ inline f64 twice_u(f64 x) { return SQRT_8_OVER_PI * (x + CUBIC * (x * x * x)); }
+
+/// GeLU in the tanh form, x / (1 + e^(−2u)) with u = √(2/π) (x + 0.044715 x³).
+__device__ inline f64 gelu_tanh(f64 x) { return x / (1 + exponential(-twice_u(x))); }
+__device__ inline f32 gelu_tanh(f32 x) {
+    f64 wide = x;
+    return x != x ? x : (f32)(wide / (1 + exp_wide(-twice_u(wide))));
+}
+
+/// x / (1 + e^−x).
+template <class A> __device__ inline A silu(A x) { return x / ((A)1 + exponential(-x)); }
+
+/// A NaN stays one.
+template <class A> __device__ inline A relu(A x) { return x < 0 ? 0 : x; }
+
+#define KERNEL(name, E)                                                                                                \
+    extern "C" __global__ void name##_##E(const E *x, E *out, size_t n) {                                              \
+        unsigned long long i = thread_of_grid();                                                                       \
+        if (i < n)                                                                                                     \
+            out[i] = rounded<E>(name(acc(x[i])));                                                                      \
+    }
+#define KERNELS(E) KERNEL(gelu_tanh, E) KERNEL(silu, E) KERNEL(relu, E)
+KERNELS(f64)
+KERNELS(f32)
+KERNELS(bf16)
+#undef KERNELS
+#undef KERNEL

@@ -1,0 +1,61 @@
+//! Checkpoints of chosen files, with the tiny model's weights.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use context_patch::Checkpoint;
+use serde_json::Value;
+
+use super::reference;
+
+/// The real models that fetch_models.py brings and that are here, by name; all of them where
+/// `CONTEXT_PATCH_REQUIRE_270M=1` says that they must be.
+pub fn real_models() -> Vec<(&'static str, PathBuf)> {
+    let names = [
+        "gemma-3-270m",
+        "smollm2-135m-instruct",
+        "qwen2.5-coder-0.5b-instruct",
+    ];
+    let models = names.map(|name| (name, reference("../models").join(name)));
+    let (here, missing): (Vec<_>, Vec<_>) = models
+        .into_iter()
+        .partition(|(_, dir)| dir.join("model.safetensors").exists());
+    let required = std::env::var_os("CONTEXT_PATCH_REQUIRE_270M").is_some();
+    assert!(!required || missing.is_empty(), "missing: {missing:?}");
+    for (name, _) in missing {
+        println!("skipped: no models/{name} (python3 reference/fetch_models.py brings it)");
+    }
+    here
+}
+
+/// A checkpoint of these files and the tiny model's weights.
+pub fn in_memory<'a>(files: impl Iterator<Item = (&'a str, Vec<u8>)>) -> Checkpoint {
+    let weights = fs::read(reference("tiny/model.safetensors")).unwrap();
+    let weights = ("model.safetensors", weights);
+    let files = files
+        .chain([weights])
+        .map(|(name, bytes)| (name, bytes.into()));
+    Checkpoint::from_files("tiny", files).unwrap()
+}
+
+/// A model's tokenizer and template with the tiny model's config and weights, which are read faster.
+pub fn with_tiny_weights(dir: &Path) -> Checkpoint {
+    let parse = |path: PathBuf| serde_json::from_slice::<Value>(&fs::read(path).unwrap()).unwrap();
+    let (mut config, real) = (
+        parse(reference("tiny/config.json")),
+        parse(dir.join("config.json")),
+    );
+    for name in ["vocab_size", "bos_token_id"] {
+        config[name] = real[name].clone();
+    }
+    let config = ("config.json", config.to_string().into_bytes());
+    let names = [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+    ];
+    let files = names
+        .into_iter()
+        .filter_map(|name| Some((name, fs::read(dir.join(name)).ok()?)));
+    in_memory(files.chain([config]))
+}

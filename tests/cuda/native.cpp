@@ -1,0 +1,144 @@
+// Holds kernels to the numbers of their native twins: `native FILE`, which tests/cuda.rs writes. The numbers of a case follow its
+// header: first the inputs, then what the native kernel made of them.
+#include "machine.hpp"
+
+#include "../../src/cuda/kernels.cu"
+#include "numbers.hpp"
+
+static FILE *file;
+static Tally tally;
+
+enum Operation : uint32_t { PRODUCT, RMS_NORM, SOFTMAX, GELU_TANH, SILU, ROPE, WEIGHTED_SUM };
+/// What a case is: of `rows` and `cols`, and of `tokens` where it is a product.
+struct Header {
+    Operation operation;
+    uint32_t bytes_of_number, tokens, rows, cols;
+};
+
+template <class E> std::vector<E> numbers(size_t n) {
+    std::vector<E> all(n);
+    if (fread((void *)all.data(), sizeof(E), n, file) != n) {
+        fprintf(stderr, "the file ends within a case\n");
+        exit(2);
+    }
+    return all;
+}
+
+/// What a kernel of E made of it against the next numbers of the file.
+template <class E, class N> void compare(const char *kernel, const Buffer<N> &got) {
+    using Plain = std::conditional_t<sizeof(N) == 2, naive::bf16, N>;
+    auto all = got.read();
+    auto want = numbers<N>(all.size());
+    auto plain = [](std::vector<N> &v) { return std::vector<Plain>((const Plain *)v.data(), (const Plain *)v.data() + v.size()); };
+    tally.compare(kernel, sizeof(E) == 8 ? "f64" : sizeof(E) == 4 ? "f32" : "bf16", plain(all), plain(want));
+}
+
+/// The kernels of a type, by the names of their operations.
+template <class E> struct Kernels;
+#define KERNELS(E)                                                                                                     \
+    template <> struct Kernels<E> {                                                                                    \
+        static constexpr auto few = multiply_few_##E##_##E, many = multiply_many_##E##_##E;                            \
+        static constexpr auto rms_norm = rms_norm_##E;                                                                 \
+        static constexpr auto gelu_tanh = gelu_tanh_##E, silu = silu_##E;                                              \
+        static constexpr auto rope = rope_##E;                                                                         \
+        static constexpr auto sums_few = weighted_sums_few_##E, sums_many = weighted_sums_many_##E;                    \
+    };
+KERNELS(f64)
+KERNELS(f32)
+KERNELS(bf16)
+
+static unsigned pieces(unsigned n, unsigned size) { return (n + size - 1) / size; }
+
+template <class E> void product(Header h) {
+    using Tile = TileOf<E>;
+    Buffer<E> x(numbers<E>(h.tokens * h.cols)), w(numbers<E>(h.rows * h.cols));
+    Buffer<Acc<E>> few(h.tokens * h.rows), many(h.tokens * h.rows);
+    E *no_out = nullptr;
+    launch(Kernels<E>::few, {pieces(h.rows, FEW_ROWS), pieces(h.tokens, 4)}, FEW_THREADS, x.data(), w.data(), few.data(), no_out,
+           h.tokens, h.rows, h.cols);
+    launch(Kernels<E>::many, {pieces(h.tokens, Tile::ALL_TOKENS), pieces(h.rows, Tile::ALL_ROWS)}, TILE_THREADS, x.data(),
+           w.data(), many.data(), no_out, h.tokens, h.rows, h.cols);
+    long at = ftell(file);
+    compare<E>("multiply_few", few);
+    fseek(file, at, SEEK_SET);
+    compare<E>("multiply_many", many);
+}
+
+template <class E> void rms_norm(Header h) {
+    Buffer<E> u(numbers<E>(h.rows * h.cols)), out(h.rows * h.cols);
+    Buffer<Acc<E>> scale(numbers<Acc<E>>(h.cols));
+    launch(Kernels<E>::rms_norm, {h.rows}, 128, u.data(), scale.data(), 1e-6, false, out.data(), h.cols);
+    compare<E>("rms_norm", out);
+}
+
+template <class E> void function(Header h, const char *name, void (*kernel)(const E *, E *, size_t)) {
+    Buffer<E> x(numbers<E>(h.cols)), out(h.cols);
+    launch(kernel, {pieces(h.cols, 128)}, 128, x.data(), out.data(), h.cols);
+    compare<E>(name, out);
+}
+
+/// `rows` heads of `cols` numbers, all at one position.
+template <class E> void rope(Header h) {
+    Buffer<E> x(numbers<E>(h.rows * h.cols)), cos(numbers<E>(h.cols / 2)), sin(numbers<E>(h.cols / 2));
+    Buffer<unsigned> position(std::vector<unsigned>{0});
+    launch(Kernels<E>::rope, {pieces(h.rows * h.cols / 2, 64)}, 64, x.data(), cos.data(), sin.data(), position.data(), 1u, h.rows,
+           h.cols, h.cols / 2, false);
+    compare<E>("rope", x);
+}
+
+/// One token that sees `rows` keys of `cols` numbers.
+template <class E> void weighted_sum(Header h) {
+    Buffer<Acc<E>> p(numbers<Acc<E>>(h.rows));
+    Buffer<E> values(numbers<E>(h.rows * h.cols)), few(h.cols), many(h.cols);
+    Buffer<unsigned> position(std::vector<unsigned>{h.rows - 1});
+    for (bool as_many : {false, true})
+        launch(as_many ? Kernels<E>::sums_many : Kernels<E>::sums_few, {pieces(h.cols, SUM_ELEMENTS)}, SUM_THREADS, p.data(),
+               values.data(), position.data(), as_many ? many.data() : few.data(), 1u, 1u, 1u, h.cols, h.rows, h.rows, ~0u);
+    long at = ftell(file);
+    compare<E>("weighted_sums_few", few);
+    fseek(file, at, SEEK_SET);
+    compare<E>("weighted_sums_many", many);
+}
+
+template <class A> void softmax(Header h, void (*kernel)(A *, unsigned)) {
+    Buffer<A> scores(numbers<A>(h.rows * h.cols));
+    launch(kernel, {h.rows}, 128, scores.data(), h.cols);
+    compare<A>("softmax", scores);
+}
+
+template <class E> void run(Header h) {
+    switch (h.operation) {
+    case PRODUCT:
+        return product<E>(h);
+    case RMS_NORM:
+        return rms_norm<E>(h);
+    case GELU_TANH:
+        return function(h, "gelu_tanh", Kernels<E>::gelu_tanh);
+    case SILU:
+        return function(h, "silu", Kernels<E>::silu);
+    case ROPE:
+        return rope<E>(h);
+    case WEIGHTED_SUM:
+        return weighted_sum<E>(h);
+    case SOFTMAX:
+        if constexpr (sizeof(E) == 8)
+            return softmax(h, softmax_f64);
+        else if constexpr (sizeof(E) == 4)
+            return softmax(h, softmax_f32);
+    }
+    fprintf(stderr, "a case of no operation: %u\n", (unsigned)h.operation);
+    exit(2);
+}
+
+int main(int argc, char **argv) {
+    file = argc == 2 ? fopen(argv[1], "rb") : nullptr;
+    if (!file) {
+        fprintf(stderr, "usage: native FILE, which tests/cuda.rs writes\n");
+        return 2;
+    }
+    Header h;
+    while (fread(&h, sizeof h, 1, file) == 1)
+        h.bytes_of_number == 8 ? run<f64>(h) : h.bytes_of_number == 4 ? run<f32>(h) : run<bf16>(h);
+    tally.print();
+    return tally.unequal > 0;
+}

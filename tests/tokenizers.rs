@@ -1,0 +1,188 @@
+//! Tokenizers against transformers, whose results `reference/check_tokenizers.py` wrote.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use context_patch::checkpoint::{Checkpoint, Conversation, Tokenizer};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+mod common;
+
+use common::files::{in_memory, real_models, with_tiny_weights};
+use common::reference;
+
+fn golden<T: for<'de> Deserialize<'de>>(name: &str) -> Vec<T> {
+    let path = reference(&format!("tokenizers/{name}.golden.json"));
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[derive(Deserialize)]
+struct Files {
+    name: String,
+    changes: Map<String, Value>,
+    ids: Vec<Vec<u32>>,
+    written: Vec<Vec<u32>>,
+    decoded: Vec<String>,
+    special: BTreeMap<String, String>,
+}
+
+/// The tokenizer's files in a folder of the reference, with changes, as a checkpoint whose `<bos>` is token `first`; a
+/// file that is null is left out.
+fn changed(folder: &str, first: u32, changes: &Map<String, Value>) -> Checkpoint {
+    let parse = |dir: &str, name: &str| {
+        let json = fs::read(reference(dir).join(name)).unwrap();
+        serde_json::from_slice::<Value>(&json).unwrap()
+    };
+    let mut config = parse("tiny", "config.json");
+    // Room for tokens that are added.
+    config["vocab_size"] = 1024.into();
+    config["bos_token_id"] = first.into();
+    let mut files = BTreeMap::from([("config.json", config)]);
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        files.insert(name, parse(folder, name));
+    }
+    for (name, change) in changes {
+        merge(
+            files
+                .entry(name)
+                .or_insert_with(|| Value::Object(Map::new())),
+            change,
+        );
+    }
+    let files = files.into_iter().filter(|(_, content)| !content.is_null());
+    in_memory(files.map(|(name, content)| (name, content.to_string().into_bytes())))
+}
+
+fn merge(base: &mut Value, change: &Value) {
+    match (base, change) {
+        (Value::Object(base), Value::Object(change)) => {
+            for (name, change) in change {
+                merge(base.entry(name.clone()).or_insert(Value::Null), change);
+            }
+        }
+        (base, change) => *base = change.clone(),
+    }
+}
+
+/// What differs between a tokenizer and what transformers makes of a text.
+fn differences(tokenizer: &Tokenizer, text: &str, ids: &[u32], decoded: &str) -> Vec<String> {
+    let mut stream = tokenizer.stream();
+    let mut streamed: String = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+    streamed += &stream.finish().unwrap();
+    // A second <bos>, where the text begins with one.
+    let repeated =
+        ids.len() > 1 && ids[0] == ids[1] && tokenizer.encode("").unwrap().first() == ids.first();
+    let ids_once = &ids[usize::from(repeated)..];
+    let pairs = [
+        (
+            "ids",
+            format!("{:?}", tokenizer.encode(text).unwrap()),
+            format!("{ids_once:?}"),
+        ),
+        ("decoded", tokenizer.decode(ids).unwrap(), decoded.into()),
+        ("streamed", streamed, decoded.into()),
+    ];
+    let pairs = pairs.into_iter().filter(|(_, ours, theirs)| ours != theirs);
+    let line = |(what, ours, theirs)| {
+        format!("{what} of {text:?}\n    theirs {theirs}\n    ours   {ours}")
+    };
+    pairs.map(line).collect()
+}
+
+/// A template that writes all special tokens that have a name.
+fn template_of_names<'a>(names: impl Iterator<Item = &'a String>) -> Value {
+    let source: String = names.map(|name| format!("{{{{ {name} }}}};")).collect();
+    serde_json::json!({ "chat_template": source })
+}
+
+/// Compares the tokenizers of `golden` with ours; returns how many of them are not what tokenizer.json alone gives.
+fn compare_tokenizers(name: &str, folder: &str, first: u32) -> usize {
+    let mut cases = golden::<Value>(name).into_iter();
+    let texts: Vec<String> =
+        serde_json::from_value(cases.next().unwrap()["texts"].clone()).unwrap();
+    let (mut wrong, mut noticed) = (Vec::new(), 0);
+    for case in cases {
+        let case: Files = serde_json::from_value(case).unwrap();
+        let named = |line: String| format!("{}, {line}", case.name);
+        let checkpoint = changed(folder, first, &case.changes);
+        let tokenizer = checkpoint.tokenizer().unwrap();
+        let json = checkpoint.file("tokenizer.json").unwrap().unwrap();
+        let alone =
+            Tokenizer::from_bytes(Path::new("t"), &json, checkpoint.config(), None).unwrap();
+        let same = |(text, ids): (&String, &Vec<u32>)| {
+            alone.encode_as_written(text).is_ok_and(|own| own == *ids)
+        };
+        noticed += usize::from(!texts.iter().zip(&case.written).all(same));
+        for (i, text) in texts.iter().enumerate() {
+            let written = tokenizer.encode_as_written(text).unwrap();
+            if written != case.written[i] {
+                wrong.push(named(format!(
+                    "{text:?}\n    theirs {:?}\n    ours   {written:?}",
+                    case.written[i]
+                )));
+            }
+            let lines = differences(&tokenizer, text, &case.ids[i], &case.decoded[i]);
+            wrong.extend(lines.into_iter().map(named));
+        }
+        let mut changes = case.changes.clone();
+        let settings = changes
+            .entry("tokenizer_config.json")
+            .or_insert_with(|| Value::Object(Map::new()));
+        if settings.is_null() {
+            continue;
+        }
+        merge(settings, &template_of_names(case.special.keys()));
+        let template = changed(folder, first, &changes).chat_template().unwrap();
+        let messages = Conversation::parse(Path::new("m"), br#"[{"role": "user"}]"#).unwrap();
+        let ours = template.render(&messages).unwrap();
+        let texts = case.special.values().map(|text| format!("{text};"));
+        let theirs: String = texts.collect();
+        if ours != theirs {
+            wrong.push(named(format!(
+                "special tokens\n    theirs {theirs}\n    ours   {ours}"
+            )));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    noticed
+}
+
+#[test]
+fn tiny_models_tokenizers_are_those_that_auto_tokenizer_makes() {
+    let noticed = compare_tokenizers("tiny", "tiny", 2);
+    assert!(
+        noticed >= 40,
+        "only {noticed} tokenizers differ from their files taken as they are"
+    );
+}
+
+#[test]
+fn byte_level_tokenizers_are_those_that_auto_tokenizer_makes() {
+    let noticed = compare_tokenizers("byte-level", "tokenizers/byte-level", 0);
+    assert!(
+        noticed >= 20,
+        "only {noticed} tokenizers differ from their files taken as they are"
+    );
+}
+
+/// A text in a real model's tokenizer: the model, the text, its ids and their text.
+type Encoded = (String, String, Vec<u32>, String);
+
+#[test]
+fn real_models_tokenizers_are_those_that_auto_tokenizer_makes() {
+    let texts: Vec<Encoded> = golden("models");
+    for (name, dir) in real_models() {
+        let tokenizer = with_tiny_weights(&dir).tokenizer().unwrap();
+        for (_, text, ids, decoded) in texts.iter().filter(|(of, ..)| of == name) {
+            let wrong = differences(&tokenizer, text, ids, decoded);
+            assert!(wrong.is_empty(), "{name}: {}", wrong.join("\n"));
+        }
+    }
+}
