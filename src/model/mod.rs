@@ -3,6 +3,7 @@
 mod attend;
 mod attention;
 mod block;
+mod build;
 mod cache;
 mod decoder;
 mod disturbance;
@@ -28,6 +29,7 @@ mod tests;
 
 pub use block::Block;
 pub(crate) use block::{Attended, Rest};
+pub(crate) use build::Weights;
 pub(crate) use cache::Cache;
 pub use decoder::EmbeddingScale;
 pub(crate) use decoder::{Decoder, Embedding};

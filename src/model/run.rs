@@ -44,13 +44,23 @@ impl<'a> ForwardRun<'a> {
         cancel: Option<Arc<AtomicBool>>,
     ) -> Self {
         Self {
-            level: model.level(),
-            backend: model.backend(),
-            disturbance: None,
             layers: model.config().decoder.layers,
-            layer: 0,
             recorder,
             cancel,
+            ..Self::on(model.level(), model.backend())
+        }
+    }
+
+    /// A pass through a block of no model, which nobody records.
+    pub(crate) fn on(level: Level, backend: Backend) -> Self {
+        Self {
+            level,
+            backend,
+            disturbance: None,
+            layers: "",
+            layer: 0,
+            recorder: None,
+            cancel: None,
             cos_sin: Vec::new(),
         }
     }

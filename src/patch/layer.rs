@@ -2,14 +2,16 @@
 
 use std::ops::Range;
 
-use super::lemmas::{check_finite, lemma_6, lemma_8, lemma_9, lemma_11, norm, rms};
+use super::controllable::{ByWeight, active, weight};
+use super::lemmas::{check_finite, norm, rms};
 use super::reduced_pass::{ReducedPass, changed_rows};
+use super::theorem_5::{InputControllable, OutputControllable};
 use super::{
-    Case, LayerPatch, LayerReport, LowRank, Method, Part, Precondition, Solver, TensorChange,
-    appendix_b, closed_form, overlay, theorem_1, wide,
+    Case, LayerPatch, LayerReport, Method, Part, Precondition, Solver, TensorChange, appendix_b,
+    closed_form, overlay, theorem_1, wide,
 };
 use crate::model::{
-    Attended, Block, ForwardRun, Hidden, LayerOverlay, Linear, Maps, Norm, Ops, Pass, Rest,
+    Attended, Block, ForwardRun, Hidden, LayerOverlay, Linear, Norm, Ops, Pass, Rest,
 };
 use crate::tensor::{Element, Matrix};
 
@@ -124,31 +126,6 @@ pub(super) fn d_of<E: Element>(
     }
 }
 
-/// What a branch is added to at `row`, in f64: v, or x + A(C, x).
-pub(super) fn rest_of<E: Element>(rest: &Rest<Matrix<E>>, row: usize) -> Vec<f64> {
-    match rest {
-        Rest::Sequential(v) => wide(v, row),
-        Rest::Parallel { attention, x } => {
-            let pairs = x.row(row).iter().zip(attention.row(row));
-            pairs.map(|(x, a)| x.to_f64() + a.to_f64()).collect()
-        }
-    }
-}
-
-/// Some rows of what a branch is added to.
-pub(super) fn slice_rest<E: Element>(
-    rest: &Rest<Matrix<E>>,
-    rows: Range<usize>,
-) -> Rest<Matrix<E>> {
-    match rest {
-        Rest::Sequential(v) => Rest::Sequential(v.slice_rows(rows)),
-        Rest::Parallel { attention, x } => Rest::Parallel {
-            attention: attention.slice_rows(rows.clone()),
-            x: x.slice_rows(rows),
-        },
-    }
-}
-
 impl<E: Element> BeforeOuter<E> {
     /// `rest`, `h` and `products` as in the fields. The last row of each is the contextual pass's.
     pub(super) fn new(
@@ -169,7 +146,7 @@ impl<E: Element> BeforeOuter<E> {
         let d = finished(&mut pass, block, &h.slice_rows(ctx.clone()), &products_ctx);
         let d_ctx = wide(&d, 0);
         let g = block.outer.output(&mut pass, d);
-        let target = block.add(&mut pass, &slice_rest(&rest, ctx), &g);
+        let target = block.add(&mut pass, &rest.slice_rows(ctx), &g);
         Self {
             d_ctx,
             target: wide(&target, 0),
@@ -181,7 +158,7 @@ impl<E: Element> BeforeOuter<E> {
 
     /// The branch output required at `row`: t = T(C, x) less the rest.
     pub(super) fn t(&self, row: usize) -> Vec<f64> {
-        let pairs = self.target.iter().zip(rest_of(&self.rest, row));
+        let pairs = self.target.iter().zip(self.rest.to_f64(row));
         pairs.map(|(target, rest)| target - rest).collect()
     }
 
@@ -193,7 +170,7 @@ impl<E: Element> BeforeOuter<E> {
     /// Some of the rows, with the same target.
     pub(super) fn rows(&self, rows: Range<usize>) -> Self {
         Self {
-            rest: slice_rest(&self.rest, rows.clone()),
+            rest: self.rest.slice_rows(rows.clone()),
             h: self.h.slice_rows(rows.clone()),
             products: slice_products(&self.h, &self.products, &rows),
             d_ctx: self.d_ctx.clone(),
@@ -293,8 +270,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         }
     }
 
-    /// Solves ΔW of every first map, from z of the reduced and the contextual pass, by Lemmas 6 and 7. Of experts only those
-    /// that the contextual pass chooses are changed, and the router, which then chooses them.
+    /// Solves ΔW of the first maps, from z of the reduced and the contextual pass.
     pub(super) fn solve_inner(
         &mut self,
         run: &mut ForwardRun<'_>,
@@ -304,23 +280,9 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         if !self.parts.contains(&Part::GateUp) {
             return Ok(());
         }
-        let maps = match self.block.inner.maps() {
-            Maps::Experts(experts) => {
-                let z_ctx = Matrix::from_slice(z_ctx.len(), z_ctx);
-                let mut pass = Pass::<E>::of_rows(run, &[]);
-                let [router] = pass.linear([&experts.router], &z_ctx);
-                let active = pass.route(experts, &router).into_iter();
-                let chosen = active.flat_map(|active| &experts.maps[active.expert]);
-                std::iter::once(&experts.router).chain(chosen).collect()
-            }
-            _ => self.block.inner.first_maps(),
-        };
-        let [z, z_ctx] = [z, z_ctx].map(|z| z.iter().map(|z| z.to_f64()).collect::<Vec<_>>());
-        let delta_z: Vec<_> = z_ctx.iter().zip(&z).map(|(z_ctx, z)| z_ctx - z).collect();
-        for map in maps {
-            let delta = lemma_6(run.level, map.weight().into(), &z, &delta_z)?;
-            self.set_low_rank(map, delta);
-        }
+        let delta = self.block.inner.delta(run, z, z_ctx)?;
+        self.apply(delta);
+        let z: Vec<_> = z.iter().map(|z| z.to_f64()).collect();
         self.report.divided_by(norm(&z));
         Ok(())
     }
@@ -358,7 +320,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         let mut nearest: Vec<(f64, f64)> = delta_y.iter().map(|&y| (y, f64::INFINITY)).collect();
         self.report.case = Case::Regular;
         for step in CORRECTIONS {
-            self.say_more(before, &delta_y)?;
+            self.say_more(run, before, &delta_y)?;
             let out = before.patched_output(run, block, passes, &self.change);
             let pairs = before.target.iter().zip(out.row(query));
             for ((nearest, &delta_y), (target, out)) in nearest.iter_mut().zip(&delta_y).zip(pairs)
@@ -375,47 +337,32 @@ impl<'a, E: Element> LayerSolver<'a, E> {
             delta_y = next.collect();
         }
         let (nearest, off): (Vec<_>, Vec<_>) = nearest.into_iter().unzip();
-        self.say_more(before, &nearest)?;
+        self.say_more(run, before, &nearest)?;
         self.report.residual = norm(&off) / norm(&t).max(f64::MIN_POSITIVE);
         Ok(before.patched_output(run, block, passes, &self.change))
     }
 
     /// Makes the outer function say `delta_y` more of the query's h.
-    fn say_more(&mut self, before: &BeforeOuter<E>, delta_y: &[f64]) -> Result<(), Precondition> {
-        let down = self.block.outer.down();
-        match &before.h {
-            Hidden::Dense(h) => {
-                let map = &down[0];
-                if let (Solver::Theorem5, Some(bias)) = (self.method.solver, map.bias::<E>()) {
-                    let delta = lemma_8(delta_y)?;
-                    let pairs = bias.iter().zip(delta);
-                    let bias = pairs.map(|(b, delta)| b.to_f64() + delta).collect();
-                    self.set_vector(format!("{}.bias", map.name()), bias);
-                    return Ok(());
-                }
-                let h = wide(h, self.query);
-                self.set_low_rank(map, lemma_9(&h, delta_y)?);
-                self.report.divided_by(norm(&h));
-            }
-            Hidden::Experts { active, .. } => {
-                let of_query = active.iter().filter_map(|(active, h)| {
-                    let at = active.rows.binary_search(&self.query).ok()?;
-                    Some((active.expert, active.gates[at], wide(h, at)))
-                });
-                let of_query: Vec<_> = of_query.collect();
-                let gates: Vec<_> = of_query
-                    .iter()
-                    .map(|(_, s, h)| (*s, h.as_slice()))
-                    .collect();
-                let patches = lemma_11(&gates, delta_y)?;
-                for ((expert, _, h), delta) in of_query.iter().zip(patches) {
-                    if let Some(delta) = delta {
-                        self.set_low_rank(&down[*expert], delta);
-                        self.report.divided_by(norm(h));
-                    }
-                }
+    fn say_more(
+        &mut self,
+        run: &mut ForwardRun<'_>,
+        before: &BeforeOuter<E>,
+        delta_y: &[f64],
+    ) -> Result<(), Precondition> {
+        let outer = &self.block.outer;
+        let h = before.h.slice_rows(self.query..self.query + 1);
+        let delta = match self.method.solver {
+            Solver::Theorem5 => outer.delta(run, &h, delta_y)?,
+            _ => ByWeight(outer).delta(run, &h, delta_y)?,
+        };
+        let of_matrix = |change| matches!(change, &TensorChange::LowRank(_));
+        if delta.values().any(of_matrix) {
+            let lengths = active(&h).into_iter().map(|(_, _, h)| norm(&h));
+            for length in lengths.filter(|length| *length != 0.0) {
+                self.report.divided_by(length);
             }
         }
+        self.apply(delta);
         Ok(())
     }
 
@@ -429,7 +376,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
     ) -> Result<Matrix<E>, Precondition> {
         let (block, query) = (self.block, self.query);
         let t = before.t(query);
-        let m = self.solve_down(before, post_norm, &t)?;
+        let m = self.solve_down(run, before, post_norm, &t)?;
         let d = before.down(run, block, passes, &self.change);
         let n = post_norm.unscaled(run.level, d.row(query));
         let n: Vec<f64> = n.into_iter().map(Element::to_f64).collect();
@@ -440,6 +387,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
     /// Solves ΔW_down, where the branch must give t. Returns the scale that goes with it.
     fn solve_down(
         &mut self,
+        run: &mut ForwardRun<'_>,
         before: &BeforeOuter<E>,
         post_norm: &Norm,
         t: &[f64],
@@ -464,7 +412,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         };
         let delta_y: Vec<f64> = wanted.iter().zip(d).map(|(wanted, d)| wanted - d).collect();
         self.report.case = case;
-        self.say_more(before, &delta_y)?;
+        self.say_more(run, before, &delta_y)?;
         Ok(m)
     }
 
@@ -498,21 +446,16 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         self.report.divided_by_each(divided.map(|j| n[j]));
         let left: Vec<f64> = (0..n.len()).map(|j| scale[j] * n[j] - t[j]).collect();
         self.report.residual = norm(&left) / norm(t).max(f64::MIN_POSITIVE);
-        self.set_vector(format!("{}.weight", post_norm.name()), scale);
+        let scale = (weight(post_norm.name()), TensorChange::Vector(scale));
+        self.apply([scale].into());
         Ok(())
     }
 
-    fn set_low_rank(&mut self, map: &Linear, delta: LowRank) {
-        let name = format!("{}.weight", map.name());
-        let change = overlay::low_rank(map.weight(), &delta, self.method.form);
-        self.change.insert(name.clone(), change);
-        self.patch.insert(name, TensorChange::LowRank(delta));
-    }
-
-    fn set_vector(&mut self, name: String, vector: Vec<f64>) {
-        let change = overlay::vector_of(self.block, &name, &vector, self.method.form);
-        self.change.insert(name.clone(), change);
-        self.patch.insert(name, TensorChange::Vector(vector));
+    /// Takes changes into the patch.
+    fn apply(&mut self, delta: LayerPatch) {
+        self.change
+            .extend(overlay::layer_overlay(self.block, &delta, self.method.form));
+        self.patch.extend(delta);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Llama, and the families that are Llama but for a few choices: Mistral, Qwen2, Qwen3, Mixtral, OLMo 2 and Phi 3.
 
-use super::super::config::{COUNT, Config, POSITIONS};
+use super::super::config::{Config, POSITIONS};
 use super::super::error::Result;
 use super::super::fields::Fields;
 use super::super::form::{

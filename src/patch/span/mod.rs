@@ -18,7 +18,7 @@ pub mod reach;
 use rayon::prelude::*;
 
 use self::reach::{Said, exactly, last, near, weak};
-use super::layer::{d_of, finished, products, rest_of};
+use super::layer::{d_of, finished, products};
 use super::solver::has_post_norm;
 use super::{
     ApplyMode, Case, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, SolverReport,
@@ -334,7 +334,7 @@ impl<'a, E: Element> Solving<'a, E> {
         for i in 0..span {
             let row = self.stay + i;
             let d = d_of(branch.block, &branch.h, &branch.products, row, hidden);
-            let rest = rest_of(branch.rest, row);
+            let rest = branch.rest.to_f64(row);
             let (said, stretch) = match branch.block.outer.post_norm() {
                 None => {
                     let target = self.contextual.targets[layer - self.first].row(i);
@@ -478,7 +478,7 @@ impl<'a, E: Element> Solving<'a, E> {
         for (i, said) in said.iter().enumerate() {
             let target = self.contextual.targets[layer - self.first].row(i);
             let target: Vec<f64> = target.iter().map(|target| said.c * target).collect();
-            let rest = rest_of(branch.rest, self.stay + i);
+            let rest = branch.rest.to_f64(self.stay + i);
             for j in 0..target.len() {
                 let g = m.as_ref().map_or(1.0, |m| m[j]) * said.y[j];
                 left += (rest[j] + g - target[j]).powi(2);
