@@ -29,7 +29,8 @@ if "$build/contracted" > "$build/control" 2>&1; then echo "NOT CAUGHT"; failed=1
 if command -v compute-sanitizer > /dev/null; then
     for tool in memcheck racecheck; do
         echo; echo "== compute-sanitizer $tool"
-        timeout 60 compute-sanitizer --tool $tool "$build/check" 1 2>&1 | grep -E "ERROR|RACECHECK|=====.*(Invalid|Race)" | tail -4 || echo "no verdict"
+        timeout 90 compute-sanitizer --tool $tool --error-exitcode 9 "$build/check" 1 > "$build/verdict" 2>&1 || failed=1
+        grep -E "ERROR SUMMARY|RACECHECK SUMMARY|=====.*(Invalid|Race)" "$build/verdict" | tail -4 || echo "no verdict"
     done
 fi
 echo; echo "== figures"

@@ -5,17 +5,33 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use super::super::config::{COUNT, Config, EPS, LENGTH, POSITIONS, VOCAB};
+use super::super::config::{COUNT, Config, POSITIONS};
 use super::super::error::Result;
-use super::super::fields::{Fields, brief};
+use super::super::fields::Fields;
 use super::super::form::{NormKind, RopeForm, RopePairing};
-use super::common::{bos_token_id, heads, layer_types, norm};
-use super::gemma::{Parts, block, decoder, with_post_norms};
+use super::common::layer_types;
+use super::gemma::{block, cap, decoder, with_post_norms};
 use super::gemma3_rope::{FULL, SLIDING};
 use super::refuse_elsewhere;
+use super::shape::{HeadDim, Shape};
 use crate::kernels::activation::Activation;
 
 const SCALAR: RangeInclusive<usize> = 1..=1 << 30;
+
+const GEMMA3: Shape = Shape {
+    vocab_size: 262_208,
+    hidden_size: ("hidden_size", 2304),
+    layers: ("num_hidden_layers", 26),
+    heads: ("num_attention_heads", 8),
+    kv_heads: Some(("num_key_value_heads", Some(4))),
+    head_dim: HeadDim::Default(256, true),
+    width: ("intermediate_size", Some(9216)),
+    positions: ("max_position_embeddings", 131_072),
+    eps: ("rms_norm_eps", 1e-6),
+    bos: Some(2),
+    eos: None,
+    tied: None,
+};
 
 pub(super) fn text(top: &Fields<'_>) -> Result<Config> {
     if top.object("text_config")?.is_some() {
@@ -35,111 +51,72 @@ pub(super) fn multimodal(top: &Fields<'_>) -> Result<Config> {
 
 /// The config in `text`; `top` has what transformers takes from the outer level.
 fn read(text: &Fields<'_>, top: &Fields<'_>, multimodal: bool) -> Result<Config> {
-    refuse_options(text, multimodal)?;
-    let vocab_size = text.size("vocab_size", 262_208, VOCAB)?;
-    let layers = text.size("num_hidden_layers", 26, COUNT)?;
-    let hidden_size = text.size("hidden_size", 2304, LENGTH)?;
-    let (heads, kv_heads) = gemma3_heads(text, hidden_size)?;
-    let slides = layer_kinds(text, layers)?;
+    refuse_options(text)?;
+    let mut sizes = GEMMA3.read(text)?;
+    // Null is no number here.
+    text.size("num_key_value_heads", 4, COUNT)?;
+    if !sizes.head_dim.is_multiple_of(2) {
+        return Err(text.value("head_dim", sizes.head_dim, "even"));
+    }
+    sizes.bos = sizes.bos.or(GEMMA3.bos);
+    let eos = outer_first(text, top, "eos_token_id").token_ids("eos_token_id")?;
+    sizes.eos = eos.unwrap_or_default();
+    let vocab_size = sizes.vocab_size;
+    sizes.eos.retain(|id| (*id as usize) < vocab_size);
     // Outside null is false; the text model's own field is not looked at where it lies in a multimodal one.
-    let tie = !(multimodal && top.is_null("tie_word_embeddings"));
-    let mut eos_token_ids = outer_first(text, top, "eos_token_id")
-        .token_ids("eos_token_id")?
-        .unwrap_or_default();
-    eos_token_ids.retain(|id| (*id as usize) < vocab_size);
-    let width = text.size("intermediate_size", 9216, LENGTH)?;
-    let head_dim = head_dim(text)?;
-    let positions = text.size("max_position_embeddings", 131_072, POSITIONS)?;
-    let eps = text.real("rms_norm_eps", 1e-6, EPS)?;
+    let tied = !(multimodal && top.is_null("tie_word_embeddings"));
+    sizes.tied = tied && top.flag("tie_word_embeddings", true)?;
+    let slides = layer_kinds(text, sizes.layers)?;
     let scalar = text.size("query_pre_attn_scalar", 256, SCALAR)? as f64;
     let window = text.size("sliding_window", 4096, POSITIONS)?;
     let ropes = [
         FULL.read(text, slides.contains(&false))?,
         SLIDING.read(text, slides.contains(&true))?,
     ];
-    let bias = text.flag("attention_bias", false)?;
-    let layer = |slides: bool| {
-        let mut block = with_post_norms(
-            block(&Parts {
-                heads,
-                kv_heads,
-                head_dim,
-                width,
-                eps,
-                scaling: 1.0 / scalar.sqrt(),
-                rope: RopeForm {
-                    rope: ropes[usize::from(slides)],
-                    dims: head_dim,
-                    pairing: RopePairing::Halves,
-                    rounded_once: false,
-                },
-                bias,
-                activation: Activation::GeluTanh,
-            }),
-            eps,
-        );
-        let qk_norm = |name| norm(name, NormKind::GEMMA, eps);
-        block.attention.qk_norms = Some(["self_attn.q_norm", "self_attn.k_norm"].map(qk_norm));
-        block.attention.window = slides.then_some(window);
-        block
+    let rope = |slides: bool| RopeForm {
+        rope: ropes[usize::from(slides)],
+        dims: sizes.head_dim,
+        pairing: RopePairing::Halves,
+        rounded_once: false,
     };
+    let bias = text.flag("attention_bias", false)?;
+    let block = block(&sizes, bias, rope(false), Activation::GeluTanh);
+    let mut block = with_post_norms(block, &sizes);
+    block.attention.scaling = 1.0 / scalar.sqrt();
+    let qk_norm = |name| sizes.norm(name, NormKind::GEMMA);
+    block.attention.qk_norms = Some(["self_attn.q_norm", "self_attn.k_norm"].map(qk_norm));
+    let of_kind: Vec<_> = slides.iter().map(|&slides| rope(slides)).collect();
+    // transformers caps no scores, nor the logits of a multimodal model, whatever is said.
+    let softcap = if multimodal {
+        None
+    } else {
+        cap(text, "final_logit_softcapping", None)?
+    };
+    let decoder = decoder("gemma3", &sizes, softcap);
+    let config = sizes.config("gemma3_text", decoder, block);
+    let config = config.with_layers(|layer, block| {
+        block.attention.window = slides[layer].then_some(window);
+        block.attention.rope = Some(of_kind[layer]);
+    });
     Ok(Config {
-        model_type: "gemma3_text".into(),
-        vocab_size,
-        hidden_size,
-        intermediate_size: width,
-        num_hidden_layers: layers,
-        num_attention_heads: heads,
-        num_key_value_heads: kv_heads,
-        head_dim,
-        max_position_embeddings: positions,
-        tie_word_embeddings: tie && top.flag("tie_word_embeddings", true)?,
-        bos_token_id: bos_token_id(text, Some(2))?.or(Some(2)),
-        eos_token_ids,
         multimodal,
-        decoder: decoder("gemma3", eps, None),
-        blocks: slides.into_iter().map(layer).collect(),
+        ..config
     })
 }
 
 /// Refuses what is legitimate in a config of this family or its relatives and is not computed here.
-fn refuse_options(text: &Fields<'_>, multimodal: bool) -> Result<()> {
+fn refuse_options(text: &Fields<'_>) -> Result<()> {
     const ACTIVATION: &str = "hidden_activation";
     if let Some(name) = text.required(ACTIVATION, "a string", Value::as_str)?
         && name != "gelu_pytorch_tanh"
     {
         return Err(text.unsupported(ACTIVATION, name, "gelu_pytorch_tanh"));
     }
-    // transformers caps neither attention, nor the logits of a multimodal model, whatever is said.
-    if let Some(value) = text.get("final_logit_softcapping")
-        && !multimodal
-    {
-        return Err(text.unsupported(
-            "final_logit_softcapping",
-            brief(value),
-            "models without soft-capping (null)",
-        ));
-    }
     const BIDIRECTIONAL: &str = "use_bidirectional_attention";
     if !text.is_null(BIDIRECTIONAL) && text.flag(BIDIRECTIONAL, false)? {
         return Err(text.unsupported(BIDIRECTIONAL, true, "false"));
     }
     Ok(())
-}
-
-/// `num_attention_heads` and `num_key_value_heads`, which null is not.
-fn gemma3_heads(text: &Fields<'_>, hidden_size: usize) -> Result<(usize, usize)> {
-    const NAMES: [&str; 2] = ["num_attention_heads", "num_key_value_heads"];
-    text.size(NAMES[1], 4, COUNT)?;
-    heads(text, NAMES, [8, 4], Some(hidden_size))
-}
-
-fn head_dim(text: &Fields<'_>) -> Result<usize> {
-    let head_dim = text.size("head_dim", 256, 2..=1 << 14)?;
-    if !head_dim.is_multiple_of(2) {
-        return Err(text.value("head_dim", head_dim, "even"));
-    }
-    Ok(head_dim)
 }
 
 /// Which layers have a window, from `layer_types` or else from `sliding_window_pattern`.

@@ -1,37 +1,23 @@
 //! Llama, and the families that are Llama but for a few choices: Mistral, Qwen2, Qwen3, Mixtral, OLMo 2 and Phi 3.
 
-use super::super::config::{COUNT, Config, EPS, LENGTH, POSITIONS, VOCAB};
+use super::super::config::{COUNT, Config, POSITIONS};
 use super::super::error::Result;
 use super::super::fields::Fields;
 use super::super::form::{
     AttentionForm, BlockForm, DecoderForm, ExpertsForm, FusedOrder, InnerForm, LinearForm,
     MapsForm, NormForm, NormKind, NormWidth, OuterForm, ProjectionsForm, Sum,
 };
-use super::common::{activation, bos_token_id, eos_token_ids, head_dim, heads, layer_types, norm};
+use super::common::{activation, layer_types};
 use super::rope::{self, RopeDefaults};
+use super::shape::{HeadDim, Shape};
 
 /// What a config of such a family leaves out, and what the family adds to Llama.
 struct Llama {
     model_type: &'static str,
     gguf: &'static str,
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    /// Whether the heads must divide hidden_size though head_dim says how long they are.
-    whole_heads: bool,
-    num_key_value_heads: Option<usize>,
-    /// The length of a head, which is hidden_size / heads in most.
-    head_dim: Option<usize>,
-    max_position_embeddings: usize,
+    shape: Shape,
     norm: NormKind,
-    rms_norm_eps: f64,
-    rope_theta: f64,
-    /// The share of a head that is rotated, where a config may say another than all of it.
-    partial_rotary: Option<f64>,
-    bos: Option<u32>,
-    eos: &'static [u32],
+    rope: RopeDefaults,
     /// Whether q, k and v have biases though the config does not say so.
     qkv_bias: bool,
     /// Whether `attention_bias` and `mlp_bias` are looked at.
@@ -55,21 +41,25 @@ enum Windows {
 const LLAMA: Llama = Llama {
     model_type: "llama",
     gguf: "llama",
-    vocab_size: 32_000,
-    hidden_size: 4096,
-    intermediate_size: 11_008,
-    num_hidden_layers: 32,
-    num_attention_heads: 32,
-    whole_heads: true,
-    num_key_value_heads: None,
-    head_dim: None,
-    max_position_embeddings: 2048,
+    shape: Shape {
+        vocab_size: 32_000,
+        hidden_size: ("hidden_size", 4096),
+        layers: ("num_hidden_layers", 32),
+        heads: ("num_attention_heads", 32),
+        kv_heads: Some(("num_key_value_heads", None)),
+        head_dim: HeadDim::Said { whole: true },
+        width: ("intermediate_size", Some(11_008)),
+        positions: ("max_position_embeddings", 2048),
+        eps: ("rms_norm_eps", 1e-6),
+        bos: Some(1),
+        eos: Some(&[2]),
+        tied: Some(false),
+    },
     norm: NormKind::LLAMA,
-    rms_norm_eps: 1e-6,
-    rope_theta: 1e4,
-    partial_rotary: None,
-    bos: Some(1),
-    eos: &[2],
+    rope: RopeDefaults {
+        theta: 1e4,
+        partial: None,
+    },
     qkv_bias: false,
     attention_bias: true,
     mlp_bias: true,
@@ -79,10 +69,13 @@ const LLAMA: Llama = Llama {
 
 const MISTRAL: Llama = Llama {
     model_type: "mistral",
-    whole_heads: false,
-    intermediate_size: 14_336,
-    num_key_value_heads: Some(8),
-    max_position_embeddings: 131_072,
+    shape: Shape {
+        kv_heads: Some(("num_key_value_heads", Some(8))),
+        head_dim: HeadDim::Said { whole: false },
+        width: ("intermediate_size", Some(14_336)),
+        positions: ("max_position_embeddings", 131_072),
+        ..LLAMA.shape
+    },
     attention_bias: false,
     mlp_bias: false,
     windows: Windows::All(Some(4096)),
@@ -91,14 +84,17 @@ const MISTRAL: Llama = Llama {
 
 const QWEN2: Llama = Llama {
     model_type: "qwen2",
-    whole_heads: false,
     gguf: "qwen2",
-    vocab_size: 151_936,
-    intermediate_size: 22_016,
-    num_key_value_heads: Some(32),
-    max_position_embeddings: 32_768,
-    bos: None,
-    eos: &[],
+    shape: Shape {
+        vocab_size: 151_936,
+        kv_heads: Some(("num_key_value_heads", Some(32))),
+        head_dim: HeadDim::Said { whole: false },
+        width: ("intermediate_size", Some(22_016)),
+        positions: ("max_position_embeddings", 32_768),
+        bos: None,
+        eos: Some(&[]),
+        ..LLAMA.shape
+    },
     qkv_bias: true,
     attention_bias: false,
     mlp_bias: false,
@@ -109,7 +105,10 @@ const QWEN2: Llama = Llama {
 const QWEN3: Llama = Llama {
     model_type: "qwen3",
     gguf: "qwen3",
-    head_dim: Some(128),
+    shape: Shape {
+        head_dim: HeadDim::Default(128, false),
+        ..QWEN2.shape
+    },
     qkv_bias: false,
     attention_bias: true,
     qk_norms: Some(NormWidth::Head),
@@ -118,24 +117,54 @@ const QWEN3: Llama = Llama {
 
 const MIXTRAL: Llama = Llama {
     model_type: "mixtral",
-    rms_norm_eps: 1e-5,
-    rope_theta: 1e6,
+    shape: Shape {
+        eps: ("rms_norm_eps", 1e-5),
+        ..MISTRAL.shape
+    },
+    rope: RopeDefaults {
+        theta: 1e6,
+        partial: None,
+    },
     windows: Windows::All(None),
     ..MISTRAL
 };
 
 const OLMO2: Llama = Llama {
     model_type: "olmo2",
-    whole_heads: false,
     gguf: "olmo2",
-    vocab_size: 50_304,
+    shape: Shape {
+        vocab_size: 50_304,
+        head_dim: HeadDim::Said { whole: false },
+        eps: ("rms_norm_eps", 1e-5),
+        bos: None,
+        eos: Some(&[50_279]),
+        ..LLAMA.shape
+    },
     norm: NormKind::PLAIN,
-    rms_norm_eps: 1e-5,
-    bos: None,
-    eos: &[50_279],
     mlp_bias: false,
     qk_norms: Some(NormWidth::AllHeads),
     ..LLAMA
+};
+
+const PHI3: Llama = Llama {
+    model_type: "phi3",
+    gguf: "phi3",
+    shape: Shape {
+        vocab_size: 32_064,
+        hidden_size: ("hidden_size", 3072),
+        kv_heads: Some(("num_key_value_heads", None)),
+        width: ("intermediate_size", Some(8192)),
+        positions: ("max_position_embeddings", 4096),
+        eps: ("rms_norm_eps", 1e-5),
+        eos: Some(&[32_000]),
+        ..MISTRAL.shape
+    },
+    rope: RopeDefaults {
+        theta: 1e4,
+        partial: Some(1.0),
+    },
+    windows: Windows::All(None),
+    ..MISTRAL
 };
 
 pub(super) fn llama(fields: &Fields<'_>) -> Result<Config> {
@@ -203,54 +232,13 @@ pub(super) fn olmo2(fields: &Fields<'_>) -> Result<Config> {
     }))
 }
 
-const PHI3: Llama = Llama {
-    model_type: "phi3",
-    gguf: "phi3",
-    vocab_size: 32_064,
-    hidden_size: 3072,
-    intermediate_size: 8192,
-    num_key_value_heads: None,
-    max_position_embeddings: 4096,
-    rms_norm_eps: 1e-5,
-    partial_rotary: Some(1.0),
-    eos: &[32_000],
-    windows: Windows::All(None),
-    ..MISTRAL
-};
-
 impl Llama {
     fn read(&self, fields: &Fields<'_>) -> Result<Config> {
-        let hidden_size = fields.size("hidden_size", self.hidden_size, LENGTH)?;
-        let vocab_size = fields.size("vocab_size", self.vocab_size, VOCAB)?;
-        let layers = fields.size("num_hidden_layers", self.num_hidden_layers, COUNT)?;
-        let defaults = self.num_attention_heads;
-        let keys = self.num_key_value_heads;
-        let heads_said = fields.size("num_attention_heads", defaults, COUNT)?;
-        let (heads, kv_heads) = heads(
-            fields,
-            ["num_attention_heads", "num_key_value_heads"],
-            [defaults, keys.unwrap_or(heads_said)],
-            self.whole_heads.then_some(hidden_size),
-        )?;
-        let head_dim = match self.head_dim {
-            Some(default) => fields.size("head_dim", default, 1..=1 << 14)?,
-            None => head_dim(fields, hidden_size, heads)?,
-        };
-        let width = fields.size("intermediate_size", self.intermediate_size, LENGTH)?;
-        let positions = fields.size(
-            "max_position_embeddings",
-            self.max_position_embeddings,
-            POSITIONS,
-        )?;
-        let eps = fields.real("rms_norm_eps", self.rms_norm_eps, EPS)?;
-        let rope_defaults = RopeDefaults {
-            theta: self.rope_theta,
-            partial: self.partial_rotary,
-        };
+        let sizes = self.shape.read(fields)?;
         let bias = self.attention_bias && fields.flag("attention_bias", false)?;
         let map = |name: &str, bias| LinearForm::new(name).biased(bias);
         let mlp_bias = self.mlp_bias && fields.flag("mlp_bias", false)?;
-        let rms = |name: &str| norm(name, self.norm, eps);
+        let rms = |name: &str| sizes.norm(name, self.norm);
         let block = BlockForm {
             attention: AttentionForm {
                 module: "self_attn",
@@ -264,12 +252,12 @@ impl Llama {
                     .map(|_| ["self_attn.q_norm", "self_attn.k_norm"].map(rms)),
                 qk_norm_width: self.qk_norms.unwrap_or(NormWidth::Head),
                 norm_after_rope: false,
-                rope: Some(rope::read(fields, &rope_defaults, head_dim, positions)?),
-                heads,
-                kv_heads,
-                head_dim,
+                rope: Some(rope::read(fields, &self.rope, &sizes)?),
+                heads: sizes.heads,
+                kv_heads: sizes.kv_heads,
+                head_dim: sizes.head_dim,
                 window: None,
-                scaling: 1.0 / (head_dim as f64).sqrt(),
+                scaling: sizes.scaling(),
                 rounded_scores: true,
                 softcap: None,
                 out: map("self_attn.o_proj", bias),
@@ -283,7 +271,7 @@ impl Llama {
                     up: map("mlp.up_proj", mlp_bias),
                 },
                 activation: activation(fields, "hidden_act", "silu")?,
-                width,
+                width: sizes.width,
             },
             outer: OuterForm {
                 down: vec![map("mlp.down_proj", mlp_bias)],
@@ -291,33 +279,18 @@ impl Llama {
             },
             sum: Sum::Sequential,
         };
-        let windows = self.windows(fields, layers)?;
-        let config = Config {
-            model_type: self.model_type.into(),
-            vocab_size,
-            hidden_size,
-            intermediate_size: width,
-            num_hidden_layers: layers,
-            num_attention_heads: heads,
-            num_key_value_heads: kv_heads,
-            head_dim,
-            max_position_embeddings: positions,
-            tie_word_embeddings: fields.flag("tie_word_embeddings", false)?,
-            bos_token_id: bos_token_id(fields, self.bos)?,
-            eos_token_ids: eos_token_ids(fields, self.eos, vocab_size)?,
-            multimodal: false,
-            decoder: DecoderForm {
-                layers: "model.layers",
-                embed: "model.embed_tokens",
-                embed_scaled: false,
-                positions: None,
-                norm: rms("model.norm"),
-                head: LinearForm::new("lm_head"),
-                softcap: None,
-                gguf: self.gguf,
-            },
-            blocks: vec![block; layers],
+        let windows = self.windows(fields, sizes.layers)?;
+        let decoder = DecoderForm {
+            layers: "model.layers",
+            embed: "model.embed_tokens",
+            embed_scaled: false,
+            positions: None,
+            norm: rms("model.norm"),
+            head: LinearForm::new("lm_head"),
+            softcap: None,
+            gguf: self.gguf,
         };
+        let config = sizes.config(self.model_type, decoder, block);
         Ok(config.with_layers(|layer, block| block.attention.window = windows[layer]))
     }
 

@@ -18,6 +18,7 @@ mod gptj;
 mod llama;
 mod phi;
 mod rope;
+mod shape;
 
 use std::path::Path;
 

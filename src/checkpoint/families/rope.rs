@@ -7,6 +7,7 @@ use super::super::config::POSITIONS;
 use super::super::error::Result;
 use super::super::fields::Fields;
 use super::super::form::{Rope, RopeForm, RopePairing, RopeScaling};
+use super::shape::Sizes;
 
 /// Bases that keep every angle finite.
 pub(super) const THETA: RangeInclusive<f64> = 1e-15..=1e15;
@@ -19,12 +20,11 @@ pub(super) struct RopeDefaults {
     pub(super) partial: Option<f64>,
 }
 
-/// The rotation of heads of `head_dim` numbers, in halves.
+/// The rotation of heads, in halves.
 pub(super) fn read(
     fields: &Fields<'_>,
     defaults: &RopeDefaults,
-    head_dim: usize,
-    positions: usize,
+    sizes: &Sizes,
 ) -> Result<RopeForm> {
     const PLACES: [(&str, &str); 2] = [
         ("rope_scaling", "rope_scaling."),
@@ -35,13 +35,13 @@ pub(super) fn read(
             && !map.is_empty()
         {
             let own = fields.inner(prefix, map);
-            return from_object(fields, &own, defaults, head_dim, positions);
+            return from_object(fields, &own, defaults, sizes);
         }
     }
     let theta = fields.number("rope_theta", THETA)?;
     Ok(RopeForm {
         rope: Rope::linear(theta.unwrap_or(defaults.theta), 1.0),
-        dims: dims(fields, fields, defaults, head_dim)?,
+        dims: dims(fields, fields, defaults, sizes.head_dim)?,
         pairing: RopePairing::Halves,
         rounded_once: false,
     })
@@ -51,8 +51,7 @@ fn from_object(
     fields: &Fields<'_>,
     own: &Fields<'_>,
     defaults: &RopeDefaults,
-    head_dim: usize,
-    positions: usize,
+    sizes: &Sizes,
 ) -> Result<RopeForm> {
     let theta = match own.has("rope_theta") {
         true => own.number("rope_theta", THETA)?,
@@ -61,9 +60,9 @@ fn from_object(
     Ok(RopeForm {
         rope: Rope {
             theta: theta.unwrap_or(defaults.theta),
-            scaling: scaling(fields, own, positions)?,
+            scaling: scaling(fields, own, sizes.positions)?,
         },
-        dims: dims(fields, own, defaults, head_dim)?,
+        dims: dims(fields, own, defaults, sizes.head_dim)?,
         pairing: RopePairing::Halves,
         rounded_once: false,
     })

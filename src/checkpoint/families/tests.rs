@@ -737,8 +737,14 @@ fn what_nothing_is_computed_with_is_not_looked_at() {
     }
     let beyond = parse(&flat(r#""bos_token_id": 1000000"#)).unwrap();
     assert_eq!(beyond.bos_token_id, Some(1_000_000));
-    // transformers does not cap the logits of a multimodal model.
-    assert!(nested("", r#""final_logit_softcapping": 30.0"#).is_ok());
+}
+
+/// transformers does not cap the logits of a multimodal model.
+#[test]
+fn logits_of_a_text_model_may_be_capped() {
+    const CAPPED: &str = r#""final_logit_softcapping": 30.0"#;
+    assert_eq!(parse(&flat(CAPPED)).unwrap().decoder.softcap, Some(30.0));
+    assert_eq!(nested("", CAPPED).unwrap().decoder.softcap, None);
 }
 
 #[test]
@@ -766,10 +772,6 @@ fn settings_of_other_models_are_refused() {
         (
             r#""use_bidirectional_attention": true"#,
             "use_bidirectional_attention is true; this crate computes only false",
-        ),
-        (
-            r#""final_logit_softcapping": 30.0"#,
-            "final_logit_softcapping is 30.0; this crate computes only models without soft-capping (null)",
         ),
         (
             r#""per_layer_config": {"0": {"sliding_window": 1}}"#,

@@ -12,16 +12,6 @@ __device__ inline void start_copy(void *to_shared, const void *from_global) {
 #endif
 }
 
-/// Starts to bring the 32 bytes around an address to the cache of this processor; `shared` is a place for four of them.
-__device__ inline void start_touch(void *shared, const void *global) {
-#ifdef __CUDACC__
-    unsigned to = (unsigned)__cvta_generic_to_shared(shared);
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(global) : "memory");
-#else
-    twin::start_copy(shared, global, 4);
-#endif
-}
-
 /// Ends a group of copies.
 __device__ inline void end_group() {
 #ifdef __CUDACC__

@@ -25,11 +25,32 @@ __device__ inline void add_blocks(Acc<E> (&lanes)[TOKENS], Row<E, W> w, const Ro
             lanes[t] = multiply_add(lanes[t], w.unit(unit), x[t].unit(unit));
 }
 
+/// What the threads of a block share: one for all numbers of tokens, because a kernel has room for all that it might use.
+struct FewShared {
+    Stages of_rows[FEW_ROWS];
+    /// Written and never read, so that what was read for it is.
+    volatile unsigned unused[FEW_THREADS];
+};
+__device__ inline FewShared &few_shared() {
+    __shared__ FewShared shared;
+    return shared;
+}
+
+/// Brings a row to the cache of this processor, eight times 32 bytes of each thread at once.
+template <class E> __device__ inline void touch(Row<E, E> x) {
+    const unsigned step = FEW_THREADS * 32, bytes = x.cols * sizeof(E);
+    unsigned all = 0;
+    for (unsigned at = threadIdx.x * 32; at < bytes; at += 8 * step)
+#pragma unroll
+        for (unsigned i = 0; i < 8; i++)
+            all ^= *(const unsigned *)((const unsigned char *)x.numbers + least(at + i * step, bytes - 4));
+    few_shared().unused[threadIdx.x] = all;
+}
+
 /// Adds to the lanes `stages` stages of complete blocks, each of `COUNT`.
 template <unsigned COUNT, class E, class W, unsigned TOKENS>
 __device__ inline void add_stages(Acc<E> (&lanes)[TOKENS], Row<E, W> w, const Row<E, E> (&x)[TOKENS], unsigned stages) {
-    __shared__ Stages of_rows[FEW_ROWS];
-    Stages &row = of_rows[threadIdx.x / LANES];
+    Stages &row = few_shared().of_rows[threadIdx.x / LANES];
     unsigned lane = threadIdx.x % LANES;
     auto start = [&](unsigned stage) {
         if (stage < stages)
@@ -37,13 +58,11 @@ __device__ inline void add_stages(Acc<E> (&lanes)[TOKENS], Row<E, W> w, const Ro
                        (const unsigned char *)w.numbers + (size_t)stage * STAGE_BYTES + lane * 16);
         end_group();
     };
-    // With the first stage, all of x: else every stage would wait for its part of it.
-    __shared__ unsigned touched[FEW_THREADS];
-    for (unsigned t = 0; stages > 0 && t < TOKENS; t++)
-        for (unsigned at = threadIdx.x * 32; at < x[t].cols * sizeof(E); at += FEW_THREADS * 32)
-            start_touch(&touched[threadIdx.x], (const unsigned char *)x[t].numbers + at);
     for (unsigned stage = 0; stage + 1 < STAGES_AHEAD; stage++)
         start(stage);
+    // While the first stages are on their way: else every stage would wait for its part of x.
+    for (unsigned t = 0; stages > 0 && t < TOKENS; t++)
+        touch(x[t]);
     for (unsigned stage = 0; stage < stages; stage++) {
         start(stage + STAGES_AHEAD - 1);
         Unit<E> of_x[COUNT][TOKENS];

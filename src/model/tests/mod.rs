@@ -5,7 +5,7 @@ mod definition;
 use bytes::Bytes;
 use definition::{Rows, rows_of};
 use half::bf16;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use safetensors::tensor::{SafeTensors, TensorView, serialize};
 
 use super::attention::Projections;
 use super::{Attended, Block, ForwardRun, Hidden, Maps, Model, ModelOptions, Norm, Pass, Sequence};
@@ -50,20 +50,28 @@ fn phi3() -> Model {
             _ => &[],
         };
         let Some((fused, parts)) = joined.split_last() else {
-            tensors.push((name, tensor.shape().to_vec(), tensor.data().to_vec()));
+            tensors.push((
+                name,
+                tensor.dtype(),
+                tensor.shape().to_vec(),
+                tensor.data().to_vec(),
+            ));
             continue;
         };
         let parts = parts.iter().map(|part| {
             let name = name.replace(joined[0], part);
-            stored.tensor(&name).unwrap().data().to_vec()
+            stored.tensor(&name).unwrap()
         });
-        let data: Vec<u8> = parts.flatten().collect();
-        let cols = tensor.shape()[1];
-        let rows = data.len() / 4 / cols;
-        tensors.push((name.replace(joined[0], fused), vec![rows, cols], data));
+        let rows = parts.clone().map(|part| part.shape()[0]).sum();
+        tensors.push((
+            name.replace(joined[0], fused),
+            tensor.dtype(),
+            vec![rows, tensor.shape()[1]],
+            parts.flat_map(|part| part.data().to_vec()).collect(),
+        ));
     }
-    let views = tensors.iter().map(|(name, shape, data)| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), data).unwrap();
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        let view = TensorView::new(*dtype, shape.clone(), data).unwrap();
         (name.as_str(), view)
     });
     let files = [

@@ -19,6 +19,7 @@ use rayon::prelude::*;
 
 use self::reach::{Said, exactly, last, near, weak};
 use super::layer::{d_of, finished, products, rest_of};
+use super::solver::has_post_norm;
 use super::{
     ApplyMode, Case, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, SolverReport,
     Split, TensorChange, overlay, wide,
@@ -68,7 +69,13 @@ pub fn solve<E: Element>(
     let mut passes = vec![best.0.linf];
     on_pass(best.0);
     let mut since = 0;
-    while passes.len() < method.passes && (since < PATIENCE || best.0.differing > 0) {
+    // Without a norm each pass does what the one before it did.
+    let most = if has_post_norm(model) {
+        method.passes
+    } else {
+        1
+    };
+    while passes.len() < most && (since < PATIENCE || best.0.differing > 0) {
         let pass = solving.pass()?;
         passes.push(pass.0.linf);
         on_pass(pass.0);
