@@ -55,7 +55,7 @@ Elsewhere it is Theorem 5's, OUTER is `outer` and INNER `inner`. For every chang
     P.LAYER.NAME.u           [out]
     P.LAYER.NAME.v           [in]
 
-`golden/gemma-3-270m.f64.safetensors` holds, for each PROMPT of gemma-3-270m.json, the contextual
+That of a real model, `golden/gemma-3-270m.f64.safetensors` say, holds, for each PROMPT of gemma-3-270m.json, the contextual
 logits of its last position, and how far from them the reduced ones are (all over the whole vocabulary):
 
     PROMPT.ids               I64 [T]
@@ -63,7 +63,7 @@ logits of its last position, and how far from them the reduced ones are (all ove
     PROMPT.top_ids           I64 [32]   the largest logits, largest first
     PROMPT.top_logits        [32]
     PROMPT.log_sum_exp       []
-    PROMPT.linf, PROMPT.linf_no_patch, PROMPT.linf_without_dm, PROMPT.linf_without_gate_up
+    PROMPT.linf, PROMPT.linf_no_patch, PROMPT.linf_without_OUTER, PROMPT.linf_without_INNER
 """
 
 import argparse
@@ -80,6 +80,7 @@ from oracle.patch import linf, outcome
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"
 MODELS = HERE.parent / "models"
+REAL = ["gemma-3-270m", "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"]
 
 
 # ----------------------------------------------------------------------------------------------
@@ -157,11 +158,12 @@ def golden_sources():
             yield directory.name, directory, ids[0]
         else:
             print(f"{directory.name}: no checkpoint, or no golden/{directory.name}.safetensors with ids")
-    directory, ids = MODELS / "gemma-3-270m", GOLDEN / "gemma-3-270m.json"
-    if (directory / "config.json").exists() and ids.exists():
-        yield directory.name, directory, ids
-    else:
-        print(f"{directory.name}: not here, or no {ids.name}")
+    for name in REAL:
+        directory, ids = MODELS / name, GOLDEN / f"{name}.json"
+        if (directory / "config.json").exists() and ids.exists():
+            yield name, directory, ids
+        else:
+            print(f"{name}: not here, or no {ids.name}")
 
 
 def make_golden(directory, ids):

@@ -4,7 +4,7 @@
 //! build, also where the README calls cargo. The block of text after a block of commands is what its last command prints, but
 //! for what a line `…` leaves out.
 //! Blocks that need the 270M, or a program that is not there, are reported as ignored, by name; with
-//! `CONTEXT_PATCH_REQUIRE_270M=1`, as in CI, that is a failure.
+//! `CONTEXT_PATCH_REQUIRE_MODELS=1`, as in CI, that is a failure.
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod common;
@@ -160,7 +160,7 @@ fn folder() -> TempDir {
 
 #[cfg(unix)]
 fn trials(dir: &Path) -> Vec<Trial> {
-    let required = std::env::var_os("CONTEXT_PATCH_REQUIRE_270M").is_some();
+    let required = common::real::required();
     let trial = |block: Block| {
         let name = block.commands.last().unwrap().clone();
         let missing = missing(&block).filter(|_| !required);

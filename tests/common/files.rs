@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::reference;
 
 /// The real models that fetch_models.py brings and that are here, by name; all of them where
-/// `CONTEXT_PATCH_REQUIRE_270M=1` says that they must be.
+/// `CONTEXT_PATCH_REQUIRE_MODELS=1` says that they must be.
 pub fn real_models() -> Vec<(&'static str, PathBuf)> {
     let names = [
         "gemma-3-270m",
@@ -20,7 +20,7 @@ pub fn real_models() -> Vec<(&'static str, PathBuf)> {
     let (here, missing): (Vec<_>, Vec<_>) = models
         .into_iter()
         .partition(|(_, dir)| dir.join("model.safetensors").exists());
-    let required = std::env::var_os("CONTEXT_PATCH_REQUIRE_270M").is_some();
+    let required = super::real::required();
     assert!(!required || missing.is_empty(), "missing: {missing:?}");
     for (name, _) in missing {
         println!("skipped: no models/{name} (python3 reference/fetch_models.py brings it)");

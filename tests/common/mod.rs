@@ -9,6 +9,8 @@
 
 pub mod compared;
 pub mod files;
+pub mod pinned;
+pub mod real;
 pub mod ways;
 
 use std::path::{Path, PathBuf};
