@@ -210,14 +210,33 @@ impl<'a> Comparison<'a> {
             return Ok(false);
         }
         let wrong = self.model.clone().with_bug(bug);
-        let replay = Replay::new(
-            &wrong,
-            self.dtype,
-            self.tokens,
-            self.other,
-            &[name.to_owned()],
-        )?;
-        Ok(replay.check(name, None)?.beyond.is_none())
+        // What comes before in the layer has to be as the bug has it, too.
+        for name in self.up_to(name).iter().rev() {
+            let names = std::slice::from_ref(name);
+            let replay = Replay::new(&wrong, self.dtype, self.tokens, self.other, names)?;
+            if replay.check(name, None)?.beyond.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The tensors of a layer up to `name`; `name` alone outside the layers.
+    fn up_to(&self, name: &str) -> &[String] {
+        let path = self.model.config().decoder.layers;
+        let layer = |name: &str| -> Option<usize> {
+            let rest = name.strip_prefix(path)?.strip_prefix('.')?;
+            rest.split('.').next()?.parse().ok()
+        };
+        let end = self.names.iter().position(|known| known == name);
+        let names = &self.names[..end.map_or(0, |end| end + 1)];
+        let own = layer(name);
+        let others = names.iter().rposition(|before| layer(before) != own);
+        let start = match own {
+            Some(_) => others.map_or(0, |other| other + 1),
+            None => names.len().saturating_sub(1),
+        };
+        &names[start..]
     }
 
     /// Whether the other recording has a row less, or says itself that it ran all tokens but the first.
