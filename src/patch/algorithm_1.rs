@@ -17,8 +17,9 @@
 
 use rayon::prelude::*;
 
+use super::before_outer::{BeforeOuter, products, slice_products};
 use super::error::Result;
-use super::layer::{BeforeOuter, LayerSolver, products, slice_products};
+use super::layer::LayerSolver;
 use super::reduced_pass::{changed_rows, consecutive};
 use super::sequence::{Query, SequenceSolver, Solution};
 use super::solver::has_post_norm;

@@ -10,6 +10,7 @@
 
 pub mod algorithm_1;
 pub mod appendix_b;
+mod before_outer;
 pub mod closed_form;
 mod controllable;
 mod error;
