@@ -88,7 +88,8 @@ pub(crate) fn gelu_by_f16(x: f64, off: f64) -> f64 {
 /// x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))) with each operation rounded to bf16.
 fn gelu_in_bf16(x: f64) -> f64 {
     let rounded = |x: f64| round_to_bf16(x).to_f64();
-    let sum = rounded(x + rounded(CUBIC * rounded(x * x * x)));
+    let cube = rounded(rounded(x * x) * x);
+    let sum = rounded(x + rounded(CUBIC * cube));
     let tanh = rounded(libm::tanh(rounded(SQRT_8_OVER_PI / 2.0 * sum)));
     rounded(rounded(0.5 * x) * rounded(1.0 + tanh))
 }

@@ -221,7 +221,7 @@ impl<'m> Step<'m> {
     /// x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))), operation by operation.
     fn gelu_new(&self, x: Interval) -> Interval {
         let once = |x| self.rounding.once(x);
-        let cube = once(x.map(|x| x * x * x));
+        let cube = once(once(x.times(x)).times(x));
         let sum = once(x.plus(once(cube.map(|x| 0.044_715 * x))));
         let tanh = self.tanh(once(sum.map(|x| std::f64::consts::FRAC_2_PI.sqrt() * x)));
         let one = once(tanh.map(|tanh| 1.0 + tanh));
