@@ -1,6 +1,5 @@
 //! One form over many seeds.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 
 use super::measure::{Controls, Difference, Measured};
@@ -94,37 +93,26 @@ fn rank(measured: &Measured) -> usize {
     ranks.max().unwrap_or(0)
 }
 
-/// Every lemma with the parameters that it changes, each name once.
+/// Every lemma with the parameters that it changes.
 fn describe(form: &Form, measured: &Measured) -> String {
     let block = &form.block;
-    let bias = |name: &String| name.ends_with(".bias");
+    let maps = match block.inner.maps {
+        MapsForm::Gated { .. } => "gate, up",
+        MapsForm::Fused(_) => "gate/up",
+        MapsForm::Plain(_) => "up",
+        MapsForm::Experts(_) => "router, gate, up",
+    };
     let inner = match (block.sum, &block.inner.norm) {
-        (Sum::Parallel, _) => 12,
-        (Sum::Sequential, None) => 6,
-        (Sum::Sequential, Some(_)) => 7,
+        (Sum::Parallel, _) => "12".to_owned(),
+        (Sum::Sequential, None) => format!("6: {maps}"),
+        (Sum::Sequential, Some(_)) => format!("7: {maps}"),
     };
+    let mut outer = measured.delta_outer.keys();
     let outer = match (&block.outer.post_norm, &block.inner.maps) {
-        (Some(_), _) => 10,
-        (None, _) if measured.delta_outer.keys().any(bias) => 8,
-        (None, MapsForm::Experts(_)) => 11,
-        (None, _) => 9,
+        (Some(_), _) => "10: scale",
+        (None, _) if outer.any(|name| name.ends_with(".bias")) => "8: bias",
+        (None, MapsForm::Experts(_)) => "11: down",
+        (None, _) => "9: down",
     };
-    let parts = [
-        (inner, &measured.delta_inner),
-        (outer, &measured.delta_outer),
-    ];
-    let parts = parts.map(|(lemma, delta)| {
-        let names = delta.iter().filter_map(|(name, change)| match change {
-            TensorChange::LowRank(_) => name.rsplit('.').nth(1),
-            TensorChange::Vector(_) if bias(name) => Some("bias"),
-            TensorChange::Vector(_) => Some("scale"),
-        });
-        let names: BTreeSet<_> = names.collect();
-        let names: Vec<_> = names.into_iter().collect();
-        match names[..] {
-            [] => lemma.to_string(),
-            _ => format!("{lemma}: {}", names.join(", ")),
-        }
-    });
-    parts.join(" · ")
+    format!("{inner} · {outer}")
 }

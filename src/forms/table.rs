@@ -64,7 +64,7 @@ impl Default for Sizes {
 }
 
 /// Name, fields of config.json beside the sizes, and control of each form.
-const FORMS: [(&str, &str, Control); 20] = [
+const FORMS: [(&str, &str, Control); 19] = [
     ("Gemma 1", r#""model_type": "gemma""#, Control::First),
     ("Gemma 2", r#""model_type": "gemma2""#, Control::First),
     ("Gemma 3", r#""model_type": "gemma3_text""#, Control::First),
@@ -77,8 +77,7 @@ const FORMS: [(&str, &str, Control); 20] = [
     ("Phi 3", r#""model_type": "phi3""#, Control::First),
     ("Falcon 7B", FALCON_7B, Control::First),
     ("Falcon 40B", FALCON_40B, Control::First),
-    ("Falcon RW, by bias", FALCON_RW, Control::First),
-    ("Falcon RW, by weight", FALCON_RW, Control::Weights),
+    ("Falcon RW", FALCON_RW, Control::First),
     ("Phi 2, by bias", PHI_2, Control::First),
     ("Phi 2, by weight", PHI_2, Control::Weights),
     ("GPT-J, by bias", GPT_J, Control::First),
