@@ -4,9 +4,10 @@
     pip install -r reference/requirements.txt llama-cpp-python gguf
     cargo build --release && python3 reference/check_compare.py > reference/check_compare.txt
 
-Records, by hf_trace.py, every point of the small checkpoints and of the 270M in f32 and bf16, and by llama_trace.py those of the
-270M with F32 and with BF16 weights, and prints what `context-patch compare` says: a line each, then every figure of the 270M in
-transformers. The 270M runs a prompt of 679 tokens, more than its window has. Needs 6 GB in the temporary folder.
+Records, by hf_trace.py, every point of the small checkpoints of all families and of the real models in f32 and bf16, and by
+llama_trace.py those of the 270M with F32 and with BF16 weights, and prints what `context-patch compare` says: a line each, then
+every figure of the 270M in transformers. The 270M runs a prompt of 679 tokens, more than its window has. Needs 6 GB in the
+temporary folder. Models named on the command line are the only ones; llama.cpp is left out without llama-cpp-python.
 
 Run by hand: nothing in the tests needs it.
 """
@@ -23,6 +24,9 @@ from pathlib import Path
 from program import ROOT, program
 
 MODEL = Path("models/gemma-3-270m")
+# Real models of other families, which run their prompt's first tokens alone.
+OTHERS = [Path("models/smollm2-135m-instruct"), Path("models/qwen2.5-coder-0.5b-instruct")]
+OTHERS_TOKENS = 100
 SMALL_TOKENS = 40
 
 
@@ -31,6 +35,9 @@ def ids_of(model):
     if model == MODEL:
         golden = json.loads((ROOT / "reference/golden/gemma-3-270m.json").read_text())
         return next(prompt["ids"] for prompt in golden["prompts"] if prompt["name"] == "refrain")
+    if model in OTHERS:
+        golden = json.loads((ROOT / f"reference/golden/{model.name}.json").read_text())
+        return max((prompt["ids"] for prompt in golden["prompts"]), key=len)[:OTHERS_TOKENS]
     config = json.loads((ROOT / model / "config.json").read_text())
     vocab_size = config.get("text_config", config)["vocab_size"]
     return [2] + [(i * i * 7 + 3) % vocab_size for i in range(1, SMALL_TOKENS)]
@@ -92,26 +99,37 @@ def compare(engine, model, kind, reference, other, *options):
     return table(report)
 
 
+def version(name):
+    """A package's version, None where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def main():
     names = ("transformers", "torch", "llama-cpp-python", "context-patch")
-    versions = [importlib.metadata.version(name) for name in names[:-1]] + [program("--version").split()[-1]]
-    print(", ".join(f"{name} {version}" for name, version in zip(names, versions)), end="\n\n")
+    versions = [version(name) for name in names[:-1]] + [program("--version").split()[-1]]
+    print(", ".join(f"{name} {version}" for name, version in zip(names, versions) if version), end="\n\n")
     small = sorted(path.relative_to(ROOT) for path in (ROOT / "reference/checkpoints").iterdir())
+    models = [Path(name) for name in sys.argv[1:]] or [Path("reference/tiny"), *small, MODEL, *OTHERS]
     tables = {}
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         ids, reference, other = folder / "ids.json", folder / "reference.safetensors", folder / "other.safetensors"
-        for model in [Path("reference/tiny"), *small, MODEL]:
+        for model in models:
             ids.write_text(json.dumps(ids_of(model)))
             program("trace", "--model", ROOT / model, "--ids", ids, "--dtype", "f64", "--output", reference)
             for dtype in ("f32", "bf16"):
                 record("hf_trace.py", model, "--ids", ids, "--dtype", dtype, "--output", other)
                 tables[model, dtype] = compare("transformers", model, dtype, reference, other)
-        for weights, options in (("F32", []), ("BF16", ["--bf16"])):
-            other = folder / "other.npz"
-            record("llama_trace.py", MODEL, "--ids", ids, *options, "--output", other)
-            compare("llama.cpp", MODEL, weights, reference, other, "--partial", "--dtype", "f32")
-    for dtype in ("f32", "bf16"):
+            if model != MODEL or not version("llama-cpp-python"):
+                continue
+            for weights, options in (("F32", []), ("BF16", ["--bf16"])):
+                recorded = folder / "other.npz"
+                record("llama_trace.py", MODEL, "--ids", ids, *options, "--output", recorded)
+                compare("llama.cpp", MODEL, weights, reference, recorded, "--partial", "--dtype", "f32")
+    for dtype in ("f32", "bf16") if MODEL in models else ():
         print(f"\ntransformers {MODEL} {dtype}\n{tables[MODEL, dtype]}", end="")
 
 

@@ -11,26 +11,22 @@ Eager attention, on the CPU, all tokens in one pass. The tensors have the names 
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.models.gemma3 import modeling_gemma3
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-# A layer's modules whose output is recorded, and those whose input is, under the point's name.
-OUTPUTS = (
-    ["input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"]
-    + [f"self_attn.{module}" for module in ("q_proj", "k_proj", "v_proj", "o_proj")]
-    + [f"mlp.{module}" for module in ("gate_proj", "up_proj", "act_fn", "down_proj")]
-)
-INPUTS = {
-    "self_attn.o_proj": "self_attn.mixed",
-    "pre_feedforward_layernorm": "residual_mid",
-    "mlp.down_proj": "mlp.product",
-}
+ATTENTIONS = ("self_attn", "attn", "self_attention")
+OUTPUT_MAPS = ("o_proj", "dense", "c_proj", "out_proj")
+LAST_MAPS = ("down_proj", "c_proj", "fc_out", "fc2", "dense_4h_to_h")
+FINAL_NORMS = ("norm", "ln_f", "final_layernorm")
+# Modules whose point has another name.
+RENAMED = {"mlp.act": "mlp.act_fn", "mlp.activation_fn": "mlp.act_fn"}
+MIXTRAL = {"mlp.gate": "block_sparse_moe.gate", "mlp": "block_sparse_moe"}
 
 
 class Recorder:
@@ -40,58 +36,142 @@ class Recorder:
         self.last, self.tensors = last, {}
 
     def record(self, name, tensor):
-        """A tensor [1, tokens, width]."""
+        """A tensor [1, tokens, width], or without the batch's axis."""
         if name in self.tensors:
             raise SystemExit(f"hf_trace.py: {name} was computed twice")
-        self.tensors[name] = tensor[0, -self.last :].detach().float().clone().contiguous()
+        tensor = tensor.reshape(-1, tensor.shape[-1])
+        # A copy: Falcon adds to its MLP's output in place.
+        self.tensors[name] = tensor[-self.last :].detach().float().clone().contiguous()
 
     def record_heads(self, name, tensor):
         """A tensor [1, heads, tokens, head_dim]."""
         self.record(name, tensor.transpose(1, 2).flatten(2))
 
     def output(self, module, name, record=None):
-        """Records what a module gives."""
+        """Records what a module gives, the first where it gives several."""
         record = record or self.record
         module.register_forward_hook(lambda _, __, out: record(name, out[0] if isinstance(out, tuple) else out))
 
     def input(self, module, name):
         """Records what a module is given."""
-        module.register_forward_pre_hook(lambda _, given: self.record(name, given[0]))
+
+        def given(_, positional, named):
+            self.record(name, positional[0] if positional else named["hidden_states"])
+
+        module.register_forward_pre_hook(given, with_kwargs=True)
+
+
+def part(module, names):
+    """The first of `names` that a module has, and what it is there."""
+    return next((name, getattr(module, name)) for name in names if hasattr(module, name))
 
 
 def hook(model, recorder):
     """Sets the hooks on a model of transformers."""
     text = model.get_decoder()
-    recorder.output(text.embed_tokens, "model.embed_tokens")
-    for index, layer in enumerate(text.layers):
-        prefix = f"model.layers.{index}"
-        recorder.output(layer, prefix)
-        for module in OUTPUTS:
-            recorder.output(layer.get_submodule(module), f"{prefix}.{module}")
-        for module, name in INPUTS.items():
-            recorder.input(layer.get_submodule(module), f"{prefix}.{name}")
-        for name in ("q_norm", "k_norm"):
-            recorder.output(
-                layer.self_attn.get_submodule(name), f"{prefix}.self_attn.{name}", recorder.record_heads
-            )
-    recorder.output(text.norm, "model.norm")
-    recorder.output(model.get_output_embeddings(), "lm_head")
-    hook_rope(recorder)
+    gpt = hasattr(text, "h")
+    base, layers = ("transformer", text.h) if gpt else ("model", text.layers)
+    path = f"{base}.h" if gpt else f"{base}.layers"
+    embedding, embed = part(text, ("embed_tokens", "wte", "word_embeddings"))
+    recorder.output(embed, f"{base}.{embedding}")
+    if hasattr(text, "wpe"):
+        recorder.output(text.wpe, f"{base}.wpe")
+        recorder.output(text.drop, f"{base}.drop")
+    for index, layer in enumerate(layers):
+        hook_layer(model, layer, f"{path}.{index}", recorder)
+    name, norm = part(text, FINAL_NORMS)
+    recorder.output(norm, f"{base}.{name}")
 
 
-def hook_rope(recorder):
-    """Records q and k as the attention's function for rotary embeddings gives them, layer after layer."""
-    rotate = modeling_gemma3.apply_rotary_pos_emb
-    layers = iter(range(10**9))
+def hook_layer(model, layer, path, recorder):
+    """Sets the hooks on a layer, called `path`."""
+    kind = model.config.model_type
+    renamed = MIXTRAL if kind == "mixtral" else RENAMED
+    name, attention = part(layer, ATTENTIONS)
+    # Before the modules inside, whose hooks run first anyway.
+    recorder.output(layer, path)
+    for module_name, module in layer.named_modules():
+        leaf = not any(True for _ in module.children())
+        plain = isinstance(module, torch.nn.Dropout) or "rotary" in module_name or "experts" in module_name
+        if module_name not in renamed and (not leaf or plain):
+            continue
+        heads_first = kind.startswith("gemma3") and module_name.endswith(("q_norm", "k_norm"))
+        record = recorder.record_heads if heads_first else recorder.record
+        recorder.output(module, f"{path}.{renamed.get(module_name, module_name)}", flat(record, heads_first))
+    recorder.input(part(attention, OUTPUT_MAPS)[1], f"{path}.{name}.mixed")
+    if any(hasattr(layer.mlp, gate) for gate in ("gate_proj", "gate_up_proj")):
+        recorder.input(part(layer.mlp, LAST_MAPS)[1], f"{path}.mlp.product")
+    middle = after_attention(layer)
+    if middle is not None:
+        recorder.input(middle, f"{path}.residual_mid")
+    hook_rope(attention, f"{path}.{name}", recorder)
 
-    def recorded(*args, **kwargs):
-        q, k = rotate(*args, **kwargs)
-        prefix = f"model.layers.{next(layers)}.self_attn"
-        recorder.record_heads(f"{prefix}.q_rope", q)
-        recorder.record_heads(f"{prefix}.k_rope", k)
-        return q, k
 
-    modeling_gemma3.apply_rotary_pos_emb = recorded
+def flat(record, heads_first):
+    """`record` for a tensor whose heads may have an axis of their own, behind the tokens'."""
+    return record if heads_first else lambda name, x: record(name, x.flatten(2) if x.dim() == 4 else x)
+
+
+def after_attention(layer):
+    """The module that is given the sum of x and attention; none in a parallel block."""
+    if hasattr(layer, "pre_feedforward_layernorm"):
+        return layer.pre_feedforward_layernorm
+    if hasattr(layer, "post_feedforward_layernorm"):  # OLMo 2 has no norm in front of the MLP.
+        return layer.mlp
+    return next((getattr(layer, name) for name in ("post_attention_layernorm", "ln_2") if hasattr(layer, name)), None)
+
+
+def hook_rope(attention, path, recorder):
+    """Records q and k as attention gets them, [1, heads, tokens, head_dim] each."""
+
+    def record(q, k):
+        # Falcon repeats the key heads before it rotates them.
+        keys = getattr(attention, "num_kv_heads", k.shape[1])
+        recorder.record_heads(f"{path}.q_rope", q)
+        recorder.record_heads(f"{path}.k_rope", k[:, :: k.shape[1] // keys])
+
+    code = sys.modules[type(attention).__module__]
+    if hasattr(attention, "_attn"):  # GPT-J
+        attend = attention._attn
+
+        def recorded(query, key, *rest, **named):
+            record(query, key)
+            return attend(query, key, *rest, **named)
+
+        attention._attn = recorded
+    elif not hasattr(code, "apply_rotary_pos_emb"):
+        return
+    elif hasattr(code, "eager_attention_forward"):
+        on_call(code, "eager_attention_forward", attention, lambda _, q, k, *__: record(q, k))
+    else:  # Falcon attends in its own forward pass.
+        on_result(code, "apply_rotary_pos_emb", attention, record)
+
+
+def on_call(code, function, attention, record):
+    """Has `record` see what `function` of a module's code is given for `attention`, its first argument."""
+    wrapped = getattr(code, function)
+
+    def recorded(module, *rest, **named):
+        if module is attention:
+            record(module, *rest)
+        return wrapped(module, *rest, **named)
+
+    setattr(code, function, recorded)
+
+
+def on_result(code, function, attention, record):
+    """Has `record` see what `function` gives while `attention` runs."""
+    wrapped, running = getattr(code, function), []
+    attention.register_forward_pre_hook(lambda *_: running.append(True))
+    attention.register_forward_hook(lambda *_: running.clear())
+
+    def recorded(*rest, **named):
+        result = wrapped(*rest, **named)
+        if running:
+            record(*result)
+        return result
+
+    setattr(code, function, recorded)
 
 
 def read_ids(arguments):
@@ -114,13 +194,14 @@ def main():
     if arguments.last is not None and arguments.last < 1:
         parser.error("--last must be at least 1")
     ids = read_ids(arguments)
-    model = AutoModelForCausalLM.from_pretrained(
-        arguments.model, dtype=DTYPES[arguments.dtype], attn_implementation="eager"
-    ).eval()
+    plainly = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=DTYPES[arguments.dtype], **plainly).eval()
     recorder = Recorder(arguments.last or len(ids))
     hook(model, recorder)
     with torch.no_grad():
-        model(torch.tensor([ids]), use_cache=False)
+        logits = model(torch.tensor([ids]), use_cache=False).logits
+    # After their soft-cap, where they have one.
+    recorder.record("lm_head", logits)
     metadata = {
         "model": str(arguments.model),
         "dtype": arguments.dtype,

@@ -4,7 +4,8 @@
     pip install llama-cpp-python gguf numpy        (in an environment of its own; it compiles llama.cpp)
     python3 reference/llama_trace.py models/gemma-3-270m --ids ids.json --output llama.npz
 
-The model, a Hugging Face folder, is written as GGUF in F32 (`--bf16`: matrices in BF16) to a temporary folder and run on the
+The model, a Hugging Face folder, is written as GGUF in F32 (`--bf16`: matrices in BF16) to a temporary folder, which works for
+Gemma 3; of another family, give with `--gguf` what llama.cpp's converter makes of the folder. It is run on the
 CPU, all tokens in one batch and every token's logits asked for. The callback that llama.cpp's `llama-eval-callback` prints
 with (`cb_eval`) hands over each operation's result. Written is an .npz with the array `ids` and, for each tensor with a
 layer's or a result's name, an array in numpy's axes (ggml's reversed):
@@ -150,7 +151,9 @@ def main():
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--prompt", help="text to run; needs the tokenizers package")
     given.add_argument("--ids", type=Path, help="file with a JSON list of token ids to run")
-    parser.add_argument("--bf16", action="store_true", help="matrices in BF16; otherwise F32")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--bf16", action="store_true", help="matrices in BF16; otherwise F32")
+    weights.add_argument("--gguf", type=Path, help="run this file of the model's weights")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True, help=".npz file to write")
     arguments = parser.parse_args()
@@ -165,9 +168,12 @@ def main():
             ids = Tokenizer.from_file(str(arguments.model / "tokenizer.json")).encode(arguments.prompt).ids
         recorder = Recorder(open_ggml())
         with tempfile.TemporaryDirectory() as work:
-            path = Path(work) / "base.gguf"
-            config = write_base(arguments.model, path, arguments.bf16)
-            llama = Llama(path, config["vocab_size"], not arguments.bf16, arguments.threads)
+            path = arguments.gguf or Path(work) / "base.gguf"
+            if not arguments.gguf:
+                write_base(arguments.model, path, arguments.bf16)
+            config = json.loads((arguments.model / "config.json").read_text())
+            vocab_size = config.get("text_config", config)["vocab_size"]
+            llama = Llama(path, vocab_size, not arguments.bf16, arguments.threads)
             run(llama, ids, recorder, arguments.threads)
             llama_cpp.llama_model_free(llama.model)
         with open(arguments.output, "wb") as file:

@@ -1,8 +1,8 @@
-//! Gemma 3 on the CPU as an auditable ground truth, and prompts turned into weight patches.
+//! Language models on the CPU as an auditable ground truth, and prompts turned into weight patches.
 //!
 //! A transformer block that sees a context does the same as a block that does not see it but whose
 //! weights are patched ("Equivalence of Context and Parameter Updates in Modern Transformer Blocks",
-//! arXiv 2511.17864). This crate runs Gemma 3 from a Hugging Face checkpoint in f64, f32 or bf16, solves
+//! arXiv 2511.17864). This crate runs Llama, Qwen, Gemma, GPT-2 and their relatives from Hugging Face checkpoints in f64, f32 or bf16, solves
 //! the patch of a token, and shows that the patched model without the context gives the logits of the
 //! original model with it.
 //!

@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
+#[path = "../fuzz/fuzz_targets/any_config.rs"]
+mod any_config;
+mod common;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -133,9 +137,17 @@ fn no_config() {
 fn unknown_architecture() {
     let case = Case::new();
     case.config(|config| {
-        config["architectures"] = json!(["LlamaForCausalLM"]);
-        config["model_type"] = json!("llama");
+        config["architectures"] = json!(["Llama4ForCausalLM"]);
+        config["model_type"] = json!("llama4");
     });
+    insta::assert_snapshot!(case.refused());
+}
+
+/// The weights of one family with the config of another.
+#[test]
+fn another_family() {
+    let case = Case::new();
+    case.config(|config| config["model_type"] = json!("llama"));
     insta::assert_snapshot!(case.refused());
 }
 
@@ -318,4 +330,21 @@ fn pattern_that_matches_nothing() {
         "--names",
         "model.layers.9.*",
     ]));
+}
+
+/// What the fuzz target does: every prefix of a config of each family, and some bytes of it changed.
+#[test]
+fn damaged_configs() {
+    for (dir, name) in common::all_models() {
+        let json = std::fs::read(common::reference(&dir).join("config.json")).unwrap();
+        assert!(any_config::check(&json).is_some(), "{name}");
+        for i in 0..json.len() {
+            any_config::check(&json[..i]);
+            for byte in [b'0', b'9', b'-', b'"', b'[', b'}', 0, 0xff] {
+                let mut damaged = json.clone();
+                damaged[i] = byte;
+                any_config::check(&damaged);
+            }
+        }
+    }
 }

@@ -3,11 +3,12 @@
 
 mod common;
 
-use common::{FAMILIES, Golden, open};
-use context_patch::Model;
+use common::{FAMILIES, Golden, open, reference};
+use context_patch::model::ModelOptions;
 use context_patch::patch::{ApplyMode, Case, Method, Overlay, Positions, Solver, Split, span};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::{self, Begun, Keep, Step, Summary, Verification};
+use context_patch::{Checkpoint, Error, Model};
 use half::bf16;
 
 fn ids(name: &str) -> Vec<u32> {
@@ -107,4 +108,112 @@ fn every_family_is_patched_in_f32() {
 #[test]
 fn every_family_is_patched_in_bf16() {
     every_family::<bf16>();
+}
+
+/// What a checkpoint of a family says when its config.json has `field` changed to `value`.
+fn refusal(name: &str, field: &str, value: serde_json::Value) -> String {
+    let folder = reference(&format!("checkpoints/{name}"));
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let entry = entry.unwrap();
+        let mut bytes = std::fs::read(entry.path()).unwrap();
+        if entry.file_name() == "config.json" {
+            let mut config: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            config[field] = value.clone();
+            bytes = serde_json::to_vec(&config).unwrap();
+        }
+        files.push((entry.file_name().into_string().unwrap(), bytes));
+    }
+    let files = files
+        .iter()
+        .map(|(name, bytes)| (name.as_str(), bytes.clone().into()));
+    let opened = Checkpoint::from_files("m", files)
+        .map_err(Error::from)
+        .and_then(|checkpoint| Ok(Model::from_checkpoint(checkpoint, ModelOptions::default())?));
+    opened
+        .err()
+        .map_or_else(String::new, |error| error.to_string())
+}
+
+#[test]
+fn what_is_wrong_with_a_family_is_one_line() {
+    use serde_json::json;
+    for (name, field, value, said) in [
+        (
+            "mixtral",
+            "num_local_experts",
+            json!(5),
+            "m/model.safetensors: tensor model.layers.0.block_sparse_moe.gate.weight has shape [4, 36], but config.json says [5, 36]",
+        ),
+        (
+            "mixtral",
+            "num_experts_per_tok",
+            json!(9),
+            "m/config.json: num_experts_per_tok is 9, but must be from 1 to 4",
+        ),
+        (
+            "falcon-40b",
+            "num_kv_heads",
+            json!(1),
+            "transformer.h.0.self_attention.query_key_value.weight has shape",
+        ),
+        (
+            "falcon-7b",
+            "alibi",
+            json!(true),
+            "m/config.json: alibi is true; this crate computes only rotary positions (false)",
+        ),
+        (
+            "gpt2",
+            "n_positions",
+            json!(7),
+            "transformer.wpe.weight has shape",
+        ),
+        (
+            "gpt2",
+            "n_inner",
+            json!(9),
+            "transformer.h.0.mlp.c_fc.weight has shape",
+        ),
+        (
+            "llama-3",
+            "rope_parameters",
+            json!({"rope_type": "longrope"}),
+            "m/config.json: rope_parameters.rope_type is longrope; this crate computes only default, linear, dynamic, llama3 and yarn",
+        ),
+        (
+            "llama-3",
+            "rope_parameters",
+            json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0}),
+            "m/config.json: rope_parameters.high_freq_factor is 1, but must be more than low_freq_factor, 4",
+        ),
+        (
+            "phi",
+            "partial_rotary_factor",
+            json!(0.01),
+            "but must be an even number of a head's numbers",
+        ),
+        (
+            "llama-2",
+            "hidden_act",
+            json!("mish"),
+            "m/config.json: hidden_act is mish; this crate computes only silu, gelu, gelu_new, gelu_pytorch_tanh and relu",
+        ),
+        (
+            "qwen2",
+            "layer_types",
+            json!(["sliding_attention"]),
+            "m/config.json: layer_types is a list of 1, but must be one entry for each of the",
+        ),
+        (
+            "llama-2",
+            "model_type",
+            json!("bloom"),
+            "m/config.json: cannot run models of model_type bloom; known are gemma3_text, gemma3, gemma2, gemma, llama, ",
+        ),
+    ] {
+        let got = refusal(name, field, value);
+        assert!(got.contains(said), "{name} {field}: {got}");
+        assert_eq!(got.lines().count(), 1);
+    }
 }

@@ -206,17 +206,21 @@ fn compare_finds_known_bugs(gemma: &Real) -> Result<(), Failed> {
         }
         bench
     };
-    // Most bugs show in few tokens; two need more than the window has, and two a config that the 270M has not.
+    // Most bugs show in few tokens; some need more than the window has, and two a config that the 270M has not.
     let other = with_factor_and_scalar(&gemma.directory());
     let benches = [
-        (bench(gemma.model(), 60, &globs), &KnownBug::ALL[..]),
+        (bench(gemma.model(), 60, &globs), KnownBug::ALL),
         (
             bench(&other, 60, &globs),
             &[KnownBug::RopeNoFactor, KnownBug::ScaleHeadDim],
         ),
         (
             bench(gemma.model(), ids.len(), &globs[..2]),
-            &[KnownBug::WindowMinus1, KnownBug::WindowPlus1],
+            &[
+                KnownBug::WindowMinus1,
+                KnownBug::WindowPlus1,
+                KnownBug::WindowMissing,
+            ],
         ),
     ];
     let mut found = BTreeSet::new();
@@ -225,6 +229,7 @@ fn compare_finds_known_bugs(gemma: &Real) -> Result<(), Failed> {
             found.extend(bench.find(dtype, bugs).into_iter().map(KnownBug::name));
         }
     }
-    assert_eq!(found.len(), KnownBug::ALL.len());
+    // Those of Gemma 3, but for a window in full layers: the first of them is not among the layers that are recorded.
+    assert_eq!(found.len(), 20, "{found:?}");
     Ok(())
 }

@@ -208,7 +208,8 @@ fn files_of_a_folder_form_no_circle() {
     let mut folders = 0;
     for folder in fs::read_dir(src()).unwrap() {
         let folder = folder.unwrap().path();
-        if folder.is_dir() {
+        // The kernels of `cuda` are no Rust.
+        if folder.join("mod.rs").exists() {
             let files = uses(&folder, "super::", "mod.rs");
             assert_eq!(circles(files), Uses::new(), "{}", folder.display());
             folders += 1;

@@ -11,27 +11,24 @@ mod lemma;
 use std::num::NonZeroU64;
 
 use common::numbers;
-use context_patch::forms::{Block, BlockForm, FORMS, NormKind, Sizes, Summary, refusals};
+use context_patch::forms::{Form, Sample, Sizes, Summary, refusals};
 use context_patch::kernels::Level;
 use context_patch::patch::Precondition;
 use context_patch::patch::lemmas::{lemma_9, lemma_11};
-use context_patch::patch::theorem_5::{
-    BlockStates, Delta, InputControllable, OutputControllable, ParameterDelta, rounded_sum,
-    theorem_5,
-};
-use context_patch::tensor::Float;
+use context_patch::tensor::Element;
+use half::bf16;
 use lemma::{Case, Outcome};
 
 const SEEDS: NonZeroU64 = NonZeroU64::new(5).unwrap();
 
-fn every_form<A: Float>() -> impl Iterator<Item = Summary> {
-    let summary = |form| Summary::new::<A>(Level::best(), form, SEEDS).unwrap();
-    FORMS.iter().map(summary)
+fn every_form<E: Element>(seeds: NonZeroU64) -> impl Iterator<Item = Summary> {
+    let summary = move |form| Summary::new::<E>(Level::best(), &form, seeds).unwrap();
+    Form::all().unwrap().into_iter().map(summary)
 }
 
 #[test]
 fn every_form_is_patched_in_f64() {
-    for summary in every_form::<f64>() {
+    for summary in every_form::<f64>(SEEDS) {
         assert!(summary.block.relative <= 1e-12, "{summary:?}");
         assert!(summary.holds() && summary.controls_fail(), "{summary:?}");
     }
@@ -39,52 +36,80 @@ fn every_form_is_patched_in_f64() {
 
 #[test]
 fn every_form_is_patched_in_f32() {
-    for summary in every_form::<f32>() {
+    for summary in every_form::<f32>(SEEDS) {
         assert!(summary.holds() && summary.controls_fail(), "{summary:?}");
     }
 }
 
 #[test]
-fn the_bounds_are_not_loose() {
-    // Over 200 seeds the worst error is more than a twentieth of what is derived for the worst case.
-    let seeds = NonZeroU64::new(200).unwrap();
-    for form in &FORMS {
-        let f64 = Summary::new::<f64>(Level::best(), form, seeds).unwrap();
-        let f32 = Summary::new::<f32>(Level::best(), form, seeds).unwrap();
-        for summary in [f64, f32] {
-            let differences = summary.inner.into_iter().chain([summary.block]);
-            for difference in differences {
-                assert!((0.05..=1.0).contains(&difference.share), "{summary:?}");
-            }
+fn every_form_is_patched_in_bf16() {
+    for summary in every_form::<bf16>(SEEDS) {
+        assert!(summary.holds() && summary.controls_fail(), "{summary:?}");
+    }
+}
+
+/// Over 200 seeds the worst error is more than a twentieth of what is derived for the worst case.
+fn the_bounds_are_not_loose<E: Element>() {
+    for summary in every_form::<E>(NonZeroU64::new(200).unwrap()) {
+        let differences = summary.inner.into_iter().chain([summary.block]);
+        for difference in differences {
+            assert!((0.05..=1.0).contains(&difference.share), "{summary:?}");
         }
     }
 }
 
 #[test]
+fn the_bounds_are_not_loose_in_f64() {
+    the_bounds_are_not_loose::<f64>();
+}
+
+#[test]
+fn the_bounds_are_not_loose_in_f32() {
+    the_bounds_are_not_loose::<f32>();
+}
+
+#[test]
+fn the_bounds_are_not_loose_in_bf16() {
+    the_bounds_are_not_loose::<bf16>();
+}
+
+#[test]
 fn each_form_is_patched_by_its_lemmas() {
-    let patches = every_form::<f64>().map(|summary| (summary.form, summary.patch, summary.rank));
+    let patches = every_form::<f64>(SEEDS);
+    let patches: Vec<_> = patches
+        .map(|summary| (summary.form, summary.patch, summary.rank))
+        .collect();
     let expected = [
-        ("Gemma", "7: gate, up · 10: scale", 1),
+        ("Gemma 1", "7: gate, up · 9: down", 1),
+        ("Gemma 2", "7: gate, up · 10: scale", 1),
+        ("Gemma 3", "7: gate, up · 10: scale", 1),
         ("Llama", "7: gate, up · 9: down", 1),
         ("Mistral", "7: gate, up · 9: down", 1),
-        ("Qwen", "7: gate, up · 9: down", 1),
         ("Mixtral", "7: router, gate, up · 11: down", 1),
-        ("Falcon", "12 · 9: down", 1),
+        ("Qwen 2", "7: gate, up · 9: down", 1),
+        ("Qwen 3", "7: gate, up · 9: down", 1),
+        ("OLMo 2", "6: gate, up · 10: scale", 1),
+        ("Phi 3", "7: gate/up · 9: down", 1),
+        ("Falcon 7B", "12 · 9: down", 1),
+        ("Falcon 40B", "12 · 9: down", 1),
+        ("Falcon RW", "7: up · 8: bias", 1),
+        ("Phi 2, by bias", "12 · 8: bias", 0),
+        ("Phi 2, by weight", "12 · 9: down", 1),
         ("GPT-J, by bias", "12 · 8: bias", 0),
         ("GPT-J, by weight", "12 · 9: down", 1),
         ("GPT-2, by bias", "7: up · 8: bias", 1),
         ("GPT-2, by weight", "7: up · 9: down", 1),
     ];
-    for ((form, patch, rank), expected) in patches.zip(expected) {
-        assert_eq!((form, patch.as_str(), rank), expected);
-    }
+    let expected = expected.map(|(form, patch, rank)| (form, patch.to_owned(), rank));
+    assert_eq!(patches, expected);
 }
 
 #[test]
 fn every_level_gives_the_same_figures() {
+    let forms = Form::all().unwrap();
     let figures = |level| {
         let summary = |form| Summary::new::<f32>(level, form, SEEDS).unwrap();
-        let figures = FORMS.iter().map(summary);
+        let figures = forms.iter().map(summary);
         let figures = figures.map(|s| (s.inner, s.block, s.controls));
         figures.collect::<Vec<_>>()
     };
@@ -93,8 +118,8 @@ fn every_level_gives_the_same_figures() {
     }
 }
 
-fn refused<A: Float>() -> Vec<(&'static str, Precondition)> {
-    let refusals = refusals::<A>(Level::best()).into_iter();
+fn refused<E: Element>() -> Vec<(&'static str, Precondition)> {
+    let refusals = refusals::<E>(Level::best(), &Form::all().unwrap()).into_iter();
     refusals
         .map(|case| (case.what, case.refused.unwrap()))
         .collect()
@@ -110,7 +135,6 @@ fn failing_preconditions_are_refused_by_name() {
         zero("zero input z", "‖z‖"),
         zero("zero activation h", "‖h‖"),
         zero("zero coordinate of u", "n(d)[0]"),
-        zero("no active expert", "number of active experts with h ≠ 0"),
         zero(
             "active experts say nothing",
             "number of active experts with h ≠ 0",
@@ -119,136 +143,35 @@ fn failing_preconditions_are_refused_by_name() {
     ];
     assert_eq!(refused::<f64>(), expected);
     assert_eq!(refused::<f32>(), expected);
+    assert_eq!(refused::<bf16>(), expected);
 }
 
 #[test]
 fn the_check_can_fail() {
     // What f32 leaves is far out of what f64 may leave.
-    for (f32, f64) in every_form::<f32>().zip(every_form::<f64>()) {
+    for (f32, f64) in every_form::<f32>(SEEDS).zip(every_form::<f64>(SEEDS)) {
         assert!(f32.block.relative > 1e4 * f64.block.bound, "{f32:?}");
     }
 }
 
-/// Parts of one's own: a function that adds something, and Δθ up to a size.
-#[derive(Clone)]
-struct Adds {
-    theta: Vec<f32>,
-    most: f64,
-}
-
-impl Adds {
-    fn call(&self, x: &[f32]) -> Vec<f32> {
-        x.iter()
-            .zip(&self.theta)
-            .map(|(x, theta)| x + theta)
-            .collect()
-    }
-
-    fn change(&self, delta: impl Iterator<Item = f64>) -> Vec<ParameterDelta> {
-        let delta = delta.map(|delta| delta.clamp(-self.most, self.most));
-        vec![ParameterDelta {
-            parameter: "θ",
-            expert: None,
-            lemma: 8,
-            delta: Delta::Vector(delta.collect()),
-        }]
-    }
-
-    fn with(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition> {
-        let mut patched = self.clone();
-        for change in delta {
-            if let Delta::Vector(delta) = &change.delta {
-                patched.theta = rounded_sum("θ", &self.theta, delta.iter().copied())?;
-            }
-        }
-        Ok(patched)
-    }
-}
-
-impl InputControllable<f32> for Adds {
-    type Output = Vec<f32>;
-
-    fn forward(&self, _: Level, v: &[f32]) -> Vec<f32> {
-        self.call(v)
-    }
-
-    fn delta(
-        &self,
-        _: Level,
-        v: &[f32],
-        v_ctx: &[f32],
-    ) -> Result<Vec<ParameterDelta>, Precondition> {
-        let pairs = v_ctx.iter().zip(v);
-        Ok(self.change(pairs.map(|(&v_ctx, &v)| f64::from(v_ctx) - f64::from(v))))
-    }
-
-    fn plus(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition> {
-        self.with(delta)
-    }
-}
-
-impl OutputControllable<f32> for Adds {
-    type Input = Vec<f32>;
-
-    fn forward(&self, _: Level, h: &Vec<f32>) -> Vec<f32> {
-        self.call(h)
-    }
-
-    fn delta(
-        &self,
-        _: Level,
-        _: &Vec<f32>,
-        dy: &[f64],
-    ) -> Result<Vec<ParameterDelta>, Precondition> {
-        Ok(self.change(dy.iter().copied()))
-    }
-
-    fn plus(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition> {
-        self.with(delta)
-    }
-}
-
-#[test]
-fn theorem_5_takes_any_controllable_pair() {
-    let pass = |v: [f32; 2]| BlockStates {
-        input: v.into(),
-        residual: v.into(),
-    };
-    let adds = |most| Adds {
-        theta: vec![0.5, 0.25],
-        most,
-    };
-    let (reduced, contextual) = (pass([1.0, 2.0]), pass([4.0, -2.0]));
-    let patch = |f, g| theorem_5(Level::Scalar, &f, &g, &reduced, &contextual).unwrap();
-    let patched = patch(adds(9.0), adds(9.0));
-    assert_eq!(patched.target, [9.0, -3.5]);
-    assert_eq!(patched.output, patched.target);
-    // The outer half makes good what the inner one leaves.
-    assert_eq!(patch(adds(0.0), adds(9.0)).output, patched.target);
-    // A g that is not output-controllable has no patch.
-    assert_ne!(patch(adds(9.0), adds(1.0)).output, patched.target);
-}
-
 #[test]
 fn blocks_of_any_scale_are_patched_or_refused() {
+    let forms = Form::all().unwrap();
     let mut patched = [0; 2];
     for seed in 0..400 {
-        let spread = (seed % 16) as i32 * 2;
-        let form = BlockForm {
-            norm: if seed % 3 == 0 {
-                NormKind::None
-            } else {
-                NormKind::Layer
-            },
-            transposed: seed % 2 == 0,
-            sizes: Sizes {
-                hidden: 1 + seed as usize % 11,
-                intermediate: 1 + seed as usize % 19,
-                context: seed as usize % 4,
-                kept: 0,
-            },
-            ..FORMS[seed as usize % FORMS.len()]
+        let (spread, n) = ((seed % 16) as i32 * 2, seed as usize);
+        let kv_heads = 1 + n % 2;
+        let sizes = Sizes {
+            heads: kv_heads * (1 + n % 3),
+            kv_heads,
+            head_dim: 4,
+            intermediate: 1 + n % 19,
+            experts: 1 + n % 4,
+            top_k: 1,
+            context: n % 4,
+            kept: 0,
         };
+        let form = forms[n % forms.len()].resized(sizes).unwrap();
         let f64 = block_form::check::<f64>(&form, &mut numbers(seed, 10.0, spread));
         let f32 = block_form::check::<f32>(&form, &mut numbers(seed, 10.0, spread));
         patched[0] += usize::from(f64.is_ok());
@@ -259,18 +182,20 @@ fn blocks_of_any_scale_are_patched_or_refused() {
 }
 
 #[test]
-fn a_block_without_context_needs_no_patch() {
-    for form in FORMS {
+fn a_block_without_context_is_what_it_should_be() {
+    for form in Form::all().unwrap() {
         let sizes = Sizes {
             context: 0,
             kept: 0,
             ..form.sizes
         };
-        let (block, tokens) = Block::<f32>::random(&BlockForm { sizes, ..form }, 1);
-        let measured = block.measure(Level::best(), &tokens).unwrap();
+        let form = form.resized(sizes).unwrap();
+        let measured = Sample::<f32>::from_seed(&form, 1)
+            .measure(Level::best())
+            .unwrap();
         assert!(measured.inner.is_none(), "{}", form.name);
         assert_eq!(measured.controls.no_patch, 0.0, "{}", form.name);
-        assert_eq!(measured.block.relative, 0.0, "{}", form.name);
+        assert!(measured.block.holds(), "{}", form.name);
     }
 }
 

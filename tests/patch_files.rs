@@ -434,7 +434,7 @@ fn a_tensor_of_no_patch() {
         });
         saved.refused()
     };
-    insta::assert_snapshot!(add("model.layers.0.self_attn.q_proj.lora_A"));
+    insta::assert_snapshot!(add("model.layers.0.self_attn.q_proj.weight"));
     // Of a layer that there is not; and of the kind that a model's weights may have beside the text model's.
     for name in [
         "model.layers.2.post_feedforward_layernorm.scale",
@@ -553,6 +553,15 @@ fn a_patch_of_other_shapes() {
     );
     patch.patch.layers[0].remove(NORM);
     assert!(Saved::new(&patch).apply("tiny", &[]).status.success());
+}
+
+/// Sound factors of a map that no patch changes.
+#[test]
+fn a_patch_of_other_tensors() {
+    let mut patch = solved(&open("tiny"), Solver::ClosedForm);
+    let change = patch.patch.layers[0].remove(DOWN).unwrap();
+    patch.patch.layers[0].insert("self_attn.q_proj.weight".into(), change);
+    insta::assert_snapshot!(refused(&Saved::new(&patch).apply("tiny", &[])));
 }
 
 #[test]

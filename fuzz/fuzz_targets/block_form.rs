@@ -1,18 +1,13 @@
 //! A block of any form and what Theorem 5 promises of it, shared by the fuzz target and `tests/lemmas.rs`.
 
-use context_patch::forms::{Block, BlockForm};
+use context_patch::forms::{Form, Sample};
 use context_patch::kernels::Level;
-use context_patch::patch::Precondition;
-use context_patch::patch::theorem_5::Delta;
-use context_patch::tensor::Float;
+use context_patch::patch::{Precondition, TensorChange};
+use context_patch::tensor::Element;
 
 /// Patches a block whose numbers come from `number`: within its bounds, or refused with a reason.
-pub fn check<A: Float>(
-    form: &BlockForm,
-    number: &mut dyn FnMut() -> f64,
-) -> Result<(), Precondition> {
-    let (block, tokens) = Block::<A>::new(form, number);
-    let measured = match block.measure(Level::best(), &tokens) {
+pub fn check<E: Element>(form: &Form, number: &mut dyn FnMut() -> f64) -> Result<(), Precondition> {
+    let measured = match Sample::<E>::new(form, number).measure(Level::best()) {
         Ok(measured) => measured,
         Err(Precondition { quantity, value }) => {
             // A divisor may also be so small that the quotient is not finite.
@@ -24,11 +19,13 @@ pub fn check<A: Float>(
             return Err(Precondition { quantity, value });
         }
     };
-    for change in &measured.changes {
+    let changes = measured.delta_inner.values();
+    for change in changes.chain(measured.delta_outer.values()) {
         let finite = |x: &[f64]| x.iter().all(|x| x.is_finite());
-        assert!(match &change.delta {
-            Delta::Matrix(delta) => finite(delta.u.as_slice()) && finite(delta.v.as_slice()),
-            Delta::Vector(delta) => finite(delta),
+        assert!(match change {
+            TensorChange::LowRank(delta) =>
+                finite(delta.u.as_slice()) && finite(delta.v.as_slice()),
+            TensorChange::Vector(vector) => finite(vector),
         });
     }
     for difference in measured.inner.iter().chain([&measured.block]) {

@@ -6,14 +6,16 @@ mod block_form;
 
 use arbitrary::Unstructured;
 use block_form::check;
-use context_patch::forms::{BlockForm, Control, FORMS, NormKind, Sizes};
+use context_patch::forms::{Form, Sizes};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut u = Unstructured::new(bytes);
-    let form = form(&mut u).unwrap_or(FORMS[0]);
+    let Some(form) = form(&mut u) else {
+        return;
+    };
     let f64 = u.arbitrary().unwrap_or(true);
-    let mut numbers = Numbers::new(u, form.sizes.hidden);
+    let mut numbers = Numbers::new(u, form.sizes.heads * form.sizes.head_dim);
     let mut number = || numbers.next();
     // A refusal is as good as a patch.
     let _ = match f64 {
@@ -22,31 +24,27 @@ fuzz_target!(|bytes: &[u8]| {
     };
 });
 
-/// One of the forms with other sizes, and perhaps without its norms.
-fn form(u: &mut Unstructured<'_>) -> arbitrary::Result<BlockForm> {
-    let form = *u.choose(&FORMS)?;
+/// One of the forms with other sizes, which its family must take.
+fn form(u: &mut Unstructured<'_>) -> Option<Form> {
+    let forms = Form::all().expect("the families take their forms");
+    let sizes = sizes(u).unwrap_or_default();
+    let form = u.choose(&forms).ok()?;
+    Some(form.resized(sizes).expect("the family takes these sizes"))
+}
+
+fn sizes(u: &mut Unstructured<'_>) -> arbitrary::Result<Sizes> {
+    let kv_heads = u.int_in_range(1..=2)?;
     let context = u.int_in_range(0..=5)?;
-    Ok(BlockForm {
-        norm: if u.ratio(1, 4)? {
-            NormKind::None
-        } else {
-            form.norm
-        },
-        transposed: u.arbitrary()?,
-        control: match form.control {
-            Control::Experts { .. } => Control::Experts {
-                count: u.int_in_range(1..=4)?,
-                active: u.int_in_range(0..=3)?,
-            },
-            control => control,
-        },
-        sizes: Sizes {
-            hidden: u.int_in_range(1..=12)?,
-            intermediate: u.int_in_range(1..=20)?,
-            context,
-            kept: u.int_in_range(0..=context)?,
-        },
-        ..form
+    let experts = u.int_in_range(1..=4)?;
+    Ok(Sizes {
+        heads: kv_heads * u.int_in_range(1..=2)?,
+        kv_heads,
+        head_dim: 4,
+        intermediate: u.int_in_range(1..=20)?,
+        experts,
+        top_k: u.int_in_range(1..=experts)?,
+        context,
+        kept: u.int_in_range(0..=context)?,
     })
 }
 

@@ -4,23 +4,23 @@
 
 mod number;
 mod parts;
+mod small_model;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::LazyLock;
 
 use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
-use context_patch::model::ModelOptions;
+use context_patch::Model;
 use context_patch::patch::{
     Error, LayerPatch, LowRank, Method, Patch, Positions, SavedPatch, Solver, SolverReport, Split,
-    materialise,
+    TensorChange, materialise,
 };
 use context_patch::tensor::{Dtype, Matrix, Storage};
-use context_patch::{Checkpoint, Model};
 use libfuzzer_sys::fuzz_target;
 use number::number;
 use parts::Parts;
+use small_model::SMALL;
 
 fuzz_target!(|bytes: &[u8]| {
     read(bytes);
@@ -40,23 +40,8 @@ fuzz_target!(|bytes: &[u8]| {
 
 /// Written into the weights of a small model, and out of them.
 fn in_and_out(patch: &Patch) {
-    static MODEL: LazyLock<Model> = LazyLock::new(|| {
-        let files: [(&str, &[u8]); 2] = [
-            (
-                "config.json",
-                include_bytes!("../../reference/checkpoints/window-3/config.json"),
-            ),
-            (
-                "model.safetensors",
-                include_bytes!("../../reference/checkpoints/window-3/model.safetensors"),
-            ),
-        ];
-        let files = files.map(|(name, data)| (name, Bytes::from_static(data)));
-        let checkpoint = Checkpoint::from_files("window-3", files).unwrap();
-        Model::from_checkpoint(checkpoint, ModelOptions::default()).unwrap()
-    });
     let hash = |model: &Model| model.checkpoint().tensors().content_hash();
-    match materialise(&MODEL, patch, None) {
+    match materialise(&SMALL, patch, None) {
         Ok(patched) => {
             assert!(
                 patched
@@ -66,7 +51,7 @@ fn in_and_out(patch: &Patch) {
                     .check_finite()
                     .is_ok()
             );
-            assert_eq!(hash(&patched.revert().unwrap()), hash(&MODEL));
+            assert_eq!(hash(&patched.revert().unwrap()), hash(&SMALL));
         }
         Err(error) => assert!(matches!(error, Error::StorageOverflow { .. }), "{error}"),
     }
@@ -89,12 +74,12 @@ fn there_and_back(patch: &SavedPatch) {
     match patch.save(&file, Storage::F64) {
         Ok(()) => assert_eq!(SavedPatch::load(&file).as_ref().ok(), Some(patch)),
         Err(error) => {
-            let numbers = patch.patch.layers.iter().flat_map(|layer| {
-                let factors = [&layer.gate, &layer.up, &layer.down].into_iter().flatten();
-                let factors = factors.flat_map(|f| f.u.as_slice().iter().chain(f.v.as_slice()));
-                factors.chain(layer.scale.iter().flatten())
+            let changes = patch.patch.layers.iter().flat_map(LayerPatch::values);
+            let numbers = changes.flat_map(|change| match change {
+                TensorChange::LowRank(delta) => [delta.u.as_slice(), delta.v.as_slice()].concat(),
+                TensorChange::Vector(vector) => vector.clone(),
             });
-            let finite = numbers.chain([&patch.method.gain]).all(|x| x.is_finite());
+            let finite = numbers.chain([patch.method.gain]).all(|x| x.is_finite());
             assert!(!finite, "{error} is no reason to refuse {patch:?}");
         }
     }
@@ -183,15 +168,23 @@ fn layers(
     count: usize,
 ) -> Result<Vec<LayerPatch>> {
     let layer = |u: &mut Unstructured<'_>| {
-        Ok(LayerPatch {
-            gate: low_rank(u, inner, hidden)?,
-            up: low_rank(u, inner, hidden)?,
-            down: low_rank(u, hidden, inner)?,
-            scale: match u.arbitrary()? {
-                true => Some((0..hidden).map(|_| number(u)).collect::<Result<_>>()?),
-                false => None,
-            },
-        })
+        let mut layer = LayerPatch::new();
+        for (map, out, cols) in [
+            ("gate_proj", inner, hidden),
+            ("up_proj", inner, hidden),
+            ("down_proj", hidden, inner),
+        ] {
+            if let Some(delta) = low_rank(u, out, cols)? {
+                let name = format!("mlp.{map}.weight");
+                layer.insert(name, TensorChange::LowRank(delta));
+            }
+        }
+        if u.arbitrary()? {
+            let scale = (0..hidden).map(|_| number(u)).collect::<Result<_>>()?;
+            let name = "post_feedforward_layernorm.weight";
+            layer.insert(name.into(), TensorChange::Vector(scale));
+        }
+        Ok(layer)
     };
     (0..count).map(|_| layer(u)).collect()
 }

@@ -9,7 +9,9 @@ use std::path::Path;
 use arbitrary::{Result, Unstructured};
 use context_patch::kernels::Backend;
 use context_patch::model::EmbeddingScale;
-use context_patch::patch::{ApplyMode, LayerReport, Positions, Solver, SolverReport, Variant};
+use context_patch::patch::{
+    ApplyMode, LayerReport, Part, Positions, Solver, SolverReport, Variant,
+};
 use context_patch::tensor::Dtype;
 use context_patch::verify::{
     Control, Keep, Kind, LogitsDistance, Machine, Record, Setting, Step, steps_file,
@@ -180,8 +182,9 @@ fn step(u: &mut Unstructured<'_>, prompt: usize, step: usize) -> Result<Step> {
         layers: vec![layer; u.int_in_range(0..=1)?],
         passes: Vec::new(),
     };
-    let variants = Variant::controls(*u.choose(&Solver::ALL)?);
-    let controls = variants.into_iter().map(|variant| {
+    let parts = [Part::GateUp, Part::Down, Part::Scale].map(Variant::Without);
+    let variants = [Variant::NoPatch].into_iter().chain(parts);
+    let controls = variants.take(u.int_in_range(0..=4)?).map(|variant| {
         let reduced = comparison(u)?;
         Ok(Control { variant, reduced })
     });

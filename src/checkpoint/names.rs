@@ -14,7 +14,7 @@
 /// | `vision_tower.…`, `multi_modal_projector.…`, also after `model.` | ignored |
 pub(super) fn canonical(name: &str) -> Option<String> {
     let mut rest = name;
-    while let Some(inner) = ["model.", "language_model.", "transformer."]
+    while let Some(inner) = ["model.", "language_model."]
         .iter()
         .find_map(|prefix| rest.strip_prefix(prefix))
     {

@@ -44,7 +44,7 @@ const BAD_INPUT: u8 = 2;
 
 const STANDARD_OUTPUT: &str = "standard output";
 
-/// Gemma 3 on the CPU as an auditable ground truth, and prompts turned into weight patches.
+/// Language models on the CPU as an auditable ground truth, and prompts turned into weight patches.
 ///
 /// A patch makes the model without a context say what the original says with it. Without a command
 /// the demonstration runs: a small model that is built in answers a question from a context, then

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::names::LAYER_NAMES;
-use super::names::{ALIASES, Pattern, UNCLEAR, recognise};
+use super::names::{Names, UNCLEAR};
+use super::pattern::Pattern;
 
 /// A tensor of a recording that is not compared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -19,11 +19,11 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// A name that means nothing in a model of so many layers.
-    pub(super) fn unknown(name: String, layers: usize) -> Self {
-        let (reason, nearest) = match why_not(&name, layers) {
+    /// A name that means nothing in a model.
+    pub(super) fn unknown(name: String, names: &Names) -> Self {
+        let (reason, nearest) = match why_not(&name, names) {
             Some(reason) => (reason, None),
-            None => ("its name is not known", nearest(&name)),
+            None => ("its name is not known", nearest(&name, names)),
         };
         Self {
             name,
@@ -55,27 +55,21 @@ impl Aside {
 }
 
 /// Why a name that is near to a known one is none.
-fn why_not(name: &str, layers: usize) -> Option<&'static str> {
+fn why_not(name: &str, names: &Names) -> Option<&'static str> {
     let mut unclear = UNCLEAR.iter();
     if let Some((_, reason)) = unclear.find(|(form, _)| Pattern::new(form).matches(name).is_some())
     {
         return Some(reason);
     }
     let (module, further) = name.rsplit_once('.')?;
-    let is_further = further.parse::<usize>().is_ok() && recognise(module, layers).is_some();
+    let is_further = further.parse::<usize>().is_ok() && names.recognise(module).is_some();
     is_further.then_some("it is a further output of its module, which no point here is")
 }
 
 /// The known name that is nearest to `name`: with the most whole parts at its end in common, or with few letters that differ.
-fn nearest(name: &str) -> Option<String> {
+fn nearest(name: &str, names: &Names) -> Option<String> {
     let (pattern, layer) = with_layer_left_out(name);
-    let ours = LAYER_NAMES
-        .iter()
-        .map(|end| format!("model.layers.{{i}}{end}"));
-    let ends = ["model.embed_tokens", "model.norm", "lm_head"].map(str::to_owned);
-    let theirs = ALIASES.iter().flat_map(|(_, pairs)| *pairs);
-    let theirs = theirs.map(|(theirs, _)| (*theirs).to_owned());
-    let known = ours.chain(ends).chain(theirs);
+    let known = names.patterns();
     let known: Vec<_> = known
         .filter(|known| layer.is_some() || !Pattern::new(known).has_layer())
         .collect();
@@ -135,9 +129,16 @@ fn letters_apart(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Model;
+
+    fn names() -> Names {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/reference/tiny");
+        Names::new(&Model::open(folder).unwrap())
+    }
 
     #[test]
     fn the_nearest_name_is_the_one_that_was_meant() {
+        let names = names();
         for (theirs, ours) in [
             (
                 "model.layers.3.mlp.upproj",
@@ -162,12 +163,13 @@ mod tests {
             ("rotary", None),
             ("", None),
         ] {
-            assert_eq!(nearest(theirs).as_deref(), ours, "{theirs}");
+            assert_eq!(nearest(theirs, &names).as_deref(), ours, "{theirs}");
         }
     }
 
     #[test]
     fn what_could_be_two_things_is_said_to_be() {
+        let names = names();
         for (name, reason) in [
             ("Qcur-3", "it is q before RoPE or after it"),
             (
@@ -179,7 +181,7 @@ mod tests {
                 "it is before the norm's weight, which no point here is",
             ),
         ] {
-            let aside = Aside::unknown(name.into(), 26);
+            let aside = Aside::unknown(name.into(), &names);
             assert_eq!((aside.reason.as_str(), aside.nearest), (reason, None));
         }
     }

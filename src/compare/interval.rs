@@ -142,6 +142,14 @@ impl Rounding {
         self.0.nearest(x)
     }
 
+    /// A number of the model in the compute type, or in f16 either of that and of what f32 makes of it.
+    pub(super) fn stored(self, x: f64) -> Interval {
+        match self.0 {
+            Precision::F16 => self.of(Interval::exactly(x)),
+            _ => Interval::exactly(self.nearest(x)),
+        }
+    }
+
     /// A number after it is written down in the compute type. bf16 rounds wherever Hugging Face's eager code does; in
     /// the others a fused operation may leave a rounding out, and f16 may be f32 that was rounded for the recording alone.
     pub(super) fn of(self, x: Interval) -> Interval {

@@ -13,8 +13,15 @@ pub(super) struct Words {
     pub(super) heads: Option<Heads>,
     /// The columns of a wider tensor.
     pub(super) columns: Option<Range<usize>>,
-    /// The two numbers of a RoPE pair lie side by side: 2j, 2j + 1 and not j, j + head_dim / 2.
+    /// The two numbers of a RoPE pair lie side by side: 2j, 2j + 1 and not j, j + n / 2, of the n numbers of a head that turn.
     pub(super) interleaved: bool,
+}
+
+/// The length of a head, and how many of its numbers RoPE turns, the first ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HeadShape {
+    pub(super) dim: usize,
+    pub(super) turned: usize,
 }
 
 /// The order of heads and tokens.
@@ -36,8 +43,8 @@ pub(super) struct Layout {
     stride: usize,
     /// The first of their columns that is ours.
     first: usize,
-    /// The length of a head whose pairs lie side by side.
-    interleaved: Option<usize>,
+    /// Heads whose pairs lie side by side.
+    interleaved: Option<HeadShape>,
 }
 
 /// Why a tensor has no one layout.
@@ -60,7 +67,7 @@ impl Layout {
         reversed: bool,
         words: &Words,
         point: &Point,
-        head_dim: usize,
+        head: HeadShape,
     ) -> Result<Self, Misfit> {
         let mut fits: Vec<Self> = Vec::new();
         let mut axes = axes(shape);
@@ -73,7 +80,7 @@ impl Layout {
             if words.transposed {
                 axes.reverse();
             }
-            for fit in Self::readings(&axes, words, point, head_dim) {
+            for fit in Self::readings(&axes, words, point, head) {
                 if !fits.contains(&fit) {
                     fits.push(fit);
                 }
@@ -85,14 +92,14 @@ impl Layout {
             }
         }
         match fits.len() {
-            0 => Err(Misfit::Shape(expected(words, point, head_dim))),
+            0 => Err(Misfit::Shape(expected(words, point, head.dim))),
             1 => Ok(fits.remove(0)),
             _ => Err(Misfit::Ambiguous),
         }
     }
 
     /// Every way in which axes fit a point.
-    fn readings(axes: &[Axis], words: &Words, point: &Point, head_dim: usize) -> Vec<Self> {
+    fn readings(axes: &[Axis], words: &Words, point: &Point, head: HeadShape) -> Vec<Self> {
         let wanted = words.columns.clone().unwrap_or(0..point.width);
         // Their columns must be ours, or hold those that a rule names.
         let enough = |columns: usize| match words.columns {
@@ -110,16 +117,16 @@ impl Layout {
             group_stride: if heads.0 == 1 { 0 } else { heads.1 },
             stride: within.1,
             first: wanted.start,
-            interleaved: words.interleaved.then_some(head_dim),
+            interleaved: words.interleaved.then_some(head),
         };
         match *axes {
             [tokens, columns] if enough(columns.0) && words.heads.is_none() => {
                 vec![layout(tokens, (1, 0), columns)]
             }
-            [a, b, within] if point.heads.is_some() && within.0 == head_dim => {
+            [a, b, within] if point.heads.is_some() && within.0 == head.dim => {
                 let orders = [(Heads::AfterTokens, a, b), (Heads::First, b, a)];
                 let fitting = orders.into_iter().filter(|&(order, _, heads)| {
-                    enough(heads.0 * head_dim) && words.heads.is_none_or(|wanted| wanted == order)
+                    enough(heads.0 * head.dim) && words.heads.is_none_or(|wanted| wanted == order)
                 });
                 fitting
                     .map(|(_, tokens, heads)| layout(tokens, heads, within))
@@ -131,10 +138,7 @@ impl Layout {
 
     /// The index of the number of a row and a column.
     pub(super) fn at(&self, row: usize, col: usize) -> usize {
-        let col = self.first
-            + self
-                .interleaved
-                .map_or(col, |head_dim| side_by_side(col, head_dim));
+        let col = self.first + self.interleaved.map_or(col, |head| side_by_side(col, head));
         let (group, within) = (col / self.group, col % self.group);
         row * self.row_stride + group * self.group_stride + within * self.stride
     }
@@ -147,11 +151,14 @@ impl Layout {
     }
 }
 
-/// Where column `col` of ours, pairs half a head apart, lies where they are side by side.
-fn side_by_side(col: usize, head_dim: usize) -> usize {
-    let (head, within) = (col / head_dim, col % head_dim);
-    let half = head_dim / 2;
-    head * head_dim + within % half * 2 + within / half
+/// Where column `col` of ours, whose pairs are not side by side, lies where they are.
+fn side_by_side(col: usize, head: HeadShape) -> usize {
+    let (index, within) = (col / head.dim, col % head.dim);
+    if within >= head.turned {
+        return col;
+    }
+    let half = head.turned / 2;
+    index * head.dim + within % half * 2 + within / half
 }
 
 /// The axes of a row-major tensor without an axis of length 0.

@@ -16,6 +16,7 @@
 //!
 //! The finding's cause is looked for among the [known bugs](KnownBug): one whose replay leaves nothing beyond.
 
+mod aliases;
 mod aside;
 mod distance;
 mod error;
@@ -25,6 +26,7 @@ mod names;
 mod npy;
 mod operation;
 mod passes;
+mod pattern;
 mod precision;
 mod recording;
 mod replay;
@@ -36,10 +38,10 @@ mod step;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+pub use aliases::{Alias, aliases};
 pub use aside::Aside;
 pub use distance::Distance;
 pub use error::{Error, Result};
-pub use names::ALIASES;
 pub use precision::Precision;
 pub use recording::{Recording, model_of};
 pub use report::{Beyond, Cause, Finding, Floor, Report, Row};
@@ -187,7 +189,7 @@ impl<'a> Comparison<'a> {
     /// The finding, with the bugs that explain it.
     fn finding(&self, row: &Row) -> Result<Finding> {
         let mut causes = Vec::new();
-        for bug in KnownBug::ALL {
+        for &bug in KnownBug::ALL {
             if self.explains(bug, &row.name)? {
                 causes.push(Cause::from(bug));
             }
@@ -208,14 +210,33 @@ impl<'a> Comparison<'a> {
             return Ok(false);
         }
         let wrong = self.model.clone().with_bug(bug);
-        let replay = Replay::new(
-            &wrong,
-            self.dtype,
-            self.tokens,
-            self.other,
-            &[name.to_owned()],
-        )?;
-        Ok(replay.check(name, None)?.beyond.is_none())
+        // What comes before in the layer has to be as the bug has it, too.
+        for name in self.up_to(name).iter().rev() {
+            let names = std::slice::from_ref(name);
+            let replay = Replay::new(&wrong, self.dtype, self.tokens, self.other, names)?;
+            if replay.check(name, None)?.beyond.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The tensors of a layer up to `name`; `name` alone outside the layers.
+    fn up_to(&self, name: &str) -> &[String] {
+        let path = self.model.config().decoder.layers;
+        let layer = |name: &str| -> Option<usize> {
+            let rest = name.strip_prefix(path)?.strip_prefix('.')?;
+            rest.split('.').next()?.parse().ok()
+        };
+        let end = self.names.iter().position(|known| known == name);
+        let names = &self.names[..end.map_or(0, |end| end + 1)];
+        let own = layer(name);
+        let others = names.iter().rposition(|before| layer(before) != own);
+        let start = match own {
+            Some(_) => others.map_or(0, |other| other + 1),
+            None => names.len().saturating_sub(1),
+        };
+        &names[start..]
     }
 
     /// Whether the other recording has a row less, or says itself that it ran all tokens but the first.

@@ -1,119 +1,12 @@
-//! What engines call the points of the model.
+//! What a name in a recording means in a model: the names of Hugging Face modules as everyone spells them, and those of
+//! [other engines](super::aliases).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::Model;
+use super::aliases::{Alias, aliases, find};
+use super::pattern::{Pattern, parse_layer};
+use crate::model::{Maps, Model, Operation, Plan};
 use crate::trace::Point;
-
-/// The names of a layer's tensors, in forward order, relative to `model.layers.I`.
-pub(super) const LAYER_NAMES: [&str; 20] = [
-    ".input_layernorm",
-    ".self_attn.q_proj",
-    ".self_attn.k_proj",
-    ".self_attn.v_proj",
-    ".self_attn.q_norm",
-    ".self_attn.k_norm",
-    ".self_attn.q_rope",
-    ".self_attn.k_rope",
-    ".self_attn.mixed",
-    ".self_attn.o_proj",
-    ".post_attention_layernorm",
-    ".residual_mid",
-    ".pre_feedforward_layernorm",
-    ".mlp.gate_proj",
-    ".mlp.act_fn",
-    ".mlp.up_proj",
-    ".mlp.product",
-    ".mlp.down_proj",
-    ".post_feedforward_layernorm",
-    "",
-];
-
-/// The names of other engines that mean a point of ours, `{i}` for the layer: engine, then pairs of their name and ours.
-///
-/// Only points whose numbers are the same: TransformerLens' `hook_normalized` is before the norm's weight and so not
-/// here; neither is llama.cpp's bare `Qcur-3`, which it gives to q before and after RoPE (`llama_trace.py` adds
-/// the operation).
-pub const ALIASES: &[(&str, &[(&str, &str)])] = &[
-    (
-        "llama.cpp",
-        &[
-            ("inp_scaled", "model.embed_tokens"),
-            ("attn_norm-{i}", "model.layers.{i}.input_layernorm"),
-            ("Qcur-{i}.MUL_MAT", "model.layers.{i}.self_attn.q_proj"),
-            ("Kcur-{i}.MUL_MAT", "model.layers.{i}.self_attn.k_proj"),
-            ("Vcur-{i}", "model.layers.{i}.self_attn.v_proj"),
-            ("Qcur_normed-{i}", "model.layers.{i}.self_attn.q_norm"),
-            ("Kcur_normed-{i}", "model.layers.{i}.self_attn.k_norm"),
-            ("Qcur-{i}.ROPE", "model.layers.{i}.self_attn.q_rope"),
-            ("Kcur-{i}.ROPE", "model.layers.{i}.self_attn.k_rope"),
-            ("kqv_out-{i}", "model.layers.{i}.self_attn.mixed"),
-            ("blk.{i}.attn_output", "model.layers.{i}.self_attn.o_proj"),
-            (
-                "attn_post_norm-{i}",
-                "model.layers.{i}.post_attention_layernorm",
-            ),
-            ("sa_out-{i}", "model.layers.{i}.residual_mid"),
-            ("ffn_norm-{i}", "model.layers.{i}.pre_feedforward_layernorm"),
-            ("ffn_gate-{i}", "model.layers.{i}.mlp.gate_proj"),
-            ("ffn_gelu-{i}", "model.layers.{i}.mlp.act_fn"),
-            ("ffn_up-{i}", "model.layers.{i}.mlp.up_proj"),
-            ("ffn_geglu-{i}", "model.layers.{i}.mlp.product"),
-            ("ffn_gate_par-{i}", "model.layers.{i}.mlp.product"),
-            ("ffn_out-{i}", "model.layers.{i}.mlp.down_proj"),
-            (
-                "ffn_post_norm-{i}",
-                "model.layers.{i}.post_feedforward_layernorm",
-            ),
-            ("l_out-{i}", "model.layers.{i}"),
-            ("result_norm", "model.norm"),
-            ("result_output", "lm_head"),
-        ],
-    ),
-    (
-        "TransformerLens",
-        &[
-            ("hook_embed", "model.embed_tokens"),
-            (
-                "blocks.{i}.attn.hook_q",
-                "model.layers.{i}.self_attn.q_proj",
-            ),
-            (
-                "blocks.{i}.attn.hook_k",
-                "model.layers.{i}.self_attn.k_proj",
-            ),
-            (
-                "blocks.{i}.attn.hook_v",
-                "model.layers.{i}.self_attn.v_proj",
-            ),
-            (
-                "blocks.{i}.attn.hook_rot_q",
-                "model.layers.{i}.self_attn.q_rope",
-            ),
-            (
-                "blocks.{i}.attn.hook_rot_k",
-                "model.layers.{i}.self_attn.k_rope",
-            ),
-            ("blocks.{i}.attn.hook_z", "model.layers.{i}.self_attn.mixed"),
-            (
-                "blocks.{i}.hook_attn_out",
-                "model.layers.{i}.post_attention_layernorm",
-            ),
-            ("blocks.{i}.hook_resid_mid", "model.layers.{i}.residual_mid"),
-            ("blocks.{i}.mlp.hook_pre", "model.layers.{i}.mlp.gate_proj"),
-            (
-                "blocks.{i}.mlp.hook_pre_linear",
-                "model.layers.{i}.mlp.up_proj",
-            ),
-            ("blocks.{i}.mlp.hook_post", "model.layers.{i}.mlp.product"),
-            (
-                "blocks.{i}.hook_mlp_out",
-                "model.layers.{i}.post_feedforward_layernorm",
-            ),
-            ("blocks.{i}.hook_resid_post", "model.layers.{i}"),
-        ],
-    ),
-];
 
 /// Names of other engines that are near enough to a point to be taken for it, and why they are not.
 pub(super) const UNCLEAR: [(&str, &str); 6] = [
@@ -129,57 +22,6 @@ pub(super) const UNCLEAR: [(&str, &str); 6] = [
 ];
 const BEFORE_WEIGHT: &str = "it is before the norm's weight, which no point here is";
 
-/// A name in which `{i}` may stand for a layer.
-#[derive(Clone, Debug)]
-pub(super) struct Pattern<'a> {
-    before: &'a str,
-    /// What follows `{i}`, where there is one.
-    after: Option<&'a str>,
-}
-
-impl<'a> Pattern<'a> {
-    pub(super) fn new(text: &'a str) -> Self {
-        match text.split_once("{i}") {
-            Some((before, after)) => Self {
-                before,
-                after: Some(after),
-            },
-            None => Self {
-                before: text,
-                after: None,
-            },
-        }
-    }
-
-    /// Whether there is an `{i}`.
-    pub(super) fn has_layer(&self) -> bool {
-        self.after.is_some()
-    }
-
-    /// Whether `name` is of this form, and of which layer.
-    pub(super) fn matches(&self, name: &str) -> Option<Option<usize>> {
-        let Some(after) = self.after else {
-            return (name == self.before).then_some(None);
-        };
-        let layer = name.strip_prefix(self.before)?.strip_suffix(after)?;
-        parse_layer(layer).map(Some)
-    }
-
-    /// The name with a layer.
-    pub(super) fn with(&self, layer: Option<usize>) -> String {
-        match (self.after, layer) {
-            (Some(after), Some(layer)) => format!("{}{layer}{after}", self.before),
-            _ => self.before.into(),
-        }
-    }
-}
-
-/// A layer's number as every engine writes it: digits without a sign or zeros in front.
-fn parse_layer(text: &str) -> Option<usize> {
-    let layer: usize = text.parse().ok()?;
-    (layer.to_string() == text).then_some(layer)
-}
-
 /// What a tensor is taken for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Known {
@@ -188,6 +30,8 @@ pub(super) struct Known {
     pub(super) layer: Option<usize>,
     /// Whether another of the engine's names is the usual one of this point, and this one counts only where that is absent.
     pub(super) second: bool,
+    /// Whether the two numbers of a RoPE pair lie side by side there and not here.
+    pub(super) interleaved: bool,
 }
 
 impl Known {
@@ -196,6 +40,7 @@ impl Known {
             name,
             layer,
             second: false,
+            interleaved: false,
         }
     }
 
@@ -207,16 +52,53 @@ impl Known {
     }
 }
 
-/// Names looked up once for each tensor of a recording.
+/// The names of a model's points.
 pub(super) struct Names {
+    plan: Plan,
     points: BTreeMap<String, Point>,
+    layers: usize,
+    /// The path of the layers: `model.layers`.
+    path: &'static str,
+    /// The points of a layer, relative to it, and those outside the layers, in forward order.
+    of_layer: Vec<String>,
+    others: Vec<String>,
+    /// Modules whose output is a point that a part of them has: their name, relative to a layer, and the part's, and
+    /// whether the part's is the usual one.
+    modules: Vec<(String, String, bool)>,
+    aliases: Vec<Alias>,
+    /// The points, relative to a layer, whose numbers RoPE turns or has turned.
+    turned: BTreeSet<String>,
 }
 
 impl Names {
     pub(super) fn new(model: &Model) -> Self {
-        let points = Point::all(model).into_iter();
+        let points = Point::all(model);
+        let path = model.config().decoder.layers;
+        let first = format!("{path}.0");
+        let relative = |name: &str| {
+            Some(
+                name.strip_prefix(&first)?
+                    .trim_start_matches('.')
+                    .to_owned(),
+            )
+        };
+        let of_layer = points.iter().filter_map(|point| relative(&point.name));
+        let others = points.iter().filter(|point| !point.name.starts_with(path));
+        let plan = model.plan();
+        let turned = turned(&plan).into_iter().filter_map(relative).collect();
         Self {
-            points: points.map(|point| (point.name.clone(), point)).collect(),
+            turned,
+            layers: model.layers().len(),
+            path,
+            of_layer: of_layer.collect(),
+            others: others.map(|point| point.name.clone()).collect(),
+            modules: modules(model),
+            aliases: aliases(model),
+            points: points
+                .into_iter()
+                .map(|point| (point.name.clone(), point))
+                .collect(),
+            plan,
         }
     }
 
@@ -224,21 +106,209 @@ impl Names {
     pub(super) fn point(&self, name: &str) -> Option<&Point> {
         self.points.get(name)
     }
+
+    /// Every known name, ours first, with `{i}` for the layer.
+    pub(super) fn patterns(&self) -> impl Iterator<Item = String> {
+        let of_layer = self
+            .of_layer
+            .iter()
+            .map(|point| self.of_layer("{i}", point));
+        let theirs = self.aliases.iter().map(|alias| alias.theirs.to_owned());
+        of_layer.chain(self.others.iter().cloned()).chain(theirs)
+    }
+
+    /// The name of a point of a layer.
+    fn of_layer(&self, layer: impl std::fmt::Display, point: &str) -> String {
+        let dot = if point.is_empty() { "" } else { "." };
+        format!("{}.{layer}{dot}{point}", self.path)
+    }
+
+    /// A layer and the name of something in it.
+    fn in_layer<'n>(&self, name: &'n str) -> Option<(usize, &'n str)> {
+        let rest = name.strip_prefix(bare(self.path))?.strip_prefix('.')?;
+        let (layer, point) = rest.split_once('.').unwrap_or((rest, ""));
+        Some((parse_layer(layer)?, point))
+    }
+
+    /// Whether `name` is one that [`trace`](crate::trace) writes, and of which layer; the model need not have so many.
+    pub(super) fn is_ours(&self, name: &str) -> Option<Option<usize>> {
+        if self.others.iter().any(|other| other == name) {
+            return Some(None);
+        }
+        let (layer, point) = self.in_layer(bare(name))?;
+        let known = self.of_layer.iter().any(|known| known == point);
+        (known && self.of_layer(layer, point) == name).then_some(Some(layer))
+    }
+
+    /// Whether the point `name` is of numbers that RoPE turns or has turned.
+    pub(super) fn is_turned(&self, name: &str) -> bool {
+        let point = self.in_layer(bare(name));
+        point.is_some_and(|(_, point)| self.turned.contains(point))
+    }
+
+    /// What an engine's `name` means; the layer of the name need not be one of the model's.
+    pub(super) fn recognise(&self, name: &str) -> Option<Known> {
+        let name = plain(name);
+        let mut rest = name.as_str();
+        loop {
+            if let Some(known) = self.meaning(rest) {
+                return Some(known);
+            }
+            if let Some(module) = INPUT.iter().find_map(|end| rest.strip_suffix(end)) {
+                return self.input_of(&self.meaning(module)?);
+            }
+            rest = OUTPUT.iter().find_map(|end| rest.strip_suffix(end))?;
+        }
+    }
+
+    fn meaning(&self, name: &str) -> Option<Known> {
+        let alias = || {
+            let (name, layer, interleaved) = find(&self.aliases, name)?;
+            Some(Known {
+                interleaved,
+                ..Known::first(name, layer)
+            })
+        };
+        self.hugging_face(bare(name))
+            .or_else(alias)
+            .or_else(|| self.hidden_state(name))
+            .or_else(|| self.residual_before(name))
+    }
+
+    /// A module's name, without what models around the text model put in front.
+    fn hugging_face(&self, name: &str) -> Option<Known> {
+        if let Some(other) = self.others.iter().find(|other| bare(other) == name) {
+            return Some(Known::first(other.clone(), None));
+        }
+        let (layer, point) = self.in_layer(name)?;
+        if self.of_layer.iter().any(|known| known == point) {
+            return Some(Known::first(self.of_layer(layer, point), Some(layer)));
+        }
+        let mut modules = self.modules.iter();
+        let (_, part, first) = modules.find(|(module, ..)| module == point)?;
+        let known = Known::second(self.of_layer(layer, part), Some(layer));
+        Some(Known {
+            second: !first,
+            ..known
+        })
+    }
+
+    /// What the transformers library gives for `output_hidden_states`: what enters the first layer, the output of each layer but the
+    /// last, and that of the final norm. And what it calls the last two outputs of a model.
+    fn hidden_state(&self, name: &str) -> Option<Known> {
+        let [.., norm, head] = self.others.as_slice() else {
+            return None;
+        };
+        match name {
+            "last_hidden_state" => return Some(Known::second(norm.clone(), None)),
+            "logits" => return Some(Known::second(head.clone(), None)),
+            _ => {}
+        }
+        let prefixes = ["hidden_states.", "hidden_states_", "hidden_state_"];
+        let index = prefixes
+            .iter()
+            .find_map(|prefix| name.strip_prefix(prefix))?;
+        let index = parse_layer(index)?;
+        if index == self.layers {
+            return Some(Known::second(norm.clone(), None));
+        }
+        Some(Known::second(self.before(index), index.checked_sub(1)))
+    }
+
+    /// TransformerLens' residual stream before a block: what the block before it gave, or what enters the first.
+    fn residual_before(&self, name: &str) -> Option<Known> {
+        let layer = Pattern::new("blocks.{i}.hook_resid_pre").matches(name)??;
+        Some(Known::second(self.before(layer), Some(layer)))
+    }
+
+    /// The residual stream that enters a layer.
+    fn before(&self, layer: usize) -> String {
+        match layer.checked_sub(1) {
+            Some(before) => self.of_layer(before, ""),
+            // Before the norm and the head: the embedding, or its sum with the learned positions.
+            None => self.others[self.others.len().saturating_sub(3)].clone(),
+        }
+    }
+
+    /// The point that goes into a module, which `module` is the output of.
+    fn input_of(&self, module: &Known) -> Option<Known> {
+        let name = match module.layer {
+            None => &module.name,
+            Some(layer) => {
+                let (_, part) = self.in_layer(bare(&module.name))?;
+                if part.is_empty() {
+                    return Some(Known::second(self.before(layer), Some(layer)));
+                }
+                // The whole module's own input is that of its first part.
+                let part = if module.second {
+                    self.first_part(part)?
+                } else {
+                    part.into()
+                };
+                &self.of_layer(0, &part)
+            }
+        };
+        let node = &self.plan.nodes[self.plan.place(name)?];
+        let input = self.plan.name(*node.inputs.first()?)?;
+        let Some(layer) = module.layer else {
+            let layer = self.in_layer(bare(input)).map(|(layer, _)| layer);
+            return Some(Known::second(input.into(), layer));
+        };
+        let input = match self.in_layer(bare(input)) {
+            Some((_, input)) => self.of_layer(layer, input),
+            None => self.before(layer),
+        };
+        Some(Known::second(input, Some(layer)))
+    }
+
+    /// The first part of the module whose last part is `last`.
+    fn first_part(&self, last: &str) -> Option<String> {
+        let (module, ..) = self.modules.iter().find(|(_, part, _)| part == last)?;
+        let inside = format!("{module}.");
+        let mut points = self.of_layer.iter();
+        points.find(|point| point.starts_with(&inside)).cloned()
+    }
 }
 
-/// What an engine's `name` means in a model of so many `layers`; the layer of the name need not be one of them.
-pub(super) fn recognise(name: &str, layers: usize) -> Option<Known> {
-    let name = plain(name);
-    let mut rest = name.as_str();
-    loop {
-        if let Some(known) = meaning(rest, layers) {
-            return Some(known);
-        }
-        if let Some(module) = INPUT.iter().find_map(|end| rest.strip_suffix(end)) {
-            return input_of(&meaning(module, layers)?, layers);
-        }
-        rest = OUTPUT.iter().find_map(|end| rest.strip_suffix(end))?;
+/// Whole modules, whose output is that of their last part, and other names of parts.
+fn modules(model: &Model) -> Vec<(String, String, bool)> {
+    let Some(block) = model.layers().first() else {
+        return vec![];
+    };
+    let (attention, inner) = (&block.attention, &block.inner);
+    let named = |name: &str, part: &str, first| (name.to_owned(), part.to_owned(), first);
+    let mut modules = vec![named(attention.form.module, attention.out.name(), false)];
+    match (&inner.maps, block.outer.down()) {
+        // The names of the modules, where those of the tensors are older.
+        (Maps::Experts(experts), _) => modules.extend([
+            named("mlp.gate", experts.router.name(), true),
+            named("mlp", inner.module, true),
+            named("mlp.experts", inner.module, false),
+        ]),
+        (_, [down, ..]) => modules.push(named(inner.module, down.name(), false)),
+        _ => {}
     }
+    let act = inner.point("act_fn");
+    for other in ["act", "activation_fn"] {
+        modules.push((inner.point(other), act.clone(), true));
+    }
+    modules
+}
+
+/// The points that are turned by RoPE, and what they come from up to the maps.
+fn turned(plan: &Plan) -> BTreeSet<&str> {
+    let mut turned = BTreeSet::new();
+    let ropes = plan.nodes.iter().enumerate();
+    for (mut place, _) in ropes.filter(|(_, node)| matches!(node.operation, Operation::Rope(_))) {
+        while plan.nodes[place].heads.is_some() {
+            turned.extend(plan.name(place));
+            let Some(&input) = plan.nodes[place].inputs.first() else {
+                break;
+            };
+            place = input;
+        }
+    }
+    turned
 }
 
 /// What hooks put behind the name of a module for its output, and for the first of several.
@@ -260,129 +330,38 @@ fn plain(name: &str) -> String {
     parts.collect::<Vec<_>>().join(".")
 }
 
-fn meaning(name: &str, layers: usize) -> Option<Known> {
-    hugging_face(name)
-        .or_else(|| alias(name))
-        .or_else(|| hidden_state(name, layers))
-        .or_else(|| residual_before(name))
-}
-
-/// Names of modules, with the prefixes that models around the text model add.
-fn hugging_face(name: &str) -> Option<Known> {
+/// A module's name without what models around the text model put in front of it.
+fn bare(name: &str) -> &str {
     let mut rest = name;
-    while let Some(inner) = ["model.", "language_model.", "base_model."]
+    while let Some(inner) = ["model.", "language_model.", "base_model.", "transformer."]
         .iter()
         .find_map(|prefix| rest.strip_prefix(prefix))
     {
         rest = inner;
     }
-    let name = match rest {
-        "lm_head" => rest.to_owned(),
-        _ => format!("model.{rest}"),
-    };
-    if let Some(layer) = is_ours(&name) {
-        return Some(Known::first(name, layer));
-    }
-    let [name, layer] = match rest.split_once(".self_attn") {
-        Some((layer, "")) => [format!("model.{rest}.o_proj"), layer.to_owned()],
-        _ => [
-            format!("model.{rest}.down_proj"),
-            rest.strip_suffix(".mlp")?.to_owned(),
-        ],
-    };
-    let layer = parse_layer(layer.strip_prefix("layers.")?)?;
-    Some(Known::second(name, Some(layer)))
-}
-
-/// What the transformers library gives for `output_hidden_states`: the embedding, the output of each layer but the last, and
-/// that of the final norm. And what it calls the last two outputs of a model.
-fn hidden_state(name: &str, layers: usize) -> Option<Known> {
-    match name {
-        "last_hidden_state" => return Some(Known::second("model.norm".into(), None)),
-        "logits" => return Some(Known::second("lm_head".into(), None)),
-        _ => {}
-    }
-    let prefixes = ["hidden_states.", "hidden_states_", "hidden_state_"];
-    let index = prefixes
-        .iter()
-        .find_map(|prefix| name.strip_prefix(prefix))?;
-    let index = parse_layer(index)?;
-    if index == layers {
-        return Some(Known::second("model.norm".into(), None));
-    }
-    Some(Known::second(before(index), index.checked_sub(1)))
-}
-
-/// The residual stream that enters a layer.
-fn before(layer: usize) -> String {
-    let before = layer.checked_sub(1);
-    before.map_or("model.embed_tokens".into(), |i| format!("model.layers.{i}"))
-}
-
-/// The point that goes into a module, which `module` is the output of.
-fn input_of(module: &Known, layers: usize) -> Option<Known> {
-    let Some(layer) = module.layer else {
-        return match module.name.as_str() {
-            "lm_head" => Some(Known::second("model.norm".into(), None)),
-            "model.norm" => Some(Known::second(before(layers), layers.checked_sub(1))),
-            _ => None,
-        };
-    };
-    let of_layer = |point: &str| format!("model.layers.{layer}.{point}");
-    let part = module.name.strip_prefix(&of_layer("")).unwrap_or("");
-    let input = match part {
-        "" | "input_layernorm" => before(layer),
-        "self_attn.q_proj" | "self_attn.k_proj" | "self_attn.v_proj" => of_layer("input_layernorm"),
-        // The whole module's own input is that of its first part.
-        "self_attn.o_proj" if module.second => of_layer("input_layernorm"),
-        "self_attn.q_norm" => of_layer("self_attn.q_proj"),
-        "self_attn.k_norm" => of_layer("self_attn.k_proj"),
-        "self_attn.o_proj" => of_layer("self_attn.mixed"),
-        "post_attention_layernorm" => of_layer("self_attn.o_proj"),
-        "pre_feedforward_layernorm" => of_layer("residual_mid"),
-        "mlp.down_proj" if module.second => of_layer("pre_feedforward_layernorm"),
-        "mlp.gate_proj" | "mlp.up_proj" => of_layer("pre_feedforward_layernorm"),
-        "mlp.act_fn" => of_layer("mlp.gate_proj"),
-        "mlp.down_proj" => of_layer("mlp.product"),
-        "post_feedforward_layernorm" => of_layer("mlp.down_proj"),
-        _ => return None,
-    };
-    Some(Known::second(input, Some(layer)))
-}
-
-/// Whether `name` is that of a point in some model, and of which layer.
-pub(super) fn is_ours(name: &str) -> Option<Option<usize>> {
-    if ["model.embed_tokens", "model.norm", "lm_head"].contains(&name) {
-        return Some(None);
-    }
-    let rest = name.strip_prefix("model.layers.")?;
-    let (layer, point) = rest.split_at(rest.find('.').unwrap_or(rest.len()));
-    LAYER_NAMES
-        .contains(&point)
-        .then(|| parse_layer(layer).map(Some))?
-}
-
-fn alias(name: &str) -> Option<Known> {
-    let pairs = ALIASES.iter().flat_map(|(_, pairs)| *pairs);
-    pairs.into_iter().find_map(|(theirs, ours)| {
-        let layer = Pattern::new(theirs).matches(name)?;
-        let name = Pattern::new(ours).with(layer);
-        Some(Known::first(name, layer))
-    })
-}
-
-/// TransformerLens' residual stream before a block: what the block before it gave, or the embedding.
-fn residual_before(name: &str) -> Option<Known> {
-    let layer = Pattern::new("blocks.{i}.hook_resid_pre").matches(name)??;
-    Some(Known::second(before(layer), Some(layer)))
+    rest
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The names of a random checkpoint.
+    fn names(checkpoint: &str) -> Names {
+        let folder = format!(
+            "{}/reference/checkpoints/{checkpoint}",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        Names::new(&Model::open(&folder).unwrap())
+    }
+
+    fn recognised(names: &Names, theirs: &str) -> Option<String> {
+        names.recognise(theirs).map(|known| known.name)
+    }
+
     #[test]
     fn every_spelling_of_a_module_is_ours() {
+        let names = names("multimodal");
         for (theirs, ours) in [
             (
                 "model.layers.3.mlp.up_proj",
@@ -454,11 +433,11 @@ mod tests {
                 Some("model.layers.3.residual_mid"),
             ),
             ("lm_head.input", Some("model.norm")),
-            ("model.norm.input", Some("model.layers.25")),
+            ("model.norm.input", Some("model.layers.6")),
             ("hidden_states.0", Some("model.embed_tokens")),
             ("hidden_states.4", Some("model.layers.3")),
             ("hidden_states[4]", Some("model.layers.3")),
-            ("hidden_states_26", Some("model.norm")),
+            ("hidden_states_7", Some("model.norm")),
             ("hidden_states", None),
             ("logits", Some("lm_head")),
             ("last_hidden_state", Some("model.norm")),
@@ -467,44 +446,145 @@ mod tests {
             ("norm.3", None),
             ("", None),
         ] {
+            assert_eq!(recognised(&names, theirs).as_deref(), ours, "{theirs}");
+        }
+    }
+
+    #[test]
+    fn modules_of_other_families_are_ours() {
+        for (checkpoint, theirs, ours) in [
+            (
+                "llama-3",
+                "model.layers.1.mlp.input",
+                "model.layers.1.post_attention_layernorm",
+            ),
+            ("olmo2", "model.layers.1.self_attn.input", "model.layers.0"),
+            (
+                "olmo2",
+                "model.layers.1.mlp.input",
+                "model.layers.1.residual_mid",
+            ),
+            (
+                "mixtral",
+                "model.layers.1.mlp.gate.0",
+                "model.layers.1.block_sparse_moe.gate",
+            ),
+            (
+                "mixtral",
+                "model.layers.1.mlp",
+                "model.layers.1.block_sparse_moe",
+            ),
+            ("gpt2", "h.1.mlp.act", "transformer.h.1.mlp.act_fn"),
+            ("gpt2", "transformer.h.0.input", "transformer.drop"),
+            ("gpt2", "hidden_states.0", "transformer.drop"),
+            ("gpt2", "last_hidden_state", "transformer.ln_f"),
+            ("gpt2", "h.1.attn.0", "transformer.h.1.attn.c_proj"),
+            ("gptj", "transformer.h.1.mlp.input", "transformer.h.1.ln_1"),
+            (
+                "phi",
+                "model.layers.1.mlp.activation_fn",
+                "model.layers.1.mlp.act_fn",
+            ),
+            (
+                "falcon-40b",
+                "transformer.h.1.mlp",
+                "transformer.h.1.mlp.dense_4h_to_h",
+            ),
+            ("falcon-40b", "attn_norm-1", "transformer.h.1.ln_mlp"),
+            (
+                "falcon-7b",
+                "attn_norm-1",
+                "transformer.h.1.input_layernorm",
+            ),
+            ("qwen2", "Qcur-1.ADD", "model.layers.1.self_attn.q_proj"),
+            (
+                "gemma2",
+                "blocks.1.hook_mlp_out",
+                "model.layers.1.post_feedforward_layernorm",
+            ),
+            (
+                "llama-2",
+                "blocks.1.hook_mlp_out",
+                "model.layers.1.mlp.down_proj",
+            ),
+            (
+                "gpt2",
+                "blocks.1.mlp.hook_post",
+                "transformer.h.1.mlp.act_fn",
+            ),
+        ] {
+            let names = names(checkpoint);
             assert_eq!(
-                recognise(theirs, 26).map(|k| k.name).as_deref(),
-                ours,
-                "{theirs}"
+                recognised(&names, theirs).as_deref(),
+                Some(ours),
+                "{checkpoint}: {theirs}"
             );
         }
+        // The product before its bias is no point of ours.
+        assert_eq!(recognised(&names("qwen2"), "Qcur-1.MUL_MAT"), None);
+        // Nor is a tensor of another family.
+        assert_eq!(recognised(&names("llama-2"), "transformer.h.1.ln_1"), None);
     }
 
     #[test]
     fn every_alias_means_the_point_it_claims() {
-        for (engine, pairs) in ALIASES {
-            for (theirs, ours) in *pairs {
-                let both = [theirs, ours].map(|text| Pattern::new(text));
+        for checkpoint in [
+            "multimodal",
+            "llama-3",
+            "gpt2",
+            "falcon-40b",
+            "mixtral",
+            "olmo2",
+        ] {
+            let names = names(checkpoint);
+            let mut theirs = BTreeSet::new();
+            for alias in &names.aliases {
+                let both = [alias.theirs, &alias.ours].map(Pattern::new);
+                assert_eq!(both[0].has_layer(), both[1].has_layer(), "{alias:?}");
+                let [engines, ours] = both.map(|pattern| pattern.with(Some(1)));
+                assert!(names.point(&ours).is_some(), "{checkpoint}: {alias:?}");
                 assert_eq!(
-                    both[0].has_layer(),
-                    both[1].has_layer(),
-                    "{engine}: {theirs}"
+                    recognised(&names, &engines),
+                    Some(ours),
+                    "{checkpoint}: {alias:?}"
                 );
-                let [theirs, ours] = both.map(|pattern| pattern.with(Some(7)));
-                assert!(is_ours(&ours).is_some(), "{engine}: {ours}");
-                assert_eq!(
-                    recognise(&theirs, 26).unwrap().name,
-                    ours,
-                    "{engine}: {theirs}"
-                );
+                assert!(theirs.insert(alias.theirs), "{alias:?} is there twice");
             }
-            let theirs: std::collections::BTreeSet<_> = pairs.iter().map(|pair| pair.0).collect();
-            assert_eq!(theirs.len(), pairs.len(), "{engine} has a name twice");
         }
+        let names = names("multimodal");
         // q before or after RoPE: nobody can know.
-        assert_eq!(recognise("Qcur-3", 26), None);
+        assert_eq!(names.recognise("Qcur-3"), None);
         // Before the norm's weight.
-        assert_eq!(recognise("blocks.3.ln1.hook_normalized", 26), None);
+        assert_eq!(names.recognise("blocks.3.ln1.hook_normalized"), None);
+    }
+
+    #[test]
+    fn llama_cpp_has_the_pairs_of_llama_side_by_side() {
+        let interleaved = |checkpoint, name| names(checkpoint).recognise(name).unwrap().interleaved;
+        assert!(interleaved("llama-3", "Qcur-1.MUL_MAT"));
+        assert!(interleaved("mixtral", "Kcur-1.ROPE"));
+        assert!(!interleaved("llama-3", "Vcur-1"));
+        assert!(!interleaved("qwen2", "Kcur-1.ROPE"));
+        assert!(!interleaved("llama-3", "model.layers.1.self_attn.q_proj"));
+    }
+
+    #[test]
+    fn q_and_k_are_turned() {
+        let turned = |checkpoint: &str, point: &str| {
+            names(checkpoint).is_turned(&format!("model.layers.1.self_attn.{point}"))
+        };
+        for point in ["q_proj", "k_proj", "q_norm", "k_norm", "q_rope", "k_rope"] {
+            assert!(turned("multimodal", point), "{point}");
+        }
+        assert!(!turned("multimodal", "v_proj") && !turned("multimodal", "mixed"));
+        assert!(names("falcon-7b").is_turned("transformer.h.0.self_attention.q_rope"));
+        assert!(!names("falcon-7b").is_turned("transformer.h.0.self_attention.query_key_value"));
     }
 
     #[test]
     fn the_stream_before_a_block_is_a_second_choice() {
-        let at = |name: &str| recognise(name, 26).map(|k| (k.name, k.second)).unwrap();
+        let names = names("multimodal");
+        let at = |name: &str| names.recognise(name).map(|k| (k.name, k.second)).unwrap();
         assert_eq!(
             at("blocks.0.hook_resid_pre"),
             ("model.embed_tokens".into(), true)

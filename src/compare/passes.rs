@@ -121,9 +121,7 @@ impl Pass<'_> {
         if let Some(seed) = disturbed {
             session = session.disturbed(seed);
         }
-        let ends = ["model.norm", "lm_head"]
-            .iter()
-            .any(|name| recorder.wants(name));
+        let ends = self.model.ends().iter().any(|name| recorder.wants(name));
         let logits = if ends { self.tokens.len() } else { 0 };
         Ok(session.forward_recorded(self.tokens, logits, recorder)?)
     }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::error::{Error, Result};
-use super::layout::{Layout, Misfit, Words};
-use super::names::{Known, Names, recognise};
+use super::layout::{HeadShape, Layout, Misfit, Words};
+use super::names::{Known, Names};
 use super::rules::Rules;
 use super::source::{Found, Source};
 use super::{Aside, Point, Precision};
@@ -18,7 +18,7 @@ use crate::trace;
 
 /// Tensors that an engine recorded, under the names of [`trace::names`], each as rows `[tokens, width]`.
 ///
-/// Every tensor has the rows of the same tokens, but from the last layer's `post_attention_layernorm` on there may be
+/// Every tensor has the rows of the same tokens, but behind the last layer's attention there may be
 /// fewer, those of the last tokens: engines that are asked for few logits drop the other tokens there.
 #[derive(Debug)]
 pub struct Recording {
@@ -73,6 +73,8 @@ impl Recording {
             ids,
             metadata,
         } = source;
+        let names = Names::new(model);
+        rules.check(&names)?;
         rules.check_used(path, tensors.keys().map(String::as_str))?;
         let mut recording = Self {
             path: path.into(),
@@ -82,27 +84,30 @@ impl Recording {
             ids,
             metadata,
         };
-        let names = Names::new(model);
         for (theirs, found) in tensors {
-            let said = rules.matches(&theirs);
-            let plain = Words::default();
+            let said = rules.matches(&theirs, &names);
             let known = if said.is_empty() {
-                recognise(&theirs, model.layers().len())
-                    .map(|known| (known, &plain))
+                names
+                    .recognise(&theirs)
+                    .map(|known| {
+                        let words = Words {
+                            interleaved: known.interleaved,
+                            ..Words::default()
+                        };
+                        (known, words)
+                    })
                     .into_iter()
                     .collect()
             } else {
                 said
             };
             if known.is_empty() {
-                recording
-                    .aside
-                    .push(Aside::unknown(theirs, model.layers().len()));
+                recording.aside.push(Aside::unknown(theirs, &names));
                 continue;
             }
             for (known, words) in known {
                 let point = recording.point(&theirs, &known, &names, model)?;
-                let entry = recording.entry(&theirs, &found, point, words, model);
+                let entry = recording.entry(&theirs, &found, point, &words, model);
                 let entry = match entry {
                     // That what it is called here is only one thing that its name can mean.
                     Err(Error::RecordingShape {
@@ -167,13 +172,7 @@ impl Recording {
             }
         };
         let mut shape = numbers.shape().to_vec();
-        let layout = Layout::new(
-            &shape,
-            found.reversed,
-            words,
-            point,
-            model.config().head_dim,
-        );
+        let layout = Layout::new(&shape, found.reversed, words, point, head_shape(model));
         if found.reversed {
             shape.reverse();
         }
@@ -246,20 +245,27 @@ impl Recording {
     /// Whether every tensor has the rows that it should, and the ids are enough for them.
     fn check_rows(&mut self, model: &Model) -> Result<()> {
         let names = trace::names(model);
-        let fewer = format!(
-            "model.layers.{}.post_attention_layernorm",
-            model.layers().len() - 1
+        let last = model
+            .layers()
+            .last()
+            .map(|block| block.attention.out.name());
+        let after = format!(
+            "{}.{}.{}",
+            model.config().decoder.layers,
+            model.layers().len().saturating_sub(1),
+            last.unwrap_or_default()
         );
         let mut first: Option<&Entry> = None;
         let mut may_be_fewer = false;
         for name in &names {
-            may_be_fewer |= *name == fewer;
+            let can_be_fewer = may_be_fewer;
+            may_be_fewer |= *name == after;
             let Some(entry) = self.tensors.get(name) else {
                 continue;
             };
             let (rows, most) = (entry.layout.rows, first.unwrap_or(entry));
             let expected = most.layout.rows;
-            if rows > expected || (rows < expected && !may_be_fewer) {
+            if rows > expected || (rows < expected && !can_be_fewer) {
                 return Err(Error::RecordingRows {
                     path: self.path.clone(),
                     tensor: entry.theirs.clone(),
@@ -395,6 +401,18 @@ impl Recording {
     /// The file or folder it was opened from.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+fn head_shape(model: &Model) -> HeadShape {
+    let dim = model.config().head_dim;
+    let rope = model
+        .layers()
+        .first()
+        .and_then(|block| block.attention.form.rope);
+    HeadShape {
+        dim,
+        turned: rope.map_or(dim, |rope| rope.dims),
     }
 }
 

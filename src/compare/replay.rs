@@ -88,7 +88,7 @@ impl<'a> Replay<'a> {
             let recorded = operation
                 .inputs
                 .iter()
-                .all(|input| self.other.contains(input));
+                .all(|input| self.other.contains(&input.name));
             recorded && (all || !operation.looks_back())
         })
     }
@@ -135,9 +135,14 @@ impl<'a> Replay<'a> {
         };
         let mut inputs = Vec::new();
         for input in &operation.inputs {
-            let (Some(all), Some(stored)) = (self.other.read(input)?, self.other.stored(input))
+            let name = &input.name;
+            let (Some(all), Some(stored)) = (self.other.read(name)?, self.other.stored(name))
             else {
                 return Ok(None);
+            };
+            let all = match &input.columns {
+                Some(columns) => all.select_columns(columns),
+                None => all,
             };
             let rows = if operation.looks_back() {
                 all

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::error::{Error, Result};
 use super::layout::{Heads, Words};
-use super::names::{Known, Pattern, is_ours};
+use super::names::{Known, Names};
+use super::pattern::Pattern;
 use crate::message::{IoError, shown};
 
 /// The rules of a map file, or none.
@@ -19,7 +20,7 @@ use crate::message::{IoError, shown};
 /// | `heads-first` | is `[heads, tokens, head_dim]` |
 /// | `tokens-first` | is `[tokens, heads, head_dim]` |
 /// | `columns A..B` | is wider; columns A to B − 1 are meant |
-/// | `interleaved` | has the two numbers of a RoPE pair side by side, 2j and 2j + 1 of a head for our j and j + head_dim / 2 |
+/// | `interleaved` | has the two numbers of a RoPE pair side by side, 2j and 2j + 1 of a head for our j and j + n / 2, of the n that RoPE turns |
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
     path: PathBuf,
@@ -32,10 +33,14 @@ struct Rule {
     theirs: String,
     ours: String,
     words: Words,
+    /// The columns of our name and of `interleaved` in the line, from 1.
+    ours_at: usize,
+    interleaved_at: usize,
 }
 
 impl Rules {
-    /// The rules in the bytes of a file; `path` only serves the messages.
+    /// The rules in the bytes of a file; `path` only serves the messages. Whether a model has our names is seen when a
+    /// [`Recording`](super::Recording) is opened.
     ///
     /// # Errors
     ///
@@ -77,22 +82,45 @@ impl Rules {
         Self::parse(path, &text)
     }
 
+    /// Checks that every rule names a point of the model, and the layout word that is for q and k alone one of those.
+    pub(super) fn check(&self, names: &Names) -> Result<()> {
+        for rule in &self.rules {
+            let point = Pattern::new(&rule.ours).with(Some(0));
+            let (column, reason) = if names.is_ours(&point).is_none() {
+                let such_as = names.patterns().next().unwrap_or_default();
+                let ours = shown(&rule.ours);
+                let reason = format!(
+                    "'{ours}' is no name that `trace` writes for this model; use one such as {such_as}"
+                );
+                (rule.ours_at, reason)
+            } else if rule.words.interleaved && !names.is_turned(&point) {
+                let reason = "only q and k have pairs that RoPE turns";
+                (rule.interleaved_at, reason.into())
+            } else {
+                continue;
+            };
+            return Err(Error::Rule {
+                path: self.path.clone(),
+                line: rule.line,
+                column,
+                reason,
+            });
+        }
+        Ok(())
+    }
+
     /// What the rules say that a tensor is: for each that matches, the point and the layout.
-    pub(super) fn matches(&self, name: &str) -> Vec<(Known, &Words)> {
+    pub(super) fn matches(&self, name: &str, names: &Names) -> Vec<(Known, Words)> {
         let said = |rule: &'_ Rule| {
             let layer = Pattern::new(&rule.theirs).matches(name)?;
             let name = Pattern::new(&rule.ours).with(layer);
             // A layer can also be written out.
-            let layer = is_ours(&name)?;
-            Some(Known {
-                name,
-                layer,
-                second: false,
-            })
+            let layer = names.is_ours(&name)?;
+            Some(Known::first(name, layer))
         };
         let rules = self.rules.iter();
         rules
-            .filter_map(|rule| Some((said(rule)?, &rule.words)))
+            .filter_map(|rule| Some((said(rule)?, rule.words.clone())))
             .collect()
     }
 
@@ -149,14 +177,18 @@ impl Rule {
         let Some(ours) = words.next() else {
             return Err((text.len(), "no name after the =".into()));
         };
-        check_ours(theirs, ours).map_err(|reason| (at(ours), reason))?;
-        let words = parse_words(words, ours, at, text.len())?;
-        let (theirs, ours) = (theirs.into(), ours.into());
+        check_layers(theirs, ours).map_err(|reason| (at(ours), reason))?;
+        let column = |part: &str| text[..at(part)].chars().count() + 1;
+        let ours_at = column(ours);
+        let interleaved = words.clone().find(|&word| word == "interleaved");
+        let words = parse_words(words, at, text.len())?;
         Ok(Some(Self {
             line,
-            theirs,
-            ours,
+            theirs: theirs.into(),
+            ours: ours.into(),
             words,
+            ours_at,
+            interleaved_at: interleaved.map_or(ours_at, column),
         }))
     }
 }
@@ -170,15 +202,9 @@ fn without_comment(line: &str) -> &str {
     starts.next().map_or(line, |((at, _), _)| &line[..at])
 }
 
-/// Whether `ours` is a name of ours that fits `theirs`.
-fn check_ours(theirs: &str, ours: &str) -> Result<(), String> {
+/// Whether both names of a rule have a layer, or neither.
+fn check_layers(theirs: &str, ours: &str) -> Result<(), String> {
     let [has, wanted] = [theirs, ours].map(|name| Pattern::new(name).has_layer());
-    if is_ours(&Pattern::new(ours).with(Some(0))).is_none() {
-        return Err(format!(
-            "'{}' is no name that `trace` writes; use one such as model.layers.{{i}}.mlp.up_proj",
-            shown(ours)
-        ));
-    }
     match (has, wanted) {
         (true, false) => {
             Err("it has no {i} and their name has; write the layer as {i} in both".into())
@@ -193,7 +219,6 @@ fn check_ours(theirs: &str, ours: &str) -> Result<(), String> {
 /// The layout words after a name.
 fn parse_words<'a>(
     mut texts: impl Iterator<Item = &'a str>,
-    ours: &str,
     at: impl Fn(&str) -> usize,
     end: usize,
 ) -> Result<Words, Wrong> {
@@ -227,10 +252,6 @@ fn parse_words<'a>(
                 at(text),
                 "it says again, or against, what is said before".into(),
             ));
-        }
-        let turned = ["q_proj", "k_proj", "q_norm", "k_norm", "q_rope", "k_rope"];
-        if text == "interleaved" && !turned.iter().any(|name| ours.ends_with(name)) {
-            return Err((at(text), "only q and k have pairs that RoPE turns".into()));
         }
     }
     Ok(words)

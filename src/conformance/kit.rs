@@ -40,7 +40,7 @@ struct Entry {
 const DTYPES: [Dtype; 3] = [Dtype::F64, Dtype::F32, Dtype::Bf16];
 
 const README: &str = "\
-# Conformance kit for Gemma 3 engines
+# Conformance kit for engines
 
 Each folder is a case: a small checkpoint in `model`, the token ids in `ids.json`, and recordings of every tensor of a pass
 in `f64.safetensors`, `f32.safetensors` and `bf16.safetensors`. `manifest.json` says what each case is for, and has

@@ -1,21 +1,23 @@
 //! Theorem 5 on a block: how far the patched block is from its target, and that the patch matters.
 
-use super::bounds::{Bounded, U64, first_maps};
-use super::inner::FirstMaps;
-use crate::kernels::Level;
-use crate::patch::Precondition;
+use super::bounds::{self, wide};
+use super::random::{Sample, Tokens};
+use super::table::Control;
+use crate::kernels::{Backend, Level};
+use crate::model::{Attended, Cache, ForwardRun, Ops, Pass, Sequence};
 use crate::patch::lemmas::check_finite;
-use crate::patch::theorem_5::{
-    BlockStates, InputControllable, ParameterDelta, Patched, theorem_5, wide,
-};
-use crate::tensor::Float;
+use crate::patch::theorem_5::{OutputControllable, say, theorem_5};
+use crate::patch::{ApplyMode, ByWeight, LayerPatch, Precondition, layer_overlay};
+use crate::tensor::{Element, Matrix};
 
 /// What was measured of a patched block.
 #[derive(Clone, Debug)]
 pub struct Measured {
-    /// The parts of the patch, inner before outer.
-    pub changes: Vec<ParameterDelta>,
-    /// The first linear maps, against their outputs for z_C; `None` where no inner patch is needed.
+    /// The patch of the inner function; empty where it sees the same in both passes.
+    pub delta_inner: LayerPatch,
+    /// The patch of the outer function.
+    pub delta_outer: LayerPatch,
+    /// The first linear maps that are changed, against their outputs for z_C; `None` where no inner patch is needed.
     pub inner: Option<Difference>,
     /// The block, against T(C, x).
     pub block: Difference,
@@ -96,83 +98,95 @@ impl Controls {
     }
 }
 
-/// Patches f and g by [Theorem 5](theorem_5) and measures the result.
-///
-/// # Errors
-///
-/// Those of [`theorem_5`], and first linear maps whose output is not finite.
-pub(super) fn measure<A, F, G>(
-    level: Level,
-    f: &F,
-    g: &G,
-    reduced: &BlockStates<A>,
-    contextual: &BlockStates<A>,
-) -> Result<Measured, Precondition>
-where
-    A: Float,
-    F: FirstMaps<A>,
-    G: Bounded<A, Input = <F as FirstMaps<A>>::Output>,
-{
-    let patched = theorem_5(level, f, g, reduced, contextual)?;
-    let target = wide(&patched.target);
-    let off = |f: &F, g: &G| {
-        let said = wide(&reduced.output(&g.forward(level, &f.forward(level, &reduced.input))));
-        Difference::new(&said, &target, &target).relative
-    };
-    let has_inner = !patched.delta_inner.is_empty();
-    let controls = Controls {
-        no_patch: off(f, g),
-        without_inner: has_inner.then(|| off(f, &patched.outer)),
-        without_outer: has_inner.then(|| off(&patched.inner, g)),
-    };
-    let bound = block_bound(level, g, &patched, reduced);
-    let inner = has_inner.then(|| inner_difference(level, f, &patched.inner, reduced, contextual));
-    Ok(Measured {
-        inner: inner.transpose()?,
-        block: Difference::new(&wide(&patched.output), &target, &bound),
-        controls,
-        changes: [patched.delta_inner, patched.delta_outer].concat(),
-    })
-}
+impl<E: Element> Sample<E> {
+    /// Patches the block by Theorem 5 and measures the result.
+    ///
+    /// # Errors
+    ///
+    /// A precondition of one of the lemmas does not hold, or numbers are not finite.
+    pub fn measure(&self, level: Level) -> Result<Measured, Precondition> {
+        match self.control {
+            Control::First => self.measure_by(level, &self.block.outer),
+            Control::Weights => self.measure_by(level, &ByWeight(&self.block.outer)),
+        }
+    }
 
-/// The bound of |T(C∖Y, x) − T(C, x)| that [`bounds`](super::bounds) derives.
-fn block_bound<A, F, G>(
-    level: Level,
-    g: &G,
-    patched: &Patched<A, F, G>,
-    reduced: &BlockStates<A>,
-) -> Vec<f64>
-where
-    A: Float,
-    F: InputControllable<A>,
-    G: Bounded<A, Input = F::Output>,
-{
-    let h = patched.inner.forward(level, &reduced.input);
-    let outer = g.bound(level, &patched.outer, &h, &patched.delta_y);
-    let (target, residual) = (wide(&patched.target), wide(&reduced.residual));
-    let said = wide(&patched.output);
-    (0..outer.len())
-        .map(|j| {
-            let delta_y = (target[j] - residual[j]).abs() + patched.delta_y[j].abs();
-            outer[j] + A::DTYPE.unit_roundoff() * said[j].abs() + U64 * delta_y
+    fn measure_by(
+        &self,
+        level: Level,
+        g: &impl OutputControllable<E>,
+    ) -> Result<Measured, Precondition> {
+        let (block, mut run) = (&self.block, ForwardRun::on(level, Backend::Native));
+        let contextual = self.attend(&mut run, &self.contextual);
+        let reduced = self.attend(&mut run, &self.reduced);
+        let patched = theorem_5(&mut run, block, g, &reduced, &contextual)?;
+        let target = &patched.target;
+        let mut off = |delta: &LayerPatch| {
+            let said = wide(&say(&mut run, block, &reduced, delta).t);
+            Difference::new(&said, target, target).relative
+        };
+        let has_inner = !patched.delta_inner.is_empty();
+        let controls = Controls {
+            no_patch: off(&LayerPatch::new()),
+            without_inner: has_inner.then(|| off(&patched.delta_outer)),
+            without_outer: has_inner.then(|| off(&patched.delta_inner)),
+        };
+        let bound = bounds::block(level, block, &patched, &reduced.rest);
+        let inner = has_inner
+            .then(|| self.inner_difference(&mut run, &patched.delta_inner, &reduced, &contextual));
+        Ok(Measured {
+            inner: inner.transpose()?,
+            block: Difference::new(&wide(&patched.said.t), target, &bound),
+            controls,
+            delta_inner: patched.delta_inner,
+            delta_outer: patched.delta_outer,
         })
-        .collect()
-}
+    }
 
-fn inner_difference<A: Float, F: FirstMaps<A>>(
-    level: Level,
-    f: &F,
-    patched: &F,
-    reduced: &BlockStates<A>,
-    contextual: &BlockStates<A>,
-) -> Result<Difference, Precondition> {
-    let flat = |maps: &F, v: &[A]| wide(&maps.first(level, v).concat());
-    let got = flat(patched, &reduced.input);
-    let wanted = flat(f, &contextual.input);
-    let bound = first_maps(level, f, patched, &reduced.input, &contextual.input);
-    check_finite("W z_C", &wanted)?;
-    check_finite("(W + ΔW) z", &got)?;
-    Ok(Difference::new(&got, &wanted, &bound.concat()))
+    /// What attention leaves of the last token to the rest of the block.
+    fn attend(&self, run: &mut ForwardRun<'_>, tokens: &Tokens<E>) -> Attended<Matrix<E>> {
+        let form = &self.block.attention.form;
+        let mut cache = Cache::new([form.window], form.kv_heads, form.head_dim);
+        let mut sequences = [Sequence {
+            rows: 0..tokens.rows.rows(),
+            positions: &tokens.positions,
+            cache: &mut cache,
+        }];
+        let mut pass = Pass::new(run, &mut sequences, &[]);
+        let Attended { z, rest } = self.block.attend(&mut pass, tokens.rows.clone());
+        let last = tokens.rows.rows() - 1..tokens.rows.rows();
+        Attended {
+            z: z.slice_rows(last.clone()),
+            rest: rest.slice_rows(last),
+        }
+    }
+
+    /// The first maps that are changed, against their outputs for z_C.
+    fn inner_difference(
+        &self,
+        run: &mut ForwardRun<'_>,
+        delta: &LayerPatch,
+        reduced: &Attended<Matrix<E>>,
+        contextual: &Attended<Matrix<E>>,
+    ) -> Result<Difference, Precondition> {
+        let overlay = layer_overlay(&self.block, delta, ApplyMode::Materialise);
+        let changes = [(0..1, &overlay)];
+        let (z, z_ctx) = (wide(&reduced.z), wide(&contextual.z));
+        let [mut got, mut wanted, mut bound] = [const { Vec::new() }; 3];
+        for map in self.block.inner.first_maps() {
+            let Some(delta) = bounds::low_rank(delta, map) else {
+                continue;
+            };
+            let [output] = Pass::of_rows(run, &[]).linear([map], &contextual.z);
+            wanted.extend(wide(&output));
+            let [output] = Pass::of_rows(run, &changes).linear([map], &reduced.z);
+            got.extend(wide(&output));
+            bound.extend(bounds::first_map::<E>(map, delta, &z, &z_ctx));
+        }
+        check_finite("W z_C", &wanted)?;
+        check_finite("(W + ΔW) z", &got)?;
+        Ok(Difference::new(&got, &wanted, &bound))
+    }
 }
 
 /// The largest |x|, or NaN where there is one.
@@ -189,4 +203,44 @@ fn largest(x: &[f64]) -> f64 {
 /// `a` / `b`, where 0 / 0 is 0.
 fn over(a: f64, b: f64) -> f64 {
     if a == 0.0 { 0.0 } else { a / b }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::Form;
+    use super::*;
+    use crate::model::Hidden;
+
+    /// An outer function that no change makes say anything else.
+    struct Fixed;
+
+    impl OutputControllable<f32> for Fixed {
+        fn delta(
+            &self,
+            _: &mut ForwardRun<'_>,
+            _: &Hidden<Matrix<f32>>,
+            _: &[f64],
+        ) -> Result<LayerPatch, Precondition> {
+            Ok(LayerPatch::new())
+        }
+    }
+
+    #[test]
+    fn a_block_whose_outer_function_is_not_controllable_has_no_patch() {
+        for form in Form::all().unwrap() {
+            let sample = Sample::from_seed(&form, 0);
+            let measured = sample.measure_by(Level::best(), &Fixed).unwrap();
+            assert!(
+                measured.inner.is_none_or(|inner| inner.holds()),
+                "{}",
+                form.name
+            );
+            assert!(!measured.block.holds(), "{}", form.name);
+            assert!(
+                measured.block.relative > 1e4 * measured.block.bound,
+                "{}",
+                form.name
+            );
+        }
+    }
 }

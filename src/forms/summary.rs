@@ -2,13 +2,13 @@
 
 use std::num::NonZeroU64;
 
-use super::measure::{Controls, Difference};
-use super::table::{BlockForm, Residual};
-use super::{Block, Measured};
+use super::measure::{Controls, Difference, Measured};
+use super::random::Sample;
+use super::table::Form;
+use crate::checkpoint::form::{MapsForm, Sum};
 use crate::kernels::Level;
-use crate::patch::Precondition;
-use crate::patch::theorem_5::ParameterDelta;
-use crate::tensor::{Dtype, Float};
+use crate::patch::{Precondition, TensorChange};
+use crate::tensor::{Dtype, Element};
 
 /// What a control must at least be off by, relative to the largest |T(C, x)|.
 pub const CONTROL: f64 = 0.1;
@@ -39,23 +39,20 @@ impl Summary {
     ///
     /// # Errors
     ///
-    /// A precondition fails, which in the random blocks of [`FORMS`](super::FORMS) it does not.
-    pub fn new<A: Float>(
+    /// A precondition fails, which in the random blocks of [`Form::all`] it does not.
+    pub fn new<E: Element>(
         level: Level,
-        form: &BlockForm,
+        form: &Form,
         seeds: NonZeroU64,
     ) -> Result<Self, Precondition> {
-        let measure = |seed| {
-            let (block, tokens) = Block::<A>::random(form, seed);
-            block.measure(level, &tokens)
-        };
+        let measure = |seed| Sample::<E>::from_seed(form, seed).measure(level);
         let first = measure(0)?;
         let mut summary = Self {
             form: form.name,
-            dtype: A::DTYPE,
+            dtype: E::DTYPE,
             seeds,
-            patch: describe(form, &first.changes),
-            rank: rank(&first.changes),
+            patch: describe(form, &first),
+            rank: rank(&first),
             inner: first.inner,
             block: first.block,
             controls: first.controls,
@@ -68,7 +65,7 @@ impl Summary {
 
     fn add(&mut self, measured: &Measured) {
         let inner = self.inner.into_iter().chain(measured.inner);
-        self.rank = self.rank.max(rank(&measured.changes));
+        self.rank = self.rank.max(rank(measured));
         self.inner = inner.reduce(Difference::max);
         self.block = self.block.max(measured.block);
         self.controls = self.controls.min(measured.controls);
@@ -86,33 +83,36 @@ impl Summary {
 }
 
 /// The largest rank of a matrix's change.
-fn rank(changes: &[ParameterDelta]) -> usize {
-    changes
-        .iter()
-        .filter_map(ParameterDelta::rank)
-        .max()
-        .unwrap_or(0)
+fn rank(measured: &Measured) -> usize {
+    let changes = measured.delta_inner.values();
+    let ranks = changes.chain(measured.delta_outer.values());
+    let ranks = ranks.map(|change| match change {
+        TensorChange::LowRank(delta) => delta.v.rows(),
+        TensorChange::Vector(_) => 0,
+    });
+    ranks.max().unwrap_or(0)
 }
 
-/// Every lemma with the parameters that it changes, each name once.
-fn describe(form: &BlockForm, changes: &[ParameterDelta]) -> String {
-    let mut lemmas: Vec<(u8, Vec<&str>)> = Vec::new();
-    if form.residual == Residual::Parallel {
-        lemmas.push((12, Vec::new()));
-    }
-    for change in changes {
-        match lemmas.last_mut() {
-            Some((lemma, names)) if *lemma == change.lemma => {
-                if !names.contains(&change.parameter) {
-                    names.push(change.parameter);
-                }
-            }
-            _ => lemmas.push((change.lemma, vec![change.parameter])),
-        }
-    }
-    let parts = lemmas.iter().map(|(lemma, names)| match names[..] {
-        [] => lemma.to_string(),
-        _ => format!("{lemma}: {}", names.join(", ")),
-    });
-    parts.collect::<Vec<_>>().join(" · ")
+/// Every lemma with the parameters that it changes.
+fn describe(form: &Form, measured: &Measured) -> String {
+    let block = &form.block;
+    let maps = match block.inner.maps {
+        MapsForm::Gated { .. } => "gate, up",
+        MapsForm::Fused(_) => "gate/up",
+        MapsForm::Plain(_) => "up",
+        MapsForm::Experts(_) => "router, gate, up",
+    };
+    let inner = match (block.sum, &block.inner.norm) {
+        (Sum::Parallel, _) => "12".to_owned(),
+        (Sum::Sequential, None) => format!("6: {maps}"),
+        (Sum::Sequential, Some(_)) => format!("7: {maps}"),
+    };
+    let mut outer = measured.delta_outer.keys();
+    let outer = match (&block.outer.post_norm, &block.inner.maps) {
+        (Some(_), _) => "10: scale",
+        (None, _) if outer.any(|name| name.ends_with(".bias")) => "8: bias",
+        (None, MapsForm::Experts(_)) => "11: down",
+        (None, _) => "9: down",
+    };
+    format!("{inner} · {outer}")
 }

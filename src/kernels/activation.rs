@@ -8,13 +8,15 @@ use half::f16;
 
 use super::simd::Level;
 use super::{elementwise, exp};
-use crate::tensor::{Dtype, Element, Float, Matrix};
+use crate::tensor::{Dtype, Element, Float, Matrix, round_to_bf16};
 
 /// An elementwise activation function. The lemmas hold for any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// GeLU in the tanh form.
     GeluTanh,
+    /// The same, in bf16 with each of its operations rounded: `gelu_new` of Hugging Face.
+    GeluNew,
     /// GeLU itself, x/2 · (1 + erf(x/√2)): in f64 with the `libm` crate's erf, rounded once.
     Gelu,
     /// GeLU in the tanh form as ggml looks it up: x is rounded to f16, and so is the outcome.
@@ -29,7 +31,7 @@ impl Activation {
     /// The function of one number.
     pub fn apply<A: Float>(self, x: A) -> A {
         match self {
-            Self::GeluTanh => gelu_tanh_number(x),
+            Self::GeluTanh | Self::GeluNew => gelu_tanh_number(x),
             Self::Gelu => {
                 let x = x.to_f64();
                 A::from_f64(0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)))
@@ -45,8 +47,11 @@ impl Activation {
     /// The function of every number, rounded to the compute type.
     pub(crate) fn map<E: Element>(self, level: Level, x: &Matrix<E>) -> Matrix<E> {
         match self {
+            Self::GeluNew if E::DTYPE == Dtype::Bf16 => {
+                elementwise::map(level, x, |x| E::from_f64(gelu_in_bf16(x.to_f64())))
+            }
             // Apart, so that it is compiled for the level without the other functions beside it.
-            Self::GeluTanh => gelu_tanh(level, x),
+            Self::GeluTanh | Self::GeluNew => gelu_tanh(level, x),
             other => elementwise::map(level, x, |x| E::round(other.apply(x.acc()))),
         }
     }
@@ -80,6 +85,15 @@ pub(crate) fn gelu_by_f16(x: f64, off: f64) -> f64 {
     }
 }
 
+/// x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))) with each operation rounded to bf16.
+fn gelu_in_bf16(x: f64) -> f64 {
+    let rounded = |x: f64| round_to_bf16(x).to_f64();
+    let cube = rounded(rounded(x * x) * x);
+    let sum = rounded(x + rounded(CUBIC * cube));
+    let tanh = rounded(libm::tanh(rounded(SQRT_8_OVER_PI / 2.0 * sum)));
+    rounded(rounded(0.5 * x) * rounded(1.0 + tanh))
+}
+
 const SQRT_8_OVER_PI: f64 = 1.595_769_121_605_730_7;
 const CUBIC: f64 = 0.044_715;
 
@@ -106,6 +120,8 @@ fn twice_u(x: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
 
     fn tanh_form(x: f64) -> f64 {
@@ -143,6 +159,25 @@ mod tests {
             [0.0, 10.1]
         );
         assert!(gelu_by_f16(f64::NAN, 0.0).is_nan());
+    }
+
+    #[test]
+    fn gelu_new_rounds_each_operation_in_bf16() {
+        let x = Matrix::from_vec(
+            1,
+            [-3.0, -0.3, 0.0, 0.7, 2.25, 40.0]
+                .map(bf16::from_f64)
+                .to_vec(),
+        );
+        // As NewGELUActivation of transformers has them.
+        let want = [-0.005859375, -0.115234375, 0.0, 0.53125, 2.21875, 40.0];
+        let got = Activation::GeluNew.map(Level::best(), &x).into_vec();
+        assert_eq!(got, want.map(bf16::from_f64));
+        let once = Activation::GeluTanh.map(Level::best(), &x).into_vec();
+        assert_ne!(got, once);
+        let wide = Matrix::from_vec(1, x.as_slice().iter().map(|x| x.to_f32()).collect());
+        let both = [Activation::GeluNew, Activation::GeluTanh].map(|f| f.map(Level::best(), &wide));
+        assert_eq!(both[0].as_slice(), both[1].as_slice());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::cache::LayerCache;
 use crate::checkpoint::form::AttentionForm;
 use crate::kernels::{Level, Panel, elementwise, multiply, softmax, weighted_sums};
-use crate::tensor::{Element, Float, Matrix};
+use crate::tensor::{Dtype, Element, Float, Matrix, round_to_bf16};
 
 /// Tokens whose queries share one pass over the keys, so that each key is read once for all of them.
 const QUERIES_PER_TILE: usize = 8;
@@ -90,7 +90,7 @@ fn probabilities<E: Element>(form: &AttentionForm, level: Level, p: &mut [E::Acc
         elementwise::update(level, p, |p| p * scaling);
     }
     if let Some(cap) = form.softcap {
-        elementwise::update(level, p, |p| E::round(softcapped(p, cap)).acc());
+        elementwise::update(level, p, |p| softcapped::<E>(p, cap).acc());
     }
     softmax(level, p);
     elementwise::update(level, p, |p| E::round(p).acc());
@@ -132,7 +132,12 @@ fn averages<E: Element>(
     sums
 }
 
-/// cap · tanh(x / cap).
-pub(super) fn softcapped<A: Float>(x: A, cap: f64) -> A {
-    A::from_f64(cap * libm::tanh(x.to_f64() / cap))
+/// cap · tanh(x / cap), in bf16 with each operation rounded, as Hugging Face does.
+pub(super) fn softcapped<E: Element>(x: E::Acc, cap: f64) -> E {
+    let rounded = |x: f64| match E::DTYPE {
+        Dtype::Bf16 => round_to_bf16(x).to_f64(),
+        Dtype::F32 | Dtype::F64 => x,
+    };
+    let tanh = rounded(libm::tanh(rounded(x.to_f64() / cap)));
+    E::round(E::Acc::from_f64(cap * tanh))
 }

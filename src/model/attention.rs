@@ -1,29 +1,10 @@
 //! A of Theorem 5: the attention sub-layer, without its residual.
 
+use std::ops::Range;
+
 use super::ops::Ops;
-use super::{Linear, Norm};
-use crate::checkpoint::form::{AttentionForm, FusedOrder};
-use crate::kernels::Rotation;
-
-/// A(C, x): norm, queries, keys and values, attention, output map, post-norm.
-#[derive(Clone, Debug)]
-pub struct Attention {
-    pub(crate) form: AttentionForm,
-    pub(crate) norm: Option<Norm>,
-    pub(crate) projections: Projections,
-    /// Of q and k.
-    pub(crate) qk_norms: Option<[Norm; 2]>,
-    pub(crate) rotation: Option<Rotation>,
-    pub(crate) out: Linear,
-    pub(crate) post_norm: Option<Norm>,
-}
-
-/// The maps that give queries, keys and values.
-#[derive(Clone, Debug)]
-pub(crate) enum Projections {
-    Separate([Linear; 3]),
-    Fused(Linear, FusedOrder),
-}
+use super::parts::{Attention, Projections};
+use crate::checkpoint::form::FusedOrder;
 
 impl Attention {
     /// A point of the module that no module outputs.
@@ -31,12 +12,25 @@ impl Attention {
         format!("{}.{name}", self.form.module)
     }
 
-    /// The order of rows in the fused map, where there is one.
-    pub(crate) fn fused_order(&self) -> FusedOrder {
-        match self.projections {
-            Projections::Fused(_, order) => order,
-            Projections::Separate(_) => FusedOrder::Concatenated,
-        }
+    /// Where queries, keys and values lie in the output of a fused map, in ascending order of heads.
+    pub(crate) fn fused_columns(&self) -> [Vec<Range<usize>>; 3] {
+        let form = &self.form;
+        let grouped = matches!(self.projections, Projections::Fused(_, FusedOrder::Grouped));
+        let (groups, heads, kv_heads) = match grouped {
+            true => (form.kv_heads, form.heads / form.kv_heads, 1),
+            false => (1, form.heads, form.kv_heads),
+        };
+        let [queries, keys] = [heads, kv_heads].map(|heads| heads * form.head_dim);
+        let stride = queries + 2 * keys;
+        let columns = |start: usize, width: usize| {
+            let starts = (0..groups).map(|group| group * stride + start);
+            starts.map(|start| start..start + width).collect()
+        };
+        [
+            columns(0, queries),
+            columns(queries, keys),
+            columns(queries + keys, keys),
+        ]
     }
 
     /// What attention sees of x for every row, `[tokens, hidden]`, and A(C, x).

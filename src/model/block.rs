@@ -1,10 +1,13 @@
 //! A block of Theorem 5: T(C, x) = v + g(f(v)) with v = x + A(C, x), or in parallel (g(f(x)) + A(C, x)) + x.
 
-use super::attention::Attention;
+use std::ops::Range;
+
 use super::inner::Inner;
 use super::ops::Ops;
 use super::outer::Outer;
+use super::parts::Attention;
 use crate::checkpoint::form::Sum;
+use crate::tensor::{Element, Matrix};
 
 /// One layer.
 #[derive(Clone, Debug)]
@@ -33,6 +36,30 @@ pub(crate) enum Rest<T> {
     Sequential(T),
     /// A(C, x) and x.
     Parallel { attention: T, x: T },
+}
+
+impl<E: Element> Rest<Matrix<E>> {
+    /// Some rows of a batch.
+    pub(crate) fn slice_rows(&self, rows: Range<usize>) -> Self {
+        match self {
+            Self::Sequential(v) => Self::Sequential(v.slice_rows(rows)),
+            Self::Parallel { attention, x } => Self::Parallel {
+                attention: attention.slice_rows(rows.clone()),
+                x: x.slice_rows(rows),
+            },
+        }
+    }
+
+    /// One row in f64: v, or x + A(C, x).
+    pub(crate) fn to_f64(&self, row: usize) -> Vec<f64> {
+        match self {
+            Self::Sequential(v) => v.row(row).iter().map(|v| v.to_f64()).collect(),
+            Self::Parallel { attention, x } => {
+                let pairs = x.row(row).iter().zip(attention.row(row));
+                pairs.map(|(x, a)| x.to_f64() + a.to_f64()).collect()
+            }
+        }
+    }
 }
 
 impl Block {

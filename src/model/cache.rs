@@ -35,7 +35,7 @@ pub(crate) struct Cache<E> {
 
 impl<E: Element> Cache<E> {
     /// An empty cache; `windows` are those of the layers, `None` for a full one.
-    pub(super) fn new(
+    pub(crate) fn new(
         windows: impl IntoIterator<Item = Option<usize>>,
         kv_heads: usize,
         head_dim: usize,

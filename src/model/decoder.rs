@@ -246,9 +246,7 @@ impl Model {
         run.record_global(norm.name(), &x);
         let [mut logits] = Pass::of_rows(run, &[]).linear([head], &x);
         if let Some(cap) = self.decoder.form.softcap {
-            logits = elementwise::map(run.level, &logits, |l: E| {
-                E::round(softcapped(l.acc(), cap))
-            });
+            logits = elementwise::map(run.level, &logits, |l: E| softcapped::<E>(l.acc(), cap));
         }
         run.record_global(head.name(), &logits);
         logits

@@ -1,53 +1,10 @@
 //! A mixture of experts: a router that chooses some for each token, and their maps.
 
-use std::ops::Range;
-
 use super::ops::Ops;
-use super::{Hidden, Linear};
+use super::parts::{Experts, Hidden};
 use crate::kernels::activation::Activation;
 use crate::kernels::{Level, softmax};
 use crate::tensor::Float;
-
-/// The first maps of experts, and the router.
-#[derive(Clone, Debug)]
-pub struct Experts {
-    pub(crate) router: Linear,
-    /// gate and up of each.
-    pub(crate) maps: Vec<[Linear; 2]>,
-    pub(crate) top_k: usize,
-    /// Whether the gates are divided by their sum.
-    pub(crate) renormalised: bool,
-    /// Whether the softmax goes over the chosen experts alone.
-    pub(crate) softmax_of_chosen: bool,
-}
-
-/// An expert that some tokens of a batch choose.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Active {
-    pub(crate) expert: usize,
-    /// The tokens' rows, ascending.
-    pub(crate) rows: Vec<usize>,
-    /// s_j of each of them: its share of the softmax, in the type of sums.
-    pub(crate) gates: Vec<f64>,
-}
-
-impl Active {
-    /// Those of its tokens that are among some rows of the batch, counted from the first of them, and which of its own rows they
-    /// are.
-    pub(crate) fn among(&self, rows: &Range<usize>) -> (Self, Range<usize>) {
-        let place = |row: usize| self.rows.partition_point(|&own| own < row);
-        let own = place(rows.start)..place(rows.end);
-        let active = Self {
-            expert: self.expert,
-            rows: self.rows[own.clone()]
-                .iter()
-                .map(|row| row - rows.start)
-                .collect(),
-            gates: self.gates[own.clone()].to_vec(),
-        };
-        (active, own)
-    }
-}
 
 impl Experts {
     /// h of every active expert, for the rows of z whose tokens choose it.

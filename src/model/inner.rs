@@ -1,12 +1,9 @@
 //! f of Theorem 5: the inner function, pre-norm, first linear maps and activation.
 
-use std::ops::Range;
-
-use super::experts::{Active, Experts};
 use super::ops::Ops;
+use super::parts::{Experts, Hidden};
 use super::{Linear, Norm};
 use crate::kernels::activation::Activation;
-use crate::tensor::{Element, Matrix};
 
 /// h = f(v): a norm z = N(v), linear maps of z, and an activation.
 #[derive(Clone, Debug)]
@@ -35,38 +32,12 @@ pub enum Maps {
     Experts(Experts),
 }
 
-impl<E: Element> Hidden<Matrix<E>> {
-    /// Some rows of a batch.
-    pub(crate) fn slice_rows(&self, rows: Range<usize>) -> Self {
-        match self {
-            Self::Dense(h) => Self::Dense(h.slice_rows(rows)),
-            Self::Experts { router, active } => Self::Experts {
-                router: router.slice_rows(rows.clone()),
-                active: active
-                    .iter()
-                    .map(|(active, h)| {
-                        let (active, own) = active.among(&rows);
-                        (active, h.slice_rows(own))
-                    })
-                    .collect(),
-            },
-        }
-    }
-}
-
-/// What an inner function gives: h, or h of every active expert.
-#[derive(Clone, Debug)]
-pub(crate) enum Hidden<T> {
-    Dense(T),
-    Experts {
-        /// The router's output.
-        router: T,
-        /// Those that any token chooses, ascending.
-        active: Vec<(Active, T)>,
-    },
-}
-
 impl Inner {
+    /// A point of the module that is not always one of its modules' outputs.
+    pub(crate) fn point(&self, name: &str) -> String {
+        format!("{}.{name}", self.module)
+    }
+
     /// The first linear maps.
     pub fn maps(&self) -> &Maps {
         &self.maps
@@ -103,7 +74,6 @@ impl Inner {
 
     /// h for every row of z, `[tokens, intermediate]`.
     pub(crate) fn output<O: Ops>(&self, ops: &mut O, z: &O::Rows) -> Hidden<O::Rows> {
-        let point = |name: &str| format!("{}.{name}", self.module);
         let (gate, up) = match &self.maps {
             Maps::Gated { gate, up } => {
                 let [g, u] = ops.linear([gate, up], z);
@@ -124,7 +94,7 @@ impl Inner {
             Maps::Experts(experts) => return experts.forward(ops, self.activation, z),
         };
         let act = ops.activate(self.activation, &gate);
-        ops.record(&point("act_fn"), &act);
+        ops.record(&self.point("act_fn"), &act);
         let Some((name, up)) = up else {
             return Hidden::Dense(act);
         };
@@ -132,7 +102,7 @@ impl Inner {
             ops.record(name, &up);
         }
         let h = ops.multiply(&act, &up);
-        ops.record(&point("product"), &h);
+        ops.record(&self.point("product"), &h);
         Hidden::Dense(h)
     }
 }

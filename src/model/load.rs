@@ -1,15 +1,9 @@
 //! From a checkpoint to a model: every tensor found and of the shape the config says.
 
-use super::attention::{Attention, Projections};
-use super::error::Result;
-use super::rope::rotation;
-use super::{
-    Block, Decoder, Embedding, EmbeddingScale, Experts, Inner, Linear, Maps, Model, Norm, Outer,
-};
-use crate::checkpoint::form::{
-    AttentionForm, BlockForm, ExpertsForm, InnerForm, LinearForm, MapsForm, NormForm, NormKind,
-    NormWidth, OuterForm, ProjectionsForm,
-};
+use super::build::Weights;
+use super::error::{Error, Result};
+use super::{Block, Decoder, Embedding, EmbeddingScale, Linear, Model, Norm};
+use crate::checkpoint::form::{LinearForm, NormForm, NormKind};
 use crate::checkpoint::{self, Access, Checkpoint, Config, Tensors};
 use crate::kernels::{Backend, Level};
 use crate::tensor::Tensor;
@@ -60,7 +54,10 @@ impl Model {
         };
         let layers = config.blocks.iter().enumerate();
         let layers: Vec<_> = layers
-            .map(|(i, form)| loader(format!("{}.{i}.", config.decoder.layers)).block(form))
+            .map(|(i, form)| {
+                let mut loader = loader(format!("{}.{i}.", config.decoder.layers));
+                Block::build(form, config.hidden_size, &mut loader)
+            })
             .collect::<Result<_>>()?;
         let embedding = if config.decoder.embed_scaled {
             Embedding::Scaled(options.embedding_scale)
@@ -127,7 +124,7 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn decoder(&self) -> Result<Decoder> {
+    fn decoder(&mut self) -> Result<Decoder> {
         let (form, hidden) = (&self.config.decoder, self.config.hidden_size);
         let [embed, head] = self.embeddings()?;
         let positions = form.positions.map(|learned| {
@@ -163,94 +160,20 @@ impl Loader<'_> {
         Ok([embed?, head?])
     }
 
-    fn block(&self, form: &BlockForm) -> Result<Block> {
-        Ok(Block {
-            attention: self.attention(&form.attention)?,
-            inner: self.inner(&form.inner)?,
-            outer: self.outer(&form.outer, &form.inner)?,
-            sum: form.sum,
-        })
+    fn bias(&self, name: &str, there: bool, shape: &[usize]) -> Result<Option<Tensor>> {
+        let bias = there.then(|| self.tensor(&format!("{name}.bias"), shape));
+        bias.transpose()
     }
 
-    fn attention(&self, form: &AttentionForm) -> Result<Attention> {
-        let hidden = self.config.hidden_size;
-        let [queries, keys] = [form.heads, form.kv_heads].map(|heads| heads * form.head_dim);
-        let projections = match &form.projections {
-            ProjectionsForm::Separate([q, k, v]) => Projections::Separate([
-                self.linear(q, queries, hidden)?,
-                self.linear(k, keys, hidden)?,
-                self.linear(v, keys, hidden)?,
-            ]),
-            ProjectionsForm::Fused(map, order) => {
-                Projections::Fused(self.linear(map, queries + 2 * keys, hidden)?, *order)
-            }
-        };
-        let lengths = match form.qk_norm_width {
-            NormWidth::Head => [form.head_dim; 2],
-            NormWidth::AllHeads => [queries, keys],
-        };
-        let qk_norms = match &form.qk_norms {
-            None => None,
-            Some([q, k]) => Some([self.norm(q, lengths[0])?, self.norm(k, lengths[1])?]),
-        };
-        Ok(Attention {
-            norm: self.optional_norm(&form.norm)?,
-            projections,
-            qk_norms,
-            rotation: form.rope.as_ref().map(rotation),
-            out: self.linear(&form.out, hidden, queries)?,
-            post_norm: self.optional_norm(&form.post_norm)?,
-            form: form.clone(),
-        })
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        Ok(self.tensors.get(&format!("{}{name}", self.prefix), shape)?)
     }
+}
 
-    fn inner(&self, form: &InnerForm) -> Result<Inner> {
-        let (hidden, width) = (self.config.hidden_size, form.width);
-        let maps = match &form.maps {
-            MapsForm::Gated { gate, up } => Maps::Gated {
-                gate: self.linear(gate, width, hidden)?,
-                up: self.linear(up, width, hidden)?,
-            },
-            MapsForm::Fused(map) => Maps::Fused(self.linear(map, 2 * width, hidden)?),
-            MapsForm::Plain(map) => Maps::Plain(self.linear(map, width, hidden)?),
-            MapsForm::Experts(experts) => Maps::Experts(self.experts(experts, width)?),
-        };
-        Ok(Inner {
-            norm: self.optional_norm(&form.norm)?,
-            module: form.module,
-            maps,
-            activation: form.activation,
-        })
-    }
+impl Weights for Loader<'_> {
+    type Error = Error;
 
-    fn experts(&self, form: &ExpertsForm, width: usize) -> Result<Experts> {
-        let hidden = self.config.hidden_size;
-        let maps = form.experts.iter().map(|[gate, up]| {
-            Ok([
-                self.linear(gate, width, hidden)?,
-                self.linear(up, width, hidden)?,
-            ])
-        });
-        Ok(Experts {
-            router: self.linear(&form.router, form.experts.len(), hidden)?,
-            maps: maps.collect::<Result<_>>()?,
-            top_k: form.top_k,
-            renormalised: form.renormalised,
-            softmax_of_chosen: form.softmax_of_chosen,
-        })
-    }
-
-    fn outer(&self, form: &OuterForm, inner: &InnerForm) -> Result<Outer> {
-        let down = form.down.iter();
-        let down = down.map(|map| self.linear(map, self.config.hidden_size, inner.width));
-        Ok(Outer {
-            down: down.collect::<Result<_>>()?,
-            post_norm: self.optional_norm(&form.post_norm)?,
-            module: inner.module,
-        })
-    }
-
-    fn linear(&self, form: &LinearForm, outputs: usize, inputs: usize) -> Result<Linear> {
+    fn linear(&mut self, form: &LinearForm, outputs: usize, inputs: usize) -> Result<Linear> {
         let name = format!("{}.weight", form.name);
         let weight = if form.transposed {
             self.tensor(&name, &[inputs, outputs])?.transposed()
@@ -264,28 +187,12 @@ impl Loader<'_> {
         })
     }
 
-    /// A norm over the residual stream, where there is one.
-    fn optional_norm(&self, form: &Option<NormForm>) -> Result<Option<Norm>> {
-        let norm = form.as_ref();
-        norm.map(|form| self.norm(form, self.config.hidden_size))
-            .transpose()
-    }
-
-    fn norm(&self, form: &NormForm, length: usize) -> Result<Norm> {
+    fn norm(&mut self, form: &NormForm, length: usize) -> Result<Norm> {
         let bias = matches!(form.kind, NormKind::Layer { bias: true });
         Ok(Norm {
             weight: self.tensor(&format!("{}.weight", form.name), &[length])?,
             bias: self.bias(&form.name, bias, &[length])?,
             form: form.clone(),
         })
-    }
-
-    fn bias(&self, name: &str, there: bool, shape: &[usize]) -> Result<Option<Tensor>> {
-        let bias = there.then(|| self.tensor(&format!("{name}.bias"), shape));
-        bias.transpose()
-    }
-
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        Ok(self.tensors.get(&format!("{}{name}", self.prefix), shape)?)
     }
 }

@@ -3,8 +3,8 @@
 //! [`Pass`](super::pass::Pass) computes on the CPU, [`Plan`](super::plan::Plan) only writes down what would be computed. `Rows`
 //! stay where they are computed; what comes back to the host is what is recorded, and which experts a router chooses.
 
-use super::experts::{Active, Experts};
-use super::{Attention, Linear, Norm};
+use super::parts::{Active, Attention, Experts};
+use super::{Linear, Norm};
 use crate::kernels::activation::Activation;
 
 /// The operations of a pass over some tokens.

@@ -1,7 +1,7 @@
 //! g of Theorem 5: the outer function, last linear map and post-norm.
 
-use super::inner::Hidden;
 use super::ops::Ops;
+use super::parts::Hidden;
 use super::{Linear, Norm};
 
 /// g = N(d) with d = W_down h, where N is a post-norm or nothing; with experts, d = Σ s_j W_j h_j.

@@ -3,12 +3,13 @@
 use std::ops::Range;
 
 use super::cache::{Cache, SLACK};
-use super::experts::{Active, Experts, choose};
+use super::experts::choose;
 use super::ops::Ops;
 use super::overlay::{OverlaidRows, TensorOverlay};
+use super::parts::{Active, Attention, Experts};
 use super::run::ForwardRun;
-use super::{Attention, Linear, Norm, attend};
-use crate::checkpoint::form::{FusedOrder, RopePairing};
+use super::{Linear, Norm, attend};
+use crate::checkpoint::form::RopePairing;
 use crate::kernels::activation::Activation;
 use crate::kernels::{CosSin, Level, Rows, elementwise, rotate};
 use crate::tensor::{Element, Matrix};
@@ -186,35 +187,13 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
     }
 
     fn split_heads(&mut self, attention: &Attention, qkv: &Matrix<E>) -> [Matrix<E>; 3] {
-        let form = &attention.form;
-        let (groups, group, width) = match attention.fused_order() {
-            FusedOrder::Concatenated => (1, form.heads, form.kv_heads * form.head_dim),
-            FusedOrder::Grouped => (form.kv_heads, form.heads / form.kv_heads, form.head_dim),
-        };
-        let group = group * form.head_dim;
-        let stride = group + 2 * width;
-        let columns = |start: usize, width: usize| {
-            let heads = (0..groups).map(|g| g * stride + start..g * stride + start + width);
-            let heads: Vec<_> = heads.collect();
-            let rows = qkv.iter_rows().flat_map(|row| {
-                let heads = heads.iter();
-                heads.flat_map(move |heads| row[heads.clone()].iter().copied())
-            });
-            Matrix::from_vec(groups * width, rows.collect())
-        };
-        [
-            columns(0, group),
-            columns(group, width),
-            columns(group + width, width),
-        ]
+        let columns = attention.fused_columns();
+        columns.map(|columns| qkv.select_columns(&columns))
     }
 
     fn split_halves(&mut self, x: &Matrix<E>) -> [Matrix<E>; 2] {
         let half = x.cols() / 2;
-        [0, half].map(|start| {
-            let rows = x.iter_rows().flat_map(|row| &row[start..start + half]);
-            Matrix::from_vec(half, rows.copied().collect())
-        })
+        [0..half, half..2 * half].map(|columns| x.select_columns(&[columns]))
     }
 
     fn rope(&mut self, attention: &Attention, mut x: Matrix<E>) -> Matrix<E> {
@@ -222,12 +201,11 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
             return x;
         };
         let (level, dims) = (self.run.level, rotation.dims());
-        let sliding = attention.form.window.is_some();
         for sequence in self.sequences.iter() {
             for (row, &position) in sequence.rows.clone().zip(sequence.positions) {
                 let heads = x.row_mut(row);
                 if form.rounded_once {
-                    let cos_sin = self.run.cos_sin(rotation, sliding, position);
+                    let cos_sin = self.run.cos_sin(rotation, position);
                     let mut wide: Vec<E::Acc> = heads.iter().map(|x| x.acc()).collect();
                     for head in wide.chunks_exact_mut(attention.form.head_dim) {
                         rotate_part(level, form.pairing, &mut head[..dims], &cos_sin);
@@ -237,7 +215,7 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
                     }
                     continue;
                 }
-                let cos_sin = self.run.cos_sin(rotation, sliding, position);
+                let cos_sin = self.run.cos_sin(rotation, position);
                 match form.pairing {
                     RopePairing::Halves if dims == attention.form.head_dim => {
                         rotate(level, heads, &cos_sin);

@@ -3,9 +3,9 @@
 //! It is made by the blocks' own forward pass over [`Ops`] that only take notes, so there is no second list of operations that
 //! would have to be kept like the first.
 
-use super::experts::{Active, Experts};
 use super::ops::Ops;
-use super::{Attention, Linear, Model, Norm};
+use super::parts::{Active, Attention, Experts};
+use super::{Linear, Model, Norm};
 use crate::kernels::activation::Activation;
 
 /// The operations of a model's pass, in the order in which they run.

@@ -33,8 +33,8 @@ pub(crate) struct ForwardRun<'a> {
     pub(crate) layer: usize,
     recorder: Option<&'a mut dyn Recorder>,
     cancel: Option<Arc<AtomicBool>>,
-    /// cos and sin by whether the layer is a sliding one, and position: all layers of a kind rotate alike.
-    cos_sin: HashMap<(bool, usize), CosSin<f64>>,
+    /// cos and sin of the rotations met so far, by position: all layers of a kind rotate alike.
+    cos_sin: Vec<(Rotation, HashMap<usize, CosSin<f64>>)>,
 }
 
 impl<'a> ForwardRun<'a> {
@@ -44,14 +44,24 @@ impl<'a> ForwardRun<'a> {
         cancel: Option<Arc<AtomicBool>>,
     ) -> Self {
         Self {
-            level: model.level(),
-            backend: model.backend(),
-            disturbance: None,
             layers: model.config().decoder.layers,
-            layer: 0,
             recorder,
             cancel,
-            cos_sin: HashMap::new(),
+            ..Self::on(model.level(), model.backend())
+        }
+    }
+
+    /// A pass through a block of no model, which nobody records.
+    pub(crate) fn on(level: Level, backend: Backend) -> Self {
+        Self {
+            level,
+            backend,
+            disturbance: None,
+            layers: "",
+            layer: 0,
+            recorder: None,
+            cancel: None,
+            cos_sin: Vec::new(),
         }
     }
 
@@ -92,10 +102,14 @@ impl<'a> ForwardRun<'a> {
     pub(crate) fn cos_sin<E: Element>(
         &mut self,
         rotation: &Rotation,
-        sliding: bool,
         position: usize,
     ) -> CosSin<E> {
-        let known = self.cos_sin.entry((sliding, position));
+        let known = self.cos_sin.iter().position(|(known, _)| known == rotation);
+        let index = known.unwrap_or_else(|| {
+            self.cos_sin.push((rotation.clone(), HashMap::new()));
+            self.cos_sin.len() - 1
+        });
+        let known = self.cos_sin[index].1.entry(position);
         let (cos, sin) = known.or_insert_with(|| rotation.at(position));
         let rounded = |x: &[f64]| x.iter().map(|&x| E::from_f64(x)).collect();
         (rounded(cos), rounded(sin))

@@ -17,8 +17,9 @@
 
 use rayon::prelude::*;
 
+use super::before_outer::{BeforeOuter, products, slice_products};
 use super::error::Result;
-use super::layer::{BeforeOuter, LayerSolver, products, slice_products, slice_rest};
+use super::layer::LayerSolver;
 use super::reduced_pass::{changed_rows, consecutive};
 use super::sequence::{Query, SequenceSolver, Solution};
 use super::solver::has_post_norm;
@@ -136,7 +137,7 @@ fn solve_layer<E: Element>(
     let solved = each.map(|((seq, solver), rows)| {
         seq.finish_layer(layer, solver, |run| {
             let d = slice_products(&h, &d, &rows);
-            let rest = slice_rest(&rest, rows.clone());
+            let rest = rest.slice_rows(rows.clone());
             BeforeOuter::new(run, block, rest, h.slice_rows(rows), d)
         })
     });

@@ -1,16 +1,15 @@
 //! The solver of one layer, for the last token of the first of its reduced passes.
 
-use std::ops::Range;
-
-use super::lemmas::{check_finite, lemma_6, lemma_8, lemma_9, lemma_11, norm, rms};
-use super::reduced_pass::{ReducedPass, changed_rows};
+use super::before_outer::BeforeOuter;
+use super::controllable::{ByWeight, active, weight};
+use super::lemmas::{check_finite, norm, rms};
+use super::reduced_pass::ReducedPass;
+use super::theorem_5::{InputControllable, OutputControllable};
 use super::{
-    Case, LayerPatch, LayerReport, LowRank, Method, Part, Precondition, Solver, TensorChange,
-    appendix_b, closed_form, overlay, theorem_1, wide,
+    Case, LayerPatch, LayerReport, Method, Part, Precondition, Solver, TensorChange, appendix_b,
+    closed_form, overlay, theorem_1, wide,
 };
-use crate::model::{
-    Attended, Block, ForwardRun, Hidden, LayerOverlay, Linear, Maps, Norm, Ops, Pass, Rest,
-};
+use crate::model::{Block, ForwardRun, LayerOverlay, Norm};
 use crate::tensor::{Element, Matrix};
 
 /// By how much of what rounding left of T(C, x) the change of a branch without a norm is corrected, one time after the other:
@@ -18,248 +17,6 @@ use crate::tensor::{Element, Matrix};
 const CORRECTIONS: [f64; 12] = [
     1.0, 1.0, 0.5, 1.5, 0.75, 1.25, 2.0, 0.625, 0.875, 1.125, 1.75, 3.0,
 ];
-
-/// A layer before its outer half is solved. The rows of its matrices are those of the reduced passes, followed by the
-/// contextual one's unless its output is known already.
-pub(super) struct BeforeOuter<E: Element> {
-    /// What the branch is added to: v `[rows, hidden]`, or x and A(C, x).
-    rest: Rest<Matrix<E>>,
-    /// h `[rows, intermediate]`.
-    h: Hidden<Matrix<E>>,
-    /// W_down h `[rows, hidden]`, not yet rounded; of every active expert, where there are experts.
-    products: Vec<Matrix<E::Acc>>,
-    /// d_C.
-    d_ctx: Vec<f64>,
-    /// T(C, x).
-    pub(super) target: Vec<f64>,
-}
-
-/// W_down h, not yet rounded; of every active expert, where there are experts.
-pub(super) fn products<E: Element>(
-    run: &mut ForwardRun<'_>,
-    block: &Block,
-    h: &Hidden<Matrix<E>>,
-) -> Vec<Matrix<E::Acc>> {
-    let mut pass = Pass::of_rows(run, &[]);
-    match h {
-        Hidden::Dense(h) => vec![pass.products(&block.outer.down()[0], h)],
-        Hidden::Experts { active, .. } => {
-            let each = active.iter();
-            each.map(|(active, h)| pass.products(&block.outer.down()[active.expert], h))
-                .collect()
-        }
-    }
-}
-
-/// Some rows of [`products`] of `h`.
-pub(super) fn slice_products<E: Element>(
-    h: &Hidden<Matrix<E>>,
-    products: &[Matrix<E::Acc>],
-    rows: &Range<usize>,
-) -> Vec<Matrix<E::Acc>> {
-    match h {
-        Hidden::Dense(_) => vec![products[0].slice_rows(rows.clone())],
-        Hidden::Experts { active, .. } => {
-            let each = active.iter().zip(products);
-            each.map(|((active, _), products)| products.slice_rows(active.among(rows).1))
-                .collect()
-        }
-    }
-}
-
-/// d, from [`products`] under the changes of a pass.
-pub(super) fn finished<E: Element>(
-    pass: &mut Pass<'_, '_, '_, E>,
-    block: &Block,
-    h: &Hidden<Matrix<E>>,
-    products: &[Matrix<E::Acc>],
-) -> Matrix<E> {
-    let down = block.outer.down();
-    match h {
-        Hidden::Dense(h) => pass.finish(&down[0], h, products[0].clone(), None),
-        Hidden::Experts { router, active } => {
-            let each = active.iter().zip(products);
-            let said = each.map(|((active, h), products)| {
-                let rows = Some(&*active.rows);
-                let said = pass.finish(&down[active.expert], h, products.clone(), rows);
-                (active, said)
-            });
-            let said: Vec<_> = said.collect();
-            pass.combine(router, &said)
-        }
-    }
-}
-
-/// What W_down gives at `row` before a change, in f64: d, `[hidden]`, without its rounding.
-pub(super) fn d_of<E: Element>(
-    block: &Block,
-    h: &Hidden<Matrix<E>>,
-    products: &[Matrix<E::Acc>],
-    row: usize,
-    hidden: usize,
-) -> Vec<f64> {
-    let with_bias = |map: &Linear, y: &Matrix<E::Acc>, row: usize| -> Vec<f64> {
-        let y = wide(y, row);
-        match map.bias::<E>() {
-            None => y,
-            Some(bias) => y.iter().zip(bias).map(|(y, b)| y + b.to_f64()).collect(),
-        }
-    };
-    let down = block.outer.down();
-    match h {
-        Hidden::Dense(_) => with_bias(&down[0], &products[0], row),
-        Hidden::Experts { active, .. } => {
-            let mut sum = vec![0.0; hidden];
-            for ((active, _), y) in active.iter().zip(products) {
-                let Ok(at) = active.rows.binary_search(&row) else {
-                    continue;
-                };
-                let said = with_bias(&down[active.expert], y, at);
-                for (sum, said) in sum.iter_mut().zip(said) {
-                    *sum += active.gates[at] * said;
-                }
-            }
-            sum
-        }
-    }
-}
-
-/// What a branch is added to at `row`, in f64: v, or x + A(C, x).
-pub(super) fn rest_of<E: Element>(rest: &Rest<Matrix<E>>, row: usize) -> Vec<f64> {
-    match rest {
-        Rest::Sequential(v) => wide(v, row),
-        Rest::Parallel { attention, x } => {
-            let pairs = x.row(row).iter().zip(attention.row(row));
-            pairs.map(|(x, a)| x.to_f64() + a.to_f64()).collect()
-        }
-    }
-}
-
-/// Some rows of what a branch is added to.
-pub(super) fn slice_rest<E: Element>(
-    rest: &Rest<Matrix<E>>,
-    rows: Range<usize>,
-) -> Rest<Matrix<E>> {
-    match rest {
-        Rest::Sequential(v) => Rest::Sequential(v.slice_rows(rows)),
-        Rest::Parallel { attention, x } => Rest::Parallel {
-            attention: attention.slice_rows(rows.clone()),
-            x: x.slice_rows(rows),
-        },
-    }
-}
-
-impl<E: Element> BeforeOuter<E> {
-    /// `rest`, `h` and `products` as in the fields. The last row of each is the contextual pass's.
-    pub(super) fn new(
-        run: &mut ForwardRun<'_>,
-        block: &Block,
-        rest: Rest<Matrix<E>>,
-        h: Hidden<Matrix<E>>,
-        products: Vec<Matrix<E::Acc>>,
-    ) -> Self {
-        let ctx = match &rest {
-            Rest::Sequential(v) => v.rows() - 1,
-            Rest::Parallel { x, .. } => x.rows() - 1,
-        };
-        // The contextual row runs under no change, so its output is known before the outer patch is.
-        let ctx = ctx..ctx + 1;
-        let mut pass = Pass::of_rows(run, &[]);
-        let products_ctx = slice_products(&h, &products, &ctx);
-        let d = finished(&mut pass, block, &h.slice_rows(ctx.clone()), &products_ctx);
-        let d_ctx = wide(&d, 0);
-        let g = block.outer.output(&mut pass, d);
-        let target = block.add(&mut pass, &slice_rest(&rest, ctx), &g);
-        Self {
-            d_ctx,
-            target: wide(&target, 0),
-            rest,
-            h,
-            products,
-        }
-    }
-
-    /// The branch output required at `row`: t = T(C, x) less the rest.
-    pub(super) fn t(&self, row: usize) -> Vec<f64> {
-        let pairs = self.target.iter().zip(rest_of(&self.rest, row));
-        pairs.map(|(target, rest)| target - rest).collect()
-    }
-
-    /// [`d_of`] this layer.
-    fn d(&self, block: &Block, row: usize) -> Vec<f64> {
-        d_of(block, &self.h, &self.products, row, self.target.len())
-    }
-
-    /// Some of the rows, with the same target.
-    pub(super) fn rows(&self, rows: Range<usize>) -> Self {
-        Self {
-            rest: slice_rest(&self.rest, rows.clone()),
-            h: self.h.slice_rows(rows.clone()),
-            products: slice_products(&self.h, &self.products, &rows),
-            d_ctx: self.d_ctx.clone(),
-            target: self.target.clone(),
-        }
-    }
-
-    /// d in the rows of `passes`, each under its part of `change`.
-    fn down(
-        &self,
-        run: &mut ForwardRun<'_>,
-        block: &Block,
-        passes: &[ReducedPass<E>],
-        change: &LayerOverlay<E>,
-    ) -> Matrix<E> {
-        let change = changed_rows(passes, Part::Down, change, 0);
-        let mut pass = Pass::of_rows(run, &change);
-        finished(&mut pass, block, &self.h, &self.products)
-    }
-
-    /// The layer's output for that d.
-    fn output(
-        &self,
-        run: &mut ForwardRun<'_>,
-        block: &Block,
-        passes: &[ReducedPass<E>],
-        change: &LayerOverlay<E>,
-        d: Matrix<E>,
-    ) -> Matrix<E> {
-        let change = changed_rows(passes, Part::Scale, change, 0);
-        let mut pass = Pass::of_rows(run, &change);
-        let g = block.outer.output(&mut pass, d);
-        block.add(&mut pass, &self.rest, &g)
-    }
-
-    /// The layer's output in the rows of `passes`, under a change that is solved already.
-    pub(super) fn patched_output(
-        &self,
-        run: &mut ForwardRun<'_>,
-        block: &Block,
-        passes: &[ReducedPass<E>],
-        change: &LayerOverlay<E>,
-    ) -> Matrix<E> {
-        let d = self.down(run, block, passes, change);
-        self.output(run, block, passes, change, d)
-    }
-
-    /// Replaces what attention gives, and computes the inner half again, unpatched. The target stays.
-    pub(super) fn with_attention(
-        self,
-        run: &mut ForwardRun<'_>,
-        block: &Block,
-        attended: Attended<Matrix<E>>,
-    ) -> Self {
-        let h = block
-            .inner
-            .output(&mut Pass::of_rows(run, &[]), &attended.z);
-        let products = products(run, block, &h);
-        Self {
-            rest: attended.rest,
-            h,
-            products,
-            ..self
-        }
-    }
-}
 
 /// One layer while it is solved.
 pub(super) struct LayerSolver<'a, E: Element> {
@@ -293,8 +50,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         }
     }
 
-    /// Solves ΔW of every first map, from z of the reduced and the contextual pass, by Lemmas 6 and 7. Of experts only those
-    /// that the contextual pass chooses are changed, and the router, which then chooses them.
+    /// Solves ΔW of the first maps, from z of the reduced and the contextual pass.
     pub(super) fn solve_inner(
         &mut self,
         run: &mut ForwardRun<'_>,
@@ -304,23 +60,9 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         if !self.parts.contains(&Part::GateUp) {
             return Ok(());
         }
-        let maps = match self.block.inner.maps() {
-            Maps::Experts(experts) => {
-                let z_ctx = Matrix::from_slice(z_ctx.len(), z_ctx);
-                let mut pass = Pass::<E>::of_rows(run, &[]);
-                let [router] = pass.linear([&experts.router], &z_ctx);
-                let active = pass.route(experts, &router).into_iter();
-                let chosen = active.flat_map(|active| &experts.maps[active.expert]);
-                std::iter::once(&experts.router).chain(chosen).collect()
-            }
-            _ => self.block.inner.first_maps(),
-        };
-        let [z, z_ctx] = [z, z_ctx].map(|z| z.iter().map(|z| z.to_f64()).collect::<Vec<_>>());
-        let delta_z: Vec<_> = z_ctx.iter().zip(&z).map(|(z_ctx, z)| z_ctx - z).collect();
-        for map in maps {
-            let delta = lemma_6(run.level, map.weight().into(), &z, &delta_z)?;
-            self.set_low_rank(map, delta);
-        }
+        let delta = self.block.inner.delta(run, z, z_ctx)?;
+        self.apply(delta);
+        let z: Vec<_> = z.iter().map(|z| z.to_f64()).collect();
         self.report.divided_by(norm(&z));
         Ok(())
     }
@@ -358,7 +100,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         let mut nearest: Vec<(f64, f64)> = delta_y.iter().map(|&y| (y, f64::INFINITY)).collect();
         self.report.case = Case::Regular;
         for step in CORRECTIONS {
-            self.say_more(before, &delta_y)?;
+            self.say_more(run, before, &delta_y)?;
             let out = before.patched_output(run, block, passes, &self.change);
             let pairs = before.target.iter().zip(out.row(query));
             for ((nearest, &delta_y), (target, out)) in nearest.iter_mut().zip(&delta_y).zip(pairs)
@@ -375,47 +117,32 @@ impl<'a, E: Element> LayerSolver<'a, E> {
             delta_y = next.collect();
         }
         let (nearest, off): (Vec<_>, Vec<_>) = nearest.into_iter().unzip();
-        self.say_more(before, &nearest)?;
+        self.say_more(run, before, &nearest)?;
         self.report.residual = norm(&off) / norm(&t).max(f64::MIN_POSITIVE);
         Ok(before.patched_output(run, block, passes, &self.change))
     }
 
     /// Makes the outer function say `delta_y` more of the query's h.
-    fn say_more(&mut self, before: &BeforeOuter<E>, delta_y: &[f64]) -> Result<(), Precondition> {
-        let down = self.block.outer.down();
-        match &before.h {
-            Hidden::Dense(h) => {
-                let map = &down[0];
-                if let (Solver::Theorem5, Some(bias)) = (self.method.solver, map.bias::<E>()) {
-                    let delta = lemma_8(delta_y)?;
-                    let pairs = bias.iter().zip(delta);
-                    let bias = pairs.map(|(b, delta)| b.to_f64() + delta).collect();
-                    self.set_vector(format!("{}.bias", map.name()), bias);
-                    return Ok(());
-                }
-                let h = wide(h, self.query);
-                self.set_low_rank(map, lemma_9(&h, delta_y)?);
-                self.report.divided_by(norm(&h));
-            }
-            Hidden::Experts { active, .. } => {
-                let of_query = active.iter().filter_map(|(active, h)| {
-                    let at = active.rows.binary_search(&self.query).ok()?;
-                    Some((active.expert, active.gates[at], wide(h, at)))
-                });
-                let of_query: Vec<_> = of_query.collect();
-                let gates: Vec<_> = of_query
-                    .iter()
-                    .map(|(_, s, h)| (*s, h.as_slice()))
-                    .collect();
-                let patches = lemma_11(&gates, delta_y)?;
-                for ((expert, _, h), delta) in of_query.iter().zip(patches) {
-                    if let Some(delta) = delta {
-                        self.set_low_rank(&down[*expert], delta);
-                        self.report.divided_by(norm(h));
-                    }
-                }
+    fn say_more(
+        &mut self,
+        run: &mut ForwardRun<'_>,
+        before: &BeforeOuter<E>,
+        delta_y: &[f64],
+    ) -> Result<(), Precondition> {
+        let outer = &self.block.outer;
+        let h = before.h.slice_rows(self.query..self.query + 1);
+        let delta = match self.method.solver {
+            Solver::Theorem5 => outer.delta(run, &h, delta_y)?,
+            _ => ByWeight(outer).delta(run, &h, delta_y)?,
+        };
+        let of_matrix = |change| matches!(change, &TensorChange::LowRank(_));
+        if delta.values().any(of_matrix) {
+            let lengths = active(&h).into_iter().map(|(_, _, h)| norm(&h));
+            for length in lengths.filter(|length| *length != 0.0) {
+                self.report.divided_by(length);
             }
         }
+        self.apply(delta);
         Ok(())
     }
 
@@ -429,7 +156,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
     ) -> Result<Matrix<E>, Precondition> {
         let (block, query) = (self.block, self.query);
         let t = before.t(query);
-        let m = self.solve_down(before, post_norm, &t)?;
+        let m = self.solve_down(run, before, post_norm, &t)?;
         let d = before.down(run, block, passes, &self.change);
         let n = post_norm.unscaled(run.level, d.row(query));
         let n: Vec<f64> = n.into_iter().map(Element::to_f64).collect();
@@ -440,6 +167,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
     /// Solves ΔW_down, where the branch must give t. Returns the scale that goes with it.
     fn solve_down(
         &mut self,
+        run: &mut ForwardRun<'_>,
         before: &BeforeOuter<E>,
         post_norm: &Norm,
         t: &[f64],
@@ -464,7 +192,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         };
         let delta_y: Vec<f64> = wanted.iter().zip(d).map(|(wanted, d)| wanted - d).collect();
         self.report.case = case;
-        self.say_more(before, &delta_y)?;
+        self.say_more(run, before, &delta_y)?;
         Ok(m)
     }
 
@@ -498,21 +226,16 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         self.report.divided_by_each(divided.map(|j| n[j]));
         let left: Vec<f64> = (0..n.len()).map(|j| scale[j] * n[j] - t[j]).collect();
         self.report.residual = norm(&left) / norm(t).max(f64::MIN_POSITIVE);
-        self.set_vector(format!("{}.weight", post_norm.name()), scale);
+        let scale = (weight(post_norm.name()), TensorChange::Vector(scale));
+        self.apply([scale].into());
         Ok(())
     }
 
-    fn set_low_rank(&mut self, map: &Linear, delta: LowRank) {
-        let name = format!("{}.weight", map.name());
-        let change = overlay::low_rank(map.weight(), &delta, self.method.form);
-        self.change.insert(name.clone(), change);
-        self.patch.insert(name, TensorChange::LowRank(delta));
-    }
-
-    fn set_vector(&mut self, name: String, vector: Vec<f64>) {
-        let change = overlay::vector_of(self.block, &name, &vector, self.method.form);
-        self.change.insert(name.clone(), change);
-        self.patch.insert(name, TensorChange::Vector(vector));
+    /// Takes changes into the patch.
+    fn apply(&mut self, delta: LayerPatch) {
+        self.change
+            .extend(overlay::layer_overlay(self.block, &delta, self.method.form));
+        self.patch.extend(delta);
     }
 }
 

@@ -10,8 +10,7 @@
 //! | [11](lemma_11) | the outer weights of experts with gates s_j | Lemma 9 with δy/S in each, S = Σ s_j |
 //! | 12 | a parallel block, whose inner function sees x alone | nothing inside; outside A(C, x) − A(C∖Y, x) |
 //!
-//! 6 and 7 control what an inner function sees ([Definition 3](super::theorem_5::InputControllable)), 8 to 11
-//! what an outer function says ([Definition 4](super::theorem_5::OutputControllable)), and
+//! 6 and 7 control what an inner function sees (Definition 3), 8 to 11 what an outer function says (Definition 4), and
 //! [Theorem 5](super::theorem_5) puts one of each together. A weight stored transposed, `[in, out]`, takes
 //! the [transposed](LowRank::transposed) patch.
 

@@ -6,8 +6,9 @@
 
 use std::ops::Range;
 
+use super::before_outer::BeforeOuter;
 use super::error::Result;
-use super::layer::{BeforeOuter, LayerSolver};
+use super::layer::LayerSolver;
 use super::reduced_pass::sequences;
 use super::sequence::SequenceSolver;
 use crate::model::{Attended, ForwardRun, LayerOverlay, Pass};

@@ -10,7 +10,9 @@
 
 pub mod algorithm_1;
 pub mod appendix_b;
+mod before_outer;
 pub mod closed_form;
+mod controllable;
 mod error;
 pub mod export;
 mod layer;
@@ -32,9 +34,11 @@ mod variant;
 
 pub use crate::model::Overlay;
 pub use algorithm_1::{solve, solve_batch};
+pub(crate) use controllable::{ByWeight, active};
 pub use error::{Error, Result};
 pub use merged::{Materialised, materialise};
 pub use overlay::ApplyMode;
+pub(crate) use overlay::layer_overlay;
 pub use report::{Case, LayerReport, SolverReport};
 pub use saved::SavedPatch;
 pub use sequence::{Query, Solution};
@@ -77,7 +81,7 @@ impl LowRank {
     }
 
     /// Rows `first`… of W + U V, summed in f64: as many as `sums` has room for.
-    fn sum_rows(&self, w: &Tensor, first: usize, sums: &mut [f64]) {
+    pub(crate) fn sum_rows(&self, w: &Tensor, first: usize, sums: &mut [f64]) {
         let (rank, cols) = (self.v.rows(), self.v.cols());
         for (r, sum) in sums.chunks_exact_mut(cols).enumerate() {
             w.read_row(first + r, sum);

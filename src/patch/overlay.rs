@@ -44,13 +44,17 @@ impl<E: Element> Overlay<E> {
     /// `patch`, which must have the model's layers and shapes, in the given form.
     pub fn new(model: &Model, patch: &Patch, form: ApplyMode) -> Self {
         let layers = model.layers().iter().zip(&patch.layers);
-        let layers = layers.map(|(block, patch)| change(block, patch, form));
+        let layers = layers.map(|(block, patch)| layer_overlay(block, patch, form));
         Self::from_layers(layers.collect())
     }
 }
 
 /// One layer's patch in a compute type; what is no tensor of the block is left out.
-fn change<E: Element>(block: &Block, patch: &LayerPatch, form: ApplyMode) -> LayerOverlay<E> {
+pub(crate) fn layer_overlay<E: Element>(
+    block: &Block,
+    patch: &LayerPatch,
+    form: ApplyMode,
+) -> LayerOverlay<E> {
     let tensors = patch.iter().filter_map(|(name, change)| {
         let overlay = match (change, place(block, name)?) {
             (TensorChange::LowRank(delta), Place::Weight(w)) => low_rank(w, delta, form),
@@ -78,7 +82,7 @@ pub(super) fn low_rank<E: Element>(
 }
 
 /// A bias or a scale in a compute type. A checkpoint may store w = m − 1, so that is what is rounded when it is materialised.
-pub(super) fn vector_of<E: Element>(
+fn vector_of<E: Element>(
     block: &Block,
     name: &str,
     vector: &[f64],

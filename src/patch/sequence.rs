@@ -1,7 +1,8 @@
 //! One sequence while its patch is solved: its contextual pass, and its reduced passes beside it.
 
+use super::before_outer::BeforeOuter;
 use super::error::{Error, Result};
-use super::layer::{BeforeOuter, LayerSolver};
+use super::layer::LayerSolver;
 use super::reduced_pass::{ReducedPass, row_ranges, sequences};
 use super::{
     LayerPatch, LayerReport, Method, Part, Patch, Precondition, Solver, SolverReport, Variant,

@@ -5,216 +5,142 @@
 //! T(C, x) = x + A(C, x) + g(f(x)). Subscript C is the contextual pass, no subscript the reduced one, in which a
 //! part Y of the context is gone.
 //!
-//! 1. f is input-controllable: some Δθ_f makes f see v_C where it is given v.
+//! 1. f is input-controllable (Definition 3): some Δθ_f makes f see z_C where it is given z. Where f begins with a norm N,
+//!    that is N(v) (Lemma 7), else v itself (Lemma 6).
 //! 2. The patched f gives some h. In exact arithmetic that is h_C; here it is what was *really* computed.
-//! 3. g is output-controllable: some Δθ_g makes it say, of this h, δy = T(C, x) − v − g(h) more.
+//! 3. g is output-controllable (Definition 4): some Δθ_g makes it say, of this h, δy = T(C, x) − v − g(h) more.
 //!
 //! So the second half corrects whatever the rounding of the first one left, in every precision. In a
 //! parallel block f sees x in both passes, and step 1 has nothing to do (Lemma 12).
+//!
+//! [`Inner`](crate::model::Inner) and [`Outer`](crate::model::Outer) are controllable as the [`lemmas`](super::lemmas) say, and
+//! [Algorithm 1](super::algorithm_1) controls the layers of a model by the same Δθ. It takes several passes through a layer at
+//! once and corrects what rounding leaves, so its layers go through a loop of their own (`layer.rs`); what is proved here is
+//! what `context-patch lemmas` checks.
 
 use super::lemmas::check_finite;
-use super::{LowRank, Precondition};
-use crate::kernels::Level;
-use crate::tensor::Float;
+use super::overlay::{ApplyMode, layer_overlay};
+use super::{LayerPatch, Precondition, wide};
+use crate::model::{Attended, Block, ForwardRun, Hidden, Pass};
+use crate::tensor::{Element, Matrix};
 
 /// Definition 3. f is *input-controllable* if for every nonzero z and z + δz there is a Δθ with
 /// f(z; θ + Δθ) = f(z + δz; θ).
-///
-/// Where f begins with a norm N, its input is v, and what must not be zero is z = N(v) (Lemma 7).
-pub trait InputControllable<A: Float>: Sized {
-    /// What f gives: h, or gate and h of every active expert.
-    type Output;
-
-    /// f(v; θ).
-    fn forward(&self, level: Level, v: &[A]) -> Self::Output;
-
-    /// Δθ with f(v; θ + Δθ) = f(v_ctx; θ), in f64.
+pub(crate) trait InputControllable<E: Element> {
+    /// Δθ with f(z; θ + Δθ) = f(z_ctx; θ), in f64.
     ///
     /// # Errors
     ///
     /// z = 0, or numbers that are not finite.
     fn delta(
         &self,
-        level: Level,
-        v: &[A],
-        v_ctx: &[A],
-    ) -> Result<Vec<ParameterDelta>, Precondition>;
-
-    /// f with the parameters θ + Δθ, rounded once; Δθ may be empty.
-    ///
-    /// # Errors
-    ///
-    /// A parameter that is not finite then.
-    fn plus(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition>;
+        run: &mut ForwardRun<'_>,
+        z: &[E],
+        z_ctx: &[E],
+    ) -> Result<LayerPatch, Precondition>;
 }
 
 /// Definition 4. g is *output-controllable* if for every fixed nonzero h and every δy there is a Δθ with
 /// g(h; θ + Δθ) = g(h; θ) + δy.
-pub trait OutputControllable<A: Float>: Sized {
-    /// What g is given: what f gives.
-    type Input;
-
-    /// g(h; θ).
-    fn forward(&self, level: Level, h: &Self::Input) -> Vec<A>;
-
-    /// Δθ with g(h; θ + Δθ) = g(h; θ) + δy, in f64.
+pub(crate) trait OutputControllable<E: Element> {
+    /// Δθ with g(h; θ + Δθ) = g(h; θ) + δy, in f64; h is of one token.
     ///
     /// # Errors
     ///
     /// An activation that the construction divides by is zero, or numbers are not finite.
     fn delta(
         &self,
-        level: Level,
-        h: &Self::Input,
+        run: &mut ForwardRun<'_>,
+        h: &Hidden<Matrix<E>>,
         delta_y: &[f64],
-    ) -> Result<Vec<ParameterDelta>, Precondition>;
-
-    /// g with the parameters θ + Δθ, rounded once; Δθ may be empty.
-    ///
-    /// # Errors
-    ///
-    /// A parameter that is not finite then.
-    fn plus(&self, delta: &[ParameterDelta]) -> Result<Self, Precondition>;
-}
-
-/// A part of Δθ: the change of one parameter.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ParameterDelta {
-    /// The parameter, such as `gate` or `bias`.
-    pub parameter: &'static str,
-    /// The expert that it belongs to, where there are experts.
-    pub expert: Option<usize>,
-    /// The lemma that gave it.
-    pub lemma: u8,
-    /// What is added to it.
-    pub delta: Delta,
-}
-
-/// What is added to a parameter, in the shape in which it is stored.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Delta {
-    /// To a weight.
-    Matrix(LowRank),
-    /// To a bias or a scale.
-    Vector(Vec<f64>),
-}
-
-impl ParameterDelta {
-    /// The rank of a matrix's change; `None` for a vector's.
-    pub fn rank(&self) -> Option<usize> {
-        match &self.delta {
-            Delta::Matrix(delta) => Some(delta.v.rows()),
-            Delta::Vector(_) => None,
-        }
-    }
-}
-
-/// What one pass hands to the inner and the outer function.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BlockStates<A> {
-    /// What f is given: v, or x in a parallel block.
-    pub input: Vec<A>,
-    /// What g's output is added to: v, or x + A(C, x) in a parallel block.
-    pub residual: Vec<A>,
-}
-
-impl<A: Float> BlockStates<A> {
-    /// The block's output: the residual with g's output added.
-    pub fn output(&self, said: &[A]) -> Vec<A> {
-        let pairs = self.residual.iter().zip(said);
-        pairs.map(|(&residual, &said)| residual + said).collect()
-    }
+    ) -> Result<LayerPatch, Precondition>;
 }
 
 /// A block that Theorem 5 has patched.
 #[derive(Clone, Debug)]
-pub struct Patched<A, F, G> {
-    /// f with θ_f + Δθ_f.
-    pub inner: F,
-    /// g with θ_g + Δθ_g.
-    pub outer: G,
+pub(crate) struct Patched<E: Element> {
     /// Δθ_f; empty where f sees the same in both passes.
-    pub delta_inner: Vec<ParameterDelta>,
+    pub(crate) delta_inner: LayerPatch,
     /// Δθ_g.
-    pub delta_outer: Vec<ParameterDelta>,
+    pub(crate) delta_outer: LayerPatch,
     /// T(C, x), which the patched block has to say.
-    pub target: Vec<A>,
-    /// The patched block's output in the reduced pass.
-    pub output: Vec<A>,
+    pub(crate) target: Vec<f64>,
     /// δy, which g had to say more.
-    pub delta_y: Vec<f64>,
+    pub(crate) delta_y: Vec<f64>,
+    /// g(h; θ), which was not enough.
+    pub(crate) before: Matrix<E>,
+    /// What the patched block says in the reduced pass.
+    pub(crate) said: Said<E>,
 }
 
-/// Theorem 5, as its proof goes: patches f and g so that the block gives in the reduced pass what it gives in
-/// the contextual one.
+/// Theorem 5, as its proof goes: patches f and g so that `block` gives in the reduced pass what it gives in
+/// the contextual one. `g` is the block's outer function, as it is to be controlled.
 ///
 /// # Errors
 ///
 /// Those of the two Δθ, and numbers that are not finite, by name.
-pub fn theorem_5<A, F, G>(
-    level: Level,
-    f: &F,
-    g: &G,
-    reduced: &BlockStates<A>,
-    contextual: &BlockStates<A>,
-) -> Result<Patched<A, F, G>, Precondition>
-where
-    A: Float,
-    F: InputControllable<A>,
-    G: OutputControllable<A, Input = F::Output>,
-{
-    let h_ctx = f.forward(level, &contextual.input);
-    let target = contextual.output(&g.forward(level, &h_ctx));
-    check_finite("T(C, x)", &wide(&target))?;
+pub(crate) fn theorem_5<E: Element>(
+    run: &mut ForwardRun<'_>,
+    block: &Block,
+    g: &impl OutputControllable<E>,
+    reduced: &Attended<Matrix<E>>,
+    contextual: &Attended<Matrix<E>>,
+) -> Result<Patched<E>, Precondition> {
+    let f = &block.inner;
+    let target = wide(&say(run, block, contextual, &LayerPatch::new()).t, 0);
+    check_finite("T(C, x)", &target)?;
 
-    let delta_inner = if reduced.input == contextual.input {
-        Vec::new()
+    let delta_inner = if reduced.z == contextual.z {
+        LayerPatch::new()
     } else {
-        f.delta(level, &reduced.input, &contextual.input)?
+        f.delta(run, reduced.z.row(0), contextual.z.row(0))?
     };
-    let inner = f.plus(&delta_inner)?;
 
-    let h = inner.forward(level, &reduced.input);
-    let said = wide(&g.forward(level, &h));
-    let (wanted, residual) = (wide(&target), wide(&reduced.residual));
-    let delta_y: Vec<_> = (0..said.len())
-        .map(|j| wanted[j] - residual[j] - said[j])
+    let halfway = say(run, block, reduced, &delta_inner);
+    let (rest, g_of_h) = (reduced.rest.to_f64(0), wide(&halfway.g, 0));
+    let delta_y: Vec<_> = (0..target.len())
+        .map(|j| target[j] - rest[j] - g_of_h[j])
         .collect();
-    let delta_outer = g.delta(level, &h, &delta_y)?;
-    let outer = g.plus(&delta_outer)?;
+    let delta_outer = g.delta(run, &halfway.h, &delta_y)?;
 
-    let output = reduced.output(&outer.forward(level, &h));
-    check_finite("T(C∖Y, x)", &wide(&output))?;
+    let both = delta_inner.iter().chain(&delta_outer);
+    let both = both.map(|(name, change)| (name.clone(), change.clone()));
+    let said = say(run, block, reduced, &both.collect());
+    check_finite("T(C∖Y, x)", &wide(&said.t, 0))?;
     Ok(Patched {
-        inner,
-        outer,
         delta_inner,
         delta_outer,
         target,
-        output,
         delta_y,
+        before: halfway.g,
+        said,
     })
 }
 
-/// `θ` + `delta`, summed in f64 and rounded once; `parameter` names it should it not be finite.
-///
-/// # Errors
-///
-/// A sum that is not finite.
-pub fn rounded_sum<A: Float>(
-    parameter: &str,
-    theta: &[A],
-    delta: impl IntoIterator<Item = f64>,
-) -> Result<Vec<A>, Precondition> {
-    let pairs = theta.iter().zip(delta);
-    let sum: Vec<A> = pairs
-        .map(|(theta, delta)| A::from_f64(theta.to_f64() + delta))
-        .collect();
-    check_finite(&format!("{parameter} + Δ{parameter}"), &wide(&sum))?;
-    Ok(sum)
+/// What a block says of one token.
+#[derive(Clone, Debug)]
+pub(crate) struct Said<E: Element> {
+    /// h = f(z).
+    pub(crate) h: Hidden<Matrix<E>>,
+    /// g(h).
+    pub(crate) g: Matrix<E>,
+    /// T.
+    pub(crate) t: Matrix<E>,
 }
 
-/// Numbers in f64.
-pub(crate) fn wide<A: Float>(x: &[A]) -> Vec<f64> {
-    x.iter().map(|x| x.to_f64()).collect()
+/// What `block` says with the parameters θ + Δθ, each rounded once to the compute type.
+pub(crate) fn say<E: Element>(
+    run: &mut ForwardRun<'_>,
+    block: &Block,
+    attended: &Attended<Matrix<E>>,
+    delta: &LayerPatch,
+) -> Said<E> {
+    let change = layer_overlay(block, delta, ApplyMode::Materialise);
+    let changes = [(0..1, &change)];
+    let mut pass = Pass::of_rows(run, &changes);
+    let h = block.inner.output(&mut pass, &attended.z);
+    let d = block.outer.project(&mut pass, &h);
+    let g = block.outer.output(&mut pass, d);
+    let t = block.add(&mut pass, &attended.rest, &g);
+    Said { h, g, t }
 }

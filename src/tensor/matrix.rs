@@ -101,6 +101,21 @@ impl<E: Element> Matrix<E> {
         copy
     }
 
+    /// A copy of some columns, one range after the other.
+    pub(crate) fn select_columns(&self, columns: &[Range<usize>]) -> Self {
+        let width = columns.iter().map(Range::len).sum();
+        let mut copy = Self::recycled(self.rows, width);
+        for (row, copy) in self.iter_rows().zip(copy.iter_rows_mut()) {
+            let mut left = copy;
+            for columns in columns {
+                let (now, later) = left.split_at_mut(columns.len());
+                now.copy_from_slice(&row[columns.clone()]);
+                left = later;
+            }
+        }
+        copy
+    }
+
     /// The first rows, as many as the first of `rows` says, then the next ones. The first part is not copied.
     pub(crate) fn split(mut self, rows: &[usize]) -> Vec<Self> {
         let [first, others @ ..] = rows else {

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use half::f16;
 
-use super::{Element, round_to_bf16, round_to_f16};
+use super::{Element, Matrix, round_to_bf16, round_to_f16};
 
 /// The type of the numbers in a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +79,18 @@ impl Tensor {
         let mut bytes = vec![0; values.len() * storage.size()];
         encode(storage, values, &mut bytes);
         Self::new(storage, shape, bytes.into())
+    }
+
+    /// A tensor of the numbers of a matrix, each rounded once to `storage`.
+    pub(crate) fn from_matrix(storage: Storage, matrix: &Matrix<f64>) -> Self {
+        let mut bytes = vec![0; matrix.as_slice().len() * storage.size()];
+        encode(storage, matrix.as_slice(), &mut bytes);
+        Self {
+            storage,
+            shape: vec![matrix.rows(), matrix.cols()],
+            data: bytes.into(),
+            frobenius: Arc::default(),
+        }
     }
 
     /// The type of the stored numbers.

@@ -6,6 +6,7 @@ use std::thread;
 use context_patch::kernels::Level;
 use context_patch::model::Recorder;
 use context_patch::tensor::{Element, Matrix};
+use context_patch::trace::names;
 use context_patch::{Model, Session};
 use half::bf16;
 use rayon::ThreadPoolBuilder;
@@ -164,7 +165,7 @@ pub fn hash<E: Element>(model: &Model, ids: &[u32], last: usize, way: Way) -> St
 
 fn pass<E: Element>(model: &Model, ids: &[u32], last: usize, way: Way) -> String {
     let mut seen = Seen {
-        block: format!("model.layers.{}", model.layers().len() - 1),
+        block: last_block(model),
         hash: Sha256::new(),
         logits: Vec::new(),
     };
@@ -178,6 +179,13 @@ fn pass<E: Element>(model: &Model, ids: &[u32], last: usize, way: Way) -> String
     }
     let hash = seen.hash.chain_update(&seen.logits).finalize();
     hash.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What the last block's output is called: `model.layers.L` or `transformer.h.L`.
+fn last_block(model: &Model) -> String {
+    let end = format!(".{}", model.layers().len() - 1);
+    let mut names = names(model).into_iter();
+    names.find(|name| name.ends_with(&end)).unwrap()
 }
 
 /// Keeps logits back, so that the order of the hashed numbers does not depend on the chunks.

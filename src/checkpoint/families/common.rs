@@ -10,7 +10,8 @@ pub(super) fn activation(fields: &Fields<'_>, name: &str, default: &str) -> Resu
     match said.unwrap_or(default) {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu" => Ok(Activation::Gelu),
-        "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        "gelu_new" => Ok(Activation::GeluNew),
+        "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
         other => Err(fields.unsupported(
             name,

@@ -1,6 +1,6 @@
 //! Llama, and the families that are Llama but for a few choices: Mistral, Qwen2, Qwen3, Mixtral, OLMo 2 and Phi 3.
 
-use super::super::config::{COUNT, Config, POSITIONS};
+use super::super::config::{Config, POSITIONS};
 use super::super::error::Result;
 use super::super::fields::Fields;
 use super::super::form::{
@@ -183,13 +183,18 @@ pub(super) fn qwen3(fields: &Fields<'_>) -> Result<Config> {
     QWEN3.read(fields)
 }
 
+/// Experts of all layers together, twice those of the largest models: each has names of its own, and a config of some bytes
+/// could have them fill the memory.
+const EXPERTS: usize = 1 << 16;
+
 /// Mistral with experts in the place of the MLP.
 pub(super) fn mixtral(fields: &Fields<'_>) -> Result<Config> {
     const MODULE: &str = "block_sparse_moe";
-    let experts = fields.size("num_local_experts", 8, COUNT)?;
+    let config = MIXTRAL.read(fields)?;
+    let most = EXPERTS / config.num_hidden_layers;
+    let experts = fields.size("num_local_experts", 8, 1..=most)?;
     let top_k = fields.size("num_experts_per_tok", 2, 1..=experts)?;
     let map = |expert: usize, name| LinearForm::new(format!("{MODULE}.experts.{expert}.{name}"));
-    let config = MIXTRAL.read(fields)?;
     Ok(config.with_layers(|_, block| {
         block.inner.module = MODULE;
         block.inner.maps = MapsForm::Experts(ExpertsForm {

@@ -7,7 +7,7 @@ use std::f64::consts::{PI, TAU};
 use crate::checkpoint::RopeScaling;
 use crate::checkpoint::form::{FusedOrder, NormKind, RopeForm, RopePairing, Sum};
 use crate::kernels::activation::Activation;
-use crate::model::attention::Projections;
+use crate::model::Projections;
 use crate::model::{Attention, Block, Experts, Inner, Linear, Maps, Norm, Outer};
 use crate::tensor::Matrix;
 
@@ -203,7 +203,7 @@ fn activate(activation: Activation, x: f64) -> f64 {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Relu => x.max(0.0),
         Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
-        Activation::GeluTanh => {
+        Activation::GeluTanh | Activation::GeluNew => {
             let u = (2.0 / PI).sqrt() * (x + 0.044_715 * x.powi(3));
             0.5 * x * (1.0 + u.tanh())
         }

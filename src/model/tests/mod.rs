@@ -7,7 +7,7 @@ use definition::{Rows, rows_of};
 use half::bf16;
 use safetensors::tensor::{SafeTensors, TensorView, serialize};
 
-use super::attention::Projections;
+use super::Projections;
 use super::{Attended, Block, ForwardRun, Hidden, Maps, Model, ModelOptions, Norm, Pass, Sequence};
 use crate::checkpoint::form::{FusedOrder, NormKind, RopePairing, Sum};
 use crate::checkpoint::{Checkpoint, Rope};

@@ -12,13 +12,17 @@
 //! The solution is found in passes over the layers that are changed, each correcting what the one before
 //! it left.
 
+mod branch;
+mod contextual;
 mod least_squares;
 pub mod reach;
 
 use rayon::prelude::*;
 
+use self::branch::Branch;
+use self::contextual::Contextual;
 use self::reach::{Said, exactly, last, near, weak};
-use super::layer::{d_of, finished, products, rest_of};
+use super::before_outer::{d_of, products};
 use super::solver::has_post_norm;
 use super::{
     ApplyMode, Case, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, SolverReport,
@@ -27,8 +31,7 @@ use super::{
 use crate::checkpoint::form::Sum;
 use crate::model::generate::greedy;
 use crate::model::{
-    Attended, Block, Cache, ForwardRun, Hidden, LayerOverlay, Linear, Model, Pass, Recorder, Rest,
-    Sequence, Session,
+    Attended, Cache, ForwardRun, Hidden, LayerOverlay, Linear, Model, Pass, Sequence,
 };
 use crate::patch::{Error, Result};
 use crate::tensor::{Element, Matrix, in_lanes};
@@ -110,88 +113,6 @@ struct Solving<'a, E> {
     weak: Vec<bool>,
     /// What the last layer could not give, left to the one before it.
     ahead: Matrix<f64>,
-}
-
-/// The contextual pass's states of the span at the layers that are changed, `[N, hidden]` each.
-struct Contextual {
-    first: usize,
-    span: usize,
-    /// The path of the layers, the module that gives d where a norm is behind it, and the head's.
-    names: [String; 3],
-    /// d_C.
-    d: Vec<Matrix<f64>>,
-    /// T(C, x).
-    targets: Vec<Matrix<f64>>,
-    /// `[N, vocab]`, until it is through.
-    logits: Vec<f64>,
-}
-
-impl Recorder for Contextual {
-    fn wants(&self, name: &str) -> bool {
-        self.place(name).is_some() || name == self.names[2]
-    }
-
-    fn record(&mut self, name: &str, rows: &Matrix<f64>) {
-        if name == self.names[2] {
-            self.logits.extend(rows.as_slice());
-        }
-        let span = self.span;
-        if let Some((layer, is_d)) = self.place(name) {
-            let all = if is_d { &mut self.d } else { &mut self.targets };
-            let seen = std::mem::replace(&mut all[layer], Matrix::zeros(0, 1));
-            // The last rows of all there have been.
-            let mut numbers = seen.into_vec();
-            numbers.extend(rows.as_slice());
-            let extra = numbers.len().saturating_sub(span * rows.cols());
-            numbers.drain(..extra);
-            all[layer] = Matrix::from_vec(rows.cols(), numbers);
-        }
-    }
-}
-
-impl Contextual {
-    /// The states of the span, and its logits.
-    fn new<E: Element>(model: &Model, split: &Split, first: usize) -> Result<(Self, Matrix<E>)> {
-        let layers = model.layers().len() - first;
-        let none = vec![Matrix::zeros(0, 1); layers];
-        let mut contextual = Self {
-            first,
-            span: split.queries().len(),
-            names: names(model),
-            d: none.clone(),
-            targets: none,
-            logits: Vec::new(),
-        };
-        let mut session = Session::<E>::new(model);
-        session.forward_recorded(split.tokens(), contextual.span, &mut contextual)?;
-        let logits = contextual.logits.drain(..).map(E::from_f64).collect();
-        let logits = Matrix::from_vec(model.config().vocab_size, logits);
-        Ok((contextual, logits))
-    }
-
-    /// Which of the changed layers a recorded name belongs to, and whether it is its d or its output.
-    fn place(&self, name: &str) -> Option<(usize, bool)> {
-        let [layers, d, _] = &self.names;
-        let name = name.strip_prefix(layers)?;
-        let (layer, is_d) = match name.strip_suffix(d) {
-            Some(layer) if !d.is_empty() => (layer, true),
-            _ => (name, false),
-        };
-        let layer: usize = layer.parse().ok()?;
-        Some((layer.checked_sub(self.first)?, is_d))
-    }
-}
-
-/// The names that [`Contextual`] looks for.
-fn names(model: &Model) -> [String; 3] {
-    let decoder = model.decoder();
-    let outer = &model.layers()[0].outer;
-    let d = match (outer.post_norm(), outer.down()) {
-        (Some(_), [down]) => format!(".{}", down.name()),
-        _ => String::new(),
-    };
-    let head = decoder.head.name().to_owned();
-    [format!("{}.", decoder.form.layers), d, head]
 }
 
 /// A precondition that failed, as an error.
@@ -334,7 +255,7 @@ impl<'a, E: Element> Solving<'a, E> {
         for i in 0..span {
             let row = self.stay + i;
             let d = d_of(branch.block, &branch.h, &branch.products, row, hidden);
-            let rest = rest_of(branch.rest, row);
+            let rest = branch.rest.to_f64(row);
             let (said, stretch) = match branch.block.outer.post_norm() {
                 None => {
                     let target = self.contextual.targets[layer - self.first].row(i);
@@ -478,7 +399,7 @@ impl<'a, E: Element> Solving<'a, E> {
         for (i, said) in said.iter().enumerate() {
             let target = self.contextual.targets[layer - self.first].row(i);
             let target: Vec<f64> = target.iter().map(|target| said.c * target).collect();
-            let rest = rest_of(branch.rest, self.stay + i);
+            let rest = branch.rest.to_f64(self.stay + i);
             for j in 0..target.len() {
                 let g = m.as_ref().map_or(1.0, |m| m[j]) * said.y[j];
                 left += (rest[j] + g - target[j]).powi(2);
@@ -512,31 +433,6 @@ impl<'a, E: Element> Solving<'a, E> {
             }
         }
         Ok(Quality { differing, linf })
-    }
-}
-
-/// A layer before its outer half.
-struct Branch<'b, E: Element> {
-    block: &'b Block,
-    h: Hidden<Matrix<E>>,
-    products: Vec<Matrix<E::Acc>>,
-    rest: &'b Rest<Matrix<E>>,
-}
-
-impl<E: Element> Branch<'_, E> {
-    /// The layer's output under a change of W_down, the same for all rows.
-    fn output(&self, run: &mut ForwardRun<'_>, change: &LayerOverlay<E>) -> Matrix<E> {
-        let (Rest::Sequential(rows) | Rest::Parallel { x: rows, .. }) = self.rest;
-        let change = [(0..rows.rows(), change)];
-        let d = finished(
-            &mut Pass::of_rows(run, &change),
-            self.block,
-            &self.h,
-            &self.products,
-        );
-        let mut pass = Pass::of_rows(run, &[]);
-        let g = self.block.outer.output(&mut pass, d);
-        self.block.add(&mut pass, self.rest, &g)
     }
 }
 
