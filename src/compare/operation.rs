@@ -103,7 +103,10 @@ impl Taken {
         let node = &plan.nodes[place];
         let columns = match &node.operation {
             Planned::SplitHeads(attention, which) => attention.fused_columns()[*which].clone(),
-            Planned::SplitHalves(which) => vec![which * node.width..(which + 1) * node.width],
+            Planned::SplitHalves(which) => {
+                let half = which * node.width..(which + 1) * node.width;
+                [half].into()
+            }
             _ => return None,
         };
         let name = plan.name(*node.inputs.first()?)?.to_owned();

@@ -22,6 +22,10 @@ pub struct Attention {
 
 /// The maps that give queries, keys and values.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a model has one a layer, beside megabytes of weights"
+)]
 pub(crate) enum Projections {
     Separate([Linear; 3]),
     Fused(Linear, FusedOrder),
