@@ -32,12 +32,12 @@ import gguf
 import llama_cpp
 import numpy as np
 
-from fetch_270m import LAYER_NAMES, OUTER_NAMES
+from gguf_to_hf import LAYER_NAMES, OUTER_NAMES
 from program import PROMPTS, ROOT, solve
 
 # Hugging Face's name of a tensor, less the layer, to GGUF's.
 LAYER_NAMES = {hf: name for name, hf in LAYER_NAMES["gemma3"].items()}
-OUTER_NAMES = {hf: name for name, hf in OUTER_NAMES.items()} | {"lm_head.weight": "output.weight"}
+OUTER_NAMES = {hf: name for name, hf in OUTER_NAMES.items()}
 
 SIZES = {"BF16": 2, "F16": 2, "F32": 4}
 PREFIXES = ("language_model.", "model.language_model.")
