@@ -60,7 +60,7 @@ pub struct Quality {
 /// # Errors
 ///
 /// [`Error::SpanTooLong`] and [`Error::RepeatedState`] where H has not full column rank; [`Error::Precondition`];
-/// those of [`Session::forward`].
+/// those of [`Session::forward`](crate::Session::forward).
 pub fn solve<E: Element>(
     model: &Model,
     split: &Split,
