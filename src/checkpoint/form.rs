@@ -242,8 +242,6 @@ pub(crate) struct ExpertsForm {
     pub(crate) top_k: usize,
     /// Whether the gates are divided by their sum.
     pub(crate) renormalised: bool,
-    /// Whether the softmax goes over the chosen experts alone, which no family here does.
-    pub(crate) softmax_of_chosen: bool,
 }
 
 /// g of Theorem 5.

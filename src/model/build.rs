@@ -117,7 +117,6 @@ impl<W: Weights> Builder<'_, W> {
             maps: maps.collect::<Result<_, _>>()?,
             top_k: form.top_k,
             renormalised: form.renormalised,
-            softmax_of_chosen: form.softmax_of_chosen,
         })
     }
 

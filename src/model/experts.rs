@@ -35,16 +35,9 @@ pub(crate) fn choose<A: Float>(level: Level, experts: &Experts, logits: &[A]) ->
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|&a, &b| logits[b].to_f64().total_cmp(&logits[a].to_f64()));
     order.truncate(experts.top_k);
-    let chosen = |of: &[A]| -> Vec<A> { order.iter().map(|&expert| of[expert]).collect() };
-    let mut gates = if experts.softmax_of_chosen {
-        let mut gates = chosen(logits);
-        softmax(level, &mut gates);
-        gates
-    } else {
-        let mut all = logits.to_vec();
-        softmax(level, &mut all);
-        chosen(&all)
-    };
+    let mut all = logits.to_vec();
+    softmax(level, &mut all);
+    let mut gates: Vec<A> = order.iter().map(|&expert| all[expert]).collect();
     if experts.renormalised {
         let total = gates.iter().fold(A::ZERO, |total, &gate| total + gate);
         gates.iter_mut().for_each(|gate| *gate = *gate / total);

@@ -40,8 +40,6 @@ pub struct Experts {
     pub(crate) top_k: usize,
     /// Whether the gates are divided by their sum.
     pub(crate) renormalised: bool,
-    /// Whether the softmax goes over the chosen experts alone.
-    pub(crate) softmax_of_chosen: bool,
 }
 
 /// An expert that some tokens of a batch choose.

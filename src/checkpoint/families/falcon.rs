@@ -5,8 +5,8 @@ use super::super::config::Config;
 use super::super::error::Result;
 use super::super::fields::Fields;
 use super::super::form::{
-    AttentionForm, BlockForm, DecoderForm, FusedOrder, InnerForm, LinearForm, MapsForm, NormWidth,
-    OuterForm, ProjectionsForm, Sum,
+    AttentionForm, BlockForm, DecoderForm, FusedOrder, InnerForm, LinearForm, MapsForm, OuterForm,
+    ProjectionsForm, Sum,
 };
 use super::common::activation;
 use super::rope::{self, RopeDefaults};
@@ -68,25 +68,13 @@ pub(super) fn falcon(fields: &Fields<'_>) -> Result<Config> {
     };
     let block = BlockForm {
         attention: AttentionForm {
-            module: "self_attention",
             norm: Some(sizes.layer_norm(first)),
-            projections: ProjectionsForm::Fused(
-                map("self_attention.query_key_value"),
-                FusedOrder::Grouped,
-            ),
-            qk_norms: None,
-            qk_norm_width: NormWidth::Head,
-            norm_after_rope: false,
             rope: Some(rope::read(fields, &rope_defaults, &sizes)?),
-            heads: sizes.heads,
-            kv_heads: sizes.kv_heads,
-            head_dim: sizes.head_dim,
-            window: None,
-            scaling: sizes.scaling(),
-            rounded_scores: true,
-            softcap: None,
-            out: map("self_attention.dense"),
-            post_norm: None,
+            ..sizes.attention(
+                "self_attention",
+                ProjectionsForm::Fused(map("self_attention.query_key_value"), FusedOrder::Grouped),
+                map("self_attention.dense"),
+            )
         },
         inner: InnerForm {
             norm: second.map(|name| sizes.layer_norm(name)),

@@ -4,8 +4,8 @@ use super::super::config::{Config, POSITIONS};
 use super::super::error::Result;
 use super::super::fields::Fields;
 use super::super::form::{
-    AttentionForm, BlockForm, DecoderForm, InnerForm, LinearForm, MapsForm, NormKind, NormWidth,
-    OuterForm, ProjectionsForm, RopeForm, Sum,
+    AttentionForm, BlockForm, DecoderForm, InnerForm, LinearForm, MapsForm, NormKind, OuterForm,
+    ProjectionsForm, RopeForm, Sum,
 };
 use super::common::{activation, layer_types};
 use super::rope::{self, RopeDefaults};
@@ -23,24 +23,15 @@ pub(super) fn block(
     let map = |name: &str| LinearForm::new(name).biased(bias);
     BlockForm {
         attention: AttentionForm {
-            module: "self_attn",
             norm: Some(rms("input_layernorm")),
-            projections: ProjectionsForm::Separate(
-                ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(map),
-            ),
-            qk_norms: None,
-            qk_norm_width: NormWidth::Head,
-            norm_after_rope: false,
             rope: Some(rope),
-            heads: sizes.heads,
-            kv_heads: sizes.kv_heads,
-            head_dim: sizes.head_dim,
-            window: None,
-            scaling: sizes.scaling(),
-            rounded_scores: true,
-            softcap: None,
-            out: map("self_attn.o_proj"),
-            post_norm: None,
+            ..sizes.attention(
+                "self_attn",
+                ProjectionsForm::Separate(
+                    ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(map),
+                ),
+                map("self_attn.o_proj"),
+            )
         },
         inner: InnerForm {
             norm: Some(rms("post_attention_layernorm")),

@@ -5,7 +5,7 @@ use super::super::error::Result;
 use super::super::fields::Fields;
 use super::super::form::{
     AttentionForm, BlockForm, DecoderForm, FusedOrder, InnerForm, LearnedPositions, LinearForm,
-    MapsForm, NormWidth, OuterForm, ProjectionsForm, Sum,
+    MapsForm, OuterForm, ProjectionsForm, Sum,
 };
 use super::common::activation;
 use super::shape::{HeadDim, Shape};
@@ -41,22 +41,13 @@ pub(super) fn gpt2(fields: &Fields<'_>) -> Result<Config> {
     };
     let block = BlockForm {
         attention: AttentionForm {
-            module: "attn",
             norm: Some(sizes.layer_norm("ln_1")),
-            projections: ProjectionsForm::Fused(conv_1d("attn.c_attn"), FusedOrder::Concatenated),
-            qk_norms: None,
-            qk_norm_width: NormWidth::Head,
-            norm_after_rope: false,
-            rope: None,
-            heads: sizes.heads,
-            kv_heads: sizes.kv_heads,
-            head_dim: sizes.head_dim,
-            window: None,
-            scaling,
-            rounded_scores: true,
-            softcap: None,
-            out: conv_1d("attn.c_proj"),
-            post_norm: None,
+            scaling: scaling,
+            ..sizes.attention(
+                "attn",
+                ProjectionsForm::Fused(conv_1d("attn.c_attn"), FusedOrder::Concatenated),
+                conv_1d("attn.c_proj"),
+            )
         },
         inner: InnerForm {
             norm: Some(sizes.layer_norm("ln_2")),

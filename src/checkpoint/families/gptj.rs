@@ -4,7 +4,7 @@ use super::super::config::Config;
 use super::super::error::Result;
 use super::super::fields::Fields;
 use super::super::form::{
-    AttentionForm, BlockForm, DecoderForm, InnerForm, LinearForm, MapsForm, NormWidth, OuterForm,
+    AttentionForm, BlockForm, DecoderForm, InnerForm, LinearForm, MapsForm, OuterForm,
     ProjectionsForm, Rope, RopeForm, RopePairing, Sum,
 };
 use super::common::activation;
@@ -38,29 +38,21 @@ pub(super) fn gptj(fields: &Fields<'_>) -> Result<Config> {
     let biased = |name: &str| LinearForm::new(name).biased(true);
     let block = BlockForm {
         attention: AttentionForm {
-            module: "attn",
             norm: Some(sizes.layer_norm("ln_1")),
-            projections: ProjectionsForm::Separate(
-                ["attn.q_proj", "attn.k_proj", "attn.v_proj"].map(LinearForm::new),
-            ),
-            qk_norms: None,
-            qk_norm_width: NormWidth::Head,
-            norm_after_rope: false,
             rope: Some(RopeForm {
                 rope: Rope::linear(1e4, 1.0),
                 dims,
                 pairing: RopePairing::Interleaved,
                 rounded_once: false,
             }),
-            heads: sizes.heads,
-            kv_heads: sizes.kv_heads,
-            head_dim,
-            window: None,
-            scaling: sizes.scaling(),
             rounded_scores: false,
-            softcap: None,
-            out: LinearForm::new("attn.out_proj"),
-            post_norm: None,
+            ..sizes.attention(
+                "attn",
+                ProjectionsForm::Separate(
+                    ["attn.q_proj", "attn.k_proj", "attn.v_proj"].map(LinearForm::new),
+                ),
+                LinearForm::new("attn.out_proj"),
+            )
         },
         inner: InnerForm {
             norm: None,

@@ -202,7 +202,6 @@ pub(super) fn mixtral(fields: &Fields<'_>) -> Result<Config> {
             experts: (0..experts).map(|e| [map(e, "w1"), map(e, "w3")]).collect(),
             top_k,
             renormalised: true,
-            softmax_of_chosen: false,
         });
         block.outer.down = (0..experts).map(|e| map(e, "w2")).collect();
     }))
@@ -246,27 +245,20 @@ impl Llama {
         let rms = |name: &str| sizes.norm(name, self.norm);
         let block = BlockForm {
             attention: AttentionForm {
-                module: "self_attn",
                 norm: Some(rms("input_layernorm")),
-                projections: ProjectionsForm::Separate(
-                    ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
-                        .map(|name| map(name, bias || self.qkv_bias)),
-                ),
                 qk_norms: self
                     .qk_norms
                     .map(|_| ["self_attn.q_norm", "self_attn.k_norm"].map(rms)),
                 qk_norm_width: self.qk_norms.unwrap_or(NormWidth::Head),
-                norm_after_rope: false,
                 rope: Some(rope::read(fields, &self.rope, &sizes)?),
-                heads: sizes.heads,
-                kv_heads: sizes.kv_heads,
-                head_dim: sizes.head_dim,
-                window: None,
-                scaling: sizes.scaling(),
-                rounded_scores: true,
-                softcap: None,
-                out: map("self_attn.o_proj", bias),
-                post_norm: None,
+                ..sizes.attention(
+                    "self_attn",
+                    ProjectionsForm::Separate(
+                        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
+                            .map(|name| map(name, bias || self.qkv_bias)),
+                    ),
+                    map("self_attn.o_proj", bias),
+                )
             },
             inner: InnerForm {
                 norm: Some(rms("post_attention_layernorm")),

@@ -4,7 +4,7 @@ use super::super::config::Config;
 use super::super::error::Result;
 use super::super::fields::Fields;
 use super::super::form::{
-    AttentionForm, BlockForm, DecoderForm, InnerForm, LinearForm, MapsForm, NormWidth, OuterForm,
+    AttentionForm, BlockForm, DecoderForm, InnerForm, LinearForm, MapsForm, OuterForm,
     ProjectionsForm, Sum,
 };
 use super::common::activation;
@@ -36,27 +36,19 @@ pub(super) fn phi(fields: &Fields<'_>) -> Result<Config> {
     };
     let block = BlockForm {
         attention: AttentionForm {
-            module: "self_attn",
             norm: Some(sizes.layer_norm("input_layernorm")),
-            projections: ProjectionsForm::Separate(
-                ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(biased),
-            ),
             qk_norms: qk_norms.then(|| {
                 ["self_attn.q_layernorm", "self_attn.k_layernorm"]
                     .map(|name| sizes.layer_norm(name))
             }),
-            qk_norm_width: NormWidth::Head,
-            norm_after_rope: false,
             rope: Some(rope::read(fields, &rope_defaults, &sizes)?),
-            heads: sizes.heads,
-            kv_heads: sizes.kv_heads,
-            head_dim: sizes.head_dim,
-            window: None,
-            scaling: sizes.scaling(),
-            rounded_scores: true,
-            softcap: None,
-            out: biased("self_attn.dense"),
-            post_norm: None,
+            ..sizes.attention(
+                "self_attn",
+                ProjectionsForm::Separate(
+                    ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(biased),
+                ),
+                biased("self_attn.dense"),
+            )
         },
         inner: InnerForm {
             norm: None,

@@ -3,7 +3,10 @@
 use super::super::config::{COUNT, Config, EPS, LENGTH, POSITIONS, VOCAB};
 use super::super::error::Result;
 use super::super::fields::{Fields, whole};
-use super::super::form::{BlockForm, DecoderForm, NormForm, NormKind};
+use super::super::form::{
+    AttentionForm, BlockForm, DecoderForm, LinearForm, NormForm, NormKind, NormWidth,
+    ProjectionsForm,
+};
 
 /// What a family's config calls its sizes, and what they are where it does not say.
 pub(super) struct Shape {
@@ -127,6 +130,33 @@ impl Sizes {
     /// head_dim^−½.
     pub(super) fn scaling(&self) -> f64 {
         1.0 / (self.head_dim as f64).sqrt()
+    }
+
+    /// Attention without norms, rotation, window or caps, which a family adds where it has them.
+    pub(super) fn attention(
+        &self,
+        module: &'static str,
+        projections: ProjectionsForm,
+        out: LinearForm,
+    ) -> AttentionForm {
+        AttentionForm {
+            module,
+            norm: None,
+            projections,
+            qk_norms: None,
+            qk_norm_width: NormWidth::Head,
+            norm_after_rope: false,
+            rope: None,
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            window: None,
+            scaling: self.scaling(),
+            rounded_scores: true,
+            softcap: None,
+            out,
+            post_norm: None,
+        }
     }
 
     /// A LayerNorm with a bias.

@@ -71,7 +71,7 @@ impl Step<'_> {
             return None;
         }
         // Divided by their sum, the shares of all are the shares of the chosen.
-        let of: Vec<usize> = match experts.renormalised || experts.softmax_of_chosen {
+        let of: Vec<usize> = match experts.renormalised {
             true => chosen.to_vec(),
             false => order.clone(),
         };
