@@ -42,7 +42,7 @@ pub(super) fn gpt2(fields: &Fields<'_>) -> Result<Config> {
     let block = BlockForm {
         attention: AttentionForm {
             norm: Some(sizes.layer_norm("ln_1")),
-            scaling: scaling,
+            scaling,
             ..sizes.attention(
                 "attn",
                 ProjectionsForm::Fused(conv_1d("attn.c_attn"), FusedOrder::Concatenated),
