@@ -136,7 +136,7 @@ impl Patch {
         let (patch, report) = solve_split::<E>(model, &split, &method)?;
         let overlay = Overlay::<E>::new(model, &patch, method.form);
         let steps = waiting("Trying the patch", || {
-            check(model, &split, &overlay, 0, None)
+            check(model, &split, &overlay, 0, Some(report.clone()))
         })?;
         let saved = SavedPatch {
             patch,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::lemmas::norm;
 use super::{LayerPatch, TensorChange};
 use crate::json::or_nan;
 use crate::model::{Block, Linear};
@@ -16,6 +17,13 @@ pub struct SolverReport {
     /// ([`hidden_error`](LayerReport::hidden_error)) for the closed form.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passes: Vec<f64>,
+}
+
+impl SolverReport {
+    /// [`LayerReport::branch`] of the last layer.
+    pub fn last_branch(&self) -> f64 {
+        self.layers.last().map_or(0.0, |layer| layer.branch)
+    }
 }
 
 /// Which way a layer was solved.
@@ -91,6 +99,14 @@ pub struct LayerReport {
     pub hidden_ulps: f64,
     /// How many entries of T are not T_C's, bit for bit.
     pub hidden_off: usize,
+    /// ‖T − v‖/‖T‖: how long the branch is beside the layer's output, of several tokens the most. 0 where a norm is behind
+    /// the branch, whose scale is fitted to T's own last place.
+    #[serde(default, skip_serializing_if = "is_zero", deserialize_with = "or_nan")]
+    pub branch: f64,
+}
+
+fn is_zero(x: &f64) -> bool {
+    *x == 0.0
 }
 
 impl LayerReport {
@@ -112,6 +128,13 @@ impl LayerReport {
             self.divided_by(least);
             self.condition = (most / least).min(f64::MAX);
         }
+    }
+
+    /// Records a branch without a norm that says `t` where the layer gives `target`.
+    pub(super) fn says(&mut self, t: &[f64], target: &[f64]) {
+        self.branch = self
+            .branch
+            .max(norm(t) / norm(target).max(f64::MIN_POSITIVE));
     }
 
     /// Records how large the patch is; of several experts the largest change counts.

@@ -30,18 +30,24 @@ impl Bounds {
     /// up as a random walk, to √(d/16 + 4) or √d units of roundoff u of the logits' size; in bf16, where sums are kept in
     /// f32, there is the rounding of the logit instead, one u. The hidden state itself comes with one u, of the last
     /// residual sum. Both passes are off by as much.
-    pub fn logits<E: Element>(&self, want: &[E]) -> f64 {
+    ///
+    /// Without a norm behind it, the last branch of the patched pass is rounded to its own last place before it is added: one
+    /// u of its length, which is `branch` times the hidden state's ([`LayerReport::branch`]). The contextual pass's rounding of
+    /// its branch is part of what the patch is solved for.
+    ///
+    /// [`LayerReport::branch`]: crate::patch::LayerReport::branch
+    pub fn logits<E: Element>(&self, want: &[E], branch: f64) -> f64 {
         let walk = match self.dtype {
             Dtype::F64 | Dtype::F32 => self.backend.roundings(self.hidden_size).sqrt(),
             Dtype::Bf16 => 1.0,
         };
-        2.0 * (1.0 + walk) * self.dtype.unit_roundoff() * largest(want)
+        (2.0 * (1.0 + walk) + branch) * self.dtype.unit_roundoff() * largest(want)
     }
 
     /// [`logits`](Self::logits) for a token of a span, which reaches c·T(C, x) where only T(C, x) would be exact: the final norm
     /// ignores length but for its ε, in a share of ε/(2·mean(T²)) of the logits (for whatever c above 1).
-    pub fn span<E: Element>(&self, want: &[E], eps: f64, mean_square: f64) -> f64 {
-        self.logits(want) + largest(want) * eps / (2.0 * mean_square)
+    pub fn span<E: Element>(&self, want: &[E], branch: f64, eps: f64, mean_square: f64) -> f64 {
+        self.logits(want, branch) + largest(want) * eps / (2.0 * mean_square)
     }
 
     /// What the logits may be off by on another platform than the patch was solved on. `home` is what they may be off by

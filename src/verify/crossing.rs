@@ -126,7 +126,8 @@ impl Crossing<'_> {
             let reduced = LogitsDistance::new(reduced.logits::<E>(&overlay)?.row(0), want);
             Ok(Control { variant, reduced })
         });
-        let home = Bounds::new(E::DTYPE, self.solved.model).logits(want);
+        let home = Bounds::new(E::DTYPE, self.solved.model);
+        let home = home.logits(want, solution.report.last_branch());
         Ok(Step {
             prompt,
             step,

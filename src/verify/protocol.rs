@@ -78,7 +78,7 @@ impl<E: Element> Solved<E> {
             position: self.position,
             next: self.next,
             margin: margin(want),
-            bound: bounds.logits(want),
+            bound: bounds.logits(want, self.solution.report.last_branch()),
             patched: reduced[0],
             controls: controls.collect(),
             report: Some(self.solution.report),

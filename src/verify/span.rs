@@ -59,6 +59,7 @@ pub(super) fn check_within<E: Element>(
     let unpatched = reduced::<E>(model, split, None)?;
     let positions = split.reduced_positions();
     let first = positions.len() - split.queries().len();
+    let branch = report.as_ref().map_or(0.0, SolverReport::last_branch);
     let mut steps = Vec::new();
     for (i, &token) in split.queries().iter().enumerate() {
         let want: Vec<E> = contextual.logits[i]
@@ -84,7 +85,7 @@ pub(super) fn check_within<E: Element>(
             position: positions[first + i],
             next: greedy(&want),
             margin: margin(&want),
-            bound: bounds.span(&want, eps, contextual.mean_squares[i]),
+            bound: bounds.span(&want, branch, eps, contextual.mean_squares[i]),
             patched: LogitsDistance::new(patched.row(i), &want),
             controls: vec![control],
             report: report.take(),

@@ -406,6 +406,9 @@ impl<'a, E: Element> Solving<'a, E> {
                 whole += (target[j] - rest[j]).powi(2);
             }
             report.compare(E::DTYPE, &wide(out, self.stay + i), &target);
+            if norm.is_none() {
+                report.says(&said.y, &target);
+            }
             if report.case != Case::OutOfReach {
                 report.case = said.case;
             }
