@@ -13,29 +13,65 @@ import json
 import re
 import struct
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
 import numpy as np
 
 # GGUF's name for a part of a layer, and Hugging Face's, by architecture.
-GEMMA3 = {
+LLAMA = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
     "attn_output": "self_attn.o_proj",
-    "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
+    "ffn_norm": "post_attention_layernorm",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+}
+GEMMA3 = LLAMA | {
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-LLAMA = GEMMA3 | {"ffn_norm": "post_attention_layernorm"}
-LAYER_NAMES = {"gemma3": GEMMA3, "llama": LLAMA, "qwen2": LLAMA}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How GGUF files of an architecture store what Hugging Face stores otherwise; hf_to_gguf.py goes the other way."""
+
+    # GGUF's name for a part of a layer, and Hugging Face's.
+    names: dict
+    # What a norm's weight is more there. f32 holds both exactly.
+    norm_offset: int = 0
+    # Whether the rows of each head of q and k are so that neighbours turn together.
+    neighbours: bool = False
+
+    def rows(self, name, count, heads, key_heads):
+        """The places in GGUF of a tensor's rows, in the order in which Hugging Face stores them.
+
+        Where neighbours turn together, Hugging Face has the first of all pairs before the second of all.
+        """
+        match = re.search(r"attn_(q|k)\.", name)
+        if not (self.neighbours and match):
+            return np.arange(count)
+        heads = heads if match[1] == "q" else key_heads
+        return np.arange(count).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
+
+    def offset(self, name):
+        """How much more a tensor's numbers are in GGUF."""
+        return np.float32(self.norm_offset if name.endswith("norm.weight") else 0)
+
+
+ARCHITECTURES = {
+    "gemma3": Architecture(GEMMA3, norm_offset=1),
+    "llama": Architecture(LLAMA, neighbours=True),
+    "qwen2": Architecture(LLAMA),
+}
 OUTER_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
@@ -62,9 +98,11 @@ class Source:
 
     def __init__(self, path):
         self.reader = gguf.GGUFReader(path)
-        self.architecture = self.field("general.architecture")
-        if self.architecture not in LAYER_NAMES:
-            raise Failure(f"{path} has architecture {self.architecture}; known are {', '.join(LAYER_NAMES)}")
+        name = self.field("general.architecture")
+        if name not in ARCHITECTURES:
+            raise Failure(f"{path} has architecture {name}; known are {', '.join(ARCHITECTURES)}")
+        self.architecture = ARCHITECTURES[name]
+        self.heads = [self.field(f"{name}.attention.head_count{suffix}") for suffix in ("", "_kv")]
 
     def field(self, name):
         """A field of the metadata, or None."""
@@ -75,30 +113,15 @@ class Source:
         """Hugging Face's name for a tensor."""
         match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
         if match:
-            return f"model.layers.{match[1]}.{LAYER_NAMES[self.architecture][match[2]]}.{match[3]}"
+            return f"model.layers.{match[1]}.{self.architecture.names[match[2]]}.{match[3]}"
         return OUTER_NAMES[name]
-
-    def rows(self, tensor):
-        """The indices of a tensor's rows in the order in which Hugging Face stores them.
-
-        A `llama` file has the rows of each head of q and k so that neighbours turn together, two by two;
-        Hugging Face has the first of all pairs before the second of all.
-        """
-        count = len(tensor.data)
-        match = re.search(r"attn_(q|k)\.", tensor.name)
-        if self.architecture != "llama" or not match:
-            return np.arange(count)
-        heads = self.field("llama.attention.head_count" + ("" if match[1] == "q" else "_kv"))
-        return np.arange(count).reshape(heads, -1, 2).swapaxes(1, 2).reshape(-1)
 
     def values(self, tensor, at_once=16384):
         """The f32 values of a tensor as Hugging Face has them, some rows at a time, so that memory stays small."""
-        rows = self.rows(tensor)
-        # Gemma's files store 1 + w for a norm, Hugging Face w. f32 holds both exactly here.
-        offset = 1 if self.architecture == "gemma3" and tensor.name.endswith("norm.weight") else 0
+        rows = self.architecture.rows(tensor.name, len(tensor.data), *self.heads)
         for start in range(0, len(rows), at_once):
             data = tensor.data[rows[start : start + at_once]]
-            yield gguf.dequantize(data, tensor.tensor_type) - np.float32(offset)
+            yield gguf.dequantize(data, tensor.tensor_type) - self.architecture.offset(tensor.name)
 
 
 def write_weights(source, path):

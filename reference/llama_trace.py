@@ -26,7 +26,8 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from check_llama_cpp import Failure, Llama, log, write_base
+from check_llama_cpp import Llama, log
+from hf_to_gguf import Failure, write_base
 
 VIEWS = {"RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE", "NONE"}
 UNNAMED = ("node_", "leaf_", "cache_", "norm")
