@@ -5,9 +5,11 @@
     cargo build --release && python3 reference/check_compare.py > reference/check_compare.txt
 
 Records, by hf_trace.py, every point of the small checkpoints of all families and of the real models in f32 and bf16, and by
-llama_trace.py those of the 270M with F32 and with BF16 weights, and prints what `context-patch compare` says: a line each, then
-every figure of the 270M in transformers. The 270M runs a prompt of 679 tokens, more than its window has. Needs 6 GB in the
+llama_trace.py those of the real models with F32 and with BF16 weights, and prints what `context-patch compare` says: a line each,
+then every figure of the 270M in transformers. The 270M runs a prompt of 679 tokens, more than its window has. Needs 6 GB in the
 temporary folder. Models named on the command line are the only ones; llama.cpp is left out without llama-cpp-python.
+
+Phi 3 has no checkpoint of its own here: `phi3` is Mistral's, its maps in one where Phi 3 has one.
 
 Run by hand: nothing in the tests needs it.
 """
@@ -21,24 +23,47 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
+from torch import cat
+
 from program import ROOT, program
 
-MODEL = Path("models/gemma-3-270m")
+MODEL = "models/gemma-3-270m"
 # Real models of other families, which run their prompt's first tokens alone.
-OTHERS = [Path("models/smollm2-135m-instruct"), Path("models/qwen2.5-coder-0.5b-instruct")]
+OTHERS = ["models/smollm2-135m-instruct", "models/qwen2.5-coder-0.5b-instruct"]
+PHI3 = "phi3"
 OTHERS_TOKENS = 100
 SMALL_TOKENS = 40
 
 
-def ids_of(model):
-    """The token ids that a model runs."""
+def write_phi3(folder):
+    """Writes Mistral's checkpoint as one of Phi 3."""
+    mistral = ROOT / "reference/checkpoints/mistral"
+    config = json.loads((mistral / "config.json").read_text())
+    config |= {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"], "pad_token_id": 0}
+    fused = {"q_proj": ("qkv_proj", "q_proj", "k_proj", "v_proj"), "gate_proj": ("gate_up_proj", "gate_proj", "up_proj")}
+    stored, tensors = load_file(mistral / "model.safetensors"), {}
+    for name, tensor in stored.items():
+        module = name.split(".")[-2]
+        if module in fused:
+            whole, *parts = fused[module]
+            tensors[name.replace(module, whole)] = cat([stored[name.replace(module, part)] for part in parts])
+        elif module not in ("k_proj", "v_proj", "up_proj"):
+            tensors[name] = tensor
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def ids_of(model, folder):
+    """The token ids that a model runs, which lies in `folder`."""
     if model == MODEL:
         golden = json.loads((ROOT / "reference/golden/gemma-3-270m.json").read_text())
         return next(prompt["ids"] for prompt in golden["prompts"] if prompt["name"] == "refrain")
     if model in OTHERS:
-        golden = json.loads((ROOT / f"reference/golden/{model.name}.json").read_text())
+        golden = json.loads((ROOT / f"reference/golden/{folder.name}.json").read_text())
         return max((prompt["ids"] for prompt in golden["prompts"]), key=len)[:OTHERS_TOKENS]
-    config = json.loads((ROOT / model / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
     vocab_size = config.get("text_config", config)["vocab_size"]
     return [2] + [(i * i * 7 + 3) % vocab_size for i in range(1, SMALL_TOKENS)]
 
@@ -82,11 +107,10 @@ def table(report):
     return "".join("  ".join(map(lambda p, c, w: p(c, w), pad, line, widths)) + "\n" for line in lines)
 
 
-def compare(engine, model, kind, reference, other, *options):
+def compare(label, reference, other, *options):
     """Prints what compare says in a line, and returns a table of every tensor."""
     json_file = reference.parent / "report.json"
-    program("compare", reference, other, "--model", ROOT / model, "--json", json_file, *options, codes=(0, 1))
-    label = f"{engine} {model} {kind}"
+    program("compare", reference, other, "--json", json_file, *options, codes=(0, 1))
     report = json.loads(json_file.read_text())
     rows = report["rows"]
     beyond = Counter(row["name"].split(".", 3)[-1] for row in rows if row["beyond"])
@@ -112,23 +136,24 @@ def main():
     versions = [version(name) for name in names[:-1]] + [program("--version").split()[-1]]
     print(", ".join(f"{name} {version}" for name, version in zip(names, versions) if version), end="\n\n")
     small = sorted(path.relative_to(ROOT) for path in (ROOT / "reference/checkpoints").iterdir())
-    models = [Path(name) for name in sys.argv[1:]] or [Path("reference/tiny"), *small, MODEL, *OTHERS]
+    models = sys.argv[1:] or ["reference/tiny", *map(str, small), PHI3, MODEL, *OTHERS]
     tables = {}
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        ids, reference, other = folder / "ids.json", folder / "reference.safetensors", folder / "other.safetensors"
+    with tempfile.TemporaryDirectory() as work:
+        work = Path(work)
+        ids, reference, other, arrays = (work / name for name in ("ids.json", "reference.safetensors", "other.safetensors", "other.npz"))
+        write_phi3(work / PHI3)
         for model in models:
-            ids.write_text(json.dumps(ids_of(model)))
-            program("trace", "--model", ROOT / model, "--ids", ids, "--dtype", "f64", "--output", reference)
+            folder = work / PHI3 if model == PHI3 else ROOT / model
+            ids.write_text(json.dumps(ids_of(model, folder)))
+            program("trace", "--model", folder, "--ids", ids, "--dtype", "f64", "--output", reference)
             for dtype in ("f32", "bf16"):
-                record("hf_trace.py", model, "--ids", ids, "--dtype", dtype, "--output", other)
-                tables[model, dtype] = compare("transformers", model, dtype, reference, other)
-            if model != MODEL or not version("llama-cpp-python"):
+                record("hf_trace.py", folder, "--ids", ids, "--dtype", dtype, "--output", other)
+                tables[model, dtype] = compare(f"transformers {model} {dtype}", reference, other)
+            if model not in (MODEL, *OTHERS) or not version("llama-cpp-python"):
                 continue
             for weights, options in (("F32", []), ("BF16", ["--bf16"])):
-                recorded = folder / "other.npz"
-                record("llama_trace.py", MODEL, "--ids", ids, *options, "--output", recorded)
-                compare("llama.cpp", MODEL, weights, reference, recorded, "--partial", "--dtype", "f32")
+                record("llama_trace.py", folder, "--ids", ids, *options, "--output", arrays)
+                compare(f"llama.cpp {model} {weights}", reference, arrays, "--partial", "--dtype", "f32")
     for dtype in ("f32", "bf16") if MODEL in models else ():
         print(f"\ntransformers {MODEL} {dtype}\n{tables[MODEL, dtype]}", end="")
 

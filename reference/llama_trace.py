@@ -4,9 +4,9 @@
     pip install llama-cpp-python gguf numpy        (in an environment of its own; it compiles llama.cpp)
     python3 reference/llama_trace.py models/gemma-3-270m --ids ids.json --output llama.npz
 
-The model, a Hugging Face folder, is written as GGUF in F32 (`--bf16`: matrices in BF16) to a temporary folder, which works for
-Gemma 3; of another family, give with `--gguf` what llama.cpp's converter makes of the folder. It is run on the
-CPU, all tokens in one batch and every token's logits asked for. The callback that llama.cpp's `llama-eval-callback` prints
+The model, a Hugging Face folder, is written as GGUF in F32 (`--bf16`: matrices in BF16) to a temporary folder, as far as
+hf_to_gguf.py knows its family; of another, give with `--gguf` what llama.cpp's converter makes of the folder. It is run on
+the CPU, all tokens in one batch and every token's logits asked for. The callback that llama.cpp's `llama-eval-callback` prints
 with (`cb_eval`) hands over each operation's result. Written is an .npz with the array `ids` and, for each tensor with a
 layer's or a result's name, an array in numpy's axes (ggml's reversed):
 

@@ -65,6 +65,8 @@ const ENGINES: [(&str, Aliases); 2] = [
     (
         "llama.cpp",
         &[
+            // inp_embd is what older versions say.
+            ("embd", &[Role::Embedding]),
             ("inp_embd", &[Role::Embedding]),
             ("inp_scaled", &[Role::ScaledEmbedding]),
             ("pos_embd", &[Role::Positions]),
