@@ -6,8 +6,9 @@
 
 For each case the patch is solved by the program. Hugging Face then runs the original model on everything, and the
 patched one on what is left, at its positions; printed is the largest difference of a logit over the tokens that
-the patch is for, and how many have the same likeliest next token. Run by hand: it needs the 270M and half an hour;
-with --small only the model that is built in, as it is and as the text part of a multimodal one, and a minute.
+the patch is for, and how many have the same likeliest next token. Run by hand: it needs the real models and an hour;
+with --small only the model that is built in, as it is and as the text part of a multimodal one, and a minute. Models named
+on the command line are the only ones: the 270M has every case, another family a few.
 
 "found" says that AutoPeftModelForCausalLM, from another folder and with nothing but the adapter, loads the same.
 """
@@ -28,7 +29,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, Gemma3Config, Gemma3F
 import program as under_test
 from program import PROMPTS, ROOT, program, solve
 
+GEMMA = "gemma-3-270m"
+OTHERS = ["smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f64": torch.float32}
+# Where a span's tokens are. In "natural" the first token (<bos>, where the model has one) stays.
+MODES = {"absolute": (), "natural": ("--keep", "0", "--positions", "natural")}
 
 
 class Case:
@@ -146,21 +151,8 @@ def small():
         os.chdir(ROOT)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=ROOT / "models/gemma-3-270m", type=Path)
-    parser.add_argument("--program", default=under_test.PROGRAM, type=Path)
-    parser.add_argument("--small", action="store_true")
-    arguments = parser.parse_args()
-    model, under_test.PROGRAM = arguments.model, arguments.program.absolute()
-    print(f"{datetime.date.today()}, transformers {transformers.__version__}, peft {peft.__version__}, "
-          f"torch {torch.__version__}, {program('--version').strip()}")
-    print("largest difference of a logit from Hugging Face's own contextual run, and tokens with the same top-1;")
-    print("'neither' is the least difference without adapter and merge\n")
-    small()
-    if arguments.small:
-        return
-
+def every_case(model):
+    """All solvers, and spans with several settings."""
     # Ten tokens: the last of each prompt, and one a few words into its answer.
     further = [prompt + program("generate", "--model", model, "--prompt", prompt, "--max-tokens", 3).rstrip("\n")
                for prompt in PROMPTS]
@@ -175,7 +167,6 @@ def main():
     for solver in ("theorem-1", "appendix-b", "closed-form"):
         report(f"{solver} bf16", model,
                [(text, "bf16", ("--solver", solver, "--apply", "materialise"), False) for text in PROMPTS[:3]])
-    modes = {"absolute": (), "natural": ("--keep", "0", "--positions", "natural")}
     default, one = (12, 10, "overlay"), (12, 1, "overlay")
     settings_of = {
         "f64": [default],
@@ -183,11 +174,43 @@ def main():
         "bf16": [default, one, (12, 1, "materialise")],
     }
     for dtype, settings in settings_of.items():
-        for mode, options in modes.items():
+        for mode, options in MODES.items():
             for layers, gain, form in settings:
                 span = ("--answer-tokens", 24, "--layers", layers, "--gain", gain, "--apply", form, *options)
                 report(f"span {dtype} {mode}, {layers} layers, gain {gain}, {form}", model,
                        [(text, dtype, span, mode == "natural") for text in PROMPTS])
+
+
+def few_cases(model):
+    """What holds without a norm behind the MLP, as it is by default."""
+    for dtype, form in (("f32", "overlay"), ("bf16", "materialise")):
+        for solver, keep in (("closed-form", ""), ("closed-form", "0"), ("theorem-5", "")):
+            options = ("--solver", solver, "--keep", keep, "--apply", form)
+            kept = "the first token kept, " if keep else ""
+            report(f"{solver} {dtype}, {kept}{form}", model, [(text, dtype, options, False) for text in PROMPTS[:3]])
+        for mode, options in MODES.items():
+            span = ("--answer-tokens", 24, "--apply", form, *options)
+            report(f"span {dtype} {mode}, {form}", model, [(text, dtype, span, mode == "natural") for text in PROMPTS])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", type=Path, help="Hugging Face folders; all three real models where none is named")
+    parser.add_argument("--program", default=under_test.PROGRAM, type=Path)
+    parser.add_argument("--small", action="store_true")
+    arguments = parser.parse_args()
+    under_test.PROGRAM = arguments.program.absolute()
+    print(f"{datetime.date.today()}, transformers {transformers.__version__}, peft {peft.__version__}, "
+          f"torch {torch.__version__}, {program('--version').strip()}")
+    print("largest difference of a logit from Hugging Face's own contextual run, and tokens with the same top-1;")
+    print("'neither' is the least difference without adapter and merge\n")
+    if arguments.small or not arguments.models:
+        small()
+    if arguments.small:
+        return
+    for model in arguments.models or [ROOT / "models" / name for name in (GEMMA, *OTHERS)]:
+        print(f"\n{model.name}:")
+        (every_case if model.name == GEMMA else few_cases)(model)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,29 @@ fn nothing_is_found_in_a_clean_recording() {
     }
 }
 
+/// An engine need not record the embedding: what comes of it is replayed from the model's own.
+#[test]
+fn an_embedding_that_was_not_recorded_is_looked_up() {
+    for dir in ["tiny", "checkpoints/qwen2"] {
+        let model = open(dir);
+        let ids = ids(&model, 30);
+        let bench = Bench::new(model, ids, &["model.layers.*".to_owned()]);
+        for dtype in [Dtype::F64, Dtype::F32, Dtype::Bf16] {
+            let report = bench.report(dtype, None);
+            assert!(
+                report.finding.is_none(),
+                "{dir} {dtype}: {:?}",
+                report.finding
+            );
+            assert!(report.rows.iter().all(|row| row.replayed), "{dir} {dtype}");
+            let finding = bench.report(dtype, Some(KnownBug::NormWeight)).finding;
+            let finding = finding.unwrap();
+            assert_eq!(finding.tensor, "model.layers.0.input_layernorm");
+            assert_eq!(finding.causes[0].name, KnownBug::NormWeight.name());
+        }
+    }
+}
+
 /// Every bug of Gemma 3, but for the type of the embedding's scale, which is a whole number for the tiny model.
 #[test]
 fn the_tiny_models_bugs_are_found() {

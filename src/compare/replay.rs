@@ -81,16 +81,21 @@ impl<'a> Replay<'a> {
         Ok(replay)
     }
 
-    /// Whether all that the operation takes in was recorded.
+    /// Whether all that the operation takes in was recorded, or is known without.
     fn can_replay(&self, name: &str) -> bool {
         Operation::of(&self.plan, name, self.other).is_some_and(|operation| {
             let all = self.other.tokens() == self.tokens.len();
-            let recorded = operation
-                .inputs
-                .iter()
-                .all(|input| self.other.contains(&input.name));
-            recorded && (all || !operation.looks_back())
+            let mut inputs = operation.inputs.iter();
+            let known = inputs
+                .all(|input| self.other.contains(&input.name) || self.is_looked_up(&input.name));
+            known && (all || !operation.looks_back())
         })
+    }
+
+    /// Whether a tensor comes from the tokens alone: the embedding, and learned positions.
+    fn is_looked_up(&self, name: &str) -> bool {
+        let operation = Operation::of(&self.plan, name, self.other);
+        operation.is_some_and(|operation| operation.inputs.is_empty())
     }
 
     /// Holds a tensor against the replay, and against the reference where there is one.
@@ -135,9 +140,7 @@ impl<'a> Replay<'a> {
         };
         let mut inputs = Vec::new();
         for input in &operation.inputs {
-            let name = &input.name;
-            let (Some(all), Some(stored)) = (self.other.read(name)?, self.other.stored(name))
-            else {
+            let Some((all, stored)) = self.input(&input.name, rows)? else {
                 return Ok(None);
             };
             let all = match &input.columns {
@@ -159,6 +162,20 @@ impl<'a> Replay<'a> {
             inputs,
             Rounding(self.dtype),
         )))
+    }
+
+    /// What an operation takes in, at least the last `rows` rows of it, and its type: as it was recorded, or looked up in the
+    /// model where it was not.
+    fn input(&self, name: &str, rows: usize) -> Result<Option<(Matrix<f64>, Precision)>> {
+        if let (Some(all), Some(stored)) = (self.other.read(name)?, self.other.stored(name)) {
+            return Ok(Some((all, stored)));
+        }
+        let Some(step) = self.step(name, rows)? else {
+            return Ok(None);
+        };
+        let numbers: Vec<f64> = step.rows(0..rows).iter().map(|x| x.value).collect();
+        let cols = numbers.len() / rows.max(1);
+        Ok(Some((Matrix::from_vec(cols, numbers), self.dtype)))
     }
 
     /// Some of the last `last` rows of our own pass.

@@ -108,7 +108,8 @@ impl<'m> Weight<'m> {
         let y = if self.rounded_first {
             rounding.of(y)
         } else {
-            y
+            // One more term of the sum, which may begin with it, as in BLAS: the other terms then round at its size.
+            y.off(rounding.walk(self.w.cols()) * bias.size())
         };
         rounding.once(y.plus(bias))
     }
