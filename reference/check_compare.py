@@ -140,7 +140,8 @@ def main():
     tables = {}
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
-        ids, reference, other, arrays = (work / name for name in ("ids.json", "reference.safetensors", "other.safetensors", "other.npz"))
+        ids, arrays = work / "ids.json", work / "other.npz"
+        reference, other = work / "reference.safetensors", work / "other.safetensors"
         write_phi3(work / PHI3)
         for model in models:
             folder = work / PHI3 if model == PHI3 else ROOT / model
