@@ -10,9 +10,9 @@
 //! replay is off from our recording is the error that it **inherited**. A number that no order of sums and no fused
 //! operation could give is *beyond* what rounding may do, and the first tensor that has one is the finding.
 //!
-//! Where a tensor's inputs were not recorded there is nothing to replay from. Then it is held against our whole pass,
-//! and it is beyond where it is further off than twice what passes are that have random errors of the size of rounding in every
-//! product.
+//! An embedding that was not recorded is looked up in the model. Where another input was not recorded there is nothing to
+//! replay from. Then the tensor is held against our whole pass, and it is beyond where it is further off than twice what
+//! passes are that have random errors of the size of rounding in every product.
 //!
 //! The finding's cause is looked for among the [known bugs](KnownBug): one whose replay leaves nothing beyond.
 
