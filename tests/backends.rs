@@ -168,7 +168,7 @@ fn the_bound_of_a_crossing_is_the_patchs_own() {
     assert!(theorem_1 > 100.0 * closed, "{theorem_1:e} {closed:e}");
     let native = open("tiny");
     let want = Session::<f32>::new(&native).forward(&ids(&native), 1);
-    let home = Bounds::new(Dtype::F32, &native).logits(want.unwrap().row(0));
+    let home = Bounds::new(Dtype::F32, &native).logits(want.unwrap().row(0), 0.0);
     assert!(closed > home && closed < 20.0 * home, "{closed:e} {home:e}");
     let ratio = closed / crossed::<f64>(Solver::ClosedForm).bound;
     let roundoffs = Dtype::F32.unit_roundoff() / Dtype::F64.unit_roundoff();
