@@ -35,7 +35,8 @@ fn logits<E: Element>(model: &Model) -> Vec<f64> {
 fn a_model_is_native_unless_told_otherwise() {
     let model = open("tiny");
     assert_eq!(model.backend(), Backend::Native);
-    let back = model.clone().on(Backend::Gemm).on(Backend::Native);
+    let back = model.clone().on(Backend::Gemm).unwrap();
+    let back = back.on(Backend::Native).unwrap();
     assert_eq!(logits::<f32>(&back), logits::<f32>(&model));
 }
 
@@ -138,7 +139,7 @@ fn ids(model: &Model) -> Vec<u32> {
 /// The patch of the first token after `TEXT`, solved natively, under gemm.
 fn crossed<E: Element>(solver: Solver) -> Step {
     let native = open("tiny");
-    let gemm = native.clone().on(Backend::Gemm);
+    let gemm = native.clone().on(Backend::Gemm).unwrap();
     let solved = Verification {
         model: &native,
         tokens: 1,

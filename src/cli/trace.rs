@@ -72,7 +72,7 @@ pub(super) struct Trace {
 impl Trace {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         check_writable(&self.output)?;
-        let mut model = self.model.open(level)?.on(self.products.backend);
+        let mut model = self.model.open(level)?.on(self.products.backend)?;
         let mut tokens = match &self.ids {
             Some(file) => trace::parse_ids(file, &read_input(file)?)?,
             None => {
