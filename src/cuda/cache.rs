@@ -84,11 +84,19 @@ impl DeviceCache {
             self.positions.extend(positions);
             self.seen.clear();
         }
-        debug_assert_eq!(self.positions[first..], *positions, "all layers get the same tokens");
+        debug_assert_eq!(
+            self.positions[first..],
+            *positions,
+            "all layers get the same tokens"
+        );
         let seen = self.seen(form.window, first)?;
         let stored = self.make_room::<E>(layer, positions.len(), shape)?;
         device.store_key_values([k, v], &seen.place, &stored, shape)?;
-        let scaling = (form.scaling, form.rounded_scores, form.softcap.unwrap_or(0.0));
+        let scaling = (
+            form.scaling,
+            form.rounded_scores,
+            form.softcap.unwrap_or(0.0),
+        );
         let of_token = form.heads * seen.keys * size_of::<E::Acc>();
         let piece = (MOST_SCORES / of_token).max(1);
         for start in (0..q.rows()).step_by(piece) {
@@ -160,7 +168,9 @@ impl DeviceCache {
         let held = layer.tokens;
         layer.tokens += tokens;
         let own = |stored: &KeysValues| {
-            stored.capacity >= layer.tokens && stored.keys.is_ones_own() && stored.values.is_ones_own()
+            stored.capacity >= layer.tokens
+                && stored.keys.is_ones_own()
+                && stored.values.is_ones_own()
         };
         if let Some(stored) = layer.stored.as_ref().filter(|stored| own(stored)) {
             return Ok(stored.clone());
@@ -174,7 +184,8 @@ impl DeviceCache {
         };
         if let Some(old) = &layer.stored {
             for head in 0..shape.kv_heads {
-                let [from, to] = [old.capacity, capacity].map(|tokens| (head * tokens * row) as u64);
+                let [from, to] =
+                    [old.capacity, capacity].map(|tokens| (head * tokens * row) as u64);
                 for (old, new) in [(&old.keys, &stored.keys), (&old.values, &stored.values)] {
                     let (from, to) = (old.address() + from, new.address() + to);
                     device.machine().copy(from, to, held * row)?;

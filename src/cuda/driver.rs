@@ -91,9 +91,10 @@ fn entries(ptx: &str) -> Vec<String> {
 }
 
 fn refused(device: &str, what: &str, error: DriverError) -> Error {
-    let message = error
-        .error_string()
-        .map_or_else(|_| format!("error {:?}", error.0), |text| text.to_string_lossy().into());
+    let message = error.error_string().map_or_else(
+        |_| format!("error {:?}", error.0),
+        |text| text.to_string_lossy().into(),
+    );
     Error::Device {
         device: device.into(),
         what: what.into(),
@@ -161,7 +162,11 @@ impl Machine for Gpu {
                 message: "there is none of that name".into(),
             });
         };
-        let mut arguments: Vec<u64> = launch.arguments.iter().map(|argument| argument.bits()).collect();
+        let mut arguments: Vec<u64> = launch
+            .arguments
+            .iter()
+            .map(|argument| argument.bits())
+            .collect();
         let mut places: Vec<*mut c_void> = arguments
             .iter_mut()
             .map(|argument| ptr::from_mut(argument).cast::<c_void>())

@@ -8,10 +8,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// There is no driver.
-    #[error("no CUDA driver is installed here (libcuda cannot be loaded): install NVIDIA's, or use --backend native")]
+    #[error(
+        "no CUDA driver is installed here (libcuda cannot be loaded): install NVIDIA's, or use --backend native"
+    )]
     NoDriver,
     /// There is no such device.
-    #[error("there is no CUDA device {ordinal}, this machine has {devices} (from 0): use another, or --backend native")]
+    #[error(
+        "there is no CUDA device {ordinal}, this machine has {devices} (from 0): use another, or --backend native"
+    )]
     NoDevice {
         /// Which.
         ordinal: usize,
@@ -19,7 +23,9 @@ pub enum Error {
         devices: usize,
     },
     /// The compiler's library is missing.
-    #[error("NVRTC, which compiles the kernels, cannot be loaded: install the CUDA toolkit, or add its lib64 to LD_LIBRARY_PATH")]
+    #[error(
+        "NVRTC, which compiles the kernels, cannot be loaded: install the CUDA toolkit, or add its lib64 to LD_LIBRARY_PATH"
+    )]
     NoCompiler,
     /// A kernel does not compile.
     #[error("the kernels do not compile for {device}: {message}")]

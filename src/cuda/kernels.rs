@@ -103,7 +103,12 @@ impl Device {
     /// A kernel of a compute type in which a thread has one of `n` numbers.
     fn each<E: Element>(&self, kernel: &str, n: usize, arguments: &[Argument]) -> Result<()> {
         let kernel = format!("{kernel}_{}", E::DTYPE);
-        self.launch(&kernel, [n.div_ceil(PER_BLOCK), 1, 1], PER_BLOCK as u32, arguments)
+        self.launch(
+            &kernel,
+            [n.div_ceil(PER_BLOCK), 1, 1],
+            PER_BLOCK as u32,
+            arguments,
+        )
     }
 
     /// The same with a row of blocks for each of `rows` of `cols` numbers.
@@ -135,7 +140,11 @@ impl Device {
             ("few", grid, FEW_THREADS)
         } else {
             let rows = w.rows.div_ceil(tile_rows(E::DTYPE));
-            ("many", [tokens.div_ceil(TILE_TOKENS), rows, 1], TILE_THREADS)
+            (
+                "many",
+                [tokens.div_ceil(TILE_TOKENS), rows, 1],
+                TILE_THREADS,
+            )
         };
         let kernel = format!("multiply_{name}_{}_{}", E::DTYPE, w.storage);
         let sizes = [count(tokens), count(w.rows), count(w.cols)];
@@ -360,7 +369,12 @@ impl Device {
             count(cache.capacity),
         ];
         let kernel = format!("store_key_value_{}", E::DTYPE);
-        self.launch(&kernel, [k.rows(), shape.kv_heads, 1], PER_ROW_BLOCK as u32, &arguments)
+        self.launch(
+            &kernel,
+            [k.rows(), shape.kv_heads, 1],
+            PER_ROW_BLOCK as u32,
+            &arguments,
+        )
     }
 
     /// q kᵀ, `[heads, tokens, seen.keys]`.
@@ -461,7 +475,10 @@ impl Device {
     }
 
     /// Numbers on the device, `[1, n]` of indices.
-    pub(super) fn indices(self: &Arc<Self>, indices: impl Iterator<Item = usize>) -> Result<Memory> {
+    pub(super) fn indices(
+        self: &Arc<Self>,
+        indices: impl Iterator<Item = usize>,
+    ) -> Result<Memory> {
         let indices: Vec<u32> = indices.map(|index| index as u32).collect();
         Memory::of(self, &indices)
     }

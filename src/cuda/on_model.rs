@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::pass::DevicePass;
-use super::weights::OnDevice;
 use super::kernels::Into;
 use super::memory::DeviceRows;
+use super::pass::DevicePass;
+use super::weights::OnDevice;
 use crate::kernels::{Backend, Level, Rows};
 use crate::model::{ForwardRun, Model, OverlaidRows, Result, Sequence};
 use crate::tensor::{Element, Matrix, Tensor};

@@ -14,8 +14,8 @@ use crate::checkpoint::form::{NormKind, RopePairing};
 use crate::kernels::Rotation;
 use crate::kernels::activation::Activation;
 use crate::model::{
-    Active, Attention, Experts, ForwardRun, Linear, Norm, Ops, OverlaidRows, Sequence, TensorOverlay,
-    among, changes_of,
+    Active, Attention, Experts, ForwardRun, Linear, Norm, Ops, OverlaidRows, Sequence,
+    TensorOverlay, among, changes_of,
 };
 use crate::tensor::{Element, Matrix};
 
@@ -75,7 +75,12 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
     }
 
     /// Sets a flag where any number of x is not finite.
-    pub(crate) fn look_for_infinities(&mut self, x: &DeviceRows<E>, flags: &DeviceRows<f32>, at: usize) {
+    pub(crate) fn look_for_infinities(
+        &mut self,
+        x: &DeviceRows<E>,
+        flags: &DeviceRows<f32>,
+        at: usize,
+    ) {
         self.attempt((), |pass| {
             let flag = flags.address() + (at * size_of::<u32>()) as u64;
             pass.device().look_for_infinities(x, flag)
@@ -220,7 +225,11 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
             return Ok(angles.clone());
         }
         let (mut cos, mut sin): (Vec<E::Acc>, Vec<E::Acc>) = (Vec::new(), Vec::new());
-        for position in self.sequences.iter().flat_map(|sequence| sequence.positions) {
+        for position in self
+            .sequences
+            .iter()
+            .flat_map(|sequence| sequence.positions)
+        {
             if rounded_once {
                 let (c, s) = self.run.cos_sin::<E::Acc>(rotation, *position);
                 cos.extend(c);
@@ -336,7 +345,13 @@ impl<E: Element> Ops for DevicePass<'_, '_, '_, '_, E> {
                     continue;
                 };
                 let mixed = mixed.view(rows);
-                cache.attend(layer, &attention.form, sequence.positions, qkv.each_ref(), &mixed)?;
+                cache.attend(
+                    layer,
+                    &attention.form,
+                    sequence.positions,
+                    qkv.each_ref(),
+                    &mixed,
+                )?;
             }
             Ok(())
         })
@@ -403,12 +418,7 @@ impl<E: Element> Ops for DevicePass<'_, '_, '_, '_, E> {
         x.clone()
     }
 
-    fn logits(
-        &mut self,
-        head: &Linear,
-        softcap: Option<f64>,
-        x: &DeviceRows<E>,
-    ) -> DeviceRows<E> {
+    fn logits(&mut self, head: &Linear, softcap: Option<f64>, x: &DeviceRows<E>) -> DeviceRows<E> {
         let [logits] = self.linear([head], x);
         match softcap {
             None => logits,
@@ -449,7 +459,9 @@ impl<E: Element> DevicePass<'_, '_, '_, '_, E> {
     fn copied(&self, x: &DeviceRows<E>) -> Result<DeviceRows<E>> {
         let copy = DeviceRows::new(self.device(), x.rows(), x.cols())?;
         let bytes = x.len() * size_of::<E>();
-        self.device().machine().copy(x.address(), copy.address(), bytes)?;
+        self.device()
+            .machine()
+            .copy(x.address(), copy.address(), bytes)?;
         Ok(copy)
     }
 }

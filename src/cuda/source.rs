@@ -87,7 +87,12 @@ fn kept_file(source: &str, architecture: &str) -> Option<PathBuf> {
         hash.update(part);
         hash.update([0]);
     }
-    let hash: String = hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect();
+    let hash: String = hash
+        .finalize()
+        .iter()
+        .take(16)
+        .map(|b| format!("{b:02x}"))
+        .collect();
     Some(cache.join("context-patch").join(format!("{hash}.ptx")))
 }
 
@@ -125,7 +130,9 @@ mod tests {
         let source = source();
         assert!(!source.contains("#include"));
         for (name, text) in FILES {
-            let line = text.lines().find(|line| line.len() > 30 && !line.starts_with("//"));
+            let line = text
+                .lines()
+                .find(|line| line.len() > 30 && !line.starts_with("//"));
             assert_eq!(source.matches(line.unwrap()).count(), 1, "{name}");
         }
     }

@@ -71,7 +71,10 @@ impl Machine for Twin {
         // SAFETY: the layout is not empty.
         let start = unsafe { std::alloc::alloc(layout) };
         if start.is_null() {
-            return Err(failed("store an array", format!("{bytes} bytes are refused")));
+            return Err(failed(
+                "store an array",
+                format!("{bytes} bytes are refused"),
+            ));
         }
         // SAFETY: the head is within the allocation, and aligned.
         unsafe {
@@ -113,8 +116,14 @@ impl Machine for Twin {
     }
 
     fn launch(&self, launch: Launch<'_>) -> Result<()> {
-        let mut arguments: Vec<u64> = launch.arguments.iter().map(|argument| argument.bits()).collect();
-        let places = arguments.iter_mut().map(|argument| ptr::from_mut(argument).cast());
+        let mut arguments: Vec<u64> = launch
+            .arguments
+            .iter()
+            .map(|argument| argument.bits())
+            .collect();
+        let places = arguments
+            .iter_mut()
+            .map(|argument| ptr::from_mut(argument).cast());
         let mut places: Vec<*mut c_void> = places.collect();
         let kernel = CString::new(launch.kernel).unwrap_or_default();
         let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,7 +138,10 @@ impl Machine for Twin {
         };
         if missing != 0 {
             let message = "there is none of that name".into();
-            return Err(failed(&format!("find the kernel {}", launch.kernel), message));
+            return Err(failed(
+                &format!("find the kernel {}", launch.kernel),
+                message,
+            ));
         }
         Ok(())
     }

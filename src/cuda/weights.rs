@@ -108,7 +108,9 @@ impl OnDevice {
         let form = Form::Matrix(storage);
         let (memory, storage) = match storage {
             Storage::F64 => (self.stored(w, form, || w.to_vec::<f64>())?, Dtype::F64),
-            Storage::F32 | Storage::F16 => (self.stored(w, form, || w.to_vec::<f32>())?, Dtype::F32),
+            Storage::F32 | Storage::F16 => {
+                (self.stored(w, form, || w.to_vec::<f32>())?, Dtype::F32)
+            }
             Storage::Bf16 => (self.stored(w, form, || w.to_vec::<bf16>())?, Dtype::Bf16),
         };
         Ok(Weights {

@@ -82,7 +82,9 @@ impl Block {
             Projections::Fused(map, _) => std::slice::from_ref(map),
         };
         let attention = projections.iter().chain([&self.attention.out]);
-        attention.chain(self.inner.first_maps()).chain(self.outer.down())
+        attention
+            .chain(self.inner.first_maps())
+            .chain(self.outer.down())
     }
 
     /// Attention, and z.

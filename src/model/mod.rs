@@ -45,9 +45,9 @@ pub(crate) use ops::Ops;
 pub use outer::Outer;
 pub use overlay::Overlay;
 pub(crate) use overlay::{LayerOverlay, OverlaidRows, TensorOverlay};
-pub use parts::{Attention, Experts};
 #[cfg(feature = "cuda")]
 pub(crate) use parts::Active;
+pub use parts::{Attention, Experts};
 pub(crate) use parts::{Hidden, Projections};
 pub(crate) use pass::{Pass, Sequence};
 #[cfg(feature = "cuda")]
@@ -145,8 +145,13 @@ impl Model {
     /// Those of [`on`](Self::on).
     #[cfg(feature = "cuda")]
     pub fn on_device(mut self, device: &Arc<cuda::Device>) -> Result<Self> {
-        let mut stored_on = self.stored_on.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = stored_on.iter().find(|known| Arc::ptr_eq(known.device(), device));
+        let mut stored_on = self
+            .stored_on
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known = stored_on
+            .iter()
+            .find(|known| Arc::ptr_eq(known.device(), device));
         let on_device = match known {
             Some(known) => known.clone(),
             None => {

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
+use super::attend::{self, softcapped};
 use super::cache::{Cache, SLACK};
 use super::ops::Ops;
 use super::overlay::{OverlaidRows, TensorOverlay};
 use super::parts::{Active, Attention, Experts};
 use super::run::ForwardRun;
-use super::attend::{self, softcapped};
 use super::{Linear, Norm};
 use crate::checkpoint::form::RopePairing;
 use crate::kernels::activation::Activation;
@@ -247,7 +247,8 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
             #[cfg(feature = "cuda")]
             if let Some(cache) = sequence.cache.device_mut() {
                 let qkv = [q, k, v].map(|x| x.slice_rows(sequence.rows.clone()));
-                let said = cache.attended(self.run.layer, &attention.form, sequence.positions, &qkv);
+                let said =
+                    cache.attended(self.run.layer, &attention.form, sequence.positions, &qkv);
                 for (row, said) in sequence.rows.clone().zip(said.iter_rows()) {
                     mixed.row_mut(row).copy_from_slice(said);
                 }

@@ -117,7 +117,11 @@ impl FromStr for Backend {
             None => ordinal.is_empty().then_some(0),
         };
         ordinal.map_or_else(
-            || Err(format!("'{s}' is no backend: a CUDA device is cuda, or cuda:1 by its number")),
+            || {
+                Err(format!(
+                    "'{s}' is no backend: a CUDA device is cuda, or cuda:1 by its number"
+                ))
+            },
             cuda,
         )
     }
