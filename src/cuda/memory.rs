@@ -146,6 +146,18 @@ impl<E: Element> DeviceRows<E> {
         }
     }
 
+    /// The same memory as rows of type `F`, which generic code knows by another name: the two must be one type.
+    pub(super) fn retyped<F: Element>(&self) -> DeviceRows<F> {
+        assert_eq!(E::DTYPE, F::DTYPE, "numbers of another type");
+        DeviceRows {
+            memory: self.memory.clone(),
+            first: self.first,
+            rows: self.rows,
+            cols: self.cols,
+            numbers: PhantomData,
+        }
+    }
+
     /// Whether they may be written to: nobody else sees them.
     pub(super) fn is_ones_own(&self) -> bool {
         self.memory.as_ref().is_some_and(Memory::is_ones_own)

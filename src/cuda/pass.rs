@@ -214,6 +214,9 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
 
     /// x in the type of sums.
     fn widened(&self, x: &DeviceRows<E>) -> Result<DeviceRows<E::Acc>> {
+        if E::DTYPE == E::Acc::DTYPE {
+            return Ok(x.retyped());
+        }
         let out = DeviceRows::new(self.device(), x.rows(), x.cols())?;
         self.device().widen(x, &out)?;
         Ok(out)

@@ -1,6 +1,7 @@
 // Random numbers of every kind that an operation may meet, and the comparison of what kernels make of them.
 #pragma once
 #include "naive.hpp"
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -98,6 +99,16 @@ public:
                         (double)naive::acc(got[i]), (double)naive::acc(want[i]));
             unequal++;
         }
+    }
+
+    /// A kernel, under its name with its types, that was not compared is as bad as an unequal number.
+    void must_have(const char *name) {
+        for (const auto &[kernel, types] : counts)
+            for (const auto &[type, _] : types)
+                if (std::string(name).starts_with(kernel + "_" + type))
+                    return;
+        fprintf(stderr, "%s is not checked\n", name);
+        unequal++;
     }
 
     /// A line a kernel: for each type how many numbers, and how many of them are not what they should be.
