@@ -22,8 +22,11 @@ const FILES: &[(&str, &str)] = &[
     ("units.cuh", include_str!("matmul/units.cuh")),
     ("matmul.cu", include_str!("matmul.cu")),
     ("norm.cu", include_str!("norm.cu")),
+    ("normal.cuh", include_str!("normal.cuh")),
     ("rope.cu", include_str!("rope.cu")),
+    ("rows.cu", include_str!("rows.cu")),
     ("softmax.cuh", include_str!("softmax.cuh")),
+    ("tanh.cuh", include_str!("tanh.cuh")),
     ("types.cuh", include_str!("types.cuh")),
     ("weighted_sum.cu", include_str!("weighted_sum.cu")),
 ];

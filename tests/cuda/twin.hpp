@@ -55,7 +55,7 @@ struct Thread {
     size_t arrived = 0;
     unsigned ended_groups = 0;
 
-    void begin() {
+    void reset() {
         shown.clear();
         shuffles = 0;
         copies.clear();
@@ -77,6 +77,7 @@ struct Stack {
 
 /// The block that runs.
 struct Block {
+    /// Those of the largest block so far: they keep their memory.
     std::vector<Thread> threads;
     std::vector<Group> warps;
     Group all;
@@ -137,10 +138,9 @@ inline void meet(Group &group) {
 /// What a stack does for ever: the threads that have not begun.
 inline void run_threads() {
     for (;;) {
-        while (block.begun < block.threads.size()) {
+        while (block.begun < block_size.x) {
             unsigned i = block.begun++;
-            set_current(backwards ? block.threads.size() - 1 - i : i);
-            block.threads[current].begin();
+            set_current(backwards ? block_size.x - 1 - i : i);
             (*block.body)();
         }
         unused.push_back(running);
@@ -149,7 +149,7 @@ inline void run_threads() {
 }
 
 inline Stack &new_stack() {
-    constexpr size_t SIZE = (64 << 10) + 576;
+    constexpr size_t SIZE = 64 << 10;
     Stack &stack = *stacks.emplace_back(new Stack{std::unique_ptr<char[]>(new char[SIZE])});
     getcontext(&stack.start);
     stack.start.uc_stack.ss_sp = stack.memory.get();
@@ -160,8 +160,10 @@ inline Stack &new_stack() {
 
 /// Lets the threads of the block run until all are done.
 inline void run_block() {
+    for (unsigned t = 0; t < block_size.x; t++)
+        block.threads[t].reset();
     block.begun = 0;
-    while (block.begun < block.threads.size()) {
+    while (block.begun < block_size.x) {
         if (unused.empty()) {
             switch_to(new_stack(), true);
         } else {
@@ -196,7 +198,8 @@ inline void launch(dim3 grid, unsigned threads, const std::function<void()> &bod
     grid_size = grid;
     block_size = {threads};
     block.body = &body;
-    block.threads.resize(threads);
+    if (block.threads.size() < threads)
+        block.threads.resize(threads);
     block.all = {threads};
     block.warps.clear();
     for (unsigned first = 0; first < threads; first += 32)
