@@ -5,7 +5,10 @@ mod common;
 
 use common::{FAMILIES, Golden, open, reference};
 use context_patch::model::ModelOptions;
-use context_patch::patch::{ApplyMode, Case, Method, Overlay, Positions, Solver, Split, span};
+use context_patch::patch::{
+    ApplyMode, Case, LayerPatch, Method, Overlay, Patch, Positions, Solver, Split, TensorChange,
+    span,
+};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::{self, Begun, Keep, Step, Summary, Verification};
 use context_patch::{Checkpoint, Error, Model};
@@ -110,6 +113,35 @@ fn every_family_is_patched_in_bf16() {
     every_family::<bf16>();
 }
 
+#[test]
+fn what_a_patch_may_change_is_said_by_name() {
+    for (name, allowed) in [
+        (
+            "mixtral",
+            "block_sparse_moe.gate.weight, block_sparse_moe.experts.*.w1.weight, block_sparse_moe.experts.*.w3.weight, block_sparse_moe.experts.*.w2.weight",
+        ),
+        (
+            "gpt2",
+            "mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias",
+        ),
+        (
+            "olmo2",
+            "mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, post_feedforward_layernorm.weight",
+        ),
+    ] {
+        let model = open(&format!("checkpoints/{name}"));
+        let mut layers = vec![LayerPatch::new(); model.layers().len()];
+        layers[1].insert("input_norm.weight".into(), TensorChange::Vector(vec![1.0]));
+        let said = Patch { layers }.check(&model).unwrap_err().to_string();
+        assert_eq!(
+            said,
+            format!(
+                "the patch changes input_norm.weight of layer 1, and a patch of this model may change only {allowed}; solve it again for this model"
+            )
+        );
+    }
+}
+
 /// What a checkpoint of a family says when its config.json has `field` changed to `value`.
 fn refusal(name: &str, field: &str, value: serde_json::Value) -> String {
     let folder = reference(&format!("checkpoints/{name}"));
@@ -209,7 +241,7 @@ fn what_is_wrong_with_a_family_is_one_line() {
             "llama-2",
             "model_type",
             json!("bloom"),
-            "m/config.json: cannot run models of model_type bloom; known are gemma3_text, gemma3, gemma2, gemma, llama, ",
+            "m/config.json: cannot run models of model_type bloom; take one whose model_type is one of gemma3_text, gemma3, gemma2, gemma, llama, ",
         ),
     ] {
         let got = refusal(name, field, value);

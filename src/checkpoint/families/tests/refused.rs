@@ -4,7 +4,7 @@ use super::{flat, message, nested, parse};
 
 #[test]
 fn model_type_says_what_it_is() {
-    let known = "known are gemma3_text, gemma3, gemma2, gemma, llama, mistral, qwen2, qwen3, mixtral, olmo2, falcon, gpt2, gptj, phi, phi3";
+    let known = "take one whose model_type is one of gemma3_text, gemma3, gemma2, gemma, llama, mistral, qwen2, qwen3, mixtral, olmo2, falcon, gpt2, gptj, phi, phi3";
     for found in ["llama4", "gemma3n", "Gemma3_Text", "gemma3_txt", ""] {
         let json =
             format!(r#"{{"model_type": "{found}", "architectures": ["Gemma3ForCausalLM"]}}"#);
