@@ -3,6 +3,7 @@
 //! ```text
 //! cuda hashes                  the pinned hashes of the committed models
 //! cuda shapes                  random models of the 1B's and the 4B's shape, against the native backend
+//! cuda pass                    a short pass, for a sanitizer
 //! cuda speed BANDWIDTH PEAK    decode and prefill of the 4B's shape; bytes and f32 operations that the device does in a second
 //! ```
 #![allow(
@@ -47,12 +48,13 @@ fn main() -> ExitCode {
     let good = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["hashes"] => pinned_hashes(),
         ["shapes"] => ONE_B.has_the_native_bits(true) & FOUR_B.has_the_native_bits(false),
+        ["pass"] => short_pass(),
         ["speed", bandwidth, peak] => {
             speed(&FOUR_B, bandwidth.parse().unwrap(), peak.parse().unwrap());
             true
         }
         _ => {
-            eprintln!("usage: cuda hashes | shapes | speed BANDWIDTH PEAK");
+            eprintln!("usage: cuda hashes | shapes | pass | speed BANDWIDTH PEAK");
             false
         }
     };
@@ -95,6 +97,19 @@ fn pinned_hashes() -> bool {
     }
     println!("{equal} of {all} pinned hashes, at once and token by token");
     equal == all && all > 0
+}
+
+/// Some tokens at once and one more, of a Gemma 3 and of a mixture of experts.
+fn short_pass() -> bool {
+    for dir in ["reference/tiny", "reference/checkpoints/mixtral"] {
+        let model = Model::open(dir).unwrap().on(Backend::Cuda(0)).unwrap();
+        let ids = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5];
+        let mut session = Session::<bf16>::new(&model);
+        session.forward(&ids, 2).unwrap();
+        session.forward(&[8], 1).unwrap();
+    }
+    println!("passed");
+    true
 }
 
 /// Decoding and prefill, the medians of a few rounds.

@@ -32,14 +32,17 @@ const HEAD: usize = 64;
 
 impl Twin {
     pub(super) fn load(library: &Path) -> Result<Self> {
-        let failed = |error: libloading::Error| failed("load its kernels", error.to_string());
+        let failed = |error: libloading::Error| {
+            let message = format!("{}: {error}", library.display());
+            failed("load its kernels", message)
+        };
         // SAFETY: the library is one of ours, which does nothing when it is loaded.
-        let library = unsafe { Library::new(library) }.map_err(failed)?;
+        let loaded = unsafe { Library::new(library) }.map_err(failed)?;
         // SAFETY: the function has this type, and is called as long as the library is there.
-        let run = *unsafe { library.get::<LaunchKernel>(b"twin_launch") }.map_err(failed)?;
+        let run = *unsafe { loaded.get::<LaunchKernel>(b"twin_launch") }.map_err(failed)?;
         Ok(Self {
             run,
-            running: Mutex::new(library),
+            running: Mutex::new(loaded),
         })
     }
 }
