@@ -8,7 +8,8 @@
 //! a device is first opened: PTX in the package would be larger than the source, and older than some devices. Every sum has the
 //! documented order, and no multiply-add is contracted, so that the bits are the native ones (`docs/numerics.md`).
 //!
-//! `unsafe` is in two files: `driver.rs` calls the driver, and `twin.rs` runs the same source on the CPU for the tests.
+//! `unsafe` is in `driver.rs`, which calls the driver, `source.rs`, which asks whether NVRTC is there, and `twin.rs`, which runs
+//! the same source on the CPU for the tests.
 
 mod cache;
 mod device;

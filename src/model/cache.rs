@@ -92,7 +92,15 @@ impl<E: Element> Cache<E> {
     /// The most bytes that keys, values and positions take while `tokens` enter. The largest vector counts twice, because its
     /// old memory is freed only after it has been copied.
     pub(super) fn bytes(&self, tokens: usize) -> usize {
-        let vectors = self.layers.iter().map(|layer| layer.vector(tokens));
+        #[cfg(feature = "cuda")]
+        let of_layer = match self.device {
+            // A device copies a layer as a whole.
+            Some(_) => LayerCache::bytes,
+            None => LayerCache::vector,
+        };
+        #[cfg(not(feature = "cuda"))]
+        let of_layer = LayerCache::vector;
+        let vectors = self.layers.iter().map(|layer| of_layer(layer, tokens));
         let layers = self.layers.iter().map(|layer| layer.bytes(tokens));
         layers.fold(vectors.max().unwrap_or_default(), usize::saturating_add)
     }
