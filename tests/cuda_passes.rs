@@ -6,7 +6,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use common::ways::{AT_ONCE, Way, hashes};
 use common::{all_models, open, reference};
@@ -21,10 +21,14 @@ use half::bf16;
 /// Enough for products by tiles, and for more than any window.
 const TOKENS: usize = 21;
 
-/// The kernels, compiled for this processor; `change` makes an edit of a copy of their source.
-fn twin(name: &str, change: Option<(&str, &str, &str)>) -> Arc<Device> {
-    static COMPILING: Mutex<()> = Mutex::new(());
-    let _compiling = COMPILING.lock().unwrap_or_else(PoisonError::into_inner);
+/// The kernels, compiled for this processor.
+fn twin() -> &'static Arc<Device> {
+    static TWIN: OnceLock<Arc<Device>> = OnceLock::new();
+    TWIN.get_or_init(|| compiled("twin", None))
+}
+
+/// The same with an edit of a copy of their source: in a file, one text by another.
+fn compiled(name: &str, edit: Option<(&str, &str, &str)>) -> Arc<Device> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = std::fs::remove_dir_all(&folder);
@@ -38,8 +42,8 @@ fn twin(name: &str, change: Option<(&str, &str, &str)>) -> Arc<Device> {
             }
         }
     }
-    if let Some((file, from, to)) = change {
-        let file = folder.join("src/cuda").join(file);
+    if let Some((file, from, to)) = edit {
+        let file = folder.join(file);
         let text = std::fs::read_to_string(&file).unwrap();
         assert!(text.contains(from), "{from} is not in {}", file.display());
         std::fs::write(&file, text.replace(from, to)).unwrap();
@@ -80,10 +84,10 @@ fn all_hashes(name: &str, model: &Model, way: Way) -> String {
 /// At once, by tiles, and token by token, by the other kernels.
 #[test]
 fn every_model_has_the_native_bits() {
-    let device = twin("passes", None);
+    let device = twin();
     for (dir, name) in all_models() {
         let native = open(&dir);
-        let there = native.clone().on_device(&device).unwrap();
+        let there = native.clone().on_device(device).unwrap();
         let want = all_hashes(&name, &native, AT_ONCE);
         for decoded in [0, usize::MAX] {
             let way = Way { decoded, ..AT_ONCE };
@@ -129,10 +133,10 @@ fn records_the_same<E: Element>(dir: &str, device: &Arc<Device>) {
 
 #[test]
 fn every_recorded_tensor_has_the_native_bits() {
-    let device = twin("recorded", None);
+    let device = twin();
     for (dir, _) in all_models() {
-        records_the_same::<f64>(&dir, &device);
-        records_the_same::<bf16>(&dir, &device);
+        records_the_same::<f64>(&dir, device);
+        records_the_same::<bf16>(&dir, device);
     }
 }
 
@@ -167,7 +171,7 @@ fn patches_the_same<E: Element>(dir: &str, solver: Solver, device: &Arc<Device>)
 
 #[test]
 fn patches_are_the_same_solved_here_or_there() {
-    let device = twin("patches", None);
+    let device = twin();
     for (dir, solver) in [
         ("tiny", Solver::ClosedForm),
         ("checkpoints/window-3", Solver::AppendixB),
@@ -176,17 +180,17 @@ fn patches_are_the_same_solved_here_or_there() {
         ("checkpoints/gpt2", Solver::Theorem5),
         ("checkpoints/falcon-7b", Solver::ClosedForm),
     ] {
-        patches_the_same::<f32>(dir, solver, &device);
-        patches_the_same::<bf16>(dir, solver, &device);
+        patches_the_same::<f32>(dir, solver, device);
+        patches_the_same::<bf16>(dir, solver, device);
     }
 }
 
 /// A sequence that is copied goes two ways; the copy does not see what the other takes in.
 #[test]
 fn a_copied_session_has_keys_of_its_own() {
-    let device = twin("copied", None);
+    let device = twin();
     let native = open("checkpoints/window-3");
-    let there = native.clone().on_device(&device).unwrap();
+    let there = native.clone().on_device(device).unwrap();
     let both = |model| {
         let mut first = Session::<f32>::new(model);
         first.forward(&[5; 10], 0).unwrap();
@@ -206,18 +210,18 @@ fn a_wrong_kernel_changes_the_hash() {
     for (name, file, from, to) in [
         (
             "scale",
-            "norm.cu",
+            "src/cuda/norm.cu",
             "normed * scale[i]",
             "normed * scale[i] * (Acc<E>)1.0000001",
         ),
         (
             "window",
-            "attention.cu",
+            "src/cuda/attention.cu",
             "first[token]",
             "(first[token] + place[token]) / 2",
         ),
     ] {
-        let device = twin(name, Some((file, from, to)));
+        let device = compiled(name, Some((file, from, to)));
         let there = native.clone().on_device(&device).unwrap();
         let got = all_hashes("", &there, AT_ONCE);
         let same = got.lines().filter(|line| want.contains(*line)).count();
@@ -225,11 +229,33 @@ fn a_wrong_kernel_changes_the_hash() {
     }
 }
 
+/// One that lacks a kernel stands for one that is lost.
 #[test]
-fn a_model_goes_back_to_the_cpu() {
-    let device = twin("back", None);
+fn a_device_that_fails_is_an_error_in_every_pass() {
+    let missing = ("tests/cuda/table.hpp", "PRODUCTS(multiply_few)", "");
+    let device = compiled("fails", Some(missing));
     let native = open("tiny");
     let there = native.clone().on_device(&device).unwrap();
+    let says = |error: String| {
+        let what = "the CPU twin failed to find the kernel multiply_few_f32_";
+        assert!(error.starts_with(what), "{error}");
+    };
+    let mut session = Session::<f32>::new(&there);
+    says(session.forward(&[5, 6], 1).unwrap_err().to_string());
+    let mut session = Session::<f32>::new(&there);
+    let query = Query::alone(7);
+    let solved = solve(&mut session, query, &Method::new(Solver::ClosedForm), &[]);
+    says(solved.unwrap_err().to_string());
+    let back = there.on(Backend::Native).unwrap();
+    let want = all_hashes("", &native, AT_ONCE);
+    assert_eq!(all_hashes("", &back, AT_ONCE), want);
+}
+
+#[test]
+fn a_model_goes_back_to_the_cpu() {
+    let device = twin();
+    let native = open("tiny");
+    let there = native.clone().on_device(device).unwrap();
     assert_eq!(there.backend(), Backend::Cuda(0));
     let back = there.on(Backend::Native).unwrap();
     assert_eq!(

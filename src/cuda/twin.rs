@@ -17,9 +17,12 @@ type LaunchKernel =
 /// Memory is the host's, and a kernel's threads run one after the other.
 pub(super) struct Twin {
     run: LaunchKernel,
-    /// One kernel at a time: the twin has one state. It keeps the library loaded.
-    running: Mutex<Library>,
+    /// Which has to stay loaded.
+    _library: Library,
 }
+
+/// One kernel at a time: the state of a twin is global, and libraries of the same source may share it.
+static RUNNING: Mutex<()> = Mutex::new(());
 
 impl fmt::Debug for Twin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,7 +45,7 @@ impl Twin {
         let run = *unsafe { loaded.get::<LaunchKernel>(b"twin_launch") }.map_err(failed)?;
         Ok(Self {
             run,
-            running: Mutex::new(loaded),
+            _library: loaded,
         })
     }
 }
@@ -129,7 +132,7 @@ impl Machine for Twin {
             .map(|argument| ptr::from_mut(argument).cast());
         let mut places: Vec<*mut c_void> = places.collect();
         let kernel = CString::new(launch.kernel).unwrap_or_default();
-        let _running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let _running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: as for a GPU: each kernel gets the arguments of its signature.
         let missing = unsafe {
             (self.run)(

@@ -159,13 +159,13 @@ impl OnDevice {
         failure.get_or_insert(error);
     }
 
-    /// What went wrong since it was last asked for.
+    /// Refuses to go on after a failure; [`Model::on_device`] then stores the weights anew.
     ///
     /// # Errors
     ///
-    /// That.
+    /// What failed first.
     pub(crate) fn check(&self) -> Result<()> {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.take().map_or(Ok(()), Err)
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.clone().map_or(Ok(()), Err)
     }
 }

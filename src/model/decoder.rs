@@ -230,6 +230,10 @@ impl Model {
         if x.is_finite() {
             return Ok(());
         }
+        #[cfg(feature = "cuda")]
+        if let Some(device) = self.device() {
+            device.check()?;
+        }
         self.checkpoint.tensors().check_finite()?;
         Err(Error::Overflow {
             module: module(),

@@ -149,6 +149,7 @@ impl Model {
             .stored_on
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        stored_on.retain(|known| known.check().is_ok());
         let known = stored_on
             .iter()
             .find(|known| Arc::ptr_eq(known.device(), device));
