@@ -215,7 +215,7 @@ void products(const char *types, const Peaks &peaks, Few *few, Many *many) {
 }
 
 /// The other kernels, in microseconds, for one token and for 512 of the 4B, with 4096 keys.
-template <class E> void others(const char *type, auto *rms_norm, auto *gelu_tanh, auto *add, auto *scores_few,
+template <class E> void others(const char *type, auto *rms_norm, auto *gelu_tanh, auto *gelu, auto *add, auto *scores_few,
                                auto *scores_many, auto *probabilities, auto *sums_few, auto *sums_many) {
     const unsigned hidden = 2560, inner = 10240, heads = 8, group = 2, head_dim = 256, keys = 4096;
     Buffer<E> x((size_t)512 * inner), y((size_t)512 * inner), cache((size_t)4 * keys * head_dim);
@@ -224,33 +224,34 @@ template <class E> void others(const char *type, auto *rms_norm, auto *gelu_tanh
     fill(cache, (size_t)4 * keys * head_dim, 5);
     fill(scale, (size_t)hidden, 6);
     for (unsigned tokens : {1u, 512u}) {
-        std::vector<unsigned> positions;
+        std::vector<unsigned> places;
         for (unsigned t = 0; t < tokens; t++)
-            positions.push_back(keys - tokens + t);
-        Buffer<unsigned> at(positions);
+            places.push_back(keys - tokens + t);
+        Buffer<unsigned> first(std::vector<unsigned>(tokens, 0)), place(places);
         size_t n = (size_t)tokens * inner;
         auto us = [](double time) { return time * 1e6; };
         double norm = us(seconds([&](int) { rms_norm<<<tokens, 256>>>(x.data(), scale.data(), 1e-6, false, y.data(), hidden); }));
-        double gelu = us(seconds([&](int) { gelu_tanh<<<n / 256, 256>>>(x.data(), y.data(), n); }));
+        double of_tanh = us(seconds([&](int) { gelu_tanh<<<n / 256, 256>>>(x.data(), y.data(), n); }));
+        double of_erf = us(seconds([&](int) { gelu<<<n / 256, 256>>>(x.data(), y.data(), n); }));
         double sum = us(seconds([&](int) { add<<<tokens * hidden / 256, 256>>>(x.data(), y.data(), y.data(), (size_t)tokens * hidden); }));
         double few = us(seconds([&](int) {
-            scores_few<<<dim3(keys / FEW_ROWS, tokens, heads), FEW_THREADS>>>(x.data(), cache.data(), scores.data(), at.data(),
-                                                                              tokens, heads, group, head_dim, keys, keys, ~0u);
+            scores_few<<<dim3(keys / FEW_ROWS, tokens, heads), FEW_THREADS>>>(x.data(), cache.data(), scores.data(), first.data(),
+                                                                              place.data(), tokens, heads, group, head_dim, keys, keys);
         }));
         double many = us(seconds([&](int) {
             scores_many<<<dim3((tokens + 31) / 32, keys / TileOf<E>::ALL_ROWS, heads), TILE_THREADS>>>(
-                x.data(), cache.data(), scores.data(), at.data(), tokens, heads, group, head_dim, keys, keys, ~0u);
+                x.data(), cache.data(), scores.data(), first.data(), place.data(), tokens, heads, group, head_dim, keys, keys);
         }));
         double softmax = us(seconds([&](int) {
-            probabilities<<<dim3(tokens, heads), 256>>>(scores.data(), at.data(), 0.0625, tokens, keys, ~0u);
+            probabilities<<<dim3(tokens, heads), 256>>>(scores.data(), first.data(), place.data(), 0.0625, true, 0.0, tokens, keys);
         }));
         auto sums = [&](auto *kernel, unsigned tokens_of_block) {
             return us(seconds([&](int) {
                 kernel<<<dim3(head_dim / SUM_ELEMENTS, heads, (tokens + tokens_of_block - 1) / tokens_of_block), SUM_THREADS>>>(
-                    scores.data(), cache.data(), at.data(), y.data(), tokens, heads, group, head_dim, keys, keys, ~0u);
+                    scores.data(), cache.data(), first.data(), place.data(), y.data(), tokens, heads, group, head_dim, keys, keys);
             }));
         };
-        printf("%-6s%6u%10.1f%10.1f%10.1f%12.1f%12.1f%14.1f%10.1f%11.1f\n", type, tokens, norm, gelu, sum, few, many,
+        printf("%-6s%6u%10.1f%10.1f%6.1f%10.1f%12.1f%12.1f%14.1f%10.1f%11.1f\n", type, tokens, norm, of_tanh, of_erf, sum, few, many,
                softmax, sums(sums_few, SUM_WARPS), sums(sums_many, SUM_WARPS * 8));
     }
 }
@@ -268,10 +269,10 @@ int main() {
     PRODUCTS(bf16, bf16)
     PRODUCTS(f64, f64)
     PRODUCTS(f64, bf16)
-    printf("\nus    tokens  rms_norm gelu_tanh       add  scores_few scores_many probabilities  sums_few  sums_many (4096 keys)\n");
+    printf("\nus    tokens  rms_norm gelu_tanh  gelu       add  scores_few scores_many probabilities  sums_few  sums_many (4096 keys)\n");
 #define OTHERS(E)                                                                                                      \
-    others<E>(#E, rms_norm_##E, gelu_tanh_##E, add_##E, scores_few_##E, scores_many_##E, probabilities_##E, weighted_sums_few_##E,         \
-              weighted_sums_many_##E);
+    others<E>(#E, rms_norm_##E, gelu_tanh_##E, gelu_##E, add_##E, scores_few_##E, scores_many_##E, probabilities_##E,                    \
+              weighted_sums_few_##E, weighted_sums_many_##E);
     OTHERS(f64)
     OTHERS(f32)
     OTHERS(bf16)

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Run llama.cpp, Hugging Face transformers and candle beside ours on Gemma 3 270M, in turn, and write what they take.
+"""Run llama.cpp, Hugging Face transformers and candle beside ours on a real model, in turn, and write what they take.
 
-    python3 reference/fetch_models.py gemma-3-270m
+    python3 reference/fetch_models.py
     pip install -r reference/requirements.txt llama-cpp-python==0.3.36    (in an environment of its own)
-    python3 benches/peers.py
+    python3 benches/peers.py                                              (Gemma 3 270M)
+    python3 benches/peers.py --model models/smollm2-135m-instruct
+    python3 benches/peers.py --model models/qwen2.5-coder-0.5b-instruct
 
-builds the two Rust workers, writes the checkpoint as GGUF to a temporary folder (1.6 GB), and writes
-benches/peers/DATE.csv and, on standard output, the tables of benches/peers.md, which says what is measured.
+builds the two Rust workers, writes the checkpoint as GGUF to a temporary folder (three times its size), and writes
+benches/peers/DATE-MODEL.csv and, on standard output, the tables of benches/peers.md, which says what is measured.
 Linux only: it stops the workers that are not asked, and reads their memory from /proc.
 """
 
@@ -33,17 +35,40 @@ sys.path.insert(0, str(ROOT / "reference"))
 
 from program import PROMPTS  # noqa: E402
 
+DEFAULT_MODEL = ROOT / "models/gemma-3-270m"
+# What candle's worker can run.
+CANDLE_MODEL_TYPE = "gemma3_text"
+
 PROMPT, TOKENS, PREFILLS = 32, 64, (128, 512)
-# The prompt of benches/speed.rs, and a text of 34 tokens.
-IDS = [2 + i * 7919 % 200_000 for i in range(max(PREFILLS))]
 TEXT = PROMPTS[2]
 # The unit of what was measured in pairs.
 RATIO = "times"
-COLUMNS = ("engine", "dtype", "threads", "measure", "unit", "median", "lowest", "highest", "rounds")
+COLUMNS = ("model", "engine", "dtype", "threads", "measure", "unit", "median", "lowest", "highest", "rounds")
 
 
 class Failure(Exception):
     """Something that the user has to read; ends the script with exit status 1."""
+
+
+class Checkpoint:
+    """A Hugging Face folder, and what the workers are asked in tokens of its vocabulary."""
+
+    def __init__(self, folder):
+        if not (folder / "config.json").is_file():
+            raise Failure(f"{folder} has no config.json; python3 reference/fetch_models.py brings the real models")
+        config = json.loads((folder / "config.json").read_text())
+        self.folder, self.model_type = folder.resolve(), config["model_type"]
+        self.name = self.folder.name
+        # With Gemma's vocabulary, the prompt of benches/speed.rs.
+        among = min(200_000, config["vocab_size"] - 2)
+        ids = [2 + i * 7919 % among for i in range(max(PREFILLS))]
+        self.decode = {"run": "decode", "ids": ids[:PROMPT], "tokens": TOKENS}
+        self.prefills = {count: {"run": "prefill", "ids": ids[:count]} for count in PREFILLS}
+        self.first = {"ids": {"run": "prefill", "ids": ids[:PROMPT]}, "text": {"run": "text", "text": TEXT}}
+
+    def __str__(self):
+        weights = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        return f"{self.name}, {self.model_type}, {weights / 1e6:.0f} MB of weights"
 
 
 @dataclass(frozen=True)
@@ -145,9 +170,9 @@ def write_gguf(python, model, path, dtype):
     call(python, "-c", code, ROOT / "reference", model, path, dtype)
 
 
-def make_engines(arguments, work):
+def make_engines(arguments, model, work):
     """Those that were asked for, ours first."""
-    model, python = arguments.model.resolve(), arguments.llama_python
+    python = arguments.llama_python
     ours = ROOT / "target/release/examples/peer"
     engines = [Engine("ours", dtype, (ours, model, dtype, "mapped")) for dtype in ("f32", "bf16")]
     engines += [Engine("ours, read", dtype, (ours, model, dtype, "read")) for dtype in ("f32", "bf16")]
@@ -168,10 +193,10 @@ def make_engines(arguments, work):
 
 
 class Record:
-    """What was measured: by engine, threads and measure, the value of every round."""
+    """What was measured of a model: by engine, threads and measure, the value of every round."""
 
-    def __init__(self):
-        self.values, self.notes = {}, []
+    def __init__(self, model):
+        self.model, self.values, self.notes = model, {}, []
 
     def add(self, engine, threads, measure, unit, value):
         key = (engine.name, engine.dtype, threads, measure, unit)
@@ -187,13 +212,12 @@ class Record:
         """Those of the file."""
         for key, values in self.values.items():
             shown = [f"{value:.4g}" for value in (statistics.median(values), min(values), max(values))]
-            yield dict(zip(COLUMNS, (*key, *shown, len(values))))
+            yield dict(zip(COLUMNS, (self.model, *key, *shown, len(values))))
 
 
-def check(workers, threads, record):
+def check(workers, checkpoint, threads, record):
     """Every worker's tokens, which the rounds have to repeat; says where they are not ours in f32."""
-    commands = [{"run": "decode", "ids": IDS[:PROMPT], "tokens": TOKENS}]
-    commands += [{"run": "prefill", "ids": IDS[:count]} for count in PREFILLS]
+    commands = [checkpoint.decode, *checkpoint.prefills.values()]
     tokens = {worker: [worker.ask_stopped(**command)["tokens"] for command in commands] for worker in workers}
     decoded, *prefilled = tokens[workers[0]]
     for worker in workers[1:]:
@@ -219,7 +243,7 @@ def in_turn(workers, number):
     return workers[first:] + workers[:first]
 
 
-def measure_speed(engines, threads, rounds, record):
+def measure_speed(engines, checkpoint, threads, rounds, record):
     """Decoding, prefill and memory of workers that stay."""
     with contextlib.ExitStack() as stack:
         workers = []
@@ -229,24 +253,24 @@ def measure_speed(engines, threads, rounds, record):
             worker.stop()
             workers.append(worker)
             record.note(f"{engine}: {worker.detail}")
-        tokens = check(workers, threads, record)
+        tokens = check(workers, checkpoint, threads, record)
         for number in range(rounds):
             for worker in in_turn(workers, number):
-                reply = worker.ask_stopped(run="decode", ids=IDS[:PROMPT], tokens=TOKENS)
+                reply = worker.ask_stopped(**checkpoint.decode)
                 record.add(worker.engine, threads, "decode", "tokens/s", TOKENS / reply["seconds"])
                 if reply["tokens"] != tokens[worker][0]:
                     record.note(f"{worker.engine}, threads {threads}: not the same tokens in every round")
-            for count in PREFILLS:
+            for count, command in checkpoint.prefills.items():
                 for worker in in_turn(workers, number):
-                    reply = worker.ask_stopped(run="prefill", ids=IDS[:count])
+                    reply = worker.ask_stopped(**command)
                     record.add(worker.engine, threads, f"prefill {count}", "tokens/s", count / reply["seconds"])
         for number in range(rounds):
-            measure_pairs(workers, threads, number, record)
+            measure_pairs(workers, checkpoint, threads, number, record)
         for worker in workers:
             record.add(worker.engine, threads, "peak memory", "MiB", worker.peak())
 
 
-def measure_pairs(workers, threads, number, record):
+def measure_pairs(workers, checkpoint, threads, number, record):
     """How many times as fast ours decodes as another engine right before or after it: memory has no time to change its speed.
 
     Ours in f32 beside everyone, ours in bf16 beside who computes with bf16 weights.
@@ -258,18 +282,17 @@ def measure_pairs(workers, threads, number, record):
             if (mine.engine.dtype, other.engine.dtype) == ("bf16", "f32"):
                 continue
             seconds = {
-                worker: worker.ask_stopped(run="decode", ids=IDS[:PROMPT], tokens=TOKENS)["seconds"]
+                worker: worker.ask_stopped(**checkpoint.decode)["seconds"]
                 for worker in in_turn([mine, other], number)
             }
             record.add(mine.engine, threads, f"decode over {other.engine}", RATIO, seconds[other] / seconds[mine])
 
 
-def measure_first(engines, threads, rounds, record):
+def measure_first(engines, checkpoint, threads, rounds, record):
     """From the start of a process to its first token; the files are in memory from before."""
-    commands = {"ids": {"run": "prefill", "ids": IDS[:PROMPT]}, "text": {"run": "text", "text": TEXT}}
     tokens = {}
     for number in range(rounds):
-        for kind, command in commands.items():
+        for kind, command in checkpoint.first.items():
             for engine in in_turn(engines, number):
                 if kind == "text" and not engine.text:
                     continue
@@ -368,19 +391,21 @@ def tables(path):
     """The tables of benches/peers.md: in brackets, a value divided by that of ours of the same type."""
     with open(path, newline="") as file:
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    # Files without this column are of the time when there was one model.
+    model = rows[0].get("model", DEFAULT_MODEL.name)
     pairs = [row for row in rows if row["unit"] == RATIO]
     rows = [row for row in rows if row["unit"] != RATIO]
     measures = list(dict.fromkeys((row["measure"], row["unit"]) for row in rows))
     engines = list(dict.fromkeys((row["engine"], row["dtype"]) for row in rows))
     found = {(row["engine"], row["dtype"], row["threads"], row["measure"]): float(row["median"]) for row in rows}
     for threads in dict.fromkeys(row["threads"] for row in rows):
-        print(f"\n| {threads} thread{'s' * (threads != '1')} | " + " | ".join(f"{m}, {unit}" for m, unit in measures) + " |")
+        print(f"\n| {model}, {threads} thread{'s' * (threads != '1')} | " + " | ".join(f"{m}, {unit}" for m, unit in measures) + " |")
         print("|---" * (1 + len(measures)) + "|")
         for name, dtype in engines:
             cells = [cell(found, name, dtype, threads, measure) for measure, _ in measures]
             print(f"| {name} {dtype} | " + " | ".join(cells) + " |")
     if pairs:
-        print("\n| in pairs | threads | median | lowest | highest |\n|---|---|---|---|---|")
+        print(f"\n| {model}, in pairs | threads | median | lowest | highest |\n|---|---|---|---|---|")
     for row in pairs:
         figures = " | ".join(f"{float(row[column]):.2f}" for column in ("median", "lowest", "highest"))
         print(f"| {row['engine']} {row['dtype']}, {row['measure']} | {row['threads']} | {figures} |")
@@ -396,15 +421,15 @@ def cell(found, name, dtype, threads, measure):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Other engines beside ours on Gemma 3 270M.")
-    parser.add_argument("--model", type=Path, default=ROOT / "models/gemma-3-270m", help="Hugging Face folder")
+    parser = argparse.ArgumentParser(description="Other engines beside ours on a real model.")
+    parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="Hugging Face folder, by default Gemma 3 270M")
     parser.add_argument("--engines", nargs="*", default=["llama.cpp", "transformers", "candle"], help="beside ours")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5, help="of decoding and prefill")
     parser.add_argument("--starts", type=int, default=3, help="rounds of starting processes")
     parser.add_argument("--llama-python", default=sys.executable, help="the Python that has llama-cpp-python")
     parser.add_argument("--candle-rustflags", default="", help="such as '-C target-cpu=native'")
-    parser.add_argument("--output", type=Path, help="default benches/peers/DATE.csv")
+    parser.add_argument("--output", type=Path, help="default benches/peers/DATE-MODEL.csv")
     parser.add_argument("--tables", type=Path, metavar="CSV", help="only print the tables of such a file")
     arguments = parser.parse_args()
     try:
@@ -416,16 +441,20 @@ def main():
 
 def run(arguments):
     """Measures everything; returns the file it wrote."""
-    path = arguments.output or HERE / f"{datetime.date.today()}.csv"
-    record = Record()
+    checkpoint = Checkpoint(arguments.model)
+    path = arguments.output or HERE / f"{datetime.date.today()}-{checkpoint.name}.csv"
+    record = Record(checkpoint.name)
+    if "candle" in arguments.engines and checkpoint.model_type != CANDLE_MODEL_TYPE:
+        arguments.engines = [name for name in arguments.engines if name != "candle"]
+        record.note(f"candle is left out: its worker runs {CANDLE_MODEL_TYPE} alone, not {checkpoint.model_type}")
     build(arguments.engines, arguments.candle_rustflags)
-    heading = [f"{datetime.date.today()}, {machine()}", *versions(arguments), *openmp()]
+    heading = [f"{datetime.date.today()}, {machine()}", checkpoint, *versions(arguments), *openmp()]
     start, others = time.perf_counter(), Others()
     with tempfile.TemporaryDirectory() as work:
-        engines = make_engines(arguments, work)
+        engines = make_engines(arguments, checkpoint.folder, work)
         for threads in arguments.threads:
-            measure_speed(engines, threads, arguments.rounds, record)
-            measure_first(engines, threads, arguments.starts, record)
+            measure_speed(engines, checkpoint, threads, arguments.rounds, record)
+            measure_first(engines, checkpoint, threads, arguments.starts, record)
     heading.append(f"{time.perf_counter() - start:.0f} s, other processes used {others.percent():.0f} % of the processors")
     write(path, heading, record)
     return path

@@ -53,6 +53,7 @@
 //! | [`trace`] | every intermediate under its name |
 //! | [`compare`] | another engine's recording held against ours, operation by operation |
 //! | [`conformance`] | the kit of small checkpoints that other engines are held against |
+//! | `cuda` | passes on an NVIDIA GPU, with the same bits (feature `cuda`) |
 //! | [`kernels`] | the operations, each in a documented order: the same bits at every instruction set, thread count and chunking |
 //! | [`tensor`] | compute types, storage types, matrices |
 //!
@@ -75,6 +76,8 @@
 pub mod checkpoint;
 pub mod compare;
 pub mod conformance;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod error;
 pub mod forms;
 mod json;

@@ -125,22 +125,24 @@ impl Cases {
         self.begin::<E>(Operation::GeluTanh, [0, 0, cols]);
         self.write(x.as_slice());
         self.write(gelu_tanh(Level::best(), &x).as_slice());
-        self.begin::<E>(Operation::Silu, [0, 0, cols]);
-        self.write(x.as_slice());
-        self.write(
-            x.map(|x| E::round(Activation::Silu.apply(x.acc())))
-                .as_slice(),
-        );
+        for (operation, function) in [(Operation::Silu, Activation::Silu)] {
+            self.begin::<E>(operation, [0, 0, cols]);
+            self.write(x.as_slice());
+            let y = x.map(|x| E::round(function.apply(x.acc())));
+            self.write(y.as_slice());
+        }
     }
 
     fn rope<E: Element>(&mut self, kind: Kind) {
         let (heads, half) = (5, 9);
         let mut x = self.numbers::<E>(kind, heads * 2 * half);
-        let cos_sin = (self.numbers(kind, half), self.numbers(kind, half));
+        let cos_sin = (self.numbers::<E>(kind, half), self.numbers(kind, half));
         self.begin::<E>(Operation::Rope, [0, heads, 2 * half]);
         self.write(&x);
-        self.write(&cos_sin.0);
-        self.write(&cos_sin.1);
+        for of_angles in [&cos_sin.0, &cos_sin.1] {
+            let wide: Vec<E::Acc> = of_angles.iter().map(|x| x.acc()).collect();
+            self.write(&wide);
+        }
         rotate(Level::best(), &mut x, &cos_sin);
         self.write(&x);
     }

@@ -3,13 +3,19 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::{FAMILIES, Golden, open, reference};
 use context_patch::model::ModelOptions;
-use context_patch::patch::{ApplyMode, Case, Method, Overlay, Positions, Solver, Split, span};
+use context_patch::patch::{
+    ApplyMode, Case, LayerPatch, Method, Overlay, Patch, Positions, Solver, Split, TensorChange,
+    export, span,
+};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::{self, Begun, Keep, Step, Summary, Verification};
 use context_patch::{Checkpoint, Error, Model};
 use half::bf16;
+use safetensors::tensor::{SafeTensors, TensorView};
 
 fn ids(name: &str) -> Vec<u32> {
     let golden = Golden::open(&format!("{name}.f64"));
@@ -108,6 +114,120 @@ fn every_family_is_patched_in_f32() {
 #[test]
 fn every_family_is_patched_in_bf16() {
     every_family::<bf16>();
+}
+
+#[test]
+fn what_a_patch_may_change_is_said_by_name() {
+    for (name, allowed) in [
+        (
+            "mixtral",
+            "block_sparse_moe.gate.weight, block_sparse_moe.experts.*.w1.weight, block_sparse_moe.experts.*.w3.weight, block_sparse_moe.experts.*.w2.weight",
+        ),
+        (
+            "gpt2",
+            "mlp.c_fc.weight, mlp.c_fc.bias, mlp.c_proj.weight, mlp.c_proj.bias",
+        ),
+        (
+            "olmo2",
+            "mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, post_feedforward_layernorm.weight",
+        ),
+    ] {
+        let model = open(&format!("checkpoints/{name}"));
+        let mut layers = vec![LayerPatch::new(); model.layers().len()];
+        layers[1].insert("input_norm.weight".into(), TensorChange::Vector(vec![1.0]));
+        let said = Patch { layers }.check(&model).unwrap_err().to_string();
+        assert_eq!(
+            said,
+            format!(
+                "the patch changes input_norm.weight of layer 1, and a patch of this model may change only {allowed}; solve it again for this model"
+            )
+        );
+    }
+}
+
+/// Names, shapes and bytes of tensors.
+type Weights = BTreeMap<String, (Vec<usize>, Vec<u8>)>;
+
+/// Mixtral's tensors as `save_pretrained(…, save_original_format=False)` writes them: the maps of all experts in one.
+fn fused_experts(stored: &SafeTensors<'_>) -> Weights {
+    const EXPERTS: usize = 4;
+    let get = |name: &str| {
+        let view = stored.tensor(name).unwrap();
+        (view.shape().to_vec(), view.data().to_vec())
+    };
+    let names = stored.names().into_iter();
+    let others = names.filter(|name| !name.contains("block_sparse_moe"));
+    let mut fused: Weights = others.map(|name| (name.into(), get(name))).collect();
+    for layer in ["model.layers.0", "model.layers.1"] {
+        let map = |expert: usize, map: &str| {
+            get(&format!(
+                "{layer}.block_sparse_moe.experts.{expert}.{map}.weight"
+            ))
+        };
+        let fuse = |maps: &[&str]| -> Vec<u8> {
+            let each =
+                (0..EXPERTS).flat_map(|expert| maps.iter().map(move |name| map(expert, name).1));
+            each.flatten().collect()
+        };
+        let router = get(&format!("{layer}.block_sparse_moe.gate.weight"));
+        let (width, hidden) = (map(0, "w1").0[0], map(0, "w1").0[1]);
+        let gate_up = (vec![EXPERTS, 2 * width, hidden], fuse(&["w1", "w3"]));
+        let down = (vec![EXPERTS, hidden, width], fuse(&["w2"]));
+        fused.insert(format!("{layer}.mlp.gate.weight"), router);
+        fused.insert(format!("{layer}.mlp.experts.gate_up_proj"), gate_up);
+        fused.insert(format!("{layer}.mlp.experts.down_proj"), down);
+    }
+    fused
+}
+
+/// Also on the way out. The hash is one of every tensor's name, shape and bytes.
+#[test]
+fn fused_experts_are_the_published_ones() {
+    let folder = reference("checkpoints/mixtral");
+    let file = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let weights = file("model.safetensors");
+    let stored = SafeTensors::deserialize(&weights).unwrap();
+    let published = open("checkpoints/mixtral");
+    let opened = |change: &dyn Fn(&mut Weights)| {
+        let mut fused = fused_experts(&stored);
+        change(&mut fused);
+        let views = fused.iter().map(|(name, (shape, data))| {
+            let dtype = stored.tensors()[0].1.dtype();
+            (name, TensorView::new(dtype, shape.clone(), data).unwrap())
+        });
+        let bytes = safetensors::serialize(views, None).unwrap();
+        let files = [
+            ("config.json", file("config.json")),
+            ("model.safetensors", bytes),
+        ];
+        Checkpoint::from_files("m", files.map(|(name, bytes)| (name, bytes.into())))
+    };
+    let hash = |checkpoint: &Checkpoint| checkpoint.tensors().content_hash();
+    let fused = opened(&|_| {}).unwrap();
+    assert_eq!(hash(&fused), hash(published.checkpoint()));
+
+    let model = Model::from_checkpoint(fused, ModelOptions::default()).unwrap();
+    let layers = vec![LayerPatch::new(); model.layers().len()];
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("merged");
+    export::merged(&model, &Patch { layers }, None, &out).unwrap();
+    let merged = std::fs::read(out.join("model.safetensors")).unwrap();
+    let mut names = [&merged, &weights].map(|bytes| {
+        let tensors = SafeTensors::deserialize(bytes).unwrap();
+        let names = tensors.names().into_iter().map(String::from);
+        names.collect::<Vec<_>>()
+    });
+    names.iter_mut().for_each(|names| names.sort());
+    assert_eq!(names[0], names[1]);
+
+    let down = "model.layers.1.mlp.experts.down_proj";
+    let flipped = opened(&|fused| fused.get_mut(down).unwrap().1[0] ^= 1).unwrap();
+    assert_ne!(hash(&flipped), hash(published.checkpoint()));
+    let turned = opened(&|fused| fused.get_mut(down).unwrap().0.swap(1, 2)).unwrap_err();
+    assert_eq!(
+        turned.to_string(),
+        "m/model.safetensors: tensor model.layers.1.mlp.experts.down_proj has shape [4, 34, 36], but config.json says [4, 36, 34]; they do not belong together"
+    );
 }
 
 /// What a checkpoint of a family says when its config.json has `field` changed to `value`.
@@ -209,7 +329,7 @@ fn what_is_wrong_with_a_family_is_one_line() {
             "llama-2",
             "model_type",
             json!("bloom"),
-            "m/config.json: cannot run models of model_type bloom; known are gemma3_text, gemma3, gemma2, gemma, llama, ",
+            "m/config.json: cannot run models of model_type bloom; take one whose model_type is one of gemma3_text, gemma3, gemma2, gemma, llama, ",
         ),
     ] {
         let got = refusal(name, field, value);

@@ -564,6 +564,23 @@ fn a_patch_of_other_tensors() {
     insta::assert_snapshot!(refused(&Saved::new(&patch).apply("tiny", &[])));
 }
 
+/// A weight in the place of its change.
+#[test]
+fn a_patch_that_replaces_a_matrix_by_a_vector() {
+    let mut patch = solved(&open("tiny"), Solver::ClosedForm);
+    patch.patch.layers[0].insert(DOWN.into(), TensorChange::Vector(vec![0.0; 3]));
+    insta::assert_snapshot!(refused(&Saved::new(&patch).apply("tiny", &[])));
+}
+
+/// Factors in the place of a norm's scale.
+#[test]
+fn a_patch_that_adds_a_matrix_to_a_vector() {
+    let mut patch = solved(&open("tiny"), Solver::ClosedForm);
+    let change = patch.patch.layers[0].remove(DOWN).unwrap();
+    patch.patch.layers[0].insert(NORM.into(), change);
+    insta::assert_snapshot!(refused(&Saved::new(&patch).apply("tiny", &[])));
+}
+
 #[test]
 fn a_patch_for_tokens_that_the_model_has_not() {
     let mut patch = solved(&open("tiny"), Solver::ClosedForm);

@@ -107,7 +107,7 @@ fn a_prompt_goes_on_with_the_same_bits() {
     let native = open("tiny");
     let ids = native.checkpoint().tokenizer().unwrap();
     let ids = ids.encode(TEXT).unwrap();
-    let gemm = native.clone().on(Backend::Gemm);
+    let gemm = native.clone().on(Backend::Gemm).unwrap();
     let all = resumed(&native, &ids, &[]);
     let all_gemm = resumed(&gemm, &ids, &[]);
     let next = |step: &String| {

@@ -54,10 +54,20 @@ class Family:
     defaults: dict = dataclasses.field(default_factory=dict)
 
 
+# What several families have beside Llama.
+QK_NORMS = {"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"}
+NORMS_BEHIND = {
+    "post_attention_norm": "post_attention_layernorm",
+    "outer_norm": "post_feedforward_layernorm",
+}
+LAYER_NORM = {"norm": "layer", "norm_eps": 1e-5}
+PARALLEL_WITH_ONE_NORM = {"parallel": True, "inner_norm": None}
+GPT_NAMES = {"base": "transformer", "layers": "h", "final_norm": "ln_f", "act": "mlp.act"}
+
 LLAMA = Family()
 MISTRAL = replace(LLAMA, windows="all", defaults={"sliding_window": 4096})
 QWEN2 = replace(LLAMA, windows="last", defaults={"max_window_layers": 28, "sliding_window": 4096})
-QWEN3 = replace(QWEN2, q_norm="self_attn.q_norm", k_norm="self_attn.k_norm")
+QWEN3 = replace(QWEN2, **QK_NORMS)
 MIXTRAL = replace(
     LLAMA,
     norm_eps=1e-5,
@@ -73,13 +83,11 @@ MIXTRAL = replace(
 )
 OLMO2 = replace(
     LLAMA,
+    **NORMS_BEHIND,
+    **QK_NORMS,
     norm_eps=1e-5,
     attention_norm=None,
-    post_attention_norm="post_attention_layernorm",
     inner_norm=None,
-    outer_norm="post_feedforward_layernorm",
-    q_norm="self_attn.q_norm",
-    k_norm="self_attn.k_norm",
 )
 
 GEMMA = replace(
@@ -87,9 +95,8 @@ GEMMA = replace(
 )
 GEMMA2 = replace(
     GEMMA,
-    post_attention_norm="post_attention_layernorm",
+    **NORMS_BEHIND,
     inner_norm="pre_feedforward_layernorm",
-    outer_norm="post_feedforward_layernorm",
     windows="alternate",
     defaults={
         "query_pre_attn_scalar": 256,
@@ -100,8 +107,7 @@ GEMMA2 = replace(
 )
 GEMMA3 = replace(
     GEMMA2,
-    q_norm="self_attn.q_norm",
-    k_norm="self_attn.k_norm",
+    **QK_NORMS,
     windows="pattern",
     rope_theta=1_000_000.0,
     local_rope=True,
@@ -118,13 +124,10 @@ GEMMA3 = replace(
 )
 
 GPT2 = Family(
-    base="transformer",
+    **GPT_NAMES,
+    **LAYER_NORM,
     embedding="wte",
     position_embedding="wpe",
-    layers="h",
-    final_norm="ln_f",
-    norm="layer",
-    norm_eps=1e-5,
     attention_norm="ln_1",
     inner_norm="ln_2",
     attention="attn",
@@ -134,7 +137,6 @@ GPT2 = Family(
     rope=None,
     gate=None,
     up="mlp.c_fc",
-    act="mlp.act",
     down="mlp.c_proj",
     activation="gelu_new",
     transposed=True,
@@ -142,53 +144,45 @@ GPT2 = Family(
 )
 GPTJ = replace(
     GPT2,
+    **PARALLEL_WITH_ONE_NORM,
     position_embedding=None,
-    inner_norm=None,
     qkv=("attn.q_proj", "attn.k_proj", "attn.v_proj"),
     fused=None,
     attention_output="attn.out_proj",
     rope="neighbours",
     up="mlp.fc_in",
     down="mlp.fc_out",
-    parallel=True,
     transposed=False,
     tied_head=False,
     defaults={"rotary_dim": 64},
 )
 PHI = replace(
     LLAMA,
+    **LAYER_NORM,
+    **PARALLEL_WITH_ONE_NORM,
     final_norm="final_layernorm",
-    norm="layer",
-    norm_eps=1e-5,
-    inner_norm=None,
     attention_output="self_attn.dense",
     gate=None,
     up="mlp.fc1",
     act="mlp.activation_fn",
     down="mlp.fc2",
     activation="gelu_new",
-    parallel=True,
     defaults={"partial_rotary_factor": 0.5},
 )
 
 FALCON = Family(  # the 7B
-    base="transformer",
+    **GPT_NAMES,
+    **LAYER_NORM,
+    **PARALLEL_WITH_ONE_NORM,
     embedding="word_embeddings",
-    layers="h",
-    final_norm="ln_f",
-    norm="layer",
-    norm_eps=1e-5,
-    inner_norm=None,
     attention="self_attention",
     qkv=("self_attention.query_key_value",),
     fused="grouped",
     attention_output="self_attention.dense",
     gate=None,
     up="mlp.dense_h_to_4h",
-    act="mlp.act",
     down="mlp.dense_4h_to_h",
     activation="gelu",
-    parallel=True,
     tied_head=True,
 )
 

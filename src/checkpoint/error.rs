@@ -135,7 +135,7 @@ pub enum Error {
         supported: &'static str,
     },
     /// A model of another family.
-    #[error("{}: cannot run models of model_type {}; known are {known}", path.display(), shown(found))]
+    #[error("{}: cannot run models of model_type {}; take one whose model_type is one of {known}", path.display(), shown(found))]
     UnsupportedArchitecture {
         /// The config file.
         path: PathBuf,

@@ -242,6 +242,19 @@ pub(crate) struct ExpertsForm {
     pub(crate) top_k: usize,
     /// Whether the gates are divided by their sum.
     pub(crate) renormalised: bool,
+    /// The tensors of a checkpoint in which one holds the maps of all experts.
+    pub(crate) fused: FusedExperts,
+}
+
+/// Experts as transformers 5 has them in memory, and stores where it is told not to give them their published names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FusedExperts {
+    /// `[experts, hidden]`
+    pub(crate) router: &'static str,
+    /// `[experts, 2 · intermediate, hidden]`: the rows of each expert's gate before those of its up.
+    pub(crate) gate_up: &'static str,
+    /// `[experts, hidden, intermediate]`
+    pub(crate) down: &'static str,
 }
 
 /// g of Theorem 5.

@@ -127,7 +127,8 @@ impl Checkpoint {
         let config = Config::parse(&path, &json)?;
         let eos_token_ids = eos_token_ids(&files, &config)?;
         let weights_file = config::weights_file(&path, &json)?;
-        let tensors = weights(&files, weights_file.as_deref())?;
+        let mut tensors = weights(&files, weights_file.as_deref())?;
+        tensors.separate_experts(&config)?;
         Ok(Self {
             name: name.into(),
             files,

@@ -1,5 +1,7 @@
 //! The weights of a model under their canonical names, whatever files they came from.
 
+mod experts;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -17,7 +17,7 @@ use super::progress::waiting;
 use super::solving::ExportArgs;
 use super::table::table;
 use super::text::{print_written, read_input};
-use super::{ModelArgs, OK, end_line, print, refuse_empty, signals, with_dtype};
+use super::{BackendArgs, ModelArgs, OK, end_line, print, refuse_empty, signals, with_dtype};
 
 /// Run a model under a saved patch and without the context: write on, or print logits
 ///
@@ -33,6 +33,9 @@ Example, with the small model that is built in:
 pub(super) struct Apply {
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    products: BackendArgs,
 
     /// The patch file
     #[arg(long, value_name = "FILE")]
@@ -116,7 +119,7 @@ impl Apply {
             let model = self.model.open(level)?;
             saved.check(&model)?;
             let tokenizer = model.checkpoint().tokenizer()?;
-            Ok((model, tokenizer))
+            Ok((model.on(self.products.backend)?, tokenizer))
         })?;
         waiting("Writing the exports", || self.export.write(&model, &saved))?;
         let input = self.input(&saved, &tokenizer)?;

@@ -118,7 +118,7 @@ impl Generate {
             self.chat.then(|| Conversation::new(messages))
         };
         let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
-        let model = model.on(self.products.backend);
+        let model = model.on(self.products.backend)?;
         let ids = match conversation {
             Some(conversation) => {
                 let template = model.checkpoint().chat_template()?;

@@ -157,7 +157,8 @@ impl ModelArgs {
 /// What multiplies matrices.
 #[derive(Args)]
 struct BackendArgs {
-    /// What multiplies matrices: native (the same bits everywhere) or gemm (the gemm crate, which promises no bits)
+    /// What multiplies matrices: native (the same bits everywhere), gemm (the gemm crate, which promises no bits), or cuda (an
+    /// NVIDIA GPU, which does everything and has the bits of native; in a program that is built with the feature cuda)
     #[arg(long, default_value_t)]
     backend: Backend,
 }

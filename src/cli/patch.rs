@@ -22,7 +22,7 @@ use super::progress::{counting, waiting};
 use super::solved::Solved;
 use super::solving::{ExportArgs, SolvingArgs};
 use super::words::{commands, rows, shell, size_of};
-use super::{BROKEN, ModelArgs, OK, print, program, refuse_empty, with_dtype};
+use super::{BROKEN, BackendArgs, ModelArgs, OK, print, program, refuse_empty, with_dtype};
 
 /// Turn a context into a patch, and save it
 ///
@@ -44,6 +44,9 @@ A context and an answer of 8 tokens in the real model, as a LoRA:
 pub(super) struct Patch {
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    products: BackendArgs,
 
     /// The text to absorb
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -119,6 +122,7 @@ impl Patch {
         }
         self.export.check()?;
         let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
+        let model = model.on(self.products.backend)?;
         with_dtype!(self.dtype, E => self.run_in::<E>(&model, &tokenizer))
     }
 

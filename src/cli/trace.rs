@@ -1,15 +1,17 @@
 //! `context-patch trace`.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
 use context_patch::kernels::Level;
 use context_patch::model::KnownBug;
-use context_patch::output::check_writable;
+use context_patch::output::{check_writable, write_file};
 use context_patch::tensor::Dtype;
 use context_patch::{Result, trace};
 
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::progress::waiting;
 use super::text::read_input;
@@ -61,8 +63,13 @@ pub(super) struct Trace {
     mutate: Option<KnownBug>,
 
     /// The file to write; F64 numbers for --dtype f64, F32 for the others
+    #[arg(long, value_name = "FILE", required_unless_present = "hash")]
+    output: Option<PathBuf>,
+
+    /// Write the SHA-256 of every tensor's bits to FILE, a line each and one of all: two machines, or a CPU and a GPU, are
+    /// compared by comparing two small files
     #[arg(long, value_name = "FILE")]
-    output: PathBuf,
+    hash: Option<PathBuf>,
 
     /// Print one JSON object about the recording: its tokens, and the shape of every tensor
     #[arg(long)]
@@ -71,8 +78,10 @@ pub(super) struct Trace {
 
 impl Trace {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
-        check_writable(&self.output)?;
-        let mut model = self.model.open(level)?.on(self.products.backend);
+        for file in self.files() {
+            check_writable(file)?;
+        }
+        let mut model = self.model.open(level)?.on(self.products.backend)?;
         let mut tokens = match &self.ids {
             Some(file) => trace::parse_ids(file, &read_input(file)?)?,
             None => {
@@ -89,8 +98,15 @@ impl Trace {
         let last = self.last.map_or(usize::MAX, |last| last as usize);
         let recording = trace::Trace::new(&model, self.dtype, &self.names, last)?;
         let recording = recording.with_cancel(signals::cancel());
-        waiting("Recording", || {
-            recording.write(&self.output, &model, &tokens)
+        waiting("Recording", || -> Result<()> {
+            if let Some(file) = &self.output {
+                recording.write(file, &model, &tokens)?;
+            }
+            if let Some(file) = &self.hash {
+                let hashes = hash_lines(&recording.hashes(&model, &tokens)?);
+                write_file(file, |out| out.write_all(hashes.as_bytes()))?;
+            }
+            Ok(())
         })?;
         let shapes = recording.shapes(&model, tokens.len());
         if self.json {
@@ -100,6 +116,7 @@ impl Trace {
                 .collect();
             let object = json!({
                 "output": self.output,
+                "hash": self.hash,
                 "model": model.checkpoint().name(),
                 "dtype": self.dtype.to_string(),
                 "backend": self.products.backend.to_string(),
@@ -125,17 +142,38 @@ impl Trace {
         let wrong = self
             .mutate
             .map(|bug| ("Wrong", format!("{}: {}", bug.name(), bug.meaning())));
-        let size = size_of(&self.output).unwrap_or_default();
-        let written = format!("{}, {size}", self.output.display());
-        let said = [("Recorded", what)]
-            .into_iter()
-            .chain(wrong)
-            .chain([("Written", written)]);
-        let file = shell(&self.output.to_string_lossy());
-        let next = match self.mutate {
-            None => format!("{} compare {file} THEIRS", program()),
-            Some(_) => format!("{} compare REFERENCE {file}", program()),
-        };
-        rows(said) + &commands(&[next])
+        let written = self.files().map(|file| {
+            let size = size_of(file).unwrap_or_default();
+            ("Written", format!("{}, {size}", file.display()))
+        });
+        let said = [("Recorded", what)].into_iter().chain(wrong).chain(written);
+        let next = self.output.iter().map(|file| {
+            let file = shell(&file.to_string_lossy());
+            match self.mutate {
+                None => format!("{} compare {file} THEIRS", program()),
+                Some(_) => format!("{} compare REFERENCE {file}", program()),
+            }
+        });
+        let hash = self.hash.iter().map(|file| {
+            let file = shell(&file.to_string_lossy());
+            format!("diff {file} THEIRS")
+        });
+        rows(said) + &commands(&next.chain(hash).collect::<Vec<_>>())
     }
+
+    /// The files to write.
+    fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.output.iter().chain(&self.hash)
+    }
+}
+
+/// As `sha256sum` prints them: a hash and a name, and in the end the hash of these lines as that of all.
+fn hash_lines(hashes: &[(String, String)]) -> String {
+    let line = |(name, hash): &(String, String)| format!("{hash}  {name}\n");
+    let lines: String = hashes.iter().map(line).collect();
+    let all = Sha256::digest(&lines)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    lines + &line(&("all".into(), all))
 }

@@ -1,5 +1,6 @@
 // The functions between the linear maps: a thread computes one number.
-#include "exp.cuh"
+#include "normal.cuh"
+#include "tanh.cuh"
 
 constexpr f64 SQRT_8_OVER_PI = 1.5957691216057307;
 constexpr f64 CUBIC = 0.044715;
@@ -13,6 +14,19 @@ __device__ inline f32 gelu_tanh(f32 x) {
     return x != x ? x : (f32)(wide / (1 + exp_wide(-twice_u(wide))));
 }
 
+/// The same in bf16 as `gelu_new` of Hugging Face: x/2 · (1 + tanh u), each operation rounded.
+__device__ inline bf16 gelu_new(bf16 narrow) {
+    auto round = [](f64 x) { return widen<f64>(rounded_once<bf16>(x)); };
+    f64 x = widen<f64>(narrow);
+    f64 cube = round(round(x * x) * x);
+    f64 sum = round(x + round(CUBIC * cube));
+    f64 tanh = round(tanh_of(round(SQRT_8_OVER_PI / 2 * sum)));
+    return rounded_once<bf16>(round(0.5 * x) * round(1 + tanh));
+}
+
+/// GeLU itself, x Φ(x), in f64.
+template <class A> __device__ inline A gelu(A x) { return (A)((f64)x * normal_below(x)); }
+
 /// x / (1 + e^−x).
 template <class A> __device__ inline A silu(A x) { return x / ((A)1 + exponential(-x)); }
 
@@ -25,9 +39,27 @@ template <class A> __device__ inline A relu(A x) { return x < 0 ? 0 : x; }
         if (i < n)                                                                                                     \
             out[i] = rounded<E>(name(acc(x[i])));                                                                      \
     }
-#define KERNELS(E) KERNEL(gelu_tanh, E) KERNEL(silu, E) KERNEL(relu, E)
+#define KERNELS(E) KERNEL(gelu_tanh, E) KERNEL(gelu, E) KERNEL(silu, E) KERNEL(relu, E)
 KERNELS(f64)
 KERNELS(f32)
 KERNELS(bf16)
 #undef KERNELS
 #undef KERNEL
+
+extern "C" __global__ void gelu_new_bf16(const bf16 *x, bf16 *out, size_t n) {
+    unsigned long long i = thread_of_grid();
+    if (i < n)
+        out[i] = gelu_new(x[i]);
+}
+
+/// Logits, softly cut to ±cap.
+#define SOFTCAP(E)                                                                                                     \
+    extern "C" __global__ void softcap_##E(const E *x, f64 cap, E *out, size_t n) {                                    \
+        unsigned long long i = thread_of_grid();                                                                       \
+        if (i < n)                                                                                                     \
+            out[i] = softcapped<E>(acc(x[i]), cap);                                                                    \
+    }
+SOFTCAP(f64)
+SOFTCAP(f32)
+SOFTCAP(bf16)
+#undef SOFTCAP

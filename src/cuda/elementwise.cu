@@ -1,4 +1,4 @@
-// Elementwise sums, products and rounding: a thread computes one number.
+// Elementwise sums, products, rounding, and what else is done to one number after the other: a thread computes one.
 #include "types.cuh"
 
 /// out = x `op` y, rounded.
@@ -17,24 +17,39 @@
             out[i] = rounded<E>(change ? sums[i] + change[i] : sums[i]);                                               \
     }
 
-/// The embedding: row `tokens[blockIdx.y]` of `weight` `[vocab, n]` in the compute type, times `scale`.
-#define EMBED(E, W)                                                                                                    \
-    extern "C" __global__ void embed_##E##_##W(const W *weight, const unsigned *tokens, f64 scale, E *out,             \
-                                               unsigned n) {                                                           \
-        unsigned i = thread_of_grid();                                                                                 \
-        if (i < n)                                                                                                     \
-            out[(size_t)blockIdx.y * n + i] =                                                                          \
-                rounded<E>(widen<Acc<E>>(weight[(size_t)tokens[blockIdx.y] * n + i]) * (Acc<E>)scale);                 \
+/// Sums `[tokens, rows]` plus a bias, rounded, and before that too if `rounded_first`. blockIdx.y is the token.
+#define ADD_BIAS(E)                                                                                                    \
+    extern "C" __global__ void add_bias_##E(const Acc<E> *sums, const Acc<E> *bias, bool rounded_first, E *out,        \
+                                            unsigned tokens, unsigned rows) {                                          \
+        unsigned long long row = thread_of_grid();                                                                     \
+        if (row >= rows || blockIdx.y >= tokens)                                                                       \
+            return;                                                                                                    \
+        size_t i = (size_t)blockIdx.y * rows + row;                                                                    \
+        Acc<E> first = rounded_first ? acc(rounded<E>(sums[i])) : sums[i];                                             \
+        out[i] = rounded<E>(first + bias[row]);                                                                        \
     }
 
-#define KERNELS(E) OF_PAIRS(add, +, E) OF_PAIRS(multiply, *, E) OF_SUMS(E) EMBED(E, bf16)
+/// Sets `flag` to 1 if a number is infinite or NaN, which are those that do not give 0 less themselves.
+#define ALL_FINITE(E)                                                                                                  \
+    extern "C" __global__ void all_finite_##E(const E *x, size_t n, unsigned *flag) {                                  \
+        unsigned long long i = thread_of_grid();                                                                       \
+        if (i < n && acc(x[i]) - acc(x[i]) != 0)                                                                       \
+            *flag = 1;                                                                                                 \
+    }
+
+#define KERNELS(E) OF_PAIRS(add, +, E) OF_PAIRS(multiply, *, E) OF_SUMS(E) ADD_BIAS(E) ALL_FINITE(E)
 KERNELS(f64)
 KERNELS(f32)
 KERNELS(bf16)
-EMBED(f64, f64)
-EMBED(f64, f32)
-EMBED(f32, f32)
 #undef KERNELS
-#undef EMBED
+#undef ALL_FINITE
+#undef ADD_BIAS
 #undef OF_SUMS
 #undef OF_PAIRS
+
+/// Activations in the type of their sums, which the small products of U (V x) are computed in.
+extern "C" __global__ void widen_bf16(const bf16 *x, f32 *out, size_t n) {
+    unsigned long long i = thread_of_grid();
+    if (i < n)
+        out[i] = acc(x[i]);
+}

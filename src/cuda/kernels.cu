@@ -6,5 +6,5 @@
 #include "matmul.cu"
 #include "norm.cu"
 #include "rope.cu"
-#include "softmax.cu"
+#include "rows.cu"
 #include "weighted_sum.cu"

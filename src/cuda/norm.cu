@@ -21,7 +21,7 @@ __device__ void rms_norm(const E *u, const Acc<E> *scale, f64 eps, bool round_fi
     }
 }
 
-/// (u − mean) / √(variance + ε) ⊙ `weight` + `bias` of each row.
+/// (u − mean) / √(variance + ε) ⊙ `weight` + `bias` of each row; `bias` may be null.
 template <class E>
 __device__ void layer_norm(const E *u, const Acc<E> *weight, const Acc<E> *bias, f64 eps, E *out, unsigned n) {
     u += (size_t)blockIdx.x * n;
@@ -29,8 +29,10 @@ __device__ void layer_norm(const E *u, const Acc<E> *weight, const Acc<E> *bias,
     Acc<E> mean = plain_sum<Acc<E>>(n, [&](unsigned i) { return acc(u[i]); }) / (Acc<E>)n;
     Acc<E> squares = sum_of_squares<Acc<E>>(n, [&](unsigned i) { return acc(u[i]) - mean; });
     Acc<E> inverse = inverse_root(squares, n, eps);
-    for (unsigned i = threadIdx.x; i < n; i += blockDim.x)
-        out[i] = rounded<E>((acc(u[i]) - mean) * inverse * weight[i] + bias[i]);
+    for (unsigned i = threadIdx.x; i < n; i += blockDim.x) {
+        Acc<E> scaled = (acc(u[i]) - mean) * inverse * weight[i];
+        out[i] = rounded<E>(bias ? scaled + bias[i] : scaled);
+    }
 }
 
 #define KERNELS(E)                                                                                                     \

@@ -40,6 +40,16 @@ template <> __device__ inline bf16 rounded<bf16>(f32 x) {
     return {(unsigned short)((x != x ? quiet_nan : nearest) >> 16)};
 }
 
+/// A number in the compute type, rounded once.
+template <class E> __device__ inline E rounded_once(f64 x) { return (E)x; }
+template <> __device__ inline bf16 rounded_once<bf16>(f64 x) {
+    // Cut to f32, with the last bit set where something was cut off: then the second rounding is that of x.
+    f32 nearest = (f32)x;
+    f64 back = nearest;
+    unsigned cut = __float_as_uint(nearest) - (fabs(back) > fabs(x));
+    return rounded<bf16>(__uint_as_float(cut | (back != x)));
+}
+
 /// a · b + c with one rounding.
 __device__ inline f32 fused(f32 a, f32 b, f32 c) { return __fmaf_rn(a, b, c); }
 __device__ inline f64 fused(f64 a, f64 b, f64 c) { return __fma_rn(a, b, c); }
@@ -63,11 +73,6 @@ template <class T> struct alignas(sizeof(T) < 4 ? 4 * sizeof(T) : 16) Four {
 /// The smaller and the larger of two counts.
 __device__ inline unsigned least(unsigned a, unsigned b) { return a < b ? a : b; }
 __device__ inline unsigned most(unsigned a, unsigned b) { return a > b ? a : b; }
-
-/// The first of the `window` keys that a token at `position` sees, of which its own is the last.
-__device__ inline unsigned seen_from(unsigned position, unsigned window) {
-    return position < window ? 0 : position + 1 - window;
-}
 
 /// The position of a thread in a grid of one dimension.
 __device__ inline unsigned long long thread_of_grid() {

@@ -12,12 +12,12 @@ template <class E> struct Averages {
     /// `[tokens, stride]`, and `[capacity, head_dim]` of the head's keys.
     const Acc<E> *p;
     const E *values;
-    const unsigned *positions;
-    unsigned tokens, head_dim, stride, window;
+    const unsigned *first, *place;
+    unsigned tokens, head_dim, stride;
 
     /// The keys that a token sees, those of the last where there are no more.
-    __device__ unsigned from(unsigned token) const { return seen_from(positions[least(token, tokens - 1)], window); }
-    __device__ unsigned to(unsigned token) const { return positions[least(token, tokens - 1)] + 1; }
+    __device__ unsigned from(unsigned token) const { return first[least(token, tokens - 1)]; }
+    __device__ unsigned to(unsigned token) const { return place[least(token, tokens - 1)] + 1; }
 };
 
 /// Some keys' values and probabilities on their way through a thread's registers to shared memory.
@@ -114,21 +114,21 @@ __device__ void weighted_sums(const Averages<E> &a, E *out, unsigned out_stride)
 }
 
 /// gridDim is (head_dim / SUM_ELEMENTS, heads, tokens / (SUM_WARPS · TOKENS)), with SUM_THREADS threads. `p` is `[heads, tokens, stride]`,
-/// `values` `[key_heads, capacity, head_dim]`, where `group` heads share a key head, and `out` `[tokens, heads, head_dim]`. Token t, at
-/// `positions[t]`, sees the last `window` keys up to its own.
+/// `values` `[key_heads, capacity, head_dim]`, where `group` heads share a key head, and `out` `[tokens, heads, head_dim]`. Token t sees
+/// the keys from `first[t]` to `place[t]`.
 #define KERNEL(name, TOKENS, E)                                                                                        \
     extern "C" __global__ void __launch_bounds__(SUM_THREADS)                                                          \
-        name##_##E(const Acc<E> *p, const E *values, const unsigned *positions, E *out, unsigned tokens,               \
-                   unsigned heads, unsigned group, unsigned head_dim, unsigned capacity, unsigned stride,              \
-                   unsigned window) {                                                                                  \
+        name##_##E(const Acc<E> *p, const E *values, const unsigned *first, const unsigned *place, E *out,             \
+                   unsigned tokens, unsigned heads, unsigned group, unsigned head_dim, unsigned capacity,              \
+                   unsigned stride) {                                                                                  \
         unsigned head = blockIdx.y;                                                                                    \
         Averages<E> averages{p + (size_t)head * tokens * stride,                                                       \
                              values + (size_t)(head / group) * capacity * head_dim,                                    \
-                             positions,                                                                                \
+                             first,                                                                                    \
+                             place,                                                                                    \
                              tokens,                                                                                   \
                              head_dim,                                                                                 \
-                             stride,                                                                                   \
-                             window};                                                                                  \
+                             stride};                                                                                  \
         weighted_sums<TOKENS>(averages, out + (size_t)head * head_dim, heads * head_dim);                              \
     }
 #define KERNELS(E) KERNEL(weighted_sums_few, 1, E) KERNEL(weighted_sums_many, 8, E)

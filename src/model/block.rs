@@ -6,6 +6,8 @@ use super::inner::Inner;
 use super::ops::Ops;
 use super::outer::Outer;
 use super::parts::Attention;
+#[cfg(feature = "cuda")]
+use super::{Linear, parts::Projections};
 use crate::checkpoint::form::Sum;
 use crate::tensor::{Element, Matrix};
 
@@ -70,6 +72,19 @@ impl Block {
         let d = self.outer.project(ops, &h);
         let g = self.outer.output(ops, d);
         self.add(ops, &rest, &g)
+    }
+
+    /// Every linear map.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn maps(&self) -> impl Iterator<Item = &Linear> {
+        let projections = match &self.attention.projections {
+            Projections::Separate(maps) => maps.as_slice(),
+            Projections::Fused(map, _) => std::slice::from_ref(map),
+        };
+        let attention = projections.iter().chain([&self.attention.out]);
+        attention
+            .chain(self.inner.first_maps())
+            .chain(self.outer.down())
     }
 
     /// Attention, and z.

@@ -5,6 +5,11 @@
 
 use std::ops::Range;
 
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
+
+#[cfg(feature = "cuda")]
+use crate::cuda::{DeviceCache, OnDevice};
 use crate::tensor::Element;
 
 /// How many keys beyond its window a sliding layer may hold before it drops the oldest, so that not every token moves the
@@ -17,7 +22,7 @@ const STEP: usize = 64;
 
 /// The tokens a layer has room for while it holds `tokens`: powers of two up to [`STEP`], because many sequences are only a
 /// token or two long.
-fn room(window: Option<usize>, tokens: usize) -> usize {
+pub(crate) fn room(window: Option<usize>, tokens: usize) -> usize {
     let most = window.map_or(usize::MAX, |window| window.saturating_add(SLACK));
     let room = if (1..=STEP).contains(&tokens) {
         Some(tokens.next_power_of_two())
@@ -31,6 +36,9 @@ fn room(window: Option<usize>, tokens: usize) -> usize {
 #[derive(Clone, Debug)]
 pub(crate) struct Cache<E> {
     pub(super) layers: Vec<LayerCache<E>>,
+    /// Where a device has the keys and values, and the layers none.
+    #[cfg(feature = "cuda")]
+    device: Option<DeviceCache>,
 }
 
 impl<E: Element> Cache<E> {
@@ -49,11 +57,34 @@ impl<E: Element> Cache<E> {
         });
         Self {
             layers: layers.collect(),
+            #[cfg(feature = "cuda")]
+            device: None,
         }
+    }
+
+    /// The same on a device, if there is one.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on(mut self, device: Option<Arc<OnDevice>>) -> Self {
+        let layers = self.layers.len();
+        self.device = device.map(|device| DeviceCache::new(device, layers));
+        if self.device.is_some() {
+            // A device keeps the keys that a window has left behind.
+            self.layers.iter_mut().for_each(|layer| layer.window = None);
+        }
+        self
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(crate) fn device_mut(&mut self) -> Option<&mut DeviceCache> {
+        self.device.as_mut()
     }
 
     /// The tokens it holds. Where all layers are sliding ones, a long sequence has more than that.
     pub(super) fn tokens(&self) -> usize {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = &self.device {
+            return device.tokens();
+        }
         let layers = self.layers.iter().map(|layer| layer.positions.len());
         layers.max().unwrap_or_default()
     }
@@ -61,7 +92,15 @@ impl<E: Element> Cache<E> {
     /// The most bytes that keys, values and positions take while `tokens` enter. The largest vector counts twice, because its
     /// old memory is freed only after it has been copied.
     pub(super) fn bytes(&self, tokens: usize) -> usize {
-        let vectors = self.layers.iter().map(|layer| layer.vector(tokens));
+        #[cfg(feature = "cuda")]
+        let of_layer = match self.device {
+            // A device copies a layer as a whole.
+            Some(_) => LayerCache::bytes,
+            None => LayerCache::vector,
+        };
+        #[cfg(not(feature = "cuda"))]
+        let of_layer = LayerCache::vector;
+        let vectors = self.layers.iter().map(|layer| of_layer(layer, tokens));
         let layers = self.layers.iter().map(|layer| layer.bytes(tokens));
         layers.fold(vectors.max().unwrap_or_default(), usize::saturating_add)
     }

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::attend::softcapped;
 use super::error::{Error, Result};
 use super::ops::Ops;
 use super::overlay::OverlaidRows;
@@ -79,12 +78,26 @@ impl Embedding {
     }
 }
 
+impl Decoder {
+    /// The logits of every row of the last block's output.
+    pub(crate) fn logits<O: Ops>(&self, ops: &mut O, x: &O::Rows) -> O::Rows {
+        let x = ops.norm(&self.norm, x);
+        ops.record_global(self.norm.name(), &x);
+        let logits = ops.logits(&self.head, self.form.softcap, &x);
+        ops.record_global(self.head.name(), &logits);
+        logits
+    }
+}
+
 impl Model {
     /// An empty cache for one sequence.
     pub(crate) fn new_cache<E: Element>(&self) -> Cache<E> {
         let config = self.config();
         let windows = self.layers.iter().map(|block| block.attention.form.window);
-        Cache::new(windows, config.num_key_value_heads, config.head_dim)
+        let cache = Cache::new(windows, config.num_key_value_heads, config.head_dim);
+        #[cfg(feature = "cuda")]
+        let cache = cache.on(self.device().cloned());
+        cache
     }
 
     /// The most bytes that the keys and values of a sequence of `tokens` take, before one of them is allocated:
@@ -190,6 +203,10 @@ impl Model {
         sequences: &mut [Sequence<'_, E>],
         changes: impl Fn(usize) -> Vec<OverlaidRows<'c, E>>,
     ) -> Result<Matrix<E>> {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = run.whole_pass_device() {
+            return device.blocks(self, run, &x, sequences, changes);
+        }
         for (layer, block) in self.layers.iter().enumerate() {
             run.enter(layer)?;
             x = block.forward(&mut Pass::new(run, sequences, &changes(layer)), x);
@@ -213,6 +230,10 @@ impl Model {
         if x.is_finite() {
             return Ok(());
         }
+        #[cfg(feature = "cuda")]
+        if let Some(device) = self.device() {
+            device.check()?;
+        }
         self.checkpoint.tensors().check_finite()?;
         Err(Error::Overflow {
             module: module(),
@@ -230,7 +251,14 @@ impl Model {
         run: &mut ForwardRun<'_>,
         x: &Matrix<E>,
     ) -> Result<Matrix<E>> {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = run.whole_pass_device() {
+            let logits = device.logits(self, run, x)?;
+            self.check_logits(&logits)?;
+            return Ok(logits);
+        }
         let logits = self.unchecked_logits(run, x);
+        run.check_device()?;
         self.check_logits(&logits)?;
         Ok(logits)
     }
@@ -241,15 +269,7 @@ impl Model {
         run: &mut ForwardRun<'_>,
         x: &Matrix<E>,
     ) -> Matrix<E> {
-        let Decoder { norm, head, .. } = &self.decoder;
-        let x = norm.forward(run.level, x);
-        run.record_global(norm.name(), &x);
-        let [mut logits] = Pass::of_rows(run, &[]).linear([head], &x);
-        if let Some(cap) = self.decoder.form.softcap {
-            logits = elementwise::map(run.level, &logits, |l: E| softcapped::<E>(l.acc(), cap));
-        }
-        run.record_global(head.name(), &logits);
-        logits
+        self.decoder.logits(&mut Pass::of_rows(run, &[]), x)
     }
 
     /// [`check_finite`](Self::check_finite) for logits.

@@ -72,6 +72,10 @@ pub enum Error {
     /// A session that failed in the middle of a token.
     #[error("this sequence failed before and has seen half a token: begin a new session")]
     SpentSession,
+    /// The GPU cannot be used, or failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] crate::cuda::Error),
     /// A bug that would not show.
     #[error("the bug {bug} would not show here: {why}")]
     NoEffect {

@@ -1,10 +1,10 @@
 //! A mixture of experts: a router that chooses some for each token, and their maps.
 
 use super::ops::Ops;
-use super::parts::{Experts, Hidden};
+use super::parts::{Active, Experts, Hidden};
 use crate::kernels::activation::Activation;
 use crate::kernels::{Level, softmax};
-use crate::tensor::Float;
+use crate::tensor::{Element, Float, Matrix};
 
 impl Experts {
     /// h of every active expert, for the rows of z whose tokens choose it.
@@ -26,6 +26,25 @@ impl Experts {
         });
         let active = experts.collect();
         Hidden::Experts { router, active }
+    }
+
+    /// The experts that any token chooses by the router's output, ascending.
+    pub(crate) fn route<E: Element>(&self, level: Level, router: &Matrix<E>) -> Vec<Active> {
+        let active = |expert| Active {
+            expert,
+            rows: Vec::new(),
+            gates: Vec::new(),
+        };
+        let mut all: Vec<_> = (0..router.cols()).map(active).collect();
+        for (row, logits) in router.iter_rows().enumerate() {
+            let logits: Vec<_> = logits.iter().map(|x| x.acc()).collect();
+            for (expert, gate) in choose(level, self, &logits) {
+                all[expert].rows.push(row);
+                all[expert].gates.push(gate.to_f64());
+            }
+        }
+        all.retain(|active| !active.rows.is_empty());
+        all
     }
 }
 

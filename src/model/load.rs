@@ -1,5 +1,8 @@
 //! From a checkpoint to a model: every tensor found and of the shape the config says.
 
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
+
 use super::build::Weights;
 use super::error::{Error, Result};
 use super::{Block, Decoder, Embedding, EmbeddingScale, Linear, Model, Norm};
@@ -71,6 +74,10 @@ impl Model {
             backend: Backend::default(),
             embedding,
             checkpoint,
+            #[cfg(feature = "cuda")]
+            device: None,
+            #[cfg(feature = "cuda")]
+            stored_on: Arc::default(),
         })
     }
 }
@@ -88,7 +95,7 @@ impl Model {
         let model = Self::from_checkpoint(self.checkpoint.replaced(with), options)?;
         Ok(Self {
             embedding: self.embedding,
-            ..model.on(self.backend)
+            ..model.on(self.backend)?
         })
     }
 }

@@ -31,6 +31,8 @@ pub use block::Block;
 pub(crate) use block::{Attended, Rest};
 pub(crate) use build::Weights;
 pub(crate) use cache::Cache;
+#[cfg(feature = "cuda")]
+pub(crate) use cache::room;
 pub use decoder::EmbeddingScale;
 pub(crate) use decoder::{Decoder, Embedding};
 pub use error::{Error, Result};
@@ -43,16 +45,27 @@ pub(crate) use ops::Ops;
 pub use outer::Outer;
 pub use overlay::Overlay;
 pub(crate) use overlay::{LayerOverlay, OverlaidRows, TensorOverlay};
+#[cfg(feature = "cuda")]
+pub(crate) use parts::Active;
 pub use parts::{Attention, Experts};
 pub(crate) use parts::{Hidden, Projections};
 pub(crate) use pass::{Pass, Sequence};
+#[cfg(feature = "cuda")]
+pub(crate) use pass::{among, changes_of};
 pub(crate) use plan::{Operation, Plan};
 pub(crate) use run::ForwardRun;
 pub use run::Recorder;
 pub use session::Session;
 
+#[cfg(feature = "cuda")]
+use std::sync::{Arc, Mutex, PoisonError};
+
 use crate::checkpoint::{Checkpoint, Config};
+#[cfg(feature = "cuda")]
+use crate::cuda::{self, OnDevice};
 use crate::kernels::{Backend, Level};
+#[cfg(feature = "cuda")]
+use crate::tensor::Tensor;
 
 /// A language model: weights as stored, shared by any number of [`Session`]s and threads, never changed.
 #[derive(Clone, Debug)]
@@ -63,6 +76,12 @@ pub struct Model {
     level: Level,
     backend: Backend,
     embedding: Embedding,
+    /// The device it is on.
+    #[cfg(feature = "cuda")]
+    device: Option<Arc<OnDevice>>,
+    /// The devices that it or a clone was on: they keep its weights.
+    #[cfg(feature = "cuda")]
+    stored_on: Arc<Mutex<Vec<Arc<OnDevice>>>>,
 }
 
 impl Model {
@@ -96,10 +115,68 @@ impl Model {
         self.backend
     }
 
-    /// Has another backend compute the matrix products. A clone of a model shares the weights.
-    #[must_use]
-    pub fn on(mut self, backend: Backend) -> Self {
-        self.backend = backend;
-        self
+    /// Has another backend compute the matrix products, or everything. A clone of a model shares the weights, on a device too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cuda`] where a device cannot be used or has too little memory for the weights.
+    pub fn on(self, backend: Backend) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if let Backend::Cuda(ordinal) = backend {
+            let device = cuda::Device::open(ordinal.into())?;
+            let on_device = self.on_device(&device)?;
+            return Ok(Self {
+                backend,
+                ..on_device
+            });
+        }
+        Ok(Self {
+            backend,
+            #[cfg(feature = "cuda")]
+            device: None,
+            ..self
+        })
+    }
+
+    /// [`on`](Self::on) for a device that is open. The weights are stored there, unless a clone's are.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`on`](Self::on).
+    #[cfg(feature = "cuda")]
+    pub fn on_device(mut self, device: &Arc<cuda::Device>) -> Result<Self> {
+        let mut stored_on = self
+            .stored_on
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        stored_on.retain(|known| known.check().is_ok());
+        let known = stored_on
+            .iter()
+            .find(|known| Arc::ptr_eq(known.device(), device));
+        let on_device = match known {
+            Some(known) => known.clone(),
+            None => {
+                let new = Arc::new(OnDevice::new(device.clone(), &self)?);
+                stored_on.push(new.clone());
+                new
+            }
+        };
+        drop(stored_on);
+        self.backend = Backend::Cuda(0);
+        self.device = Some(on_device);
+        Ok(self)
+    }
+
+    /// The device it is on.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn device(&self) -> Option<&Arc<OnDevice>> {
+        self.device.as_ref()
+    }
+
+    /// Every matrix of weights, the head's among them; the embedding's only where it is the head's.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &Tensor> {
+        let layers = self.layers.iter().flat_map(Block::maps);
+        layers.chain([&self.decoder.head]).map(Linear::weight)
     }
 }

@@ -65,6 +65,12 @@ pub(crate) trait Ops {
     /// x again.
     fn copy(&mut self, x: &Self::Rows) -> Self::Rows;
 
+    /// The logits: the head's map, soft-capped where there is a cap.
+    fn logits(&mut self, head: &Linear, softcap: Option<f64>, x: &Self::Rows) -> Self::Rows;
+
     /// Offers a tensor of the current layer; `name` is relative to it, and empty for its output.
     fn record(&mut self, name: &str, x: &Self::Rows);
+
+    /// Offers a tensor outside the layers, under its whole name.
+    fn record_global(&mut self, name: &str, x: &Self::Rows);
 }

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
+use super::attend::{self, softcapped};
 use super::cache::{Cache, SLACK};
-use super::experts::choose;
 use super::ops::Ops;
 use super::overlay::{OverlaidRows, TensorOverlay};
 use super::parts::{Active, Attention, Experts};
 use super::run::ForwardRun;
-use super::{Linear, Norm, attend};
+use super::{Linear, Norm};
 use crate::checkpoint::form::RopePairing;
 use crate::kernels::activation::Activation;
 use crate::kernels::{CosSin, Level, Rows, elementwise, rotate};
@@ -61,7 +61,7 @@ impl<'p, 'r, 's, E: Element> Pass<'p, 'r, 's, E> {
         tokens: Option<&[usize]>,
     ) -> Matrix<E> {
         let cols = y.cols();
-        let weight = self.changes_of(map.name(), "weight");
+        let weight = changes_of(self.changes, map.name(), "weight");
         for (rows, change) in weight {
             let rows = among(tokens, &rows);
             let x = x.slice_rows(rows.clone());
@@ -80,7 +80,7 @@ impl<'p, 'r, 's, E: Element> Pass<'p, 'r, 's, E> {
                 TensorOverlay::Vector(_) => {}
             }
         }
-        let biases = self.changes_of(map.name(), "bias");
+        let biases = changes_of(self.changes, map.name(), "bias");
         let stored = map.bias::<E>();
         if stored.is_none() && biases.is_empty() {
             return elementwise::round(self.run.level, y);
@@ -116,17 +116,6 @@ impl<'p, 'r, 's, E: Element> Pass<'p, 'r, 's, E> {
         elementwise::round(self.run.level, y)
     }
 
-    /// What patches make of a tensor, and in which rows of the batch, which ascend.
-    fn changes_of(&self, name: &str, tensor: &str) -> Vec<(Range<usize>, &'p TensorOverlay<E>)> {
-        if self.changes.is_empty() {
-            return Vec::new();
-        }
-        let name = format!("{name}.{tensor}");
-        let changes = self.changes.iter();
-        let of_this = changes.filter_map(|(rows, change)| Some((rows.clone(), change.get(&name)?)));
-        of_this.collect()
-    }
-
     /// [`linear`](Ops::linear) for the rows of the whole batch, or of some tokens of it.
     fn linear_rows<const N: usize>(
         &mut self,
@@ -145,8 +134,23 @@ impl<'p, 'r, 's, E: Element> Pass<'p, 'r, 's, E> {
     }
 }
 
+/// What patches make of a tensor, and in which rows of the batch, which ascend.
+pub(crate) fn changes_of<'c, E: Element>(
+    changes: &[OverlaidRows<'c, E>],
+    name: &str,
+    tensor: &str,
+) -> Vec<(Range<usize>, &'c TensorOverlay<E>)> {
+    if changes.is_empty() {
+        return Vec::new();
+    }
+    let name = format!("{name}.{tensor}");
+    let changes = changes.iter();
+    let of_this = changes.filter_map(|(rows, change)| Some((rows.clone(), change.get(&name)?)));
+    of_this.collect()
+}
+
 /// Which of `tokens`, which are rows of a batch, are among `rows` of it.
-fn among(tokens: Option<&[usize]>, rows: &Range<usize>) -> Range<usize> {
+pub(crate) fn among(tokens: Option<&[usize]>, rows: &Range<usize>) -> Range<usize> {
     match tokens {
         None => rows.clone(),
         Some(tokens) => {
@@ -161,7 +165,7 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
 
     fn norm(&mut self, norm: &Norm, x: &Matrix<E>) -> Matrix<E> {
         let mut y = norm.forward(self.run.level, x);
-        for (rows, change) in self.changes_of(norm.name(), "weight") {
+        for (rows, change) in changes_of(self.changes, norm.name(), "weight") {
             let TensorOverlay::Vector(scale) = change else {
                 continue;
             };
@@ -240,6 +244,16 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
     ) -> Matrix<E> {
         let mut mixed = Matrix::zeros(q.rows(), q.cols());
         for sequence in self.sequences.iter_mut() {
+            #[cfg(feature = "cuda")]
+            if let Some(cache) = sequence.cache.device_mut() {
+                let qkv = [q, k, v].map(|x| x.slice_rows(sequence.rows.clone()));
+                let said =
+                    cache.attended(self.run.layer, &attention.form, sequence.positions, &qkv);
+                for (row, said) in sequence.rows.clone().zip(said.iter_rows()) {
+                    mixed.row_mut(row).copy_from_slice(said);
+                }
+                continue;
+            }
             let cache = &mut sequence.cache.layers[self.run.layer];
             // At most as many tokens at once as a sliding layer has room for beyond its window.
             for (i, positions) in sequence.positions.chunks(SLACK).enumerate() {
@@ -276,21 +290,7 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
     }
 
     fn route(&mut self, experts: &Experts, router: &Matrix<E>) -> Vec<Active> {
-        let active = |expert| Active {
-            expert,
-            rows: Vec::new(),
-            gates: Vec::new(),
-        };
-        let mut all: Vec<_> = (0..router.cols()).map(active).collect();
-        for (row, logits) in router.iter_rows().enumerate() {
-            let logits: Vec<_> = logits.iter().map(|x| x.acc()).collect();
-            for (expert, gate) in choose(self.run.level, experts, &logits) {
-                all[expert].rows.push(row);
-                all[expert].gates.push(gate.to_f64());
-            }
-        }
-        all.retain(|active| !active.rows.is_empty());
-        all
+        experts.route(self.run.level, router)
     }
 
     fn gather(&mut self, active: &Active, x: &Matrix<E>) -> Matrix<E> {
@@ -318,8 +318,22 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
         x.clone()
     }
 
+    fn logits(&mut self, head: &Linear, softcap: Option<f64>, x: &Matrix<E>) -> Matrix<E> {
+        let [logits] = self.linear([head], x);
+        match softcap {
+            None => logits,
+            Some(cap) => elementwise::map(self.run.level, &logits, |l: E| {
+                softcapped::<E>(l.acc(), cap)
+            }),
+        }
+    }
+
     fn record(&mut self, name: &str, x: &Matrix<E>) {
         self.run.record(name, x);
+    }
+
+    fn record_global(&mut self, name: &str, x: &Matrix<E>) {
+        self.run.record_global(name, x);
     }
 }
 

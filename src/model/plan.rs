@@ -78,11 +78,7 @@ impl Model {
             plan.layer = layer;
             x = block.forward(&mut plan, x);
         }
-        let norm = Operation::Norm(decoder.norm.clone());
-        let x = plan.named(decoder.norm.name(), norm, vec![x], hidden);
-        let logits = Operation::Logits(decoder.head.clone(), decoder.form.softcap);
-        let vocab = self.config().vocab_size;
-        plan.named(decoder.head.name(), logits, vec![x], vocab);
+        decoder.logits(&mut plan, &x);
         plan
     }
 }
@@ -232,9 +228,18 @@ impl Ops for Plan {
         *x
     }
 
+    fn logits(&mut self, head: &Linear, softcap: Option<f64>, x: &Place) -> Place {
+        let width = head.weight.rows();
+        self.push(Operation::Logits(head.clone(), softcap), vec![*x], width)
+    }
+
     fn record(&mut self, name: &str, x: &Place) {
         let dot = if name.is_empty() { "" } else { "." };
         let name = format!("{}.{}{dot}{name}", self.path, self.layer);
         self.named.push((name, *x));
+    }
+
+    fn record_global(&mut self, name: &str, x: &Place) {
+        self.named.push((name.into(), *x));
     }
 }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Model;
 use super::disturbance::Disturbance;
 use super::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::cuda::OnDevice;
 use crate::kernels::{Backend, CosSin, Level, Rotation, Rows, elementwise};
 use crate::tensor::{Element, Matrix};
 
@@ -33,6 +35,9 @@ pub(crate) struct ForwardRun<'a> {
     pub(crate) layer: usize,
     recorder: Option<&'a mut dyn Recorder>,
     cancel: Option<Arc<AtomicBool>>,
+    /// The device that the model is on.
+    #[cfg(feature = "cuda")]
+    pub(crate) device: Option<Arc<OnDevice>>,
     /// cos and sin of the rotations met so far, by position: all layers of a kind rotate alike.
     cos_sin: Vec<(Rotation, HashMap<usize, CosSin<f64>>)>,
 }
@@ -47,6 +52,8 @@ impl<'a> ForwardRun<'a> {
             layers: model.config().decoder.layers,
             recorder,
             cancel,
+            #[cfg(feature = "cuda")]
+            device: model.device().cloned(),
             ..Self::on(model.level(), model.backend())
         }
     }
@@ -61,6 +68,8 @@ impl<'a> ForwardRun<'a> {
             layer: 0,
             recorder: None,
             cancel: None,
+            #[cfg(feature = "cuda")]
+            device: None,
             cos_sin: Vec::new(),
         }
     }
@@ -87,15 +96,41 @@ impl<'a> ForwardRun<'a> {
         x: &Matrix<E>,
         ws: [Rows<'_, E>; N],
     ) -> [Matrix<E::Acc>; N] {
-        let (backend, level) = (self.backend, self.level);
-        match &mut self.disturbance {
-            None => backend.matmuls(level, x, ws),
-            Some(disturbance) => ws.map(|w| {
-                let y = backend.matmul(level, x, w);
-                let off = backend.matmul(level, &disturbance.error(level, x), w);
-                elementwise::add(level, &y, &off)
-            }),
+        let level = self.level;
+        match self.disturbance.take() {
+            None => self.multiply(x, ws),
+            Some(mut disturbance) => {
+                let off = ws.map(|w| {
+                    let [off] = self.multiply(&disturbance.error(level, x), [w]);
+                    off
+                });
+                self.disturbance = Some(disturbance);
+                let mut off = off.into_iter();
+                self.multiply(x, ws).map(|y| match off.next() {
+                    Some(off) => elementwise::add(level, &y, &off),
+                    None => y,
+                })
+            }
         }
+    }
+
+    /// The products themselves.
+    fn multiply<E: Element, const N: usize>(
+        &self,
+        x: &Matrix<E>,
+        ws: [Rows<'_, E>; N],
+    ) -> [Matrix<E::Acc>; N] {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = &self.device {
+            return ws.map(|w| device.matmul(self.level, x, w));
+        }
+        self.backend.matmuls(self.level, x, ws)
+    }
+
+    /// The device that a whole pass runs on: one that is disturbed runs on the CPU, product by product.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn whole_pass_device(&self) -> Option<Arc<OnDevice>> {
+        self.device.clone().filter(|_| self.disturbance.is_none())
     }
 
     /// cos and sin of a layer's `rotation` at a position, computed once in a pass.
@@ -120,22 +155,53 @@ impl<'a> ForwardRun<'a> {
         self.cos_sin.clear();
     }
 
-    /// Enters a layer, unless the pass is cancelled.
+    /// Enters a layer, unless the pass is cancelled or its device failed.
     pub(crate) fn enter(&mut self, layer: usize) -> Result<()> {
         self.layer = layer;
+        self.check_device()?;
         match &self.cancel {
             Some(cancel) if cancel.load(Ordering::Relaxed) => Err(Error::Cancelled),
             _ => Ok(()),
         }
     }
 
+    /// Refuses to go on after a failure of the device.
+    ///
+    /// # Errors
+    ///
+    /// That failure.
+    pub(crate) fn check_device(&self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = &self.device {
+            device.check()?;
+        }
+        Ok(())
+    }
+
+    /// The whole name of a tensor of the current layer, which is relative to it, and empty for its output.
+    fn whole(&self, name: &str) -> String {
+        let dot = if name.is_empty() { "" } else { "." };
+        format!("{}.{}{dot}{name}", self.layers, self.layer)
+    }
+
     /// Offers a tensor of the current layer; `name` is relative to it, and empty for its output.
     pub(crate) fn record<E: Element>(&mut self, name: &str, values: &Matrix<E>) {
         if self.recorder.is_some() {
-            let dot = if name.is_empty() { "" } else { "." };
-            let name = format!("{}.{}{dot}{name}", self.layers, self.layer);
-            self.record_global(&name, values);
+            self.record_global(&self.whole(name), values);
         }
+    }
+
+    /// Whether a tensor of the current layer would be recorded.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn records(&self, name: &str) -> bool {
+        self.recorder.is_some() && self.records_global(&self.whole(name))
+    }
+
+    /// Whether a tensor would be recorded, by its whole name.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn records_global(&self, name: &str) -> bool {
+        let recorder = self.recorder.as_ref();
+        recorder.is_some_and(|recorder| recorder.wants(name))
     }
 
     /// Offers a tensor outside the layers, under its whole name.

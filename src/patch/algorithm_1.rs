@@ -131,6 +131,9 @@ fn solve_layer<E: Element>(
         .output(&mut Pass::new(run, &mut [], &changes), &z);
     let d = products(run, block, &h);
     drop(changes);
+    if run.check_device().is_err() {
+        return active.iter().map(|_| Ok(run.check_device()?)).collect();
+    }
 
     // 3. to 5. The target, ΔW_down and Δm, and the patched layer's output: for each sequence by itself.
     let each = active.into_par_iter().zip(solving).zip(rows);

@@ -126,14 +126,17 @@ pub enum Error {
     },
     /// A patch changes a tensor that no patch of this model may.
     #[error(
-        "the patch changes {} of layer {layer}, which is no tensor of this model that a patch may change",
-        shown(tensor)
+        "the patch changes {} of layer {layer}, and a patch of this model may change only {}; solve it again for this model",
+        shown(tensor),
+        allowed.join(", ")
     )]
     PatchTensor {
         /// The layer.
         layer: usize,
         /// The tensor's name in it.
         tensor: String,
+        /// The names of those that it may change there, with a `*` for the number of an expert.
+        allowed: Vec<String>,
     },
     /// A solver for blocks with a post-norm, and a model that has none.
     #[error(

@@ -194,23 +194,29 @@ impl Patch {
         )?;
         for (i, (layer, block)) in self.layers.iter().zip(model.layers()).enumerate() {
             for (name, change) in layer {
-                let place = place(block, name);
+                let Some(place) = place(block, name) else {
+                    return Err(Error::PatchTensor {
+                        layer: i,
+                        tensor: name.clone(),
+                        allowed: changeable(block),
+                    });
+                };
                 let short = name.trim_end_matches(".weight").trim_start_matches("mlp.");
+                let part = format!("layer {i}: {short}");
                 match (change, place) {
-                    (TensorChange::LowRank(LowRank { u, v }), Some(Place::Weight(w))) => {
+                    (TensorChange::LowRank(LowRank { u, v }), Place::Weight(w)) => {
                         let found = [u.rows(), u.cols(), v.rows(), v.cols()];
-                        let name = format!("layer {i}: {short} [out, rank, rank, in]");
-                        expect(name, &found, &[w.rows(), v.rows(), v.rows(), w.cols()])?;
+                        let part = part + " [out, rank, rank, in]";
+                        expect(part, &found, &[w.rows(), v.rows(), v.rows(), w.cols()])?;
                     }
-                    (TensorChange::Vector(vector), Some(Place::Vector(length))) => {
-                        let name = format!("layer {i}: {short}");
-                        expect(name, &[vector.len()], &[length])?;
+                    (TensorChange::LowRank(LowRank { u, v }), Place::Vector(length)) => {
+                        expect(part, &[u.rows(), v.cols()], &[length])?;
                     }
-                    _ => {
-                        return Err(Error::PatchTensor {
-                            layer: i,
-                            tensor: name.clone(),
-                        });
+                    (TensorChange::Vector(vector), Place::Vector(length)) => {
+                        expect(part, &[vector.len()], &[length])?;
+                    }
+                    (TensorChange::Vector(vector), Place::Weight(w)) => {
+                        expect(part, &[vector.len()], &[w.rows(), w.cols()])?;
                     }
                 }
             }
@@ -239,6 +245,28 @@ pub(crate) fn place<'m>(block: &'m Block, tensor: &str) -> Option<Place<'m>> {
         }
         _ => None,
     }
+}
+
+/// The names of a block's tensors that a patch may change, those of the experts once, with a `*` for their number.
+fn changeable(block: &Block) -> Vec<String> {
+    let maps = block.inner.first_maps().into_iter();
+    let maps = maps.chain(block.outer.down()).flat_map(|map| {
+        let kinds = [Some("weight"), map.bias.as_ref().map(|_| "bias")];
+        kinds.into_iter().flatten().map(|kind| (map.name(), kind))
+    });
+    let norm = block.outer.post_norm().map(|norm| (norm.name(), "weight"));
+    let mut names = Vec::new();
+    for (module, kind) in maps.chain(norm) {
+        let starred = module.split('.').map(|part| match part.parse::<usize>() {
+            Ok(_) => "*",
+            Err(_) => part,
+        });
+        let name = format!("{}.{kind}", starred.collect::<Vec<_>>().join("."));
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 /// A precondition that does not hold: what is zero or not finite, and its value.

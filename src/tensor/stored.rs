@@ -124,6 +124,16 @@ impl Tensor {
         &self.data[row * stride..(row + 1) * stride]
     }
 
+    /// The tensors of `shape` that follow one another in this one; they share its bytes.
+    pub(crate) fn parts(&self, shape: &[usize]) -> impl Iterator<Item = Self> {
+        let size = shape.iter().product::<usize>() * self.storage.size();
+        let starts = (0..self.data.len()).step_by(size.max(1));
+        starts.filter_map(move |start| {
+            let bytes = self.data.get(start..start + size)?;
+            Self::new(self.storage, shape.into(), self.data.slice_ref(bytes))
+        })
+    }
+
     /// The matrix with rows and columns exchanged: a copy.
     pub(crate) fn transposed(&self) -> Self {
         let (rows, cols, size) = (self.rows(), self.cols(), self.storage.size());

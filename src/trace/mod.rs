@@ -38,6 +38,7 @@ use std::sync::atomic::AtomicBool;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use half::bf16;
+use sha2::{Digest, Sha256};
 
 pub use error::{Error, Result};
 pub use ids::parse_ids;
@@ -140,11 +141,39 @@ impl Trace {
             length: shape.iter().product::<usize>() * storage.size(),
         });
         let layout: Vec<_> = layout.collect();
+        let mut file = TensorsFile::create(path, &self.metadata(model, tokens), &layout)?;
+        self.record(model, tokens, &mut |name, bytes| file.append(name, bytes))?;
+        Ok(file.finish()?)
+    }
+
+    /// Runs `tokens` through `model`, and gives the SHA-256 of every tensor's bytes as [`write`](Self::write) would write them,
+    /// in forward order: two machines have the same bits if these are the same.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Session::forward`].
+    pub fn hashes(&self, model: &Model, tokens: &[u32]) -> Result<Vec<(String, String)>> {
+        model.check_tokens(tokens, 0)?;
+        let mut hashes: BTreeMap<String, Sha256> = BTreeMap::new();
+        self.record(model, tokens, &mut |name, bytes| {
+            hashes.entry(name.to_owned()).or_default().update(bytes);
+            Ok(())
+        })?;
+        let shapes = self.shapes(model, tokens.len()).into_iter();
+        let named = shapes.map(|(name, _)| {
+            let hash = hashes.remove(&name).unwrap_or_default().finalize();
+            (name, hash.iter().map(|b| format!("{b:02x}")).collect())
+        });
+        Ok(named.collect())
+    }
+
+    /// Runs `tokens` through `model`; `put` gets the bytes of each tensor's next rows.
+    fn record(&self, model: &Model, tokens: &[u32], put: &mut Put<'_>) -> Result<()> {
         let mut sink = Sink {
             trace: self,
             skip: tokens.len().saturating_sub(self.last),
             skipped: BTreeMap::new(),
-            file: TensorsFile::create(path, &self.metadata(model, tokens), &layout)?,
+            put,
             error: None,
         };
         match self.dtype {
@@ -152,13 +181,15 @@ impl Trace {
             Dtype::F32 => self.run::<f32>(model, tokens, &mut sink)?,
             Dtype::Bf16 => self.run::<bf16>(model, tokens, &mut sink)?,
         }
-        match sink.error {
-            Some(error) => Err(error.into()),
-            None => Ok(sink.file.finish()?),
-        }
+        sink.error.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    fn run<E: Element>(&self, model: &Model, tokens: &[u32], sink: &mut Sink<'_>) -> Result<()> {
+    fn run<E: Element>(
+        &self,
+        model: &Model,
+        tokens: &[u32],
+        sink: &mut Sink<'_, '_>,
+    ) -> Result<()> {
         let mut session = Session::<E>::new(model);
         if let Some(cancel) = &self.cancel {
             session = session.with_cancel(Arc::clone(cancel));
@@ -181,19 +212,22 @@ impl Trace {
     }
 }
 
-/// Writes what a pass gives.
-struct Sink<'t> {
+/// Takes the bytes of a tensor's next rows.
+type Put<'p> = dyn FnMut(&str, &[u8]) -> Result<(), IoError> + 'p;
+
+/// Puts what a pass gives where it belongs.
+struct Sink<'t, 'p> {
     trace: &'t Trace,
     /// The first rows of every tensor, which are not recorded.
     skip: usize,
     /// How many of them are gone by.
     skipped: BTreeMap<String, usize>,
-    file: TensorsFile,
+    put: &'t mut Put<'p>,
     /// What went wrong; nothing is written after it.
     error: Option<IoError>,
 }
 
-impl Recorder for Sink<'_> {
+impl Recorder for Sink<'_, '_> {
     fn wants(&self, name: &str) -> bool {
         self.error.is_none() && self.trace.wanted.is_match(name)
     }
@@ -209,6 +243,6 @@ impl Recorder for Sink<'_> {
         let storage = self.trace.storage();
         let mut bytes = vec![0; numbers.len() * storage.size()];
         encode(storage, numbers, &mut bytes);
-        self.error = self.file.append(name, &bytes).err();
+        self.error = (self.put)(name, &bytes).err();
     }
 }

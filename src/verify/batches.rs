@@ -1,7 +1,6 @@
 //! Which prompts of a verification go through the layers together.
 
 use super::{Kind, Setting};
-use crate::kernels::Backend;
 use crate::patch::{Solver, Variant};
 use crate::tensor::Dtype;
 
@@ -32,8 +31,8 @@ pub(super) fn batches(setting: &Setting, kind: Kind, prompts: &[usize]) -> Vec<V
 /// Whether prompts of a kind have the same figures together as by themselves, and are done sooner: f64 is busy multiplying with
 /// one already.
 fn together(kind: Kind) -> bool {
-    let native = [kind.solved_on, kind.applied_on] == [Backend::Native; 2];
-    native && kind.solver != Solver::Span && kind.dtype != Dtype::F64
+    let exact = kind.solved_on.is_exact() && kind.applied_on.is_exact();
+    exact && kind.solver != Solver::Span && kind.dtype != Dtype::F64
 }
 
 /// The rows of a prompt's token: of each reduced pass its own and those of the tokens that stay, and the contextual one.

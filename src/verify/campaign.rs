@@ -149,13 +149,13 @@ fn run_batch<E: Element>(
         written: written(run, prompt),
     });
     let begun: Vec<_> = begun.collect();
-    let solved = model.clone().on(kind.solved_on);
+    let solved = model.clone().on(kind.solved_on)?;
     let verification = setting.verification(kind, &solved);
     let mut push = |step| push(run, step, on_step);
     if !kind.crosses() {
         return verification.batch::<E>(&begun, push);
     }
-    let applied = model.clone().on(kind.applied_on);
+    let applied = model.clone().on(kind.applied_on)?;
     let crossing = Crossing {
         solved: verification,
         applied: &applied,

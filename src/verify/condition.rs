@@ -122,7 +122,7 @@ mod tests {
 
     fn backends_differ_by_rounding<E: Element>(dir: &str) {
         let native = Model::open(dir).unwrap();
-        let gemm = native.clone().on(Backend::Gemm);
+        let gemm = native.clone().on(Backend::Gemm).unwrap();
         for (model, other) in [(&native, &gemm), (&gemm, &native)] {
             let apart = apart::<E>(model, other);
             // Both are off.

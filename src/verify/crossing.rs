@@ -6,6 +6,7 @@ use super::metrics::{LogitsDistance, margin};
 use super::protocol::Verification;
 use super::step::{Control, Step};
 use super::{Bounds, span};
+use crate::kernels::Backend;
 use crate::model::generate::greedy;
 use crate::model::{Model, Session};
 use crate::patch::{Overlay, Patch, Query, Solver, Variant, solve};
@@ -84,16 +85,16 @@ impl Crossing<'_> {
         let (context, mut token) = (&ids[..ids.len() - 1], ids[ids.len() - 1]);
         let mut solving = Session::<E>::new(self.solved.model);
         let mut contextual = Session::<E>::new(self.applied);
-        let mut disturbed = Disturbed::new(self.applied, None, SEED);
+        let mut disturbed = self.disturbed(None, SEED);
         solving.forward(context, 0)?;
         let nothing = contextual.forward(context, 0)?;
         let positions: Vec<_> = (0..context.len()).collect();
-        disturbed.forward(context, &positions, &nothing)?;
+        off(&mut disturbed, context, &positions, &nothing)?;
         let kept = self.solved.kept(ids);
         for step in 0..self.solved.tokens {
             let position = contextual.position();
             let want = contextual.forward(&[token], 1)?;
-            let off = disturbed.forward(&[token], &[position], &want)?[0];
+            let off = off(&mut disturbed, &[token], &[position], &want)?[0];
             let query = self.solved.query(token, &kept);
             let reduced = AppliedPass::new(*self, query, position);
             let step = self.step(prompt, step, &mut solving, &reduced, want.row(0), off)?;
@@ -101,6 +102,20 @@ impl Crossing<'_> {
             on_step(step)?;
         }
         Ok(())
+    }
+
+    /// The other platform's disturbed passes, unless it has the bits of the one where patches are solved: there nothing is off.
+    fn disturbed<'o, E: Element>(
+        &self,
+        overlay: Option<&'o Overlay<E>>,
+        seed: u64,
+    ) -> Option<Disturbed<'o, E>>
+    where
+        Self: 'o,
+    {
+        let backends = [self.solved.model, self.applied].map(Model::backend);
+        let exact = backends.into_iter().all(Backend::is_exact);
+        (!exact).then(|| Disturbed::new(self.applied, overlay, seed))
     }
 
     /// One token: `want` are the logits of the other platform's contextual pass, and `off` is what rounding may
@@ -118,8 +133,9 @@ impl Crossing<'_> {
         let solution = solve(solving, reduced.query, method, &[])?;
         let overlay = reduced.overlay(&solution.patch);
         let patched = reduced.logits(&overlay)?;
-        let mut disturbed = Disturbed::new(self.applied, Some(&overlay), SEED + 1 + step as u64);
-        let patched_off = disturbed.forward(&reduced.tokens, &reduced.positions, &patched)?[0];
+        let mut disturbed = self.disturbed(Some(&overlay), SEED + 1 + step as u64);
+        let (tokens, positions) = (&reduced.tokens, &reduced.positions);
+        let patched_off = self::off(&mut disturbed, tokens, positions, &patched)?[0];
         let controls = Variant::controls(method.solver, self.applied).into_iter();
         let controls = controls.map(|variant| {
             let overlay = reduced.overlay(&variant.apply_to(self.applied, &solution.patch));
@@ -151,16 +167,29 @@ impl Crossing<'_> {
 
         let want = Session::<E>::new(self.applied).forward(split.tokens(), steps.len())?;
         let positions: Vec<_> = (0..split.tokens().len()).collect();
-        let mut disturbed = Disturbed::<E>::new(self.applied, None, SEED);
-        let contextual = disturbed.forward(split.tokens(), &positions, &want)?;
+        let mut disturbed = self.disturbed::<E>(None, SEED);
+        let contextual = off(&mut disturbed, split.tokens(), &positions, &want)?;
 
         let got = span::reduced(self.applied, &split, Some(&overlay))?;
         let (tokens, positions) = (split.reduced_tokens(), split.reduced_positions());
-        let mut disturbed = Disturbed::new(self.applied, Some(&overlay), SEED + 1);
-        let reduced = disturbed.forward(&tokens, &positions, &got)?;
+        let mut disturbed = self.disturbed(Some(&overlay), SEED + 1);
+        let reduced = off(&mut disturbed, &tokens, &positions, &got)?;
         for (i, step) in steps.iter_mut().enumerate() {
             step.bound = Bounds::crossing(step.bound, contextual[i], reduced[i]);
         }
         Ok(steps)
+    }
+}
+
+/// How far rounding may take the logits of some tokens.
+fn off<E: Element>(
+    disturbed: &mut Option<Disturbed<'_, E>>,
+    tokens: &[u32],
+    positions: &[usize],
+    want: &Matrix<E>,
+) -> Result<Vec<f64>> {
+    match disturbed {
+        Some(disturbed) => disturbed.forward(tokens, positions, want),
+        None => Ok(vec![0.0; want.rows().max(1)]),
     }
 }

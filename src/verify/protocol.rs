@@ -7,7 +7,6 @@ use super::error::Result;
 use super::metrics::{LogitsDistance, margin};
 use super::step::{Control, Step};
 use super::{Keep, span};
-use crate::kernels::Backend;
 use crate::model::generate::greedy;
 use crate::model::{Model, Session};
 use crate::patch::{
@@ -216,9 +215,9 @@ impl Verification<'_> {
     /// A prompt that is taken in, but for the token that is next.
     fn decoding<E: Element>(&self, begun: &Begun<'_>) -> Result<Decoding<'_, E>> {
         self.check(begun.ids)?;
-        let written = match self.model.backend() {
-            Backend::Native => &begun.written[..],
-            _ => &[],
+        let written = match self.model.backend().is_exact() {
+            true => &begun.written[..],
+            false => &[],
         };
         let tokens = [begun.ids, written].concat();
         let (context, token) = (&tokens[..tokens.len() - 1], tokens[tokens.len() - 1]);

@@ -17,16 +17,19 @@ template <> float acc(bf16 x) {
     memcpy(&wide, &bits, 4);
     return wide;
 }
-template <> double rounded(double x) { return x; }
-template <> float rounded(float x) { return x; }
+template <> double rounded_once(double x) { return x; }
+template <> float rounded_once(double x) { return (float)x; }
 /// By the distance to the two neighbours, which is exact in double.
-template <> bf16 rounded(float x) {
+template <> bf16 rounded_once(double x) {
+    float toward_zero = (float)x;
+    if (std::fabs(toward_zero) > std::fabs(x))
+        toward_zero = std::nextafter(toward_zero, 0.0f);
     uint32_t bits;
-    memcpy(&bits, &x, 4);
+    memcpy(&bits, &toward_zero, 4);
     bf16 below = {(uint16_t)(bits >> 16)}, above = {(uint16_t)((bits >> 16) + 1)};
     if (std::isnan(x))
         return {0x7fc0};
-    if (std::isinf(x) || (bits & 0xffff) == 0)
+    if (std::isinf(x) || (double)acc(below) == x)
         return below;
     // Beyond the largest number the next one counts as 2^128.
     double next = std::isinf(acc(above)) ? std::copysign(0x1p128, x) : acc(above);
@@ -35,6 +38,9 @@ template <> bf16 rounded(float x) {
         return down < up ? below : above;
     return below.bits % 2 == 0 ? below : above;
 }
+template <> double rounded(double x) { return x; }
+template <> float rounded(float x) { return x; }
+template <> bf16 rounded(float x) { return rounded_once<bf16>(x); }
 
 static float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 static double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
@@ -169,19 +175,23 @@ void layer_norm(const E *u, const Acc<E> *weight, const Acc<E> *bias, double eps
     Acc<E> inverse = inverse_root(centred, eps);
     for (unsigned i = 0; i < n; i++) {
         Acc<E> normed = centred[i] * inverse, scaled = normed * weight[i];
-        out[i] = rounded<E>(scaled + bias[i]);
+        out[i] = rounded<E>(bias ? scaled + bias[i] : scaled);
     }
 }
 
 template <class E> E multiply(E x, E y) { return rounded<E>(acc(x) * acc(y)); }
 template <class E> E add(E x, E y) { return rounded<E>(acc(x) + acc(y)); }
 
-template <class E> void rope(E *head, const E *cos, const E *sin, unsigned half, bool neighbours) {
+template <class E>
+void rope(E *head, const Acc<E> *cos, const Acc<E> *sin, unsigned half, bool neighbours, bool round_once) {
     for (unsigned i = 0; i < half; i++) {
         E &a = head[neighbours ? 2 * i : i], &b = head[neighbours ? 2 * i + 1 : i + half];
-        E x = a, y = b;
-        a = rounded<E>(acc(multiply(x, cos[i])) - acc(multiply(y, sin[i])));
-        b = rounded<E>(acc(multiply(y, cos[i])) + acc(multiply(x, sin[i])));
+        Acc<E> x_cos = acc(a) * cos[i], y_sin = acc(b) * sin[i], y_cos = acc(b) * cos[i], x_sin = acc(a) * sin[i];
+        if (!round_once)
+            for (Acc<E> *product : {&x_cos, &y_sin, &y_cos, &x_sin})
+                *product = acc(rounded<E>(*product));
+        a = rounded<E>(x_cos - y_sin);
+        b = rounded<E>(y_cos + x_sin);
     }
 }
 
@@ -202,6 +212,52 @@ static float gelu_of(float narrow) {
     return (float)(x / (1 + p * power_of_two(n)));
 }
 template <class E> E gelu_tanh(E x) { return rounded<E>(gelu_of(acc(x))); }
+
+static double tanh_of(double x) {
+    if (std::isnan(x))
+        return x;
+    double size = std::fabs(x), s = size * size;
+    if (size >= 0.6)
+        return std::copysign(1 - 2 / (exponential(2 * size) + 1), x);
+    double above = 0, below = 0;
+    for (double c : {1, 594, 45045, 675675})
+        above = above * s + c;
+    for (double c : {1, 630, 51975, 945945, 2027025})
+        below = below * s + c;
+    return std::copysign(size - size * (s * above / below), x);
+}
+static double in_bf16(double x) { return acc(rounded_once<bf16>(x)); }
+bf16 gelu_new(bf16 narrow) {
+    double x = acc(narrow), square = in_bf16(x * x), cube = in_bf16(square * x);
+    double sum = in_bf16(x + in_bf16(0.044715 * cube)), u = in_bf16(1.5957691216057307 / 2 * sum);
+    double half = in_bf16(x / 2), one_plus = in_bf16(1 + in_bf16(tanh_of(u)));
+    return rounded_once<bf16>(half * one_plus);
+}
+template <> double softcapped(double x, double cap) { return cap * tanh_of(x / cap); }
+template <> float softcapped(float x, double cap) { return (float)(cap * tanh_of(x / cap)); }
+template <> bf16 softcapped(float x, double cap) {
+    return rounded<bf16>((float)(cap * in_bf16(tanh_of(in_bf16(x / cap)))));
+}
+
+/// Φ(−|x|) is e^(−x²/2) t P(2t − 1) with t = 5 / (5 + |x|).
+static double normal_below(double x) {
+    const double coefficients[] = {
+        -4.412372171591377e-10, 1.5147404913905206e-09, 2.1247874879865943e-09, -1.3308014802505023e-08,
+        -8.770472158384658e-09, 8.686248600209437e-08, 6.752637591289214e-08, -5.540529789371985e-07,
+        -7.962549846283206e-07, 3.3363388893381767e-06, 9.952577736059616e-06, -1.1875173560424339e-05,
+        -0.00010897981415466318, -0.00015957387478938276, 0.0005986753540318707, 0.0041590133594833194,
+        0.013823727741280873, 0.03300407323410223, 0.06270663133425991, 0.09906112319399478,
+        0.13307650057801135, 0.15383860995001258};
+    double t = 5 / (5 + std::fabs(x)), p = coefficients[0];
+    for (unsigned i = 1; i < 22; i++)
+        p = p * (2 * t - 1) + coefficients[i];
+    double beyond = exponential(-(x * x) / 2) * (t * p);
+    return x < 0 ? beyond : 1 - beyond;
+}
+template <class E> E gelu(E x) {
+    double wide = acc(x);
+    return rounded<E>((Acc<E>)(wide * normal_below(wide)));
+}
 template <class E> E silu(E x) { return rounded<E>(acc(x) / ((Acc<E>)1 + exponential(-acc(x)))); }
 template <class E> E relu(E x) { return acc(x) < 0 ? rounded<E>(0) : x; }
 
@@ -217,8 +273,9 @@ template void softmax(float *, unsigned);
 #define FUNCTIONS(E)                                                                                                   \
     template void rms_norm(const E *, const Acc<E> *, double, bool, E *, unsigned);                                    \
     template void layer_norm(const E *, const Acc<E> *, const Acc<E> *, double, E *, unsigned);                        \
-    template void rope(E *, const E *, const E *, unsigned, bool);                                                     \
+    template void rope(E *, const Acc<E> *, const Acc<E> *, unsigned, bool, bool);                                     \
     template E gelu_tanh(E);                                                                                           \
+    template E gelu(E);                                                                                                \
     template E silu(E);                                                                                                \
     template E relu(E);                                                                                                \
     template E add(E, E);                                                                                              \

@@ -39,8 +39,9 @@ template <class E> struct Kernels;
     template <> struct Kernels<E> {                                                                                    \
         static constexpr auto few = multiply_few_##E##_##E, many = multiply_many_##E##_##E;                            \
         static constexpr auto rms_norm = rms_norm_##E;                                                                 \
-        static constexpr auto gelu_tanh = gelu_tanh_##E, silu = silu_##E;                                              \
+        static constexpr auto gelu_tanh = gelu_tanh_##E, silu = silu_##E;                             \
         static constexpr auto rope = rope_##E;                                                                         \
+        static constexpr auto probabilities = probabilities_##E;                                                       \
         static constexpr auto sums_few = weighted_sums_few_##E, sums_many = weighted_sums_many_##E;                    \
     };
 KERNELS(f64)
@@ -79,10 +80,10 @@ template <class E> void function(Header h, const char *name, void (*kernel)(cons
 
 /// `rows` heads of `cols` numbers, all at one position.
 template <class E> void rope(Header h) {
-    Buffer<E> x(numbers<E>(h.rows * h.cols)), cos(numbers<E>(h.cols / 2)), sin(numbers<E>(h.cols / 2));
-    Buffer<unsigned> position(std::vector<unsigned>{0});
-    launch(Kernels<E>::rope, {pieces(h.rows * h.cols / 2, 64)}, 64, x.data(), cos.data(), sin.data(), position.data(), 1u, h.rows,
-           h.cols, h.cols / 2, false);
+    Buffer<E> x(numbers<E>(h.rows * h.cols));
+    Buffer<Acc<E>> cos(numbers<Acc<E>>(h.cols / 2)), sin(numbers<Acc<E>>(h.cols / 2));
+    launch(Kernels<E>::rope, {pieces(h.rows * h.cols / 2, 64)}, 64, x.data(), cos.data(), sin.data(), 1u, h.rows, h.cols,
+           h.cols / 2, false, false);
     compare<E>("rope", x);
 }
 
@@ -90,20 +91,22 @@ template <class E> void rope(Header h) {
 template <class E> void weighted_sum(Header h) {
     Buffer<Acc<E>> p(numbers<Acc<E>>(h.rows));
     Buffer<E> values(numbers<E>(h.rows * h.cols)), few(h.cols), many(h.cols);
-    Buffer<unsigned> position(std::vector<unsigned>{h.rows - 1});
+    Buffer<unsigned> first(std::vector<unsigned>{0}), place(std::vector<unsigned>{h.rows - 1});
     for (bool as_many : {false, true})
         launch(as_many ? Kernels<E>::sums_many : Kernels<E>::sums_few, {pieces(h.cols, SUM_ELEMENTS)}, SUM_THREADS, p.data(),
-               values.data(), position.data(), as_many ? many.data() : few.data(), 1u, 1u, 1u, h.cols, h.rows, h.rows, ~0u);
+               values.data(), first.data(), place.data(), as_many ? many.data() : few.data(), 1u, 1u, 1u, h.cols, h.rows, h.rows);
     long at = ftell(file);
     compare<E>("weighted_sums_few", few);
     fseek(file, at, SEEK_SET);
     compare<E>("weighted_sums_many", many);
 }
 
-template <class A> void softmax(Header h, void (*kernel)(A *, unsigned)) {
-    Buffer<A> scores(numbers<A>(h.rows * h.cols));
-    launch(kernel, {h.rows}, 128, scores.data(), h.cols);
-    compare<A>("softmax", scores);
+/// One token that sees as many keys as there are scores, which are not changed before.
+template <class A> void softmax(Header h) {
+    Buffer<A> scores(numbers<A>(h.cols));
+    Buffer<unsigned> first(std::vector<unsigned>{0}), place(std::vector<unsigned>{h.cols - 1});
+    launch(Kernels<A>::probabilities, {1}, 128, scores.data(), first.data(), place.data(), 1.0, false, 0.0, 1u, h.cols);
+    compare<A>("probabilities", scores);
 }
 
 template <class E> void run(Header h) {
@@ -121,10 +124,8 @@ template <class E> void run(Header h) {
     case WEIGHTED_SUM:
         return weighted_sum<E>(h);
     case SOFTMAX:
-        if constexpr (sizeof(E) == 8)
-            return softmax(h, softmax_f64);
-        else if constexpr (sizeof(E) == 4)
-            return softmax(h, softmax_f32);
+        if constexpr (sizeof(E) > 2)
+            return softmax<E>(h);
     }
     fprintf(stderr, "a case of no operation: %u\n", (unsigned)h.operation);
     exit(2);

@@ -1,8 +1,10 @@
 // Random numbers of every kind that an operation may meet, and the comparison of what kernels make of them.
 #pragma once
 #include "naive.hpp"
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -85,6 +87,8 @@ class Tally {
 
 public:
     size_t unequal = 0;
+    /// Whether the program ends at the first number that is not what it should be.
+    bool one_is_enough = false;
 
     template <class E>
     void compare(const char *kernel, const char *type, const std::vector<E> &got, const std::vector<E> &want) {
@@ -97,7 +101,21 @@ public:
                 fprintf(stderr, "%s %s: number %zu of %zu is %a and should be %a\n", kernel, type, i, want.size(),
                         (double)naive::acc(got[i]), (double)naive::acc(want[i]));
             unequal++;
+            if (one_is_enough) {
+                printf("%s %s\n", kernel, type);
+                exit(1);
+            }
         }
+    }
+
+    /// A kernel, under its name with its types, that was not compared is as bad as an unequal number.
+    void must_have(const char *name) {
+        for (const auto &[kernel, types] : counts)
+            for (const auto &[type, _] : types)
+                if (std::string(name).starts_with(kernel + "_" + type))
+                    return;
+        fprintf(stderr, "%s is not checked\n", name);
+        unequal++;
     }
 
     /// A line a kernel: for each type how many numbers, and how many of them are not what they should be.

@@ -1,14 +1,14 @@
 // Plays a GPU on the CPU, so that the kernels' own source runs under a plain C++ compiler.
 //
-// Every thread of a block is a fiber. A fiber runs until it waits for others: at __syncthreads for its block, at a shuffle for its
-// warp. Blocks run one after another. `twin::backwards` lets the threads run in the opposite order, which shows a missing barrier.
+// The threads of a block run one after the other on one stack, until one waits for others: at __syncthreads for its block, at
+// __syncwarp for its warp, at a shuffle for the thread whose number it asks for. It keeps its stack then, and those that have not
+// begun go on on another. Blocks run one after another. `twin::backwards` lets the threads run in the opposite order, which shows a
+// missing barrier.
 #pragma once
 #include <cmath>
-#include <csetjmp>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <ucontext.h>
@@ -27,106 +27,164 @@ namespace twin {
 
 inline bool backwards = false;
 
+/// Where to go on.
+using Jump = void *[5];
+
 /// Threads that wait for each other.
 struct Group {
     unsigned size = 0, arrived = 0;
-    unsigned long long generation = 0;
+    /// How often all of them have come together.
+    size_t meetings = 0;
 };
 
-/// A copy that has been asked for.
+/// A copy that has been asked for, in a group of its thread's.
 struct Copy {
     void *to;
     const void *from;
     size_t bytes;
+    unsigned group;
 };
 
 /// A thread of a block.
-struct Fiber {
-    /// Where it starts, and where it goes on.
-    ucontext_t start;
-    jmp_buf here;
-    bool started = false, done = false;
-    /// What it waits for: the end of a generation.
-    const Group *group = nullptr;
-    unsigned long long generation = 0;
-    /// What it shows to its warp.
-    unsigned long long exchanged = 0;
-    /// Groups of copies that have not arrived, of which the last is not yet complete.
-    std::deque<std::vector<Copy>> copies{{}};
+struct Thread {
+    /// What it has shown to its warp, and how often it has.
+    std::vector<unsigned long long> shown;
+    size_t shuffles = 0;
+    /// All its copies, of which the first `arrived` are done, and how many groups of them have ended.
+    std::vector<Copy> copies;
+    size_t arrived = 0;
+    unsigned ended_groups = 0;
 
-    bool waits() const { return group && group->generation == generation; }
+    void reset() {
+        shown.clear();
+        shuffles = 0;
+        copies.clear();
+        arrived = 0;
+        ended_groups = 0;
+    }
 };
 
+/// A stack, and the thread that waits on it.
+struct Stack {
+    std::unique_ptr<char[]> memory;
+    ucontext_t start;
+    Jump here;
+    unsigned thread;
+    /// It waits until a count is larger.
+    const size_t *count;
+    size_t last;
+};
+
+/// The block that runs.
 struct Block {
-    std::vector<Fiber> fibers;
+    /// Those of the largest block so far: they keep their memory.
+    std::vector<Thread> threads;
     std::vector<Group> warps;
     Group all;
-    const std::function<void()> &body;
+    const std::function<void()> *body;
+    /// Threads that have begun.
+    unsigned begun;
 };
-inline Block *block = nullptr;
+inline Block block;
 inline unsigned current = 0;
-inline jmp_buf scheduler;
 inline dim3 thread_index, block_index, block_size, grid_size;
 
-// Jumps, because the functions of ucontext.h ask the system for the signal mask at every switch.
-__attribute__((noinline)) inline void switch_to_scheduler(Fiber &fiber) {
-    if (_setjmp(fiber.here) == 0)
-        _longjmp(scheduler, 1);
+inline std::vector<std::unique_ptr<Stack>> stacks;
+inline std::vector<Stack *> unused, waiting;
+inline Stack *running = nullptr;
+inline Jump scheduler;
+
+// The compiler's own jumps: the functions of ucontext.h ask the system for the signal mask at every switch, and those of setjmp.h
+// take several times as long.
+[[noreturn]] __attribute__((noipa)) inline void jump(Jump &to) { __builtin_longjmp(to, 1); }
+__attribute__((noipa)) inline void switch_to_scheduler() {
+    if (__builtin_setjmp(running->here) == 0)
+        jump(scheduler);
 }
-__attribute__((noinline)) inline void switch_to(Fiber &fiber) {
-    if (_setjmp(scheduler) != 0)
+__attribute__((noipa)) inline void switch_to(Stack &stack, bool is_new) {
+    running = &stack;
+    if (__builtin_setjmp(scheduler) != 0)
         return;
-    if (fiber.started)
-        _longjmp(fiber.here, 1);
-    fiber.started = true;
-    setcontext(&fiber.start);
+    if (is_new)
+        setcontext(&stack.start);
+    jump(stack.here);
 }
 
+inline void set_current(unsigned thread) {
+    current = thread;
+    thread_index = {thread};
+}
+
+/// Waits until a count is larger than it was last.
+inline void wait_for(const size_t &count, size_t last) {
+    if (count > last)
+        return;
+    running->thread = current;
+    running->count = &count;
+    running->last = last;
+    waiting.push_back(running);
+    switch_to_scheduler();
+}
 /// Waits until all of a group have come here.
-inline void wait(Group &group) {
+inline void meet(Group &group) {
+    size_t last = group.meetings;
     if (++group.arrived == group.size) {
         group.arrived = 0;
-        group.generation++;
-        return;
+        group.meetings++;
     }
-    Fiber &fiber = block->fibers[current];
-    fiber.group = &group;
-    fiber.generation = group.generation;
-    switch_to_scheduler(fiber);
+    wait_for(group.meetings, last);
 }
 
-inline void run_fiber() {
-    block->body();
-    block->fibers[current].done = true;
-    _longjmp(scheduler, 1);
+/// What a stack does for ever: the threads that have not begun.
+inline void run_threads() {
+    for (;;) {
+        while (block.begun < block_size.x) {
+            unsigned i = block.begun++;
+            set_current(backwards ? block_size.x - 1 - i : i);
+            (*block.body)();
+        }
+        unused.push_back(running);
+        switch_to_scheduler();
+    }
 }
 
-/// Lets the threads of a block run until all are done.
-inline void run_block(Block &b) {
-    constexpr size_t STACK = 64 << 10;
-    static std::vector<std::unique_ptr<char[]>> stacks;
-    unsigned threads = b.fibers.size();
-    while (stacks.size() < threads)
-        stacks.emplace_back(new char[STACK]);
-    block = &b;
-    for (unsigned t = 0; t < threads; t++) {
-        ucontext_t &start = b.fibers[t].start;
-        getcontext(&start);
-        start.uc_stack.ss_sp = stacks[t].get();
-        start.uc_stack.ss_size = STACK;
-        makecontext(&start, run_fiber, 0);
+inline Stack &new_stack() {
+    constexpr size_t SIZE = 64 << 10;
+    Stack &stack = *stacks.emplace_back(new Stack{std::unique_ptr<char[]>(new char[SIZE])});
+    getcontext(&stack.start);
+    stack.start.uc_stack.ss_sp = stack.memory.get();
+    stack.start.uc_stack.ss_size = SIZE;
+    makecontext(&stack.start, run_threads, 0);
+    return stack;
+}
+
+/// Lets the threads of the block run until all are done.
+inline void run_block() {
+    for (unsigned t = 0; t < block_size.x; t++)
+        block.threads[t].reset();
+    block.begun = 0;
+    while (block.begun < block_size.x) {
+        if (unused.empty()) {
+            switch_to(new_stack(), true);
+        } else {
+            Stack *stack = unused.back();
+            unused.pop_back();
+            switch_to(*stack, false);
+        }
     }
-    for (unsigned left = threads; left > 0;) {
+    static std::vector<Stack *> round;
+    while (!waiting.empty()) {
+        round.clear();
+        round.swap(waiting);
         bool any = false;
-        for (unsigned i = 0; i < threads; i++) {
-            current = backwards ? threads - 1 - i : i;
-            Fiber &fiber = b.fibers[current];
-            if (fiber.done || fiber.waits())
+        for (Stack *stack : round) {
+            if (*stack->count <= stack->last) {
+                waiting.push_back(stack);
                 continue;
+            }
             any = true;
-            thread_index = {current};
-            switch_to(fiber);
-            left -= b.fibers[current].done;
+            set_current(stack->thread);
+            switch_to(*stack, false);
         }
         if (!any) {
             fprintf(stderr, "twin: threads of a block wait for others that have ended or wait elsewhere\n");
@@ -139,39 +197,47 @@ inline void run_block(Block &b) {
 inline void launch(dim3 grid, unsigned threads, const std::function<void()> &body) {
     grid_size = grid;
     block_size = {threads};
+    block.body = &body;
+    if (block.threads.size() < threads)
+        block.threads.resize(threads);
+    block.all = {threads};
+    block.warps.clear();
+    for (unsigned first = 0; first < threads; first += 32)
+        block.warps.push_back({threads - first < 32 ? threads - first : 32});
     for (unsigned z = 0; z < grid.z; z++)
         for (unsigned y = 0; y < grid.y; y++)
             for (unsigned x = 0; x < grid.x; x++) {
                 block_index = {x, y, z};
-                Block b{std::vector<Fiber>(threads), {}, {threads}, body};
-                for (unsigned first = 0; first < threads; first += 32)
-                    b.warps.push_back({threads - first < 32 ? threads - first : 32});
-                run_block(b);
+                run_block();
             }
 }
 
 /// What the thread `delta` further on in a run of `width` holds; one beyond it is the thread itself.
 template <class T> T shuffled_down(T value, unsigned delta, unsigned width) {
-    unsigned thread = current;
-    Group &warp = block->warps[thread / 32];
-    memcpy(&block->fibers[thread].exchanged, &value, sizeof value);
-    wait(warp);
-    unsigned from = thread % width + delta < width ? thread + delta : thread;
-    memcpy(&value, &block->fibers[from].exchanged, sizeof value);
-    wait(warp);
+    Thread &self = block.threads[current];
+    Thread &other = current % width + delta < width ? block.threads[current + delta] : self;
+    size_t shuffle = self.shuffles++;
+    self.shown.push_back(0);
+    memcpy(&self.shown.back(), &value, sizeof value);
+    wait_for(other.shuffles, shuffle);
+    memcpy(&value, &other.shown[shuffle], sizeof value);
     return value;
 }
 
 // Copies happen as late as they may: when their thread waits for them.
 inline void start_copy(void *to, const void *from, size_t bytes) {
-    block->fibers[current].copies.back().push_back({to, from, bytes});
+    Thread &thread = block.threads[current];
+    thread.copies.push_back({to, from, bytes, thread.ended_groups});
 }
-inline void end_group() { block->fibers[current].copies.emplace_back(); }
+inline void end_group() { block.threads[current].ended_groups++; }
 inline void wait_for_groups(unsigned left) {
-    auto &groups = block->fibers[current].copies;
-    for (; groups.size() > left + 1; groups.pop_front())
-        for (Copy copy : groups.front())
-            memcpy(copy.to, copy.from, copy.bytes);
+    Thread &thread = block.threads[current];
+    for (; thread.arrived < thread.copies.size(); thread.arrived++) {
+        const Copy &copy = thread.copies[thread.arrived];
+        if (copy.group + left >= thread.ended_groups)
+            break;
+        memcpy(copy.to, copy.from, copy.bytes);
+    }
 }
 
 inline float flushed(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
@@ -200,8 +266,8 @@ template <class To, class From> To with_bits_of(From from) {
 #define blockDim twin::block_size
 #define gridDim twin::grid_size
 
-inline void __syncthreads() { twin::wait(twin::block->all); }
-inline void __syncwarp() { twin::wait(twin::block->warps[twin::current / 32]); }
+inline void __syncthreads() { twin::meet(twin::block.all); }
+inline void __syncwarp() { twin::meet(twin::block.warps[twin::current / 32]); }
 template <class T> T __shfl_down_sync(unsigned, T value, unsigned delta, unsigned width) {
     return twin::shuffled_down(value, delta, width);
 }

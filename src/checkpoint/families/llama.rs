@@ -4,8 +4,8 @@ use super::super::config::{Config, POSITIONS};
 use super::super::error::Result;
 use super::super::fields::Fields;
 use super::super::form::{
-    AttentionForm, BlockForm, DecoderForm, ExpertsForm, FusedOrder, InnerForm, LinearForm,
-    MapsForm, NormForm, NormKind, NormWidth, OuterForm, ProjectionsForm, Sum,
+    AttentionForm, BlockForm, DecoderForm, ExpertsForm, FusedExperts, FusedOrder, InnerForm,
+    LinearForm, MapsForm, NormForm, NormKind, NormWidth, OuterForm, ProjectionsForm, Sum,
 };
 use super::common::{activation, layer_types};
 use super::rope::{self, RopeDefaults};
@@ -202,6 +202,11 @@ pub(super) fn mixtral(fields: &Fields<'_>) -> Result<Config> {
             experts: (0..experts).map(|e| [map(e, "w1"), map(e, "w3")]).collect(),
             top_k,
             renormalised: true,
+            fused: FusedExperts {
+                router: "mlp.gate.weight",
+                gate_up: "mlp.experts.gate_up_proj",
+                down: "mlp.experts.down_proj",
+            },
         });
         block.outer.down = (0..experts).map(|e| map(e, "w2")).collect();
     }))

@@ -174,7 +174,8 @@ mod tests {
     fn it_is_another_platform() {
         let x = Matrix::from_vec(640, integers::<f32>(5 * 640, 1));
         let w = Matrix::from_vec(640, integers::<f32>(300 * 640, 2));
-        let [native, gemm] = Backend::ALL.map(|backend| backend.matmul(Level::best(), &x, &w));
+        let [native, gemm] =
+            [Backend::Native, Backend::Gemm].map(|backend| backend.matmul(Level::best(), &x, &w));
         assert_ne!(native, gemm);
     }
 

@@ -1,0 +1,146 @@
+//! A device that passes run on.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::driver::Gpu;
+use super::error::{Error, Result};
+use super::machine::{Argument, Launch, Machine};
+use super::twin::Twin;
+
+/// A CUDA device with the kernels compiled for it. What it computes has the bits of the native kernels.
+#[derive(Debug)]
+pub struct Device {
+    machine: Box<dyn Machine>,
+    /// Memory that was in use, by its size, to be used again.
+    spare: Mutex<HashMap<usize, Vec<u64>>>,
+}
+
+/// The devices that this program has opened.
+static OPENED: Mutex<Vec<(usize, Arc<Device>)>> = Mutex::new(Vec::new());
+
+impl Device {
+    /// The device of a number, from 0. Its kernels are compiled when it is first opened, which takes a while, and kept in the
+    /// user's cache folder.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoDriver`], [`Error::NoDevice`], [`Error::NoCompiler`], [`Error::Compile`] and [`Error::Device`].
+    pub fn open(ordinal: usize) -> Result<Arc<Self>> {
+        let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, device)) = opened.iter().find(|(known, _)| *known == ordinal) {
+            return Ok(device.clone());
+        }
+        let device = Arc::new(Self::on(Gpu::open(ordinal)?));
+        opened.push((ordinal, device.clone()));
+        Ok(device)
+    }
+
+    /// The kernels' source on the CPU: the library that `tests/cuda/twin.cpp` is compiled to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`] where it cannot be loaded.
+    #[doc(hidden)]
+    pub fn twin(library: &Path) -> Result<Arc<Self>> {
+        Ok(Arc::new(Self::on(Twin::load(library)?)))
+    }
+
+    fn on(machine: impl Machine + 'static) -> Self {
+        Self {
+            machine: Box::new(machine),
+            spare: Mutex::default(),
+        }
+    }
+
+    /// What the driver calls it.
+    pub fn name(&self) -> String {
+        self.machine.name()
+    }
+
+    /// Bytes of its memory that are free, and all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`].
+    pub fn memory(&self) -> Result<[usize; 2]> {
+        self.machine.memory()
+    }
+
+    pub(super) fn machine(&self) -> &dyn Machine {
+        &*self.machine
+    }
+
+    /// Refuses what does not fit, before anything is stored.
+    pub(super) fn check_room(&self, what: &str, needed: usize) -> Result<()> {
+        let [free, total] = self.memory()?;
+        if needed <= free {
+            return Ok(());
+        }
+        Err(Error::OutOfMemory {
+            what: what.into(),
+            device: self.name(),
+            needed,
+            free,
+            total,
+        })
+    }
+
+    /// The address of memory of a size, which was in use before if possible: everything is asked for in one order, so
+    /// whoever used it is done.
+    pub(super) fn take(&self, bytes: usize) -> Result<u64> {
+        let size = rounded_up(bytes);
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(address) = spare.get_mut(&size).and_then(Vec::pop) {
+            return Ok(address);
+        }
+        self.machine.allocate(size).or_else(|_| {
+            for address in spare.drain().flat_map(|(_, addresses)| addresses) {
+                self.machine.free(address);
+            }
+            self.check_room("the pass's next array", size)?;
+            self.machine.allocate(size)
+        })
+    }
+
+    /// Takes memory back.
+    pub(super) fn give_back(&self, address: u64, bytes: usize) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        spare.entry(rounded_up(bytes)).or_default().push(address);
+    }
+
+    /// Runs a kernel.
+    pub(super) fn launch(
+        &self,
+        kernel: &str,
+        grid: [usize; 3],
+        threads: u32,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        self.machine.launch(Launch {
+            kernel,
+            grid: grid.map(|blocks| blocks as u32),
+            threads,
+            arguments,
+        })
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let spare = self.spare.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for address in spare.drain().flat_map(|(_, addresses)| addresses) {
+            self.machine.free(address);
+        }
+    }
+}
+
+/// A size that many arrays have: an eighth larger at most, and 2 MiB.
+fn rounded_up(bytes: usize) -> usize {
+    let step = (bytes.next_power_of_two() / 16).clamp(256, 2 << 20);
+    bytes.max(1).next_multiple_of(step)
+}

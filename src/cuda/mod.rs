@@ -1,0 +1,30 @@
+//! Passes on an NVIDIA GPU, with the bits of the native kernels (feature `cuda`).
+//!
+//! [`Model::on`](crate::Model::on) with [`Backend::Cuda`](crate::kernels::Backend::Cuda) stores a model's weights on a device; its
+//! sessions then run there: weights, keys and values and every activation stay on the device, and the logits come back, with what a
+//! recorder asks for. Solvers run on the CPU, as always; the products and the attention of their passes run on the device.
+//!
+//! The kernels are CUDA C++, an operation a file beside the name of its twin in [`kernels`](crate::kernels), and compiled by NVRTC when
+//! a device is first opened: PTX in the package would be larger than the source, and older than some devices. Every sum has the
+//! documented order, and no multiply-add is contracted, so that the bits are the native ones (`docs/numerics.md`).
+//!
+//! `unsafe` is in `driver.rs`, which calls the driver, `source.rs`, which asks whether NVRTC is there, and `twin.rs`, which runs
+//! the same source on the CPU for the tests.
+
+mod cache;
+mod device;
+mod driver;
+mod error;
+mod kernels;
+mod machine;
+mod memory;
+mod on_model;
+mod pass;
+mod source;
+mod twin;
+mod weights;
+
+pub(crate) use cache::DeviceCache;
+pub use device::Device;
+pub use error::{Error, Result};
+pub(crate) use weights::OnDevice;

@@ -1,0 +1,171 @@
+//! A model's weights on a device, each stored once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use half::bf16;
+
+use super::device::Device;
+use super::error::{Error, Result};
+use super::kernels::Weights;
+use super::memory::Memory;
+use crate::model::{Linear, Model, Norm};
+use crate::tensor::{Dtype, Element, Storage, Tensor};
+
+/// A model on a device: its weights, which go there once.
+#[derive(Debug)]
+pub(crate) struct OnDevice {
+    device: Arc<Device>,
+    /// Every tensor that is there, in each form it is there in. The tensor itself is kept so that its address stays its own.
+    stored: Mutex<HashMap<Key, (Tensor, Memory)>>,
+    /// What went wrong in a product whose numbers are therefore none.
+    failure: Mutex<Option<Error>>,
+}
+
+/// A tensor by the place of its bytes, and the form it is stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    address: usize,
+    bytes: usize,
+    form: Form,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Form {
+    /// A matrix in a type that kernels multiply.
+    Matrix(Storage),
+    /// A vector in the type of sums of a compute type.
+    Vector(Dtype),
+    /// The same, with 1 added.
+    OnePlus(Dtype),
+}
+
+/// The type that a matrix has on the device for a compute type: its own if kernels multiply that, which loses nothing.
+fn storage_for(dtype: Dtype, stored: Storage) -> Storage {
+    match (dtype, stored) {
+        (Dtype::Bf16, _) => Storage::Bf16,
+        (Dtype::F32, Storage::F64) | (_, Storage::F16) => Storage::F32,
+        _ => stored,
+    }
+}
+
+impl OnDevice {
+    /// Stores the matrices of a model.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`] before anything is stored; [`Error::Device`].
+    pub(crate) fn new(device: Arc<Device>, model: &Model) -> Result<Self> {
+        let on_device = Self {
+            device,
+            stored: Mutex::default(),
+            failure: Mutex::default(),
+        };
+        let mut needed = HashMap::new();
+        let matrices = || model.matrices().filter(|w| w.storage() != Storage::F16);
+        for w in matrices() {
+            needed.insert(w.bytes().as_ptr(), w.bytes().len());
+        }
+        let needed = needed.values().sum();
+        on_device.device.check_room("the model", needed)?;
+        for w in matrices() {
+            on_device.matrix(w, w.storage())?;
+        }
+        Ok(on_device)
+    }
+
+    pub(crate) fn device(&self) -> &Arc<Device> {
+        &self.device
+    }
+
+    /// What a tensor is stored as, which `bytes` gives where it is not there yet.
+    fn stored<T: bytemuck::NoUninit>(
+        &self,
+        tensor: &Tensor,
+        form: Form,
+        numbers: impl FnOnce() -> Vec<T>,
+    ) -> Result<Memory> {
+        let key = Key {
+            address: tensor.bytes().as_ptr() as usize,
+            bytes: tensor.bytes().len(),
+            form,
+        };
+        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, memory)) = stored.get(&key) {
+            return Ok(memory.clone());
+        }
+        let own = matches!(form, Form::Matrix(storage) if storage == tensor.storage());
+        let memory = if own {
+            Memory::of(&self.device, tensor.bytes())?
+        } else {
+            Memory::of(&self.device, &numbers())?
+        };
+        stored.insert(key, (tensor.clone(), memory.clone()));
+        Ok(memory)
+    }
+
+    fn matrix(&self, w: &Tensor, storage: Storage) -> Result<Weights> {
+        let form = Form::Matrix(storage);
+        let (memory, storage) = match storage {
+            Storage::F64 => (self.stored(w, form, || w.to_vec::<f64>())?, Dtype::F64),
+            Storage::F32 | Storage::F16 => {
+                (self.stored(w, form, || w.to_vec::<f32>())?, Dtype::F32)
+            }
+            Storage::Bf16 => (self.stored(w, form, || w.to_vec::<bf16>())?, Dtype::Bf16),
+        };
+        Ok(Weights {
+            memory,
+            storage,
+            rows: w.rows(),
+            cols: w.cols(),
+        })
+    }
+
+    /// W for a compute type.
+    pub(super) fn weights<E: Element>(&self, w: &Tensor) -> Result<Weights> {
+        self.matrix(w, storage_for(E::DTYPE, w.storage()))
+    }
+
+    /// m of a norm in the type of sums.
+    pub(super) fn scale<E: Element>(&self, norm: &Norm) -> Result<Memory> {
+        let form = match norm.unit_offset() {
+            true => Form::OnePlus(E::DTYPE),
+            false => Form::Vector(E::DTYPE),
+        };
+        self.stored(&norm.weight, form, || norm.scale::<E>())
+    }
+
+    /// The bias of a norm in the type of sums, where it has one.
+    pub(super) fn norm_bias<E: Element>(&self, norm: &Norm) -> Result<Option<Memory>> {
+        let Some(bias) = &norm.bias else {
+            return Ok(None);
+        };
+        self.stored(bias, Form::Vector(E::DTYPE), || norm.bias::<E>())
+            .map(Some)
+    }
+
+    /// The bias of a map in the type of sums, where it has one.
+    pub(super) fn bias<E: Element>(&self, map: &Linear) -> Result<Option<Memory>> {
+        let Some(bias) = &map.bias else {
+            return Ok(None);
+        };
+        let numbers = || map.bias::<E>().unwrap_or_default();
+        self.stored(bias, Form::Vector(E::DTYPE), numbers).map(Some)
+    }
+
+    /// Keeps the error of a product, to be told by whoever finds that its numbers are none.
+    pub(super) fn fail(&self, error: Error) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(error);
+    }
+
+    /// Refuses to go on after a failure; [`Model::on_device`] then stores the weights anew.
+    ///
+    /// # Errors
+    ///
+    /// What failed first.
+    pub(crate) fn check(&self) -> Result<()> {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.clone().map_or(Ok(()), Err)
+    }
+}
