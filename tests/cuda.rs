@@ -20,6 +20,7 @@ enum Operation {
     RmsNorm,
     Softmax,
     GeluTanh,
+    Gelu,
     Silu,
     Rope,
     WeightedSum,
@@ -126,6 +127,7 @@ impl Cases {
         self.write(x.as_slice());
         self.write(gelu_tanh(Level::best(), &x).as_slice());
         for (operation, function) in [
+            (Operation::Gelu, Activation::Gelu),
             (Operation::Silu, Activation::Silu),
         ] {
             self.begin::<E>(operation, [0, 0, cols]);
