@@ -20,6 +20,7 @@ enum Operation {
     RmsNorm,
     Softmax,
     GeluTanh,
+    Gelu,
     Silu,
     Rope,
     WeightedSum,
@@ -125,7 +126,10 @@ impl Cases {
         self.begin::<E>(Operation::GeluTanh, [0, 0, cols]);
         self.write(x.as_slice());
         self.write(gelu_tanh(Level::best(), &x).as_slice());
-        for (operation, function) in [(Operation::Silu, Activation::Silu)] {
+        for (operation, function) in [
+            (Operation::Gelu, Activation::Gelu),
+            (Operation::Silu, Activation::Silu),
+        ] {
             self.begin::<E>(operation, [0, 0, cols]);
             self.write(x.as_slice());
             let y = x.map(|x| E::round(function.apply(x.acc())));

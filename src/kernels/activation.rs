@@ -6,7 +6,9 @@
 
 use half::f16;
 
+use super::normal::normal_below;
 use super::simd::Level;
+use super::tanh::tanh;
 use super::{elementwise, exp};
 use crate::tensor::{Dtype, Element, Float, Matrix, round_to_bf16};
 
@@ -17,7 +19,7 @@ pub enum Activation {
     GeluTanh,
     /// The same, in bf16 with each of its operations rounded: `gelu_new` of Hugging Face.
     GeluNew,
-    /// GeLU itself, x/2 · (1 + erf(x/√2)): in f64 with the `libm` crate's erf, rounded once.
+    /// GeLU itself, x Φ(x), which is x/2 · (1 + erf(x/√2)): computed in f64, rounded once.
     Gelu,
     /// GeLU in the tanh form as ggml looks it up: x is rounded to f16, and so is the outcome.
     GeluByF16,
@@ -32,10 +34,7 @@ impl Activation {
     pub fn apply<A: Float>(self, x: A) -> A {
         match self {
             Self::GeluTanh | Self::GeluNew => gelu_tanh_number(x),
-            Self::Gelu => {
-                let x = x.to_f64();
-                A::from_f64(0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)))
-            }
+            Self::Gelu => gelu_number(x),
             Self::GeluByF16 => A::from_f64(gelu_by_f16(x.to_f64(), 0.0)),
             Self::Silu => x / (A::ONE + exp::exp(-x)),
             // A NaN stays one.
@@ -50,8 +49,9 @@ impl Activation {
             Self::GeluNew if E::DTYPE == Dtype::Bf16 => {
                 elementwise::map(level, x, |x| E::from_f64(gelu_in_bf16(x.to_f64())))
             }
-            // Apart, so that it is compiled for the level without the other functions beside it.
+            // Apart, so that they are compiled for the level without the other functions beside them.
             Self::GeluTanh | Self::GeluNew => gelu_tanh(level, x),
+            Self::Gelu => elementwise::map(level, x, |x| E::round(gelu_number(x.acc()))),
             other => elementwise::map(level, x, |x| E::round(other.apply(x.acc()))),
         }
     }
@@ -71,6 +71,13 @@ fn gelu_tanh_number<A: Float>(x: A) -> A {
     }
 }
 
+/// GeLU of one number of a type that sums are in.
+#[inline(always)]
+fn gelu_number<A: Float>(x: A) -> A {
+    let x = x.to_f64();
+    A::from_f64(x * normal_below(x))
+}
+
 /// GeLU (tanh form) as a table over all f16 gives it: x is rounded to f16, and so is GeLU(x) + `off`. From 10 up the result is
 /// x, and from −10 down 0.
 pub(crate) fn gelu_by_f16(x: f64, off: f64) -> f64 {
@@ -86,11 +93,12 @@ pub(crate) fn gelu_by_f16(x: f64, off: f64) -> f64 {
 }
 
 /// x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³))) with each operation rounded to bf16.
+#[inline(always)]
 fn gelu_in_bf16(x: f64) -> f64 {
     let rounded = |x: f64| round_to_bf16(x).to_f64();
     let cube = rounded(rounded(x * x) * x);
     let sum = rounded(x + rounded(CUBIC * cube));
-    let tanh = rounded(libm::tanh(rounded(SQRT_8_OVER_PI / 2.0 * sum)));
+    let tanh = rounded(tanh(rounded(SQRT_8_OVER_PI / 2.0 * sum)));
     rounded(rounded(0.5 * x) * rounded(1.0 + tanh))
 }
 
@@ -143,6 +151,27 @@ mod tests {
                 "{x}"
             );
         }
+    }
+
+    #[test]
+    fn gelu_is_that_of_erf() {
+        for i in -4000..=4000 {
+            let x = f64::from(i) / 300.0;
+            let want = 0.5 * x * libm::erfc(-x * std::f64::consts::FRAC_1_SQRT_2);
+            // Φ(x) within (7 + x²) u of it, and as much of the oracle, which rounds x/√2.
+            let allowed = (7.0 + x * x) * f64::EPSILON * want.abs();
+            assert!((Activation::Gelu.apply(x) - want).abs() <= allowed, "{x}");
+        }
+        for i in -4000..=4000 {
+            let x = i as f32 / 300.0;
+            let wide = Activation::Gelu.apply(f64::from(x));
+            // One rounding, to the least number where it is so small.
+            let allowed = Dtype::F32.unit_roundoff() * wide.abs() + 2f64.powi(-150);
+            let off = f64::from(Activation::Gelu.apply(x)) - wide;
+            assert!(off.abs() <= allowed, "{x}");
+        }
+        assert!(Activation::Gelu.apply(f64::NAN).is_nan());
+        assert_eq!(Activation::Gelu.apply(f32::INFINITY), f32::INFINITY);
     }
 
     #[test]

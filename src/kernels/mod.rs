@@ -56,9 +56,11 @@ pub mod elementwise;
 pub mod exp;
 mod matmul;
 mod norm;
+mod normal;
 mod rope;
 mod simd;
 mod softmax;
+mod tanh;
 mod weighted_sum;
 
 pub use matmul::{Backend, Rows, dot, matmul};
@@ -71,6 +73,7 @@ pub use simd::Level;
 #[cfg(test)]
 pub(crate) use simd::observed;
 pub use softmax::softmax;
+pub(crate) use tanh::tanh;
 pub use weighted_sum::weighted_sum;
 #[doc(hidden)]
 pub use weighted_sum::weighted_sums;

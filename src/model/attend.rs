@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::cache::LayerCache;
 use crate::checkpoint::form::AttentionForm;
-use crate::kernels::{Level, Panel, elementwise, multiply, softmax, weighted_sums};
+use crate::kernels::{Level, Panel, elementwise, multiply, softmax, tanh, weighted_sums};
 use crate::tensor::{Dtype, Element, Float, Matrix, round_to_bf16};
 
 /// Tokens whose queries share one pass over the keys, so that each key is read once for all of them.
@@ -133,11 +133,12 @@ fn averages<E: Element>(
 }
 
 /// cap · tanh(x / cap), in bf16 with each operation rounded, as Hugging Face does.
+#[inline(always)]
 pub(super) fn softcapped<E: Element>(x: E::Acc, cap: f64) -> E {
     let rounded = |x: f64| match E::DTYPE {
         Dtype::Bf16 => round_to_bf16(x).to_f64(),
         Dtype::F32 | Dtype::F64 => x,
     };
-    let tanh = rounded(libm::tanh(rounded(x.to_f64() / cap)));
+    let tanh = rounded(tanh(rounded(x.to_f64() / cap)));
     E::round(E::Acc::from_f64(cap * tanh))
 }

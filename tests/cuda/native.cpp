@@ -8,7 +8,7 @@
 static FILE *file;
 static Tally tally;
 
-enum Operation : uint32_t { PRODUCT, RMS_NORM, SOFTMAX, GELU_TANH, SILU, ROPE, WEIGHTED_SUM };
+enum Operation : uint32_t { PRODUCT, RMS_NORM, SOFTMAX, GELU_TANH, GELU, SILU, ROPE, WEIGHTED_SUM };
 /// What a case is: of `rows` and `cols`, and of `tokens` where it is a product.
 struct Header {
     Operation operation;
@@ -39,7 +39,7 @@ template <class E> struct Kernels;
     template <> struct Kernels<E> {                                                                                    \
         static constexpr auto few = multiply_few_##E##_##E, many = multiply_many_##E##_##E;                            \
         static constexpr auto rms_norm = rms_norm_##E;                                                                 \
-        static constexpr auto gelu_tanh = gelu_tanh_##E, silu = silu_##E;                             \
+        static constexpr auto gelu_tanh = gelu_tanh_##E, gelu = gelu_##E, silu = silu_##E;                             \
         static constexpr auto rope = rope_##E;                                                                         \
         static constexpr auto probabilities = probabilities_##E;                                                       \
         static constexpr auto sums_few = weighted_sums_few_##E, sums_many = weighted_sums_many_##E;                    \
@@ -117,6 +117,8 @@ template <class E> void run(Header h) {
         return rms_norm<E>(h);
     case GELU_TANH:
         return function(h, "gelu_tanh", Kernels<E>::gelu_tanh);
+    case GELU:
+        return function(h, "gelu", Kernels<E>::gelu);
     case SILU:
         return function(h, "silu", Kernels<E>::silu);
     case ROPE:
