@@ -144,3 +144,67 @@ fn rounded_up(bytes: usize) -> usize {
     let step = (bytes.next_power_of_two() / 16).clamp(256, 2 << 20);
     bytes.max(1).next_multiple_of(step)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Model;
+
+    /// A machine with some bytes, on which nothing may be stored.
+    #[derive(Debug)]
+    struct Small(usize);
+
+    impl Machine for Small {
+        fn name(&self) -> String {
+            "a small machine".into()
+        }
+        fn memory(&self) -> Result<[usize; 2]> {
+            Ok([self.0, 2 * self.0])
+        }
+        fn allocate(&self, bytes: usize) -> Result<u64> {
+            Err(Error::Device {
+                device: self.name(),
+                what: format!("store {bytes} bytes"),
+                message: "nothing may be stored here".into(),
+            })
+        }
+        fn free(&self, _: u64) {}
+        fn clear(&self, _: u64, _: usize) -> Result<()> {
+            Ok(())
+        }
+        fn upload(&self, _: &[u8], _: u64) -> Result<()> {
+            Ok(())
+        }
+        fn download(&self, _: u64, _: &mut [u8]) -> Result<()> {
+            Ok(())
+        }
+        fn copy(&self, _: u64, _: u64, _: usize) -> Result<()> {
+            Ok(())
+        }
+        fn launch(&self, _: Launch<'_>) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_model_that_does_not_fit_is_refused_before_anything_is_stored() {
+        let model = Model::open("reference/tiny").unwrap();
+        let matrices = model
+            .matrices()
+            .map(|w| (w.bytes().as_ptr(), w.bytes().len()));
+        let bytes: usize = HashMap::<_, _>::from_iter(matrices).into_values().sum();
+        let on = |free| {
+            let device = Arc::new(Device::on(Small(free)));
+            model.clone().on_device(&device).unwrap_err().to_string()
+        };
+        let expected = format!(
+            "the model takes {bytes} bytes on a small machine, where {} of {} are free: end what else runs there, or use \
+             --backend native",
+            bytes - 1,
+            2 * (bytes - 1)
+        );
+        assert_eq!(on(bytes - 1), expected);
+        // The control: with room for it the first array is stored.
+        assert!(on(bytes).contains("nothing may be stored here"));
+    }
+}
