@@ -176,19 +176,41 @@ fn the_bound_of_a_crossing_is_the_patchs_own() {
     assert!((0.1..10.0).contains(&(ratio / roundoffs)), "{ratio:e}");
 }
 
+/// The first line of what a command says about a backend.
+fn refused(command: &str, backend: &str) -> String {
+    let mut arguments = vec![command, "--model", "x", "--backend", backend];
+    arguments.extend(match command {
+        "verify" => &[][..],
+        "patch" => &["--context", "x"],
+        "apply" => &["--patch", "x"],
+        "trace" => &["--prompt", "x", "--hash", "x"],
+        _ => &["--prompt", "x"],
+    });
+    let done = program(&arguments);
+    let message = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(2), "{message}");
+    assert!(done.stdout.is_empty());
+    message.lines().next().unwrap().to_owned()
+}
+
 #[test]
 fn a_backend_that_is_none_is_refused() {
-    for command in ["generate", "trace", "verify"] {
-        let mut arguments = vec![command, "--model", "x", "--backend", "blas"];
-        if command != "verify" {
-            arguments.extend(["--prompt", "x"]);
-        }
-        let done = program(&arguments);
-        let message = String::from_utf8(done.stderr).unwrap();
-        assert_eq!(done.status.code(), Some(2), "{message}");
-        let first = message.lines().next().unwrap();
-        let clear = "'--backend <BACKEND>': 'blas' is no backend: use native or gemm";
-        assert!(first.ends_with(clear), "{message}");
-        assert!(done.stdout.is_empty());
+    for command in ["generate", "trace", "verify", "patch", "apply"] {
+        let first = refused(command, "blas");
+        let clear = "'blas' is no backend: use native, gemm or cuda";
+        assert!(first.ends_with(clear), "{first}");
+    }
+    let first = refused("generate", "cuda:first");
+    let clear = "'cuda:first' is no backend: a CUDA device is cuda, or cuda:1 by its number";
+    assert!(first.ends_with(clear), "{first}");
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_program_without_cuda_says_how_to_build_one_with_it() {
+    for backend in ["cuda", "cuda:1"] {
+        let first = refused("generate", backend);
+        let clear = "this program has no CUDA in it: build it with cargo's --features cuda";
+        assert!(first.ends_with(clear), "{first}");
     }
 }
