@@ -14,7 +14,8 @@ use context_patch::checkpoint::{Config, TensorData, write_safetensors};
 use context_patch::compare::{Point, Recording, Result, Rules};
 use context_patch::tensor::{Dtype, Storage};
 use context_patch::trace::{Trace, names};
-use safetensors::tensor::{Dtype as Stored, TensorView, serialize};
+use safetensors::tensor::{Dtype as Stored, SafeTensors, TensorView, serialize};
+use sha2::{Digest, Sha256};
 
 const TOKENS: usize = 5;
 const Q: &str = "model.layers.0.self_attn.q_proj";
@@ -115,6 +116,30 @@ fn our_own_trace_comes_back() {
             assert_eq!([matrix.rows(), matrix.cols()], shape, "{name}");
         }
         assert!(recording.read("model.layers.99").unwrap().is_none());
+    }
+}
+
+/// Two machines are compared by these: what is hashed is what would be written, and another bit is another hash.
+#[test]
+fn hashes_are_those_of_what_is_written() {
+    let (model, ids) = (model(), [3, 1, 4, 1, 5]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trace.safetensors");
+    for dtype in [Dtype::F64, Dtype::F32, Dtype::Bf16] {
+        let trace = Trace::new(&model, dtype, &[], 4).unwrap();
+        let hashes = trace.hashes(&model, &ids).unwrap();
+        trace.write(&file, &model, &ids).unwrap();
+        let bytes = fs::read(&file).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(hashes.len(), tensors.len());
+        for (name, hash) in &hashes {
+            let written = Sha256::digest(tensors.tensor(name).unwrap().data());
+            let written: String = written.iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(*hash, written, "{name}");
+        }
+        let others = trace.hashes(&model, &[3, 1, 4, 1, 6]).unwrap();
+        let different = hashes.iter().zip(&others).filter(|(a, b)| a != b);
+        assert_eq!(different.count(), hashes.len());
     }
 }
 
