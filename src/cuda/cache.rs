@@ -6,10 +6,8 @@ use std::sync::Arc;
 use super::error::Result;
 use super::kernels::{HeadShape, KeysValues, Seen};
 use super::memory::{DeviceRows, Memory};
-use super::on_model::not_a_number;
-use super::weights::OnDevice;
+use super::on_device::{OnDevice, not_a_number};
 use crate::checkpoint::form::AttentionForm;
-use crate::model::room;
 use crate::tensor::{Element, Matrix};
 
 /// The most bytes of scores at once: tokens that would need more go one piece after the other.
@@ -22,6 +20,8 @@ pub(crate) struct DeviceCache {
     /// The position of each token that it holds, ascending.
     positions: Vec<usize>,
     layers: Vec<Layer>,
+    /// The tokens that a layer has room for while it holds some.
+    room: fn(usize) -> usize,
     /// What the tokens that came last see, by the window and the first of them: most layers have one of two windows.
     seen: Vec<((Option<usize>, usize), Seen)>,
     /// Matrices of the patch that the sequence runs under, by the place of their numbers, which are lent for longer than the
@@ -37,12 +37,13 @@ struct Layer {
 }
 
 impl DeviceCache {
-    /// An empty cache of some layers.
-    pub(crate) fn new(on: Arc<OnDevice>, layers: usize) -> Self {
+    /// An empty cache of some layers; `room` are the tokens that one has room for while it holds some.
+    pub(crate) fn new(on: Arc<OnDevice>, layers: usize, room: fn(usize) -> usize) -> Self {
         Self {
             on,
             positions: Vec::new(),
             layers: vec![Layer::default(); layers],
+            room,
             seen: Vec::new(),
             lent: HashMap::new(),
         }
@@ -54,7 +55,7 @@ impl DeviceCache {
     }
 
     /// A matrix of a patch on the device: it goes there once.
-    pub(super) fn lent<E: Element>(&mut self, matrix: &Matrix<E>) -> Result<Memory> {
+    pub(crate) fn lent<E: Element>(&mut self, matrix: &Matrix<E>) -> Result<Memory> {
         let place = matrix.as_slice().as_ptr() as usize;
         if let Some(memory) = self.lent.get(&place) {
             return Ok(memory.clone());
@@ -65,7 +66,7 @@ impl DeviceCache {
     }
 
     /// softmax(q kᵀ · scaling) v of the next tokens of a layer, whose keys and values it takes in.
-    pub(super) fn attend<E: Element>(
+    pub(crate) fn attend<E: Element>(
         &mut self,
         layer: usize,
         form: &AttentionForm,
@@ -176,7 +177,7 @@ impl DeviceCache {
             return Ok(stored.clone());
         }
         let row = shape.head_dim * size_of::<E>();
-        let capacity = room(None, layer.tokens);
+        let capacity = (self.room)(layer.tokens);
         let stored = KeysValues {
             keys: Memory::new(device, shape.kv_heads * capacity * row)?,
             values: Memory::new(device, shape.kv_heads * capacity * row)?,

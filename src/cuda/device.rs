@@ -73,7 +73,7 @@ impl Device {
     }
 
     /// Refuses what does not fit, before anything is stored.
-    pub(super) fn check_room(&self, what: &str, needed: usize) -> Result<()> {
+    pub(crate) fn check_room(&self, what: &str, needed: usize) -> Result<()> {
         let [free, total] = self.memory()?;
         if needed <= free {
             return Ok(());
@@ -89,7 +89,7 @@ impl Device {
 
     /// The address of memory of a size, which was in use before if possible: everything is asked for in one order, so
     /// whoever used it is done.
-    pub(super) fn take(&self, bytes: usize) -> Result<u64> {
+    pub(crate) fn take(&self, bytes: usize) -> Result<u64> {
         let size = rounded_up(bytes);
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(address) = spare.get_mut(&size).and_then(Vec::pop) {
@@ -105,7 +105,7 @@ impl Device {
     }
 
     /// Takes memory back.
-    pub(super) fn give_back(&self, address: u64, bytes: usize) {
+    pub(crate) fn give_back(&self, address: u64, bytes: usize) {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         spare.entry(rounded_up(bytes)).or_default().push(address);
     }

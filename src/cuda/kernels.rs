@@ -37,16 +37,16 @@ const fn tile_rows(dtype: Dtype) -> usize {
 
 /// A matrix of weights on the device: `[rows, cols]` of numbers of a type.
 #[derive(Clone, Debug)]
-pub(super) struct Weights {
-    pub(super) memory: Memory,
-    pub(super) storage: Dtype,
-    pub(super) rows: usize,
-    pub(super) cols: usize,
+pub(crate) struct Weights {
+    pub(crate) memory: Memory,
+    pub(crate) storage: Dtype,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
 }
 
 /// Where a product goes.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Into<'a, E: Element> {
+pub(crate) enum Into<'a, E: Element> {
     /// As the type of sums has it.
     Sums(&'a DeviceRows<E::Acc>),
     /// Rounded to the compute type.
@@ -55,18 +55,18 @@ pub(super) enum Into<'a, E: Element> {
 
 /// The keys that each of some tokens sees: those from `first` to `place`, its own.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
-    pub(super) first: Memory,
-    pub(super) place: Memory,
+pub(crate) struct Seen {
+    pub(crate) first: Memory,
+    pub(crate) place: Memory,
     /// Tokens that are left out in front.
-    pub(super) skip: usize,
+    pub(crate) skip: usize,
     /// One more than the last place.
-    pub(super) keys: usize,
+    pub(crate) keys: usize,
 }
 
 impl Seen {
     /// The same for the tokens from one on.
-    pub(super) fn of_tokens(&self, skip: usize) -> Self {
+    pub(crate) fn of_tokens(&self, skip: usize) -> Self {
         Self {
             skip,
             ..self.clone()
@@ -81,18 +81,18 @@ impl Seen {
 
 /// The keys and values of one layer, `[kv_heads, capacity, head_dim]`.
 #[derive(Clone, Debug)]
-pub(super) struct KeysValues {
-    pub(super) keys: Memory,
-    pub(super) values: Memory,
-    pub(super) capacity: usize,
+pub(crate) struct KeysValues {
+    pub(crate) keys: Memory,
+    pub(crate) values: Memory,
+    pub(crate) capacity: usize,
 }
 
 /// What attention's kernels want to know of a layer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct HeadShape {
-    pub(super) heads: usize,
-    pub(super) kv_heads: usize,
-    pub(super) head_dim: usize,
+pub(crate) struct HeadShape {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
 }
 
 fn count(n: usize) -> Argument {
@@ -124,7 +124,7 @@ impl Device {
     }
 
     /// W x for every row of x.
-    pub(super) fn multiply<E: Element>(
+    pub(crate) fn multiply<E: Element>(
         &self,
         x: &DeviceRows<E>,
         w: &Weights,
@@ -153,7 +153,7 @@ impl Device {
     }
 
     /// RMSNorm of every stretch of `n` numbers.
-    pub(super) fn rms_norm<E: Element>(
+    pub(crate) fn rms_norm<E: Element>(
         &self,
         u: &DeviceRows<E>,
         scale: &Memory,
@@ -174,7 +174,7 @@ impl Device {
     }
 
     /// LayerNorm of every stretch of `n` numbers.
-    pub(super) fn layer_norm<E: Element>(
+    pub(crate) fn layer_norm<E: Element>(
         &self,
         u: &DeviceRows<E>,
         (weight, bias): (&Memory, Option<&Memory>),
@@ -195,7 +195,7 @@ impl Device {
     }
 
     /// x in the type of sums.
-    pub(super) fn widen<E: Element>(
+    pub(crate) fn widen<E: Element>(
         &self,
         x: &DeviceRows<E>,
         out: &DeviceRows<E::Acc>,
@@ -204,7 +204,7 @@ impl Device {
     }
 
     /// Sums rounded to the compute type.
-    pub(super) fn round<E: Element>(
+    pub(crate) fn round<E: Element>(
         &self,
         sums: &DeviceRows<E::Acc>,
         out: &DeviceRows<E>,
@@ -214,7 +214,7 @@ impl Device {
     }
 
     /// Sums and a bias, rounded.
-    pub(super) fn add_bias<E: Element>(
+    pub(crate) fn add_bias<E: Element>(
         &self,
         sums: &DeviceRows<E::Acc>,
         bias: &Memory,
@@ -234,7 +234,7 @@ impl Device {
     }
 
     /// x + y or x ⊙ y: `add` or `multiply`. `out` may be one of them.
-    pub(super) fn of_pairs<E: Element>(
+    pub(crate) fn of_pairs<E: Element>(
         &self,
         operation: &str,
         [x, y, out]: [&DeviceRows<E>; 3],
@@ -244,7 +244,7 @@ impl Device {
     }
 
     /// An activation function of every number. `None` where the device has none such.
-    pub(super) fn activate<E: Element>(
+    pub(crate) fn activate<E: Element>(
         &self,
         activation: Activation,
         x: &DeviceRows<E>,
@@ -262,7 +262,7 @@ impl Device {
     }
 
     /// cap · tanh(x / cap).
-    pub(super) fn softcap<E: Element>(
+    pub(crate) fn softcap<E: Element>(
         &self,
         x: &DeviceRows<E>,
         cap: f64,
@@ -273,7 +273,7 @@ impl Device {
     }
 
     /// Sets the flag at an address where any number is not finite.
-    pub(super) fn look_for_infinities<E: Element>(
+    pub(crate) fn look_for_infinities<E: Element>(
         &self,
         x: &DeviceRows<E>,
         flag: u64,
@@ -283,7 +283,7 @@ impl Device {
     }
 
     /// Rotates the heads of x in place; `cos` and `sin` are `[tokens, half]`.
-    pub(super) fn rope<E: Element>(
+    pub(crate) fn rope<E: Element>(
         &self,
         x: &DeviceRows<E>,
         [cos, sin]: [&Memory; 2],
@@ -306,7 +306,7 @@ impl Device {
     }
 
     /// Some columns of x, `columns` by number.
-    pub(super) fn select_columns<E: Element>(
+    pub(crate) fn select_columns<E: Element>(
         &self,
         x: &DeviceRows<E>,
         columns: &Memory,
@@ -323,7 +323,7 @@ impl Device {
     }
 
     /// Some rows of x, `rows` by number.
-    pub(super) fn gather_rows<E: Element>(
+    pub(crate) fn gather_rows<E: Element>(
         &self,
         x: &DeviceRows<E>,
         rows: &Memory,
@@ -334,7 +334,7 @@ impl Device {
     }
 
     /// Adds what an expert says, times its gates, to the rows of its tokens.
-    pub(super) fn combine<E: Element>(
+    pub(crate) fn combine<E: Element>(
         &self,
         said: &DeviceRows<E>,
         [rows, gates]: [&Memory; 2],
@@ -351,7 +351,7 @@ impl Device {
     }
 
     /// Puts the keys and values of tokens to their places.
-    pub(super) fn store_key_values<E: Element>(
+    pub(crate) fn store_key_values<E: Element>(
         &self,
         [k, v]: [&DeviceRows<E>; 2],
         place: &Memory,
@@ -378,7 +378,7 @@ impl Device {
     }
 
     /// q kᵀ, `[heads, tokens, seen.keys]`.
-    pub(super) fn scores<E: Element>(
+    pub(crate) fn scores<E: Element>(
         &self,
         q: &DeviceRows<E>,
         cache: &KeysValues,
@@ -414,7 +414,7 @@ impl Device {
     }
 
     /// Scores become probabilities, in place. A soft-cap of 0 is none.
-    pub(super) fn probabilities<E: Element>(
+    pub(crate) fn probabilities<E: Element>(
         &self,
         scores: &DeviceRows<E::Acc>,
         seen: &Seen,
@@ -437,7 +437,7 @@ impl Device {
     }
 
     /// Σ p v of every token and head.
-    pub(super) fn weighted_sums<E: Element>(
+    pub(crate) fn weighted_sums<E: Element>(
         &self,
         p: &DeviceRows<E::Acc>,
         cache: &KeysValues,
@@ -475,7 +475,7 @@ impl Device {
     }
 
     /// Numbers on the device, `[1, n]` of indices.
-    pub(super) fn indices(
+    pub(crate) fn indices(
         self: &Arc<Self>,
         indices: impl Iterator<Item = usize>,
     ) -> Result<Memory> {

@@ -28,7 +28,7 @@ impl Drop for Allocation {
 
 impl Memory {
     /// Bytes that are still to be written.
-    pub(super) fn new(device: &Arc<Device>, bytes: usize) -> Result<Self> {
+    pub(crate) fn new(device: &Arc<Device>, bytes: usize) -> Result<Self> {
         Ok(Self(Arc::new(Allocation {
             address: device.take(bytes)?,
             device: device.clone(),
@@ -37,7 +37,7 @@ impl Memory {
     }
 
     /// A copy of `numbers`.
-    pub(super) fn of<T: bytemuck::NoUninit>(device: &Arc<Device>, numbers: &[T]) -> Result<Self> {
+    pub(crate) fn of<T: bytemuck::NoUninit>(device: &Arc<Device>, numbers: &[T]) -> Result<Self> {
         let bytes: &[u8] = bytemuck::cast_slice(numbers);
         let memory = Self::new(device, bytes.len())?;
         device.machine().upload(bytes, memory.address())?;
@@ -45,18 +45,18 @@ impl Memory {
     }
 
     /// Zeros.
-    pub(super) fn zeros(device: &Arc<Device>, bytes: usize) -> Result<Self> {
+    pub(crate) fn zeros(device: &Arc<Device>, bytes: usize) -> Result<Self> {
         let memory = Self::new(device, bytes)?;
         device.machine().clear(memory.address(), bytes)?;
         Ok(memory)
     }
 
-    pub(super) fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         self.0.address
     }
 
     /// Whether nobody else has it.
-    pub(super) fn is_ones_own(&self) -> bool {
+    pub(crate) fn is_ones_own(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
 }
@@ -80,7 +80,7 @@ pub(crate) struct DeviceRows<E> {
 
 impl<E: Element> DeviceRows<E> {
     /// Rows that are still to be written.
-    pub(super) fn new(device: &Arc<Device>, rows: usize, cols: usize) -> Result<Self> {
+    pub(crate) fn new(device: &Arc<Device>, rows: usize, cols: usize) -> Result<Self> {
         let memory = Memory::new(device, rows * cols * size_of::<E>())?;
         Ok(Self {
             memory: Some(memory),
@@ -89,7 +89,7 @@ impl<E: Element> DeviceRows<E> {
     }
 
     /// Zeros.
-    pub(super) fn zeros(device: &Arc<Device>, rows: usize, cols: usize) -> Result<Self> {
+    pub(crate) fn zeros(device: &Arc<Device>, rows: usize, cols: usize) -> Result<Self> {
         let memory = Memory::zeros(device, rows * cols * size_of::<E>())?;
         Ok(Self {
             memory: Some(memory),
@@ -98,7 +98,7 @@ impl<E: Element> DeviceRows<E> {
     }
 
     /// What stands for rows that could not be computed.
-    pub(super) fn absent(rows: usize, cols: usize) -> Self {
+    pub(crate) fn absent(rows: usize, cols: usize) -> Self {
         Self {
             memory: None,
             first: 0,
@@ -109,36 +109,46 @@ impl<E: Element> DeviceRows<E> {
     }
 
     /// A copy of a matrix.
-    pub(super) fn upload(device: &Arc<Device>, matrix: &Matrix<E>) -> Result<Self> {
+    pub(crate) fn upload(device: &Arc<Device>, matrix: &Matrix<E>) -> Result<Self> {
         Ok(Self {
             memory: Some(Memory::of(device, matrix.as_slice())?),
             ..Self::absent(matrix.rows(), matrix.cols())
         })
     }
 
+    /// A copy in other memory.
+    pub(crate) fn copied(&self, device: &Arc<Device>) -> Result<Self> {
+        let copy = Self::new(device, self.rows, self.cols)?;
+        let bytes = self.len() * size_of::<E>();
+        device
+            .machine()
+            .copy(self.address(), copy.address(), bytes)?;
+        Ok(copy)
+    }
+
     /// A copy on the host.
-    pub(super) fn download(&self, device: &Device) -> Result<Matrix<E>> {
+    pub(crate) fn download(&self, device: &Device) -> Result<Matrix<E>> {
         let mut matrix = Matrix::recycled(self.rows, self.cols);
         let bytes = bytemuck::cast_slice_mut(matrix.as_mut_slice());
         device.machine().download(self.address(), bytes)?;
         Ok(matrix)
     }
 
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.rows
     }
 
-    pub(super) fn cols(&self) -> usize {
+    pub(crate) fn cols(&self) -> usize {
         self.cols
     }
 
     /// All numbers.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rows * self.cols
     }
 
     /// Some of the rows, in the same memory.
-    pub(super) fn view(&self, rows: Range<usize>) -> Self {
+    pub(crate) fn view(&self, rows: Range<usize>) -> Self {
         Self {
             first: self.first + rows.start,
             rows: rows.len(),
@@ -147,7 +157,7 @@ impl<E: Element> DeviceRows<E> {
     }
 
     /// The same memory as rows of type `F`, which generic code knows by another name: the two must be one type.
-    pub(super) fn retyped<F: Element>(&self) -> DeviceRows<F> {
+    pub(crate) fn retyped<F: Element>(&self) -> DeviceRows<F> {
         assert_eq!(E::DTYPE, F::DTYPE, "numbers of another type");
         DeviceRows {
             memory: self.memory.clone(),
@@ -159,11 +169,11 @@ impl<E: Element> DeviceRows<E> {
     }
 
     /// Whether they may be written to: nobody else sees them.
-    pub(super) fn is_ones_own(&self) -> bool {
+    pub(crate) fn is_ones_own(&self) -> bool {
         self.memory.as_ref().is_some_and(Memory::is_ones_own)
     }
 
-    pub(super) fn address(&self) -> u64 {
+    pub(crate) fn address(&self) -> u64 {
         let offset = self.first * self.cols * size_of::<E>();
         self.memory
             .as_ref()

@@ -4,6 +4,9 @@
 //! sessions then run there: weights, keys and values and every activation stay on the device, and the logits come back, with what a
 //! recorder asks for. Solvers run on the CPU, as always; the products and the attention of their passes run on the device.
 //!
+//! Here are the device, its memory, the kernels and what stays there; the pass itself, over the operations of all passes, is
+//! `model/device_pass.rs`.
+//!
 //! The kernels are CUDA C++, an operation a file beside the name of its twin in [`kernels`](crate::kernels), and compiled by NVRTC when
 //! a device is first opened: PTX in the package would be larger than the source, and older than some devices. Every sum has the
 //! documented order, and no multiply-add is contracted, so that the bits are the native ones (`docs/numerics.md`).
@@ -18,13 +21,13 @@ mod error;
 mod kernels;
 mod machine;
 mod memory;
-mod on_model;
-mod pass;
+mod on_device;
 mod source;
 mod twin;
-mod weights;
 
 pub(crate) use cache::DeviceCache;
 pub use device::Device;
 pub use error::{Error, Result};
-pub(crate) use weights::OnDevice;
+pub(crate) use kernels::{Into, Weights};
+pub(crate) use memory::{DeviceRows, Memory};
+pub(crate) use on_device::OnDevice;

@@ -22,7 +22,7 @@ const STEP: usize = 64;
 
 /// The tokens a layer has room for while it holds `tokens`: powers of two up to [`STEP`], because many sequences are only a
 /// token or two long.
-pub(crate) fn room(window: Option<usize>, tokens: usize) -> usize {
+fn room(window: Option<usize>, tokens: usize) -> usize {
     let most = window.map_or(usize::MAX, |window| window.saturating_add(SLACK));
     let room = if (1..=STEP).contains(&tokens) {
         Some(tokens.next_power_of_two())
@@ -66,7 +66,8 @@ impl<E: Element> Cache<E> {
     #[cfg(feature = "cuda")]
     pub(crate) fn on(mut self, device: Option<Arc<OnDevice>>) -> Self {
         let layers = self.layers.len();
-        self.device = device.map(|device| DeviceCache::new(device, layers));
+        self.device =
+            device.map(|device| DeviceCache::new(device, layers, |tokens| room(None, tokens)));
         if self.device.is_some() {
             // A device keeps the keys that a window has left behind.
             self.layers.iter_mut().for_each(|layer| layer.window = None);

@@ -205,7 +205,7 @@ impl Model {
     ) -> Result<Matrix<E>> {
         #[cfg(feature = "cuda")]
         if let Some(device) = run.whole_pass_device() {
-            return device.blocks(self, run, &x, sequences, changes);
+            return self.device_blocks(device, run, &x, sequences, changes);
         }
         for (layer, block) in self.layers.iter().enumerate() {
             run.enter(layer)?;
@@ -253,7 +253,7 @@ impl Model {
     ) -> Result<Matrix<E>> {
         #[cfg(feature = "cuda")]
         if let Some(device) = run.whole_pass_device() {
-            let logits = device.logits(self, run, x)?;
+            let logits = self.device_logits(device, run, x)?;
             self.check_logits(&logits)?;
             return Ok(logits);
         }

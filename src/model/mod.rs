@@ -6,6 +6,8 @@ mod block;
 mod build;
 mod cache;
 mod decoder;
+#[cfg(feature = "cuda")]
+mod device_pass;
 mod disturbance;
 mod error;
 mod experts;
@@ -31,8 +33,6 @@ pub use block::Block;
 pub(crate) use block::{Attended, Rest};
 pub(crate) use build::Weights;
 pub(crate) use cache::Cache;
-#[cfg(feature = "cuda")]
-pub(crate) use cache::room;
 pub use decoder::EmbeddingScale;
 pub(crate) use decoder::{Decoder, Embedding};
 pub use error::{Error, Result};
@@ -45,13 +45,9 @@ pub(crate) use ops::Ops;
 pub use outer::Outer;
 pub use overlay::Overlay;
 pub(crate) use overlay::{LayerOverlay, OverlaidRows, TensorOverlay};
-#[cfg(feature = "cuda")]
-pub(crate) use parts::Active;
 pub use parts::{Attention, Experts};
 pub(crate) use parts::{Hidden, Projections};
 pub(crate) use pass::{Pass, Sequence};
-#[cfg(feature = "cuda")]
-pub(crate) use pass::{among, changes_of};
 pub(crate) use plan::{Operation, Plan};
 pub(crate) use run::ForwardRun;
 pub use run::Recorder;
@@ -156,7 +152,7 @@ impl Model {
         let on_device = match known {
             Some(known) => known.clone(),
             None => {
-                let new = Arc::new(OnDevice::new(device.clone(), &self)?);
+                let new = Arc::new(OnDevice::new(device.clone(), self.matrices())?);
                 stored_on.push(new.clone());
                 new
             }

@@ -5,36 +5,34 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::device::Device;
-use super::error::{Error, Result};
-use super::kernels::{Into, Weights};
-use super::memory::{DeviceRows, Memory};
-use super::weights::OnDevice;
+use super::ops::Ops;
+use super::overlay::{OverlaidRows, TensorOverlay};
+use super::parts::{Active, Attention, Experts};
+use super::pass::{Sequence, among, changes_of};
+use super::run::ForwardRun;
+use super::{Linear, Model, Norm};
 use crate::checkpoint::form::{NormKind, RopePairing};
+use crate::cuda::{Device, DeviceRows, Error, Into, Memory, OnDevice, Result, Weights};
 use crate::kernels::Rotation;
 use crate::kernels::activation::Activation;
-use crate::model::{
-    Active, Attention, Experts, ForwardRun, Linear, Norm, Ops, OverlaidRows, Sequence,
-    TensorOverlay, among, changes_of,
-};
 use crate::tensor::{Element, Matrix};
 
 /// cos and sin of every row of the batch, `[rows, half]` each, under the rotation that they are of.
 type Angles = (Rotation, [Memory; 2]);
 
 /// A pass over a batch of rows, layer by layer.
-pub(crate) struct DevicePass<'p, 'r, 's, 'c, E: Element> {
-    pub(crate) run: &'p mut ForwardRun<'r>,
+pub(super) struct DevicePass<'p, 'r, 's, 'c, E: Element> {
+    run: &'p mut ForwardRun<'r>,
     on: Arc<OnDevice>,
     sequences: &'p mut [Sequence<'s, E>],
     /// What patches change in the current layer.
-    pub(crate) changes: Vec<OverlaidRows<'c, E>>,
+    changes: Vec<OverlaidRows<'c, E>>,
     angles: Vec<Angles>,
     failure: Option<Error>,
 }
 
 impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
-    pub(crate) fn new(
+    fn new(
         on: Arc<OnDevice>,
         run: &'p mut ForwardRun<'r>,
         sequences: &'p mut [Sequence<'s, E>],
@@ -50,7 +48,7 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
     }
 
     /// Rows on the device.
-    pub(crate) fn upload(&mut self, x: &Matrix<E>) -> DeviceRows<E> {
+    fn upload(&mut self, x: &Matrix<E>) -> DeviceRows<E> {
         let absent = DeviceRows::absent(x.rows(), x.cols());
         self.attempt(absent, |pass| DeviceRows::upload(pass.device(), x))
     }
@@ -60,7 +58,7 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
     /// # Errors
     ///
     /// What failed first on the way to them.
-    pub(crate) fn download(&mut self, x: &DeviceRows<E>) -> Result<Matrix<E>> {
+    fn download(&mut self, x: &DeviceRows<E>) -> Result<Matrix<E>> {
         match self.failure.take() {
             None => x.download(self.device()),
             Some(failure) => Err(failure),
@@ -68,19 +66,14 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
     }
 
     /// A flag for each of `n`, none of which is set.
-    pub(crate) fn flags(&mut self, n: usize) -> DeviceRows<f32> {
+    fn flags(&mut self, n: usize) -> DeviceRows<f32> {
         self.attempt(DeviceRows::absent(1, n), |pass| {
             DeviceRows::zeros(pass.device(), 1, n)
         })
     }
 
     /// Sets a flag where any number of x is not finite.
-    pub(crate) fn look_for_infinities(
-        &mut self,
-        x: &DeviceRows<E>,
-        flags: &DeviceRows<f32>,
-        at: usize,
-    ) {
+    fn look_for_infinities(&mut self, x: &DeviceRows<E>, flags: &DeviceRows<f32>, at: usize) {
         self.attempt((), |pass| {
             let flag = flags.address() + (at * size_of::<u32>()) as u64;
             pass.device().look_for_infinities(x, flag)
@@ -140,7 +133,11 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
         let w = self.on.weights::<E>(&map.weight)?;
         let changes = changes_of(&self.changes, map.name(), "weight");
         let biases = changes_of(&self.changes, map.name(), "bias");
-        let stored = self.on.bias::<E>(map)?;
+        let stored = map.bias.as_ref().map(|bias| {
+            let numbers = || map.bias::<E>().unwrap_or_default();
+            self.on.vector::<E>(bias, false, numbers)
+        });
+        let stored = stored.transpose()?;
         if changes.is_empty() && biases.is_empty() && stored.is_none() {
             return device.multiply(x, &w, Into::Rounded(out));
         }
@@ -260,7 +257,11 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
         let n = norm.weight.cols();
         match norm.form.kind {
             NormKind::Layer { .. } => {
-                let bias = self.on.norm_bias::<E>(norm)?;
+                let bias = norm.bias.as_ref().map(|bias| {
+                    let numbers = || norm.bias::<E>();
+                    self.on.vector::<E>(bias, false, numbers)
+                });
+                let bias = bias.transpose()?;
                 self.device()
                     .layer_norm(u, (scale, bias.as_ref()), norm.eps(), out, n)
             }
@@ -277,7 +278,11 @@ impl<E: Element> Ops for DevicePass<'_, '_, '_, '_, E> {
 
     fn norm(&mut self, norm: &Norm, x: &DeviceRows<E>) -> DeviceRows<E> {
         self.rows([x.rows(), x.cols()], |pass, out| {
-            pass.norm_rows(norm, x, &pass.on.scale::<E>(norm)?, out)?;
+            let unit = norm.unit_offset();
+            let scale = pass
+                .on
+                .vector::<E>(&norm.weight, unit, || norm.scale::<E>())?;
+            pass.norm_rows(norm, x, &scale, out)?;
             for (rows, change) in changes_of(&pass.changes, norm.name(), "weight") {
                 if let TensorOverlay::Vector(scale) = change {
                     let scale = Memory::of(pass.device(), scale)?;
@@ -323,7 +328,11 @@ impl<E: Element> Ops for DevicePass<'_, '_, '_, '_, E> {
         let absent = DeviceRows::absent(x.rows(), x.cols());
         self.attempt(absent, |pass| {
             let [cos, sin] = pass.angles(rotation, form.rounded_once)?;
-            let x = if x.is_ones_own() { x } else { pass.copied(&x)? };
+            let x = if x.is_ones_own() {
+                x
+            } else {
+                x.copied(pass.device())?
+            };
             let sizes = [attention.form.head_dim, rotation.dims() / 2];
             let neighbours = form.pairing != RopePairing::Halves;
             let how = [neighbours, form.rounded_once];
@@ -458,13 +467,55 @@ impl<E: Element> DevicePass<'_, '_, '_, '_, E> {
             pass.device().select_columns(x, &columns, out)
         })
     }
+}
 
-    fn copied(&self, x: &DeviceRows<E>) -> Result<DeviceRows<E>> {
-        let copy = DeviceRows::new(self.device(), x.rows(), x.cols())?;
-        let bytes = x.len() * size_of::<E>();
-        self.device()
-            .machine()
-            .copy(x.address(), copy.address(), bytes)?;
-        Ok(copy)
+impl Model {
+    /// [`blocks`](Self::blocks) on a device.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`blocks`](Self::blocks), and [`Error::Cuda`](super::Error::Cuda).
+    pub(super) fn device_blocks<'c, E: Element>(
+        &self,
+        on: Arc<OnDevice>,
+        run: &mut ForwardRun<'_>,
+        x: &Matrix<E>,
+        sequences: &mut [Sequence<'_, E>],
+        changes: impl Fn(usize) -> Vec<OverlaidRows<'c, E>>,
+    ) -> super::Result<Matrix<E>> {
+        let mut pass = DevicePass::new(on, run, sequences);
+        let flags = pass.flags(self.layers().len());
+        let mut x = pass.upload(x);
+        for (layer, block) in self.layers().iter().enumerate() {
+            pass.run.enter(layer)?;
+            pass.changes = changes(layer);
+            x = block.forward(&mut pass, x);
+            pass.look_for_infinities(&x, &flags, layer);
+        }
+        let x = pass.download(&x)?;
+        if !x.is_finite() {
+            let flags = flags.download(pass.device())?;
+            let mut flags = flags.as_slice().iter();
+            let first = flags.position(|flag| flag.to_bits() != 0);
+            self.check_layer(first.unwrap_or(0), &x)?;
+        }
+        Ok(x)
+    }
+
+    /// [`logits`](Self::logits) on a device, without the check that they are finite.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cuda`](super::Error::Cuda).
+    pub(super) fn device_logits<E: Element>(
+        &self,
+        on: Arc<OnDevice>,
+        run: &mut ForwardRun<'_>,
+        x: &Matrix<E>,
+    ) -> super::Result<Matrix<E>> {
+        let mut pass = DevicePass::new(on, run, &mut []);
+        let x = pass.upload(x);
+        let logits = self.decoder().logits(&mut pass, &x);
+        Ok(pass.download(&logits)?)
     }
 }

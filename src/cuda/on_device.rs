@@ -1,4 +1,4 @@
-//! A model's weights on a device, each stored once.
+//! A model's weights on a device, each stored once, and their products.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,10 +7,10 @@ use half::bf16;
 
 use super::device::Device;
 use super::error::{Error, Result};
-use super::kernels::Weights;
-use super::memory::Memory;
-use crate::model::{Linear, Model, Norm};
-use crate::tensor::{Dtype, Element, Storage, Tensor};
+use super::kernels::{Into, Weights};
+use super::memory::{DeviceRows, Memory};
+use crate::kernels::{Backend, Level, Rows};
+use crate::tensor::{Dtype, Element, Matrix, Storage, Tensor};
 
 /// A model on a device: its weights, which go there once.
 #[derive(Debug)]
@@ -50,25 +50,29 @@ fn storage_for(dtype: Dtype, stored: Storage) -> Storage {
 }
 
 impl OnDevice {
-    /// Stores the matrices of a model.
+    /// Stores the matrices of a model, which may be the same tensor more than once.
     ///
     /// # Errors
     ///
     /// [`Error::OutOfMemory`] before anything is stored; [`Error::Device`].
-    pub(crate) fn new(device: Arc<Device>, model: &Model) -> Result<Self> {
+    pub(crate) fn new<'t>(
+        device: Arc<Device>,
+        matrices: impl Iterator<Item = &'t Tensor>,
+    ) -> Result<Self> {
         let on_device = Self {
             device,
             stored: Mutex::default(),
             failure: Mutex::default(),
         };
         let mut needed = HashMap::new();
-        let matrices = || model.matrices().filter(|w| w.storage() != Storage::F16);
-        for w in matrices() {
+        let matrices = matrices.filter(|w| w.storage() != Storage::F16);
+        let matrices: Vec<_> = matrices.collect();
+        for w in &matrices {
             needed.insert(w.bytes().as_ptr(), w.bytes().len());
         }
         let needed = needed.values().sum();
         on_device.device.check_room("the model", needed)?;
-        for w in matrices() {
+        for w in matrices {
             on_device.matrix(w, w.storage())?;
         }
         Ok(on_device)
@@ -122,35 +126,22 @@ impl OnDevice {
     }
 
     /// W for a compute type.
-    pub(super) fn weights<E: Element>(&self, w: &Tensor) -> Result<Weights> {
+    pub(crate) fn weights<E: Element>(&self, w: &Tensor) -> Result<Weights> {
         self.matrix(w, storage_for(E::DTYPE, w.storage()))
     }
 
-    /// m of a norm in the type of sums.
-    pub(super) fn scale<E: Element>(&self, norm: &Norm) -> Result<Memory> {
-        let form = match norm.unit_offset() {
+    /// A vector in the type of sums of E, which `numbers` gives: a bias, or a norm's scale, which has 1 added or not.
+    pub(crate) fn vector<E: Element>(
+        &self,
+        tensor: &Tensor,
+        one_plus: bool,
+        numbers: impl FnOnce() -> Vec<E::Acc>,
+    ) -> Result<Memory> {
+        let form = match one_plus {
             true => Form::OnePlus(E::DTYPE),
             false => Form::Vector(E::DTYPE),
         };
-        self.stored(&norm.weight, form, || norm.scale::<E>())
-    }
-
-    /// The bias of a norm in the type of sums, where it has one.
-    pub(super) fn norm_bias<E: Element>(&self, norm: &Norm) -> Result<Option<Memory>> {
-        let Some(bias) = &norm.bias else {
-            return Ok(None);
-        };
-        self.stored(bias, Form::Vector(E::DTYPE), || norm.bias::<E>())
-            .map(Some)
-    }
-
-    /// The bias of a map in the type of sums, where it has one.
-    pub(super) fn bias<E: Element>(&self, map: &Linear) -> Result<Option<Memory>> {
-        let Some(bias) = &map.bias else {
-            return Ok(None);
-        };
-        let numbers = || map.bias::<E>().unwrap_or_default();
-        self.stored(bias, Form::Vector(E::DTYPE), numbers).map(Some)
+        self.stored(tensor, form, numbers)
     }
 
     /// Keeps the error of a product, to be told by whoever finds that its numbers are none.
@@ -159,7 +150,7 @@ impl OnDevice {
         failure.get_or_insert(error);
     }
 
-    /// Refuses to go on after a failure; [`Model::on_device`] then stores the weights anew.
+    /// Refuses to go on after a failure; [`Model::on_device`](crate::Model::on_device) then stores the weights anew.
     ///
     /// # Errors
     ///
@@ -168,4 +159,35 @@ impl OnDevice {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.clone().map_or(Ok(()), Err)
     }
+
+    /// W x, as [`Backend::matmul`]: a stored W is on the device. Where the device fails the numbers are NaN, and
+    /// [`check`](Self::check) says why.
+    pub(crate) fn matmul<E: Element>(
+        &self,
+        level: Level,
+        x: &Matrix<E>,
+        w: Rows<'_, E>,
+    ) -> Matrix<E::Acc> {
+        let Rows::Stored(w) = w else {
+            return Backend::Native.matmul(level, x, w);
+        };
+        self.product(x, w).unwrap_or_else(|error| {
+            self.fail(error);
+            not_a_number(x.rows(), w.rows())
+        })
+    }
+
+    fn product<E: Element>(&self, x: &Matrix<E>, w: &Tensor) -> Result<Matrix<E::Acc>> {
+        let device = self.device();
+        let x = DeviceRows::upload(device, x)?;
+        let w = self.weights::<E>(w)?;
+        let sums = DeviceRows::new(device, x.rows(), w.rows)?;
+        device.multiply(&x, &w, Into::Sums(&sums))?;
+        sums.download(device)
+    }
+}
+
+/// What stands for numbers that a device failed to give.
+pub(super) fn not_a_number<E: Element>(rows: usize, cols: usize) -> Matrix<E> {
+    Matrix::from_vec(cols, vec![E::from_f64(f64::NAN); rows * cols])
 }
