@@ -123,6 +123,20 @@ impl Device {
         self.launch(&kernel, grid, PER_ROW_BLOCK as u32, arguments)
     }
 
+    /// A norm, whose blocks have a stretch of `n` numbers each; between u and the outcome stand three arguments that differ.
+    fn each_stretch<E: Element>(
+        &self,
+        kernel: &str,
+        u: &DeviceRows<E>,
+        [first, second, third]: [Argument; 3],
+        out: &DeviceRows<E>,
+        n: usize,
+    ) -> Result<()> {
+        let arguments = [u.into(), first, second, third, out.into(), count(n)];
+        let kernel = format!("{kernel}_{}", E::DTYPE);
+        self.launch(&kernel, [u.len() / n, 1, 1], PER_BLOCK as u32, &arguments)
+    }
+
     /// W x for every row of x.
     pub(crate) fn multiply<E: Element>(
         &self,
@@ -161,16 +175,8 @@ impl Device {
         out: &DeviceRows<E>,
         n: usize,
     ) -> Result<()> {
-        let kernel = format!("rms_norm_{}", E::DTYPE);
-        let arguments = [
-            u.into(),
-            scale.into(),
-            Number(eps),
-            Flag(round_first),
-            out.into(),
-            count(n),
-        ];
-        self.launch(&kernel, [u.len() / n, 1, 1], PER_BLOCK as u32, &arguments)
+        let how = [scale.into(), Number(eps), Flag(round_first)];
+        self.each_stretch("rms_norm", u, how, out, n)
     }
 
     /// LayerNorm of every stretch of `n` numbers.
@@ -182,16 +188,8 @@ impl Device {
         out: &DeviceRows<E>,
         n: usize,
     ) -> Result<()> {
-        let kernel = format!("layer_norm_{}", E::DTYPE);
-        let arguments = [
-            u.into(),
-            weight.into(),
-            bias.map_or(Address(0), Argument::from),
-            Number(eps),
-            out.into(),
-            count(n),
-        ];
-        self.launch(&kernel, [u.len() / n, 1, 1], PER_BLOCK as u32, &arguments)
+        let bias = bias.map_or(Address(0), Argument::from);
+        self.each_stretch("layer_norm", u, [weight.into(), bias, Number(eps)], out, n)
     }
 
     /// x in the type of sums.

@@ -95,6 +95,11 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
         })
     }
 
+    /// Rows on the host, unless something failed.
+    fn on_host(&mut self, x: &DeviceRows<E>) -> Option<Matrix<E>> {
+        self.attempt(None, |pass| x.download(pass.device()).map(Some))
+    }
+
     /// New rows that `write` fills.
     fn rows(
         &mut self,
@@ -441,20 +446,18 @@ impl<E: Element> Ops for DevicePass<'_, '_, '_, '_, E> {
     }
 
     fn record(&mut self, name: &str, x: &DeviceRows<E>) {
-        if self.run.records(name) {
-            let x = self.attempt(None, |pass| x.download(pass.device()).map(Some));
-            if let Some(x) = x {
-                self.run.record(name, &x);
-            }
+        if self.run.records(name)
+            && let Some(x) = self.on_host(x)
+        {
+            self.run.record(name, &x);
         }
     }
 
     fn record_global(&mut self, name: &str, x: &DeviceRows<E>) {
-        if self.run.records_global(name) {
-            let x = self.attempt(None, |pass| x.download(pass.device()).map(Some));
-            if let Some(x) = x {
-                self.run.record_global(name, &x);
-            }
+        if self.run.records_global(name)
+            && let Some(x) = self.on_host(x)
+        {
+            self.run.record_global(name, &x);
         }
     }
 }
