@@ -12,7 +12,7 @@ use std::process::Output;
 use common::{low_rank, open, program, reference};
 use context_patch::patch::{
     ApplyMode, Case, Error, LayerPatch, LowRank, Method, Overlay, Patch, Positions, Query,
-    SavedPatch, Solver, SolverReport, Split, TensorChange, solve, span,
+    SavedPatch, Solved, Solver, SolverReport, Source, Split, TensorChange, solve, span,
 };
 use context_patch::tensor::{Dtype, Matrix, Storage};
 use context_patch::{Model, Session};
@@ -52,12 +52,22 @@ fn solved(model: &Model, solver: Solver) -> SavedPatch {
     };
     SavedPatch {
         patch,
-        split,
-        method,
+        source: Source::Solved(Box::new(Solved {
+            split,
+            method,
+            report,
+        })),
         dtype: Dtype::F32,
         model: "reference/tiny".into(),
         model_hash: model.checkpoint().tensors().content_hash(),
-        report,
+    }
+}
+
+/// What a patch for known tokens was solved from.
+fn known(patch: &mut SavedPatch) -> &mut Solved {
+    match &mut patch.source {
+        Source::Solved(solved) => solved,
+        Source::Compiled(_) => panic!("compiled"),
     }
 }
 
@@ -77,12 +87,14 @@ fn small() -> SavedPatch {
                 LayerPatch::default(),
             ],
         },
-        split: Split::new(vec![2, 5, 7, 8], vec![0], 2, Positions::Natural).unwrap(),
-        method: Method::new(Solver::Span),
+        source: Source::Solved(Box::new(Solved {
+            split: Split::new(vec![2, 5, 7, 8], vec![0], 2, Positions::Natural).unwrap(),
+            method: Method::new(Solver::Span),
+            report: SolverReport::default(),
+        })),
         dtype: Dtype::Bf16,
         model: "a \"name\"\n".into(),
         model_hash: "0123".into(),
-        report: SolverReport::default(),
     }
 }
 
@@ -237,7 +249,7 @@ fn what_is_not_finite_is_not_saved() {
     let file = TempDir::new().unwrap();
     let path = file.path().join("patch.safetensors");
     let mut patch = small();
-    patch.method.gain = f64::NAN;
+    known(&mut patch).method.gain = f64::NAN;
     assert_eq!(
         patch.save(&path, Storage::F64).unwrap_err().to_string(),
         "the patch's method has a number that is not finite; solve it again"
@@ -257,9 +269,9 @@ fn what_is_not_finite_is_not_saved() {
 fn a_loaded_patch_answers_without_the_context() {
     let model = open("tiny");
     let patch = solved(&model, Solver::ClosedForm);
-    assert_eq!(patch.report.layers[0].case, Case::Regular);
+    assert_eq!(known(&mut patch).report.layers[0].case, Case::Regular);
     let saved = Saved::new(&patch);
-    let (tokens, positions) = patch.split.reduced_prompt();
+    let (tokens, positions) = known(&mut patch).split.reduced_prompt();
     let run = |patch: &Patch| {
         let overlay = Overlay::<f32>::new(&model, patch, ApplyMode::Overlay);
         let mut session = Session::new(&model).with_overlay(&overlay);
@@ -507,7 +519,11 @@ fn more_layers_than_any_model() {
 #[test]
 fn a_report_about_other_layers() {
     let saved = Saved::new(&small());
-    let layer = serde_json::to_value(&solved(&open("tiny"), Solver::Theorem1).report.layers[0]);
+    let layer = serde_json::to_value(
+        &known(&mut solved(&open("tiny"), Solver::Theorem1))
+            .report
+            .layers[0],
+    );
     let layer = layer.unwrap();
     saved.forge(|parts| parts.json("report", |report| report["layers"] = json!([layer])));
     insta::assert_snapshot!(saved.refused());
@@ -584,8 +600,8 @@ fn a_patch_that_adds_a_matrix_to_a_vector() {
 #[test]
 fn a_patch_for_tokens_that_the_model_has_not() {
     let mut patch = solved(&open("tiny"), Solver::ClosedForm);
-    let mut tokens = patch.split.tokens().to_vec();
+    let mut tokens = known(&mut patch).split.tokens().to_vec();
     tokens[3] = 765;
-    patch.split = Split::new(tokens, vec![0], 1, Positions::Absolute).unwrap();
+    known(&mut patch).split = Split::new(tokens, vec![0], 1, Positions::Absolute).unwrap();
     insta::assert_snapshot!(refused(&Saved::new(&patch).apply("tiny", &[])));
 }

@@ -13,8 +13,8 @@ use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use context_patch::Model;
 use context_patch::patch::{
-    Error, LayerPatch, LowRank, Method, Patch, Positions, SavedPatch, Solver, SolverReport, Split,
-    TensorChange, materialise,
+    Error, LayerPatch, LowRank, Method, Patch, Positions, SavedPatch, Solved, Solver, SolverReport,
+    Source, Split, TensorChange, materialise,
 };
 use context_patch::tensor::{Dtype, Matrix, Storage};
 use libfuzzer_sys::fuzz_target;
@@ -149,15 +149,17 @@ fn patch(u: &mut Unstructured<'_>) -> Result<SavedPatch> {
     let split = split.and_then(|split| split.with_answer(u.int_in_range(0..=2).unwrap_or(0)));
     Ok(SavedPatch {
         patch: Patch { layers },
-        split: split.map_err(|_| arbitrary::Error::IncorrectFormat)?,
-        method: Method {
-            gain: number(u)?,
-            ..Method::new(*u.choose(&Solver::ALL)?)
-        },
+        source: Source::Solved(Box::new(Solved {
+            split: split.map_err(|_| arbitrary::Error::IncorrectFormat)?,
+            method: Method {
+                gain: number(u)?,
+                ..Method::new(*u.choose(&Solver::ALL)?)
+            },
+            report: SolverReport::default(),
+        })),
         dtype: *u.choose(&[Dtype::F64, Dtype::F32, Dtype::Bf16])?,
         model: u.arbitrary()?,
         model_hash: u.arbitrary()?,
-        report: SolverReport::default(),
     })
 }
 

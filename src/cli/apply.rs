@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use context_patch::checkpoint::Tokenizer;
+use context_patch::checkpoint::{Conversation, Message, Tokenizer};
 use context_patch::kernels::Level;
 use context_patch::model::generate::{Sampler, Stop, generate};
 use context_patch::model::{Model, Session};
-use context_patch::patch::{ApplyMode, Overlay, SavedPatch};
+use context_patch::patch::{ApplyMode, Error, Overlay, SavedPatch, Source};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::distribution;
 use context_patch::{Result, trace};
@@ -41,7 +41,7 @@ pub(super) struct Apply {
     #[arg(long, value_name = "FILE")]
     patch: PathBuf,
 
-    /// Tokens to write at most [default: as many as the patch has an answer for, and the one after it]
+    /// Tokens to write at most [default: as many as the patch has an answer for, and the one after it; 64 for a compiled prompt]
     #[arg(long)]
     max_tokens: Option<usize>,
 
@@ -52,6 +52,10 @@ pub(super) struct Apply {
     /// Another text to run under the patch
     #[arg(long, allow_hyphen_values = true)]
     prompt: Option<String>,
+
+    /// Put that text into the model's chat template
+    #[arg(long, requires = "prompt")]
+    chat: bool,
 
     /// Other token ids to run: a file with a JSON list, taken as they are; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
@@ -122,9 +126,12 @@ impl Apply {
             Ok((model.on(self.products.backend)?, tokenizer))
         })?;
         waiting("Writing the exports", || self.export.write(&model, &saved))?;
-        let input = self.input(&saved, &tokenizer)?;
-        let own = input == saved.split.reduced_prompt();
-        if !own {
+        let input = self.input(&saved, &model, &tokenizer)?;
+        let own = match &saved.source {
+            Source::Solved(solved) => input == solved.split.reduced_prompt(),
+            Source::Compiled(_) => false,
+        };
+        if !own && matches!(saved.source, Source::Solved(_)) {
             eprintln!(
                 "note: the patch was solved for other tokens or positions, and promises nothing for these"
             );
@@ -148,15 +155,26 @@ impl Apply {
     }
 
     fn form(&self, saved: &SavedPatch) -> ApplyMode {
-        self.apply.unwrap_or(saved.method.form)
+        self.apply.unwrap_or(saved.source.form())
     }
 
     /// The tokens to run, and their positions.
-    fn input(&self, saved: &SavedPatch, tokenizer: &Tokenizer) -> Result<(Vec<u32>, Vec<usize>)> {
-        let tokens = match (&self.prompt, &self.ids) {
-            (Some(text), _) => tokenizer.encode(text)?,
-            (None, Some(file)) => trace::parse_ids(file, &read_input(file)?)?,
-            (None, None) => return Ok(saved.split.reduced_prompt()),
+    fn input(
+        &self,
+        saved: &SavedPatch,
+        model: &Model,
+        tokenizer: &Tokenizer,
+    ) -> Result<(Vec<u32>, Vec<usize>)> {
+        let tokens = match (&self.prompt, &self.ids, &saved.source) {
+            (Some(text), ..) if self.chat => {
+                let conversation = Conversation::new([Message::user(text)]);
+                let template = model.checkpoint().chat_template()?;
+                tokenizer.encode_as_written(&template.render(&conversation)?)?
+            }
+            (Some(text), ..) => tokenizer.encode(text)?,
+            (None, Some(file), _) => trace::parse_ids(file, &read_input(file)?)?,
+            (None, None, Source::Solved(solved)) => return Ok(solved.split.reduced_prompt()),
+            (None, None, Source::Compiled(_)) => return Err(Error::CompiledQuery.into()),
         };
         let positions = (0..tokens.len()).map(|i| self.position + i).collect();
         Ok((tokens, positions))
@@ -186,7 +204,10 @@ impl Apply {
             }
             return Ok((Said::Logits { logits }, OK));
         }
-        let most = self.max_tokens.unwrap_or(saved.split.answer().len() + 1);
+        let most = self.max_tokens.unwrap_or(match &saved.source {
+            Source::Solved(solved) => solved.split.answer().len() + 1,
+            Source::Compiled(_) => 64,
+        });
         let mut stream = tokenizer.stream();
         let mut greedy = Sampler::default();
         let (mut ids, mut text) = (Vec::new(), String::new());

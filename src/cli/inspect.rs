@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use context_patch::Result;
-use context_patch::patch::SavedPatch;
+use context_patch::patch::compile::Compiled;
+use context_patch::patch::{SavedPatch, Solved, Source};
 use serde_json::{Value, json};
 
 use super::layers::layers;
-use super::words::{commands, counted, quoted, rows, shell};
+use super::words::{commands, counted, figure, percent, quoted, rows, shell};
 use super::{OK, print, program};
 
 /// Print what a patch file says of itself: the model, what was absorbed, and how each layer was solved
@@ -37,8 +38,20 @@ impl Inspect {
             let file = shell(&self.file.to_string_lossy());
             let model = shell(&saved.model);
             let next = format!("{} apply --model {model} --patch {file}", program());
-            let (split, layers) = (describe(&saved), layers(&saved.report));
-            format!("{split}\n{layers}\n{}", commands(&[next]))
+            let named = rows([
+                ("model", quoted(&saved.model, 200).trim_matches('"').into()),
+                ("weights", saved.model_hash.escape_debug().to_string()),
+            ]);
+            match &saved.source {
+                Source::Solved(solved) => {
+                    let (split, layers) = (describe(&saved, solved), layers(&solved.report));
+                    format!("{named}{split}\n{layers}\n{}", commands(&[next]))
+                }
+                Source::Compiled(compiled) => {
+                    let text = describe_compiled(&saved, compiled);
+                    format!("{named}{text}\n{}", commands(&[next + " --prompt QUERY"]))
+                }
+            }
         };
         print(&text)?;
         Ok(OK)
@@ -47,21 +60,67 @@ impl Inspect {
 
 /// Everything that a patch file says, but for the weights.
 pub(super) fn object(saved: &SavedPatch) -> Value {
-    json!({
+    let mut object = json!({
         "model": saved.model,
         "model_hash": saved.model_hash,
         "dtype": saved.dtype.to_string(),
-        "split": saved.split,
-        "reduced_tokens": saved.split.reduced_tokens(),
-        "reduced_positions": saved.split.reduced_positions(),
-        "method": saved.method,
-        "report": saved.report,
-    })
+    });
+    match &saved.source {
+        Source::Solved(solved) => {
+            object["split"] = json!(solved.split);
+            object["reduced_tokens"] = json!(solved.split.reduced_tokens());
+            object["reduced_positions"] = json!(solved.split.reduced_positions());
+            object["method"] = json!(solved.method);
+            object["report"] = json!(solved.report);
+        }
+        Source::Compiled(compiled) => object["compiled"] = json!(compiled),
+    }
+    object
+}
+
+/// What a compiled patch was made from, in a few lines.
+fn describe_compiled(saved: &SavedPatch, compiled: &Compiled) -> String {
+    let recipe = &compiled.recipe;
+    let [queries, anchors] = compiled.samples;
+    let counted_queries = match queries {
+        1 => "1 query".into(),
+        _ => format!("{queries} queries"),
+    };
+    let mut said = vec![
+        ("compiled", counted(compiled.context.len(), "token")),
+        (
+            "from",
+            format!(
+                "{counted_queries}, {} that must not change",
+                counted(anchors, "text")
+            ),
+        ),
+        (
+            "recipe",
+            format!(
+                "from layer {} on, rank {}, lambda {:e}, in {}, seed {}",
+                recipe.first, recipe.rank, recipe.lambda, saved.dtype, compiled.seed
+            ),
+        ),
+    ];
+    if let Some(estimate) = &compiled.estimate {
+        let patched = &estimate.patched;
+        said.push((
+            "tried",
+            format!(
+                "{} of {} queries left out get the same answer, KL {} a token",
+                percent(patched.exact),
+                patched.samples,
+                figure(patched.kl)
+            ),
+        ));
+    }
+    rows(said)
 }
 
 /// What a patch is of, in a few lines.
-fn describe(saved: &SavedPatch) -> String {
-    let split = &saved.split;
+fn describe(saved: &SavedPatch, solved: &Solved) -> String {
+    let split = &solved.split;
     let (context, kept) = (split.context().len(), split.kept().len());
     let queries = split.queries().len();
     let positions = split.reduced_positions();
@@ -75,8 +134,6 @@ fn describe(saved: &SavedPatch) -> String {
         answer => format!(", the last {answer} of them the answer"),
     };
     rows([
-        ("model", quoted(&saved.model, 200).trim_matches('"').into()),
-        ("weights", saved.model_hash.escape_debug().to_string()),
         (
             "absorbed",
             format!(
@@ -97,7 +154,7 @@ fn describe(saved: &SavedPatch) -> String {
             "solver",
             format!(
                 "{} in {}, applied as {}, gain {}",
-                saved.method.solver, saved.dtype, saved.method.form, saved.method.gain,
+                solved.method.solver, saved.dtype, solved.method.form, solved.method.gain,
             ),
         ),
     ])

@@ -3,6 +3,7 @@
 mod apply;
 mod builtin;
 mod compare;
+mod compile;
 mod conformance;
 mod demo;
 mod generate;
@@ -82,6 +83,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 a check does not hold, 2 bad inp
 enum Command {
     Apply(apply::Apply),
     Compare(compare::Compare),
+    Compile(Box<compile::Compile>),
     Conformance(conformance::Conformance),
     Demo(demo::Demo),
     Generate(generate::Generate),
@@ -233,6 +235,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Some(Command::Demo(demo)) => demo.run(cli.level),
         Some(Command::Apply(apply)) => apply.run(cli.level),
         Some(Command::Compare(compare)) => compare.run(cli.level),
+        Some(Command::Compile(compile)) => compile.run(cli.level),
         Some(Command::Inspect(inspect)) => inspect.run(),
         Some(Command::Patch(patch)) => patch.run(cli.level),
         Some(Command::Generate(generate)) => generate.run(cli.level),

@@ -9,8 +9,8 @@ use context_patch::model::generate::{Sampler, generate};
 use context_patch::model::{Model, Session};
 use context_patch::output::check_writable;
 use context_patch::patch::{
-    self, ApplyMode, Method, Overlay, Positions, Query, SavedPatch, Solver, SolverReport, Split,
-    solve, span,
+    self, ApplyMode, Method, Overlay, Positions, Query, SavedPatch, Solver, SolverReport, Source,
+    Split, solve, span,
 };
 use context_patch::tensor::{Dtype, Element, Storage};
 use context_patch::verify::span::check;
@@ -142,16 +142,19 @@ impl Patch {
         let steps = waiting("Trying the patch", || {
             check(model, &split, &overlay, 0, Some(report.clone()))
         })?;
-        let saved = SavedPatch {
-            patch,
+        let source = patch::Solved {
             split,
             method,
+            report,
+        };
+        let saved = SavedPatch {
+            patch,
+            source: Source::Solved(Box::new(source.clone())),
             dtype: self.dtype,
             model: model.checkpoint().name().to_owned(),
             model_hash: waiting("Hashing the weights", || {
                 model.checkpoint().tensors().content_hash()
             }),
-            report,
         };
         waiting("Writing the exports", || self.export.write(model, &saved))?;
         if let Some(file) = &self.output {
@@ -162,7 +165,7 @@ impl Patch {
             };
             saved.save(file, storage)?;
         }
-        let solved = Solved::new(&saved, &steps);
+        let solved = Solved::new(&saved, &source, &steps);
         let text = if self.json {
             format!("{}\n", solved.json(tokenizer)?)
         } else {

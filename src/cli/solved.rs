@@ -2,7 +2,7 @@
 
 use context_patch::Result;
 use context_patch::checkpoint::Tokenizer;
-use context_patch::patch::{Case, LayerReport, SavedPatch};
+use context_patch::patch::{self, Case, LayerReport, SavedPatch};
 use context_patch::verify::{Step, Summary};
 use serde_json::{Value, json};
 
@@ -12,15 +12,17 @@ use super::words::{counted, figure, listed, percent, quoted, rows};
 /// A patch, and what came out when it was tried.
 pub(super) struct Solved<'a> {
     saved: &'a SavedPatch,
+    source: &'a patch::Solved,
     tried: Summary,
     /// The largest difference of a logit that is allowed.
     bound: f64,
 }
 
 impl<'a> Solved<'a> {
-    pub(super) fn new(saved: &'a SavedPatch, steps: &[Step]) -> Self {
+    pub(super) fn new(saved: &'a SavedPatch, source: &'a patch::Solved, steps: &[Step]) -> Self {
         Self {
             saved,
+            source,
             tried: Summary::new(steps),
             bound: steps.iter().map(|step| step.bound).fold(0.0, f64::max),
         }
@@ -34,7 +36,7 @@ impl<'a> Solved<'a> {
     /// Everything about it.
     pub(super) fn json(&self, tokenizer: &Tokenizer) -> Result<Value> {
         let mut object = inspect::object(self.saved);
-        object["answer"] = json!(tokenizer.decode(self.saved.split.answer())?);
+        object["answer"] = json!(tokenizer.decode(self.source.split.answer())?);
         object["tried"] = json!(self.tried);
         object["bound"] = json!(self.bound);
         Ok(object)
@@ -42,7 +44,7 @@ impl<'a> Solved<'a> {
 
     /// What someone wants to know who has just made it.
     pub(super) fn text(&self, tokenizer: &Tokenizer) -> Result<String> {
-        let split = &self.saved.split;
+        let split = &self.source.split;
         let (context, kept) = (split.context(), split.kept().len());
         let absorbed = format!(
             "{} of {} of the context, {}",
@@ -68,7 +70,7 @@ impl<'a> Solved<'a> {
 
     /// Which weights, and for what.
     fn patched(&self, tokenizer: &Tokenizer) -> Result<String> {
-        let layers = self.saved.report.layers.iter();
+        let layers = self.source.report.layers.iter();
         let layers: Vec<_> = layers
             .filter(|layer| layer.case != Case::Untouched)
             .collect();
@@ -85,7 +87,7 @@ impl<'a> Solved<'a> {
         let parts = parts.iter().filter(|(_, changed)| *changed);
         let parts: Vec<_> = parts.map(|(name, _)| *name).collect();
         let rank = layers.iter().map(|layer| layer.rank).max().unwrap_or(0);
-        let queries = self.saved.split.queries();
+        let queries = self.source.split.queries();
         Ok(format!(
             "{} of {} (rank {rank}), for {}, {}",
             listed(&parts),
@@ -125,7 +127,7 @@ impl<'a> Solved<'a> {
             said.push(("Holds", format!("{next}, and {logits}; {without}")));
         }
         let out_of_reach = |layer: &LayerReport| layer.case == Case::OutOfReach;
-        if self.saved.report.layers.iter().any(out_of_reach) {
+        if self.source.report.layers.iter().any(out_of_reach) {
             let why = "a token is out of reach: the MLPs cannot say what attention said of the context. A patch for \
                        one token has no such limit";
             said.push(("", why.into()));

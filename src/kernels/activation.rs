@@ -36,10 +36,8 @@ impl Activation {
             Self::GeluTanh | Self::GeluNew => gelu_tanh_number(x),
             Self::Gelu => gelu_number(x),
             Self::GeluByF16 => A::from_f64(gelu_by_f16(x.to_f64(), 0.0)),
-            Self::Silu => x / (A::ONE + exp::exp(-x)),
-            // A NaN stays one.
-            Self::Relu if x < A::ZERO => A::ZERO,
-            Self::Relu => x,
+            Self::Silu => silu_number(x),
+            Self::Relu => relu_number(x),
         }
     }
 
@@ -49,10 +47,14 @@ impl Activation {
             Self::GeluNew if E::DTYPE == Dtype::Bf16 => {
                 elementwise::map(level, x, |x| E::from_f64(gelu_in_bf16(x.to_f64())))
             }
-            // Apart, so that they are compiled for the level without the other functions beside them.
+            // Each apart, so that it is compiled for the level without the other functions beside it.
             Self::GeluTanh | Self::GeluNew => gelu_tanh(level, x),
             Self::Gelu => elementwise::map(level, x, |x| E::round(gelu_number(x.acc()))),
-            other => elementwise::map(level, x, |x| E::round(other.apply(x.acc()))),
+            Self::GeluByF16 => {
+                elementwise::map(level, x, |x| E::from_f64(gelu_by_f16(x.to_f64(), 0.0)))
+            }
+            Self::Silu => elementwise::map(level, x, |x| E::round(silu_number(x.acc()))),
+            Self::Relu => elementwise::map(level, x, |x| E::round(relu_number(x.acc()))),
         }
     }
 }
@@ -76,6 +78,19 @@ fn gelu_tanh_number<A: Float>(x: A) -> A {
 fn gelu_number<A: Float>(x: A) -> A {
     let x = x.to_f64();
     A::from_f64(x * normal_below(x))
+}
+
+/// SiLU of one number of a type that sums are in.
+#[inline(always)]
+fn silu_number<A: Float>(x: A) -> A {
+    x / (A::ONE + exp::exp(-x))
+}
+
+/// ReLU of one number of a type that sums are in.
+#[inline(always)]
+fn relu_number<A: Float>(x: A) -> A {
+    // A NaN stays one.
+    if x < A::ZERO { A::ZERO } else { x }
 }
 
 /// GeLU (tanh form) as a table over all f16 gives it: x is rounded to f16, and so is GeLU(x) + `off`. From 10 up the result is

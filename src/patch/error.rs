@@ -112,6 +112,25 @@ pub enum Error {
     SpanSolver,
 
     // ---- applying, saving and exporting ------------------------------------------------
+    /// Too few queries to compile a prompt from.
+    #[error(
+        "{queries} different queries are too few to compile a prompt from and to try it on others: give more, or a larger --self"
+    )]
+    FewQueries {
+        /// Those that there are.
+        queries: usize,
+    },
+    /// A line of a file of queries that is none.
+    #[error("{}, line {line}: it is no query: give one JSON a line, a string or {{\"query\": \"…\", \"answer\": \"…\"}}", path.display())]
+    QueryLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// A compiled patch is applied, and to nothing.
+    #[error("a compiled patch is for any query: give one by --prompt TEXT or --ids FILE")]
+    CompiledQuery,
     /// A part of a patch that does not fit the model.
     #[error(
         "the patch does not fit the model: {part} is {found:?} and should be {expected:?}; use the model that it was solved for"
@@ -146,7 +165,6 @@ pub enum Error {
         /// The solver.
         solver: Solver,
     },
-    /// A patch of other weights.
     /// A patch of other weights.
     #[error("the patch is for the model {name} with the hash {patch}, and this one has the hash {model}; give the model it was solved for", name = shown(name), patch = shown(patch))]
     PatchOfAnotherModel {

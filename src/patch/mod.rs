@@ -11,7 +11,9 @@
 pub mod algorithm_1;
 pub mod appendix_b;
 mod before_outer;
+mod branch;
 pub mod closed_form;
+pub mod compile;
 mod controllable;
 mod error;
 pub mod export;
@@ -40,7 +42,7 @@ pub use merged::{Materialised, materialise};
 pub use overlay::ApplyMode;
 pub(crate) use overlay::layer_overlay;
 pub use report::{Case, LayerReport, SolverReport};
-pub use saved::SavedPatch;
+pub use saved::{SavedPatch, Solved, Source};
 pub use sequence::{Query, Solution};
 pub use solver::{Method, Solver};
 pub use split::{Positions, Split};

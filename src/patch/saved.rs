@@ -10,8 +10,8 @@
 //! A layer is `model.layers.I` here in every family, and its modules have the names of the family.
 //!
 //! The metadata has `format`, `model`, `model_hash`, `num_hidden_layers`, `dtype`, `split` (token ids, which of them
-//! stay, for how many the patch is, and the positions), `method`, `report` (these three as JSON), `version`
-//! (of this crate) and `hash` over all of it: SHA-256 of, in the order of names, each other field's name and
+//! stay, for how many the patch is, and the positions), `method`, `report` (these three as JSON; a compiled prompt has `compiled`
+//! instead), `version` (of this crate) and `hash` over all of it: SHA-256 of, in the order of names, each other field's name and
 //! value, then each tensor's name, dtype, dimensions and bytes; before each piece its length in bytes (u64,
 //! little-endian), dimensions are u64 too.
 
@@ -23,8 +23,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+use super::compile::Compiled;
 use super::error::{Error, Result};
-use super::{LayerPatch, LowRank, Method, Patch, SolverReport, Split, TensorChange};
+use super::{ApplyMode, LayerPatch, LowRank, Method, Patch, SolverReport, Split, TensorChange};
 use crate::checkpoint::{TensorData, Tensors, write_safetensors};
 use crate::message::{IoError, one_line, shown};
 use crate::model::Model;
@@ -41,18 +42,86 @@ const MOST_LAYERS: usize = 10_000;
 pub struct SavedPatch {
     /// The patch.
     pub patch: Patch,
-    /// What is absorbed, what stays, and the positions.
-    pub split: Split,
-    /// How it was solved.
-    pub method: Method,
+    /// What it was made from, and how.
+    pub source: Source,
     /// The compute type it was solved in.
     pub dtype: Dtype,
     /// The name of the model.
     pub model: String,
     /// The content hash of the model's tensors.
     pub model_hash: String,
+}
+
+/// What a patch was made from, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// For known tokens.
+    Solved(Box<Solved>),
+    /// From samples, for tokens that are not known.
+    Compiled(Box<Compiled>),
+}
+
+/// What a patch for known tokens was solved from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Solved {
+    /// What is absorbed, what stays, and the positions.
+    pub split: Split,
+    /// How it was solved.
+    pub method: Method,
     /// What the solver said.
     pub report: SolverReport,
+}
+
+impl Source {
+    /// How the patch is applied unless someone asks otherwise.
+    pub fn form(&self) -> ApplyMode {
+        match self {
+            Self::Solved(solved) => solved.method.form,
+            Self::Compiled(_) => ApplyMode::Overlay,
+        }
+    }
+
+    /// The fields of the file that say it.
+    fn metadata(&self) -> Result<Vec<(&'static str, String)>> {
+        Ok(match self {
+            Self::Solved(solved) => vec![
+                ("split", json("split", &solved.split)?),
+                ("method", json("method", &solved.method)?),
+                ("report", json("report", &solved.report)?),
+            ],
+            Self::Compiled(compiled) => vec![("compiled", json("compiled", &**compiled)?)],
+        })
+    }
+
+    /// What the metadata of a file says of a patch with this many layers.
+    fn parse(path: &Path, metadata: &BTreeMap<String, String>, layers: usize) -> Result<Self> {
+        if let Some(compiled) = metadata.get("compiled") {
+            return Ok(Self::Compiled(parse(path, "compiled", compiled)?));
+        }
+        let field = |name: &str| field(path, metadata, name);
+        let report: SolverReport = parse(path, "report", field("report")?)?;
+        let finite = json("report", &report);
+        finite.map_err(|_| bad(path, "its 'report' has a number that is not finite"))?;
+        // What reports on no layer is a patch that no solver made.
+        if !report.layers.is_empty() && report.layers.len() != layers {
+            let reported = report.layers.len();
+            let reason = format!("its report is about {reported} of {layers} layers");
+            return Err(bad(path, reason));
+        }
+        Ok(Self::Solved(Box::new(Solved {
+            split: parse(path, "split", field("split")?)?,
+            method: parse(path, "method", field("method")?)?,
+            report,
+        })))
+    }
+
+    /// The tokens that it names, which are the model's.
+    fn tokens(&self) -> &[u32] {
+        match self {
+            Self::Solved(solved) => solved.split.tokens(),
+            Self::Compiled(compiled) => &compiled.context,
+        }
+    }
 }
 
 impl SavedPatch {
@@ -84,13 +153,10 @@ impl SavedPatch {
             ("model_hash", self.model_hash.clone()),
             ("num_hidden_layers", self.patch.layers.len().to_string()),
             ("dtype", self.dtype.to_string()),
-            ("split", json("split", &self.split)?),
-            ("method", json("method", &self.method)?),
-            ("report", json("report", &self.report)?),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
-        let named = fields.map(|(key, value)| (key.to_owned(), value));
-        Ok(named.into())
+        let fields = fields.into_iter().chain(self.source.metadata()?);
+        Ok(fields.map(|(key, value)| (key.to_owned(), value)).collect())
     }
 
     /// Every tensor of the patch under its name.
@@ -170,30 +236,16 @@ impl SavedPatch {
             return Err(bad(path, "its contents are not those that were saved"));
         }
         tensors.check_finite()?;
-        let field = |name: &str| {
-            let value = metadata.get(name);
-            value.ok_or_else(|| bad(path, format!("its metadata has no '{name}'")))
-        };
+        let field = |name: &str| field(path, &metadata, name);
         let layers: usize = parse(path, "num_hidden_layers", field("num_hidden_layers")?)?;
-        let report: SolverReport = parse(path, "report", field("report")?)?;
-        let finite = json("report", &report);
-        finite.map_err(|_| bad(path, "its 'report' has a number that is not finite"))?;
-        // What reports on no layer is a patch that no solver made.
-        if !report.layers.is_empty() && report.layers.len() != layers {
-            let reported = report.layers.len();
-            let reason = format!("its report is about {reported} of {layers} layers");
-            return Err(bad(path, reason));
-        }
         Ok(Self {
             patch: read_patch(path, &tensors, layers)?,
-            split: parse(path, "split", field("split")?)?,
-            method: parse(path, "method", field("method")?)?,
+            source: Source::parse(path, &metadata, layers)?,
             dtype: field("dtype")?
                 .parse()
                 .map_err(|reason: String| bad(path, reason))?,
-            model: field("model")?.clone(),
-            model_hash: field("model_hash")?.clone(),
-            report,
+            model: field("model")?.to_owned(),
+            model_hash: field("model_hash")?.to_owned(),
         })
     }
 
@@ -213,7 +265,7 @@ impl SavedPatch {
             });
         }
         self.patch.check(model)?;
-        Ok(model.check_tokens(self.split.tokens(), 0)?)
+        Ok(model.check_tokens(self.source.tokens(), 0)?)
     }
 }
 
@@ -226,6 +278,12 @@ fn bad(path: &Path, reason: impl AsRef<str>) -> Error {
         path: path.into(),
         reason: one_line(reason.as_ref(), 300),
     }
+}
+
+/// A field that has to be there.
+fn field<'m>(path: &Path, metadata: &'m BTreeMap<String, String>, name: &str) -> Result<&'m str> {
+    let value = metadata.get(name).map(String::as_str);
+    value.ok_or_else(|| bad(path, format!("its metadata has no '{name}'")))
 }
 
 /// A field as JSON, which does not hold every number.

@@ -24,6 +24,11 @@ instructions!(
         at = in(reg) at,
         options(readonly, nostack, preserves_flags),
     ),
+    prefetch_far: |at: *const u8| asm!(
+        "prfm pldl2keep, [{at}]",
+        at = in(reg) at,
+        options(readonly, nostack, preserves_flags),
+    ),
 );
 
 lanes!(

@@ -9,7 +9,8 @@ use std::hint::black_box;
 
 use super::lanes::Lanes;
 
-/// How far ahead weights are prefetched where each is read once: the hardware prefetcher stops at the end of a page.
+/// How far ahead weights are prefetched where each is read once, or a tile ahead if that is farther: the hardware prefetcher
+/// stops at the end of a page.
 const PREFETCH_BYTES: usize = 8192;
 
 /// Bytes of a cache line.
@@ -19,7 +20,7 @@ const CACHE_LINE: usize = 64;
 /// closure over an address.
 macro_rules! instructions {
     ($(#[$doc:meta])* $name:ident, $detected:ident, [$($feature:tt),*], $enable:literal,
-     prefetch: $prefetch:expr $(,)?) => {
+     prefetch: $prefetch:expr, prefetch_far: $prefetch_far:expr $(,)?) => {
         $(#[$doc])*
         #[derive(Clone, Copy)]
         pub(super) struct $name(());
@@ -48,6 +49,11 @@ macro_rules! instructions {
             fn prefetch<T>(self, at: *const T) {
                 // SAFETY: the instruction reads nothing, and no address makes it fault.
                 unsafe { $prefetch(at.cast()) };
+            }
+            #[inline(always)]
+            fn prefetch_far<T>(self, at: *const T) {
+                // SAFETY: as for `prefetch`.
+                unsafe { $prefetch_far(at.cast()) };
             }
         }
 
@@ -219,12 +225,15 @@ unsafe fn add_rows_of_parts<
 {
     let mut partial: [[[L::Sum; P]; T]; R] =
         from_fn(|r| from_fn(|t| from_fn(|p| sums[r][t].as_ref()[first + p])));
-    let mut ahead = w[0].as_ptr().wrapping_byte_add(PREFETCH_BYTES);
+    let tile_bytes = R * size_of_val(w[0]);
+    let mut ahead = w[0]
+        .as_ptr()
+        .wrapping_byte_add(tile_bytes.max(PREFETCH_BYTES));
     for block in 0..w[0].len() {
         // A tile's rows lie one after the other, and memory is read fastest in order.
         if first == 0 {
             for line in (0..R * size_of::<[W; B]>()).step_by(CACHE_LINE) {
-                lanes.prefetch(ahead.wrapping_byte_add(line));
+                lanes.prefetch_far(ahead.wrapping_byte_add(line));
             }
             ahead = ahead.wrapping_add(R);
         }

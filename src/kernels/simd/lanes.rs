@@ -8,9 +8,13 @@ use crate::tensor::{Element, Float};
 
 /// What an instruction set offers independent of types.
 pub(in crate::kernels) trait Instructions: Copy {
-    /// Prefetches the cache line at an address, which may be any.
+    /// Prefetches the cache line at an address, which may be any, for the first cache.
     #[inline(always)]
     fn prefetch<T>(self, _at: *const T) {}
+    /// Prefetches a cache line for the second cache. The first one has few lines under way at once, and its own reads wait
+    /// where those are taken.
+    #[inline(always)]
+    fn prefetch_far<T>(self, _at: *const T) {}
 }
 
 /// What to prefetch during a multiplication: one address at each step, because many prefetches at once would keep the

@@ -14,18 +14,21 @@ instructions!(
     /// AVX2 with FMA.
     Avx2, is_x86_feature_detected, ["avx2", "fma"], "avx2,fma",
     prefetch: |at| _mm_prefetch::<_MM_HINT_T0>(at),
+    prefetch_far: |at| _mm_prefetch::<_MM_HINT_T1>(at),
 );
 instructions!(
     /// AVX-512.
     Avx512, is_x86_feature_detected, ["avx512f", "avx512bw", "avx512dq", "avx512vl"],
     "avx512f,avx512bw,avx512dq,avx512vl",
     prefetch: |at| _mm_prefetch::<_MM_HINT_T0>(at),
+    prefetch_far: |at| _mm_prefetch::<_MM_HINT_T1>(at),
 );
 instructions!(
     /// AVX-512 with the bf16 dot product.
     Avx512Bf16, is_x86_feature_detected, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"],
     "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16",
     prefetch: |at| _mm_prefetch::<_MM_HINT_T0>(at),
+    prefetch_far: |at| _mm_prefetch::<_MM_HINT_T1>(at),
 );
 
 lanes!(

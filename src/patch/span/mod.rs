@@ -12,17 +12,16 @@
 //! The solution is found in passes over the layers that are changed, each correcting what the one before
 //! it left.
 
-mod branch;
 mod contextual;
 mod least_squares;
 pub mod reach;
 
 use rayon::prelude::*;
 
-use self::branch::Branch;
 use self::contextual::Contextual;
 use self::reach::{Said, exactly, last, near, weak};
 use super::before_outer::{d_of, products};
+use super::branch::Branch;
 use super::solver::has_post_norm;
 use super::{
     ApplyMode, Case, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, SolverReport,

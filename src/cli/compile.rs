@@ -1,0 +1,489 @@
+//! `context-patch compile`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use context_patch::checkpoint::Tokenizer;
+use context_patch::kernels::Level;
+use context_patch::model::Model;
+use context_patch::output::check_writable;
+use context_patch::patch::compile::{
+    Compiled, Estimate, FOLDS, Lesson, Prompt, Recipe, Sample, answers, compile, samples_hash,
+    texts,
+};
+use context_patch::patch::{Error, SavedPatch, Source};
+use context_patch::tensor::{Dtype, Element, Storage};
+use context_patch::{IoError, Result};
+use serde::Deserialize;
+
+use super::progress::{counting, waiting};
+use super::solving::ExportArgs;
+use super::words::{commands, counted, figure, percent, rows, shell, size_of};
+use super::{BROKEN, BackendArgs, ModelArgs, OK, print, program, refuse_empty, with_dtype};
+
+/// Turn a prompt into a LoRA that serves questions nobody has asked yet
+///
+/// The model without the prompt is fitted, layer by layer and without training, to what it says with it: of your queries, or of
+/// queries that it makes up itself. Three times a part of the queries is left out and tried, which says how good the patch
+/// will be for others. Exit code 1 (with the files written all the same) when --at-least is missed.
+#[derive(Args)]
+#[command(before_help = "\
+Example, with the small model that is built in:
+  context-patch compile --model tiny --output likes.patch \\
+      --context 'Ann likes plums. Bob likes figs. ' --self 24 --anchors 8
+
+The real model, a prompt of examples and a file of queries:
+  context-patch compile --model models/gemma-3-270m --output capitals.patch \\
+      --context-file examples.txt --queries queries.jsonl --export peft capitals-peft")]
+pub(super) struct Compile {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    #[command(flatten)]
+    products: BackendArgs,
+
+    /// The prompt to compile; with --chat the system message
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        required_unless_present = "context_file"
+    )]
+    context: Option<String>,
+
+    /// The same from a file
+    #[arg(long, value_name = "FILE", conflicts_with = "context")]
+    context_file: Option<PathBuf>,
+
+    /// Put the prompt and the queries into the model's chat template
+    #[arg(long)]
+    chat: bool,
+
+    /// Queries like those to come: one JSON a line, a string or {"query": …, "answer": …}. Without --chat each is
+    /// the text that follows the prompt
+    #[arg(long, value_name = "FILE.jsonl")]
+    queries: Option<PathBuf>,
+
+    /// Without --queries: how many queries the model makes up itself
+    #[arg(long = "self", value_name = "N", default_value_t = 96)]
+    own: usize,
+
+    /// Tokens of an answer at most
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    answer_tokens: usize,
+
+    /// What ends an answer besides the model's end token [default: a line break, and nothing with --chat]
+    #[arg(long, value_name = "TEXT")]
+    stop: Option<String>,
+
+    /// Texts that must not change: how many the model makes up itself, or a file of ordinary text
+    #[arg(long, value_name = "N|FILE", default_value = "24")]
+    anchors: String,
+
+    /// The rank of the LoRA; 0 is all there is
+    #[arg(long, default_value_t = 32)]
+    rank: usize,
+
+    /// The first layer that is changed [default: a sixth of them]
+    #[arg(long, value_name = "LAYER")]
+    first: Option<usize>,
+
+    /// How far the change is held small
+    #[arg(long, value_name = "X", default_value_t = Recipe::LAMBDA)]
+    lambda: f64,
+
+    /// Fixes what is drawn, on every machine
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// Exit with 1 where fewer of the queries left out get the same answer, as a share of 1
+    #[arg(long, value_name = "X")]
+    at_least: Option<f64>,
+
+    /// Compute in f64, f32 or bf16
+    #[arg(long, default_value_t = Dtype::F32)]
+    dtype: Dtype,
+
+    /// The patch file to write
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    #[command(flatten)]
+    export: ExportArgs,
+
+    /// Print one JSON object with every figure instead
+    #[arg(long)]
+    json: bool,
+}
+
+/// A line of the file of queries.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Query(String),
+    Answered {
+        query: String,
+        answer: Option<String>,
+    },
+}
+
+/// A query, and the answer where one is given.
+struct Asked {
+    query: String,
+    answer: Option<String>,
+}
+
+/// Tokens of a text that must not change.
+const ANCHOR_TOKENS: usize = 48;
+
+/// What the model made up its own queries from, beside the anchors.
+const OWN: u64 = 1 << 32;
+
+impl Compile {
+    pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
+        let context = self.context()?;
+        refuse_empty(&context)?;
+        let asked = self.queries.as_deref().map(read_queries).transpose()?;
+        if let Some(file) = &self.output {
+            check_writable(file)?;
+        }
+        self.export.check()?;
+        let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
+        let model = model.on(self.products.backend)?;
+        let template = match self.chat {
+            true => Some(model.checkpoint().chat_template()?),
+            false => None,
+        };
+        let prompt = Prompt {
+            tokenizer: &tokenizer,
+            template: template.as_ref(),
+            context: &context,
+        };
+        with_dtype!(self.dtype, E => self.run_in::<E>(&model, &prompt, asked))
+    }
+
+    fn context(&self) -> Result<String> {
+        match (&self.context, &self.context_file) {
+            (Some(text), _) => Ok(text.clone()),
+            (None, Some(file)) => read_text(file),
+            (None, None) => Ok(String::new()),
+        }
+    }
+
+    fn run_in<E: Element>(
+        &self,
+        model: &Model,
+        prompt: &Prompt<'_>,
+        asked: Option<Vec<Asked>>,
+    ) -> Result<u8> {
+        let queries = self.samples::<E>(model, prompt, asked)?;
+        let anchors = self.anchors::<E>(model, prompt)?;
+        let counts = [queries.len(), anchors.len()];
+        let samples: Vec<_> = queries.into_iter().chain(anchors).collect();
+        let samples_hash = samples_hash(&samples);
+        let bar = counting("texts read", samples.len());
+        let lessons = Lesson::<E>::all(model, samples, || bar.inc(1))?;
+        bar.finish_and_clear();
+        let recipe = self.recipe(model);
+        let layers = model.layers().len() - recipe.first.min(model.layers().len());
+        let bar = counting("layers", layers * (FOLDS + 1));
+        let estimate = Estimate::new(model, &lessons, &recipe, || bar.inc(1))?;
+        let all: Vec<_> = lessons.iter().collect();
+        let patch = compile(model, &all, &recipe, || bar.inc(1))?;
+        bar.finish_and_clear();
+        let compiled = Compiled {
+            context: prompt.beginning()?,
+            recipe,
+            seed: self.seed,
+            samples: counts,
+            samples_hash,
+            estimate: Some(estimate),
+        };
+        let saved = SavedPatch {
+            patch,
+            source: Source::Compiled(Box::new(compiled.clone())),
+            dtype: self.dtype,
+            model: model.checkpoint().name().to_owned(),
+            model_hash: waiting("Hashing the weights", || {
+                model.checkpoint().tensors().content_hash()
+            }),
+        };
+        waiting("Writing the exports", || self.export.write(model, &saved))?;
+        if let Some(file) = &self.output {
+            saved.save(file, Storage::F32)?;
+        }
+        let text = if self.json {
+            format!("{}\n", super::inspect::object(&saved))
+        } else {
+            self.text(&compiled)
+        };
+        print(&text)?;
+        let estimate = compiled.estimate.unwrap_or_default();
+        let enough = self
+            .at_least
+            .is_none_or(|least| estimate.patched.exact >= least);
+        Ok(if enough { OK } else { BROKEN })
+    }
+
+    fn recipe(&self, model: &Model) -> Recipe {
+        let usual = Recipe::new(model.layers().len());
+        Recipe {
+            first: self.first.unwrap_or(usual.first),
+            lambda: self.lambda,
+            rank: self.rank,
+            ..usual
+        }
+    }
+
+    /// The queries, and what the model with the prompt says to them.
+    fn samples<E: Element>(
+        &self,
+        model: &Model,
+        prompt: &Prompt<'_>,
+        asked: Option<Vec<Asked>>,
+    ) -> Result<Vec<Sample>> {
+        let asked = match asked {
+            Some(asked) => asked,
+            None if !self.chat => return self.continued::<E>(model, prompt),
+            None => self.own_queries::<E>(model, prompt)?,
+        };
+        let pairs = asked.iter().map(|asked| Ok(prompt.query(&asked.query)?));
+        let pairs = pairs.collect::<Result<Vec<_>>>()?;
+        let prompted: Vec<_> = pairs.iter().map(|[prompted, _]| prompted.clone()).collect();
+        let bar = counting("tokens of answers", asked.len() * self.answer_tokens);
+        let ended = self.ended(prompt.tokenizer);
+        let written = answers::<E>(model, None, &prompted, self.answer_tokens, ended, || {
+            bar.inc(1)
+        })?;
+        bar.finish_and_clear();
+        let each = pairs.iter().zip(written).zip(&asked);
+        let samples = each.map(|(([prompted, bare], written), asked)| {
+            let answer = match &asked.answer {
+                Some(answer) => prompt.tokenizer.encode_more(answer)?,
+                None => written,
+            };
+            Ok(Sample::query(prompted, bare, &answer))
+        });
+        let samples = samples.collect::<Result<Vec<_>>>()?;
+        distinct(samples)
+    }
+
+    /// Whether an answer ends with what is written.
+    fn ended<'t>(&self, tokenizer: &'t Tokenizer) -> impl Fn(&[u32]) -> bool + 't {
+        let stop = match (&self.stop, self.chat) {
+            (Some(stop), _) => Some(stop.clone()),
+            (None, true) => None,
+            (None, false) => Some("\n".into()),
+        };
+        move |written: &[u32]| {
+            stop.as_ref().is_some_and(|stop| {
+                tokenizer
+                    .decode(written)
+                    .is_ok_and(|text| text.contains(stop.as_str()))
+            })
+        }
+    }
+
+    /// Texts with which the model goes on after the prompt.
+    fn continued<E: Element>(&self, model: &Model, prompt: &Prompt<'_>) -> Result<Vec<Sample>> {
+        let beginning = prompt.beginning()?;
+        let bare = &beginning[..beginning.len().min(1)];
+        let bar = counting("tokens of queries", self.own * OWN_TOKENS);
+        let ended = |written: &[u32]| {
+            prompt
+                .tokenizer
+                .decode(written)
+                .is_ok_and(|text| text.trim_start().contains("\n\n"))
+        };
+        let texts = texts::<E>(
+            model,
+            &beginning,
+            self.own,
+            OWN_TOKENS,
+            self.seed + OWN,
+            ended,
+            || bar.inc(1),
+        )?;
+        bar.finish_and_clear();
+        let samples = texts
+            .iter()
+            .map(|text| Sample::query(&beginning, bare, text));
+        distinct(samples.collect())
+    }
+
+    /// What the model asks itself where the chat template has a user ask.
+    fn own_queries<E: Element>(&self, model: &Model, prompt: &Prompt<'_>) -> Result<Vec<Asked>> {
+        let beginning = prompt.beginning()?;
+        let bar = counting("tokens of queries", self.own * OWN_TOKENS);
+        let texts = texts::<E>(
+            model,
+            &beginning,
+            self.own,
+            OWN_TOKENS,
+            self.seed + OWN,
+            |_| false,
+            || bar.inc(1),
+        )?;
+        bar.finish_and_clear();
+        let ends = model.checkpoint().eos_token_ids();
+        let asked = texts.iter().map(|text| {
+            let text: Vec<u32> = text
+                .iter()
+                .copied()
+                .filter(|id| !ends.contains(id))
+                .collect();
+            let query = prompt.tokenizer.decode(&text)?.trim().to_owned();
+            Ok(Asked {
+                query,
+                answer: None,
+            })
+        });
+        let asked = asked.collect::<Result<Vec<_>>>()?;
+        Ok(asked
+            .into_iter()
+            .filter(|asked| !asked.query.is_empty())
+            .collect())
+    }
+
+    /// The texts that must not change.
+    fn anchors<E: Element>(&self, model: &Model, prompt: &Prompt<'_>) -> Result<Vec<Sample>> {
+        let beginning = prompt.beginning()?;
+        let first = beginning[..beginning.len().min(1)].to_vec();
+        let texts = match self.anchors.parse::<usize>() {
+            Ok(count) => {
+                let bar = counting("tokens of other texts", count * ANCHOR_TOKENS);
+                let texts = texts::<E>(
+                    model,
+                    &first,
+                    count,
+                    ANCHOR_TOKENS,
+                    self.seed,
+                    |_| false,
+                    || bar.inc(1),
+                )?;
+                bar.finish_and_clear();
+                texts
+            }
+            Err(_) => {
+                let text = read_text(Path::new(&self.anchors))?;
+                let ids = prompt.tokenizer.encode_more(&text)?;
+                ids.chunks(ANCHOR_TOKENS).map(<[u32]>::to_vec).collect()
+            }
+        };
+        let anchors = texts
+            .into_iter()
+            .map(|text| Sample::anchor([first.clone(), text].concat()));
+        Ok(anchors.filter(|anchor| anchor.rows() > 0).collect())
+    }
+
+    /// What someone wants to know who has just compiled a prompt.
+    fn text(&self, compiled: &Compiled) -> String {
+        let Some(estimate) = &compiled.estimate else {
+            return String::new();
+        };
+        let (patched, bare) = (&estimate.patched, &estimate.bare);
+        let [queries, anchors] = compiled.samples;
+        let mut said = vec![
+            (
+                "Compiled",
+                format!(
+                    "{} of prompt, from {queries} queries and {}",
+                    counted(compiled.context.len(), "token"),
+                    counted(anchors, "other text"),
+                ),
+            ),
+            (
+                "Expect",
+                format!(
+                    "of queries like these {} get the same answer as with the prompt ({} the same first token, KL {} a \
+                     token); without prompt and patch {} (KL {})",
+                    percent(patched.exact),
+                    percent(patched.first),
+                    figure(patched.kl),
+                    percent(bare.exact),
+                    figure(bare.kl),
+                ),
+            ),
+        ];
+        if estimate.elsewhere.samples > 0 {
+            let [before, after] = estimate.elsewhere.bits;
+            said.push((
+                "Elsewhere",
+                format!(
+                    "other texts move by KL {} a token, {:+.1} % of their bits",
+                    figure(estimate.elsewhere.kl),
+                    100.0 * (after - before) / before,
+                ),
+            ));
+        }
+        let output = self.output.iter().map(|file| (None, file.as_path()));
+        let exports = self.export.each().map(|(kind, path)| (Some(kind), path));
+        said.extend(output.chain(exports).map(|(kind, path)| {
+            let size = size_of(path).unwrap_or_default();
+            let kind = kind.map_or_else(String::new, |kind| format!(" ({kind})"));
+            ("Written", format!("{}{kind}, {size}", path.display()))
+        }));
+        let next = self.output.as_ref().map(|file| {
+            let (program, file) = (program(), shell(&file.to_string_lossy()));
+            let chat = if self.chat { " --chat" } else { "" };
+            commands(&[format!(
+                "{program} apply {} --patch {file}{chat} --prompt QUERY",
+                self.model.shell()
+            )])
+        });
+        rows(said) + &next.unwrap_or_default()
+    }
+}
+
+/// Tokens of a query that the model makes up itself.
+const OWN_TOKENS: usize = 64;
+
+/// Samples without those that are there twice.
+fn distinct(samples: Vec<Sample>) -> Result<Vec<Sample>> {
+    let mut seen = Vec::new();
+    for sample in samples {
+        if sample.rows() > 0 && !seen.contains(&sample) {
+            seen.push(sample);
+        }
+    }
+    match seen.len() {
+        0 | 1 => Err(Error::FewQueries {
+            queries: seen.len(),
+        }
+        .into()),
+        _ => Ok(seen),
+    }
+}
+
+/// A text file.
+fn read_text(file: &Path) -> Result<String> {
+    let read = fs::read_to_string(file);
+    Ok(read.map_err(|source| IoError {
+        action: "read",
+        path: file.into(),
+        source,
+    })?)
+}
+
+/// The queries of a file, one JSON a line.
+fn read_queries(file: &Path) -> Result<Vec<Asked>> {
+    let text = read_text(file)?;
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty());
+    let asked = lines.map(|(i, line)| match serde_json::from_str(line) {
+        Ok(Line::Query(query)) => Ok(Asked {
+            query,
+            answer: None,
+        }),
+        Ok(Line::Answered { query, answer }) => Ok(Asked { query, answer }),
+        Err(_) => Err(Error::QueryLine {
+            path: file.into(),
+            line: i + 1,
+        }
+        .into()),
+    });
+    asked.collect()
+}

@@ -1,0 +1,119 @@
+//! A prompt compiled for questions that nobody has asked yet: one plain LoRA, fitted by least squares on samples.
+//!
+//! [`span`](super::span) is exact for tokens that are known. The same change of W_down, fitted over sequences like those to come,
+//! serves tokens that are not. Layer by layer, on the states that the layers before it really give:
+//!
+//! ```text
+//! t  = T − v                                       T: the layer's output with the prompt; the last layer: t = c T − v
+//! δ  = R · m ⊙ (t − o) ⊘ (m² + η median(m²))       one damped Gauss–Newton step through the norm, R = rms(W h), o = m ⊙ W h / R
+//! ω  = w · (median(R) / R)²                        w = 1, and less for a text that must not change
+//! ΔW = (Σ ω δ hᵀ)(Σ ω h hᵀ + λI)⁻¹                 in f64, with ΔW h = 0 for the token that begins every sequence
+//! ```
+//!
+//! cut to a rank behind m. Without a norm behind the branch δ = t − W h, and with experts each has its share of δ (Lemma 11).
+//! `docs/compile.md` says how far this carries.
+
+mod cholesky;
+mod eigen;
+mod estimate;
+mod fit;
+mod lesson;
+mod passes;
+mod prompt;
+mod ridge;
+mod sample;
+mod step;
+mod trial;
+mod writing;
+
+pub use estimate::{Estimate, FOLDS};
+pub use lesson::Lesson;
+pub use prompt::Prompt;
+pub use sample::Sample;
+pub use trial::{Summary, Trial};
+pub use writing::{answers, texts};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{Patch, Result};
+use crate::model::Model;
+use crate::tensor::Element;
+
+/// How a prompt is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// The first layer that is changed.
+    pub first: usize,
+    /// λ in units of ‖S‖²_F / tr S, S = Σ ω h hᵀ.
+    pub lambda: f64,
+    /// The rank of each ΔW; 0 is all.
+    pub rank: usize,
+    /// w of a text that must not change.
+    pub anchor_weight: f64,
+}
+
+impl Recipe {
+    /// λ where nothing else is asked for.
+    pub const LAMBDA: f64 = 1e-4;
+
+    /// The recipe for a model of this many layers.
+    pub fn new(layers: usize) -> Self {
+        Self {
+            first: layers / 6,
+            lambda: Self::LAMBDA,
+            rank: 32,
+            anchor_weight: 0.1,
+        }
+    }
+}
+
+/// The patch that is fitted to `lessons`; `on_layer` is called after each layer that is changed.
+///
+/// # Errors
+///
+/// [`Error::Precondition`](super::Error::Precondition) where a number is not finite, and those of
+/// [`Session::forward`](crate::Session::forward).
+pub fn compile<E: Element>(
+    model: &Model,
+    lessons: &[&Lesson<E>],
+    recipe: &Recipe,
+    on_layer: impl FnMut(),
+) -> Result<Patch> {
+    fit::fit(model, lessons, recipe, on_layer)
+}
+
+/// What a compiled patch says of itself: with the model and its weights, everything it takes to make it again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Compiled {
+    /// The prompt's tokens, as the model sees it before a query.
+    pub context: Vec<u32>,
+    /// How it was compiled.
+    pub recipe: Recipe,
+    /// Fixes what the model drew.
+    pub seed: u64,
+    /// Queries and texts that must not change.
+    pub samples: [usize; 2],
+    /// SHA-256 of all tokens of all samples: see [`samples_hash`].
+    pub samples_hash: String,
+    /// What it will be worth, where that was tried.
+    pub estimate: Option<Estimate>,
+}
+
+/// SHA-256, in hexadecimal, of some samples: of each the number of tokens with the prompt and without, of the answer's and whether
+/// it is a text that must not change, then the tokens; all as u32, little-endian.
+pub fn samples_hash<'s>(samples: impl IntoIterator<Item = &'s Sample>) -> String {
+    let mut hash = Sha256::new();
+    for sample in samples {
+        let counts = [sample.prompted.len(), sample.bare.len(), sample.answer];
+        let counts = counts.map(|count| count as u32);
+        let head = counts.into_iter().chain([u32::from(sample.anchor)]);
+        for number in head.chain(sample.prompted.iter().chain(&sample.bare).copied()) {
+            hash.update(number.to_le_bytes());
+        }
+    }
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

@@ -1,0 +1,71 @@
+//! What a patch is compiled from: sequences as the model sees them with the prompt and without it.
+
+use std::ops::Range;
+
+/// A sequence with the prompt and without it, which end in the same tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// With the prompt.
+    pub prompted: Vec<u32>,
+    /// Without it, at positions 0, 1, 2, …
+    pub bare: Vec<u32>,
+    /// How many of the last tokens are answer: what is compared.
+    pub answer: usize,
+    /// Whether this is a text that must not change, and not one that the patch is for.
+    pub anchor: bool,
+}
+
+impl Sample {
+    /// A query behind a prompt, and what the model with the prompt answers.
+    pub fn query(prompted: &[u32], bare: &[u32], answer: &[u32]) -> Self {
+        Self {
+            prompted: [prompted, answer].concat(),
+            bare: [bare, answer].concat(),
+            answer: answer.len(),
+            anchor: false,
+        }
+    }
+
+    /// A text that must not change.
+    pub fn anchor(text: Vec<u32>) -> Self {
+        Self {
+            prompted: text.clone(),
+            answer: text.len().saturating_sub(1),
+            bare: text,
+            anchor: true,
+        }
+    }
+
+    /// How many tokens at the end are the same in both, but for the first of each and the last: what the layers are fitted on.
+    pub fn rows(&self) -> usize {
+        let same = self.prompted.iter().rev().zip(self.bare.iter().rev());
+        let same = same.take_while(|(a, b)| a == b).count();
+        same.min(self.bare.len() - 1)
+            .min(self.prompted.len() - 1)
+            .saturating_sub(1)
+    }
+
+    /// The tokens that go through the model without the prompt: all but the last, after which nothing is asked.
+    pub(super) fn taken(&self) -> &[u32] {
+        &self.bare[..self.bare.len() - 1]
+    }
+
+    /// Which of [`taken`](Self::taken) are rows.
+    pub(super) fn fitted(&self) -> Range<usize> {
+        self.bare.len() - 1 - self.rows()..self.bare.len() - 1
+    }
+
+    /// The same with the prompt.
+    pub(super) fn taken_prompted(&self) -> &[u32] {
+        &self.prompted[..self.prompted.len() - 1]
+    }
+}
+
+/// How many tokens some sequences have in common at the beginning.
+pub(super) fn common(sequences: &[&[u32]]) -> usize {
+    let Some((first, others)) = sequences.split_first() else {
+        return 0;
+    };
+    let same = |other: &&[u32]| first.iter().zip(*other).take_while(|(a, b)| a == b).count();
+    others.iter().map(same).fold(first.len(), usize::min)
+}

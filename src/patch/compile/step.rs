@@ -1,0 +1,119 @@
+//! What a layer's branch is to be changed by: the targets of the least squares.
+
+use crate::model::Norm;
+use crate::patch::lemmas::rms;
+use crate::tensor::{Element, Matrix};
+
+/// η: scales below this share of the median count as if they were larger, or the step through them would be without bounds.
+const DAMPING: f64 = 0.01;
+
+/// What the norm behind a branch makes of the targets.
+pub(super) struct PostNorm {
+    /// m.
+    scale: Vec<f64>,
+    eps: f64,
+    /// η · median(m²).
+    damping: f64,
+    /// Whether the final norm, which ignores length, is next.
+    last: bool,
+}
+
+/// A row of a layer: its branch before the norm, and what the branch is added to.
+pub(super) struct Row<'a> {
+    /// d = W h.
+    pub(super) d: &'a [f64],
+    /// v.
+    pub(super) rest: &'a [f64],
+    /// T, what the layer is to give.
+    pub(super) target: &'a [f64],
+}
+
+impl PostNorm {
+    pub(super) fn new<E: Element>(norm: &Norm, last: bool) -> Self {
+        let scale: Vec<f64> = norm.scale::<E>().into_iter().map(Element::to_f64).collect();
+        let damping = DAMPING * median(scale.iter().map(|m| m * m));
+        Self {
+            scale,
+            eps: norm.eps(),
+            damping,
+            last,
+        }
+    }
+
+    /// m, but no entry near zero, in the signs of m: what a part of ΔW is weighed by.
+    pub(super) fn floored(&self) -> Vec<f64> {
+        let floor = 1e-3 * median(self.scale.iter().map(|m| m.abs()));
+        let floor = if floor > 0.0 { floor } else { 1.0 };
+        self.scale
+            .iter()
+            .map(|m| m.abs().max(floor).copysign(*m))
+            .collect()
+    }
+
+    /// R = rms(d), and δ: one damped Gauss–Newton step through the norm towards the target.
+    fn step(&self, row: &Row<'_>, delta: &mut [f64]) -> f64 {
+        let length = (rms(row.d).powi(2) + self.eps).sqrt();
+        let said: Vec<f64> = row
+            .d
+            .iter()
+            .zip(&self.scale)
+            .map(|(d, m)| m * d / length)
+            .collect();
+        let c = if self.last {
+            nearest_length(row, &said)
+        } else {
+            1.0
+        };
+        for (j, delta) in delta.iter_mut().enumerate() {
+            let (m, t) = (self.scale[j], c * row.target[j] - row.rest[j]);
+            *delta = length * m * (t - said[j]) / (m * m + self.damping);
+        }
+        length
+    }
+}
+
+/// c, such that c·T is nearest to the layer's present output.
+fn nearest_length(row: &Row<'_>, said: &[f64]) -> f64 {
+    let (mut along, mut square) = (0.0, 0.0);
+    for (j, target) in row.target.iter().enumerate() {
+        along += target * (row.rest[j] + said[j]);
+        square += target * target;
+    }
+    if square > 0.0 { along / square } else { 1.0 }
+}
+
+/// δ `[rows, out]`, what the branch before its norm is to be changed by, and ω, how much each row counts beside its own weight.
+pub(super) fn targets<'a>(
+    norm: Option<&PostNorm>,
+    hidden: usize,
+    rows: impl ExactSizeIterator<Item = Row<'a>>,
+) -> (Matrix<f64>, Vec<f64>) {
+    let mut delta = Matrix::zeros(rows.len(), hidden);
+    let mut lengths = Vec::with_capacity(rows.len());
+    for (row, delta) in rows.zip(delta.iter_rows_mut()) {
+        match norm {
+            Some(norm) => lengths.push(norm.step(&row, delta)),
+            // Lemma 9's, as it stands.
+            None => {
+                for (j, delta) in delta.iter_mut().enumerate() {
+                    *delta = row.target[j] - row.rest[j] - row.d[j];
+                }
+                lengths.push(1.0);
+            }
+        }
+    }
+    // What a long d is off by is divided by its length behind it.
+    let typical = median(lengths.iter().copied());
+    let weights = lengths.iter().map(|length| (typical / length).powi(2));
+    (delta, weights.collect())
+}
+
+/// The median: of an even number the larger one in the middle.
+fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.collect();
+    let middle = numbers.len() / 2;
+    match numbers.is_empty() {
+        true => 0.0,
+        false => *numbers.select_nth_unstable_by(middle, f64::total_cmp).1,
+    }
+}
