@@ -4,13 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use context_patch::checkpoint::Tokenizer;
 use context_patch::kernels::Level;
 use context_patch::model::Model;
 use context_patch::output::check_writable;
 use context_patch::patch::compile::{
-    Compiled, Estimate, FOLDS, Lesson, Prompt, Recipe, Sample, answers, compile, samples_hash,
-    texts,
+    ANCHOR_TOKENS, Asked, Compiled, Estimate, FOLDS, Lesson, OWN_TOKENS, Prompt, Recipe, Sample,
+    compile, samples_hash,
 };
 use context_patch::patch::{Error, SavedPatch, Source};
 use context_patch::tensor::{Dtype, Element, Storage};
@@ -128,18 +127,6 @@ enum Line {
     },
 }
 
-/// A query, and the answer where one is given.
-struct Asked {
-    query: String,
-    answer: Option<String>,
-}
-
-/// Tokens of a text that must not change.
-const ANCHOR_TOKENS: usize = 48;
-
-/// What the model made up its own queries from, beside the anchors.
-const OWN: u64 = 1 << 32;
-
 impl Compile {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         let context = self.context()?;
@@ -159,6 +146,8 @@ impl Compile {
             tokenizer: &tokenizer,
             template: template.as_ref(),
             context: &context,
+            stop: self.stop.as_deref().or((!self.chat).then_some("\n")),
+            answer_tokens: self.answer_tokens,
         };
         with_dtype!(self.dtype, E => self.run_in::<E>(&model, &prompt, asked))
     }
@@ -183,7 +172,7 @@ impl Compile {
         let samples: Vec<_> = queries.into_iter().chain(anchors).collect();
         let samples_hash = samples_hash(&samples);
         let bar = counting("texts read", samples.len());
-        let lessons = Lesson::<E>::all(model, samples, || bar.inc(1))?;
+        let lessons = Lesson::<E>::all(model, &samples, || bar.inc(1))?;
         bar.finish_and_clear();
         let recipe = self.recipe(model);
         let layers = model.layers().len() - recipe.first.min(model.layers().len());
@@ -243,138 +232,32 @@ impl Compile {
         prompt: &Prompt<'_>,
         asked: Option<Vec<Asked>>,
     ) -> Result<Vec<Sample>> {
-        let asked = match asked {
-            Some(asked) => asked,
-            None if !self.chat => return self.continued::<E>(model, prompt),
-            None => self.own_queries::<E>(model, prompt)?,
+        let samples = match asked {
+            Some(asked) => {
+                let bar = counting("tokens of answers", asked.len() * self.answer_tokens);
+                let samples = prompt.samples::<E>(model, &asked, || bar.inc(1));
+                bar.finish_and_clear();
+                samples
+            }
+            None => {
+                let bar = counting("tokens of queries", self.own * OWN_TOKENS);
+                let samples = prompt.own_samples::<E>(model, self.own, self.seed, || bar.inc(1));
+                bar.finish_and_clear();
+                samples
+            }
         };
-        let pairs = asked.iter().map(|asked| Ok(prompt.query(&asked.query)?));
-        let pairs = pairs.collect::<Result<Vec<_>>>()?;
-        let prompted: Vec<_> = pairs.iter().map(|[prompted, _]| prompted.clone()).collect();
-        let bar = counting("tokens of answers", asked.len() * self.answer_tokens);
-        let ended = self.ended(prompt.tokenizer);
-        let written = answers::<E>(model, None, &prompted, self.answer_tokens, ended, || {
-            bar.inc(1)
-        })?;
-        bar.finish_and_clear();
-        let each = pairs.iter().zip(written).zip(&asked);
-        let samples = each.map(|(([prompted, bare], written), asked)| {
-            let answer = match &asked.answer {
-                Some(answer) => prompt.tokenizer.encode_more(answer)?,
-                None => written,
-            };
-            Ok(Sample::query(prompted, bare, &answer))
-        });
-        let samples = samples.collect::<Result<Vec<_>>>()?;
-        distinct(samples)
-    }
-
-    /// Whether an answer ends with what is written.
-    fn ended<'t>(&self, tokenizer: &'t Tokenizer) -> impl Fn(&[u32]) -> bool + 't {
-        let stop = match (&self.stop, self.chat) {
-            (Some(stop), _) => Some(stop.clone()),
-            (None, true) => None,
-            (None, false) => Some("\n".into()),
-        };
-        move |written: &[u32]| {
-            stop.as_ref().is_some_and(|stop| {
-                tokenizer
-                    .decode(written)
-                    .is_ok_and(|text| text.contains(stop.as_str()))
-            })
-        }
-    }
-
-    /// Texts with which the model goes on after the prompt.
-    fn continued<E: Element>(&self, model: &Model, prompt: &Prompt<'_>) -> Result<Vec<Sample>> {
-        let beginning = prompt.beginning()?;
-        let bare = &beginning[..beginning.len().min(1)];
-        let bar = counting("tokens of queries", self.own * OWN_TOKENS);
-        let ended = |written: &[u32]| {
-            prompt
-                .tokenizer
-                .decode(written)
-                .is_ok_and(|text| text.trim_start().contains("\n\n"))
-        };
-        let texts = texts::<E>(
-            model,
-            &beginning,
-            self.own,
-            OWN_TOKENS,
-            self.seed + OWN,
-            ended,
-            || bar.inc(1),
-        )?;
-        bar.finish_and_clear();
-        let samples = texts
-            .iter()
-            .map(|text| Sample::query(&beginning, bare, text));
-        distinct(samples.collect())
-    }
-
-    /// What the model asks itself where the chat template has a user ask.
-    fn own_queries<E: Element>(&self, model: &Model, prompt: &Prompt<'_>) -> Result<Vec<Asked>> {
-        let beginning = prompt.beginning()?;
-        let bar = counting("tokens of queries", self.own * OWN_TOKENS);
-        let texts = texts::<E>(
-            model,
-            &beginning,
-            self.own,
-            OWN_TOKENS,
-            self.seed + OWN,
-            |_| false,
-            || bar.inc(1),
-        )?;
-        bar.finish_and_clear();
-        let ends = model.checkpoint().eos_token_ids();
-        let asked = texts.iter().map(|text| {
-            let text: Vec<u32> = text
-                .iter()
-                .copied()
-                .filter(|id| !ends.contains(id))
-                .collect();
-            let query = prompt.tokenizer.decode(&text)?.trim().to_owned();
-            Ok(Asked {
-                query,
-                answer: None,
-            })
-        });
-        let asked = asked.collect::<Result<Vec<_>>>()?;
-        Ok(asked
-            .into_iter()
-            .filter(|asked| !asked.query.is_empty())
-            .collect())
+        Ok(samples?)
     }
 
     /// The texts that must not change.
     fn anchors<E: Element>(&self, model: &Model, prompt: &Prompt<'_>) -> Result<Vec<Sample>> {
-        let beginning = prompt.beginning()?;
-        let first = beginning[..beginning.len().min(1)].to_vec();
-        let texts = match self.anchors.parse::<usize>() {
-            Ok(count) => {
-                let bar = counting("tokens of other texts", count * ANCHOR_TOKENS);
-                let texts = texts::<E>(
-                    model,
-                    &first,
-                    count,
-                    ANCHOR_TOKENS,
-                    self.seed,
-                    |_| false,
-                    || bar.inc(1),
-                )?;
-                bar.finish_and_clear();
-                texts
-            }
-            Err(_) => {
-                let text = read_text(Path::new(&self.anchors))?;
-                let ids = prompt.tokenizer.encode_more(&text)?;
-                ids.chunks(ANCHOR_TOKENS).map(<[u32]>::to_vec).collect()
-            }
+        let Ok(count) = self.anchors.parse() else {
+            return Ok(prompt.anchors_from(&read_text(Path::new(&self.anchors))?)?);
         };
-        let anchors = texts
-            .into_iter()
-            .map(|text| Sample::anchor([first.clone(), text].concat()));
-        Ok(anchors.filter(|anchor| anchor.rows() > 0).collect())
+        let bar = counting("tokens of other texts", count * ANCHOR_TOKENS);
+        let anchors = prompt.anchors::<E>(model, count, self.seed, || bar.inc(1));
+        bar.finish_and_clear();
+        Ok(anchors?)
     }
 
     /// What someone wants to know who has just compiled a prompt.
@@ -433,26 +316,6 @@ impl Compile {
             )])
         });
         rows(said) + &next.unwrap_or_default()
-    }
-}
-
-/// Tokens of a query that the model makes up itself.
-const OWN_TOKENS: usize = 64;
-
-/// Samples without those that are there twice.
-fn distinct(samples: Vec<Sample>) -> Result<Vec<Sample>> {
-    let mut seen = Vec::new();
-    for sample in samples {
-        if sample.rows() > 0 && !seen.contains(&sample) {
-            seen.push(sample);
-        }
-    }
-    match seen.len() {
-        0 | 1 => Err(Error::FewQueries {
-            queries: seen.len(),
-        }
-        .into()),
-        _ => Ok(seen),
     }
 }
 

@@ -26,23 +26,27 @@ impl<E: Element> Lesson<E> {
     /// Those of [`Session::forward`].
     pub fn all(
         model: &Model,
-        samples: Vec<Sample>,
+        samples: &[Sample],
         mut on_sample: impl FnMut(),
     ) -> Result<Vec<Self>> {
-        let sequences: Vec<&[u32]> = samples.iter().map(Sample::taken_prompted).collect();
-        let shared = prefix::<E>(model, None, &sequences)?;
         let mut lessons = Vec::with_capacity(samples.len());
-        let mut left = samples.as_slice();
-        while !left.is_empty() {
-            let mut rows = 0;
-            let more = left.iter().take_while(|sample| {
-                rows += sample.taken_prompted().len() - shared.position();
-                rows <= ROWS
-            });
-            let (now, later) = left.split_at(more.count().max(1));
-            lessons.extend(Self::together(&shared, now)?);
-            now.iter().for_each(|_| on_sample());
-            left = later;
+        // Queries share their prompt, and texts that must not change the first token alone.
+        for alike in samples.chunk_by(|a, b| a.anchor == b.anchor) {
+            // What they share of the queries too has rows.
+            let before: Vec<&[u32]> = alike.iter().map(Sample::before).collect();
+            let shared = prefix::<E>(model, None, &before)?;
+            let mut left = alike;
+            while !left.is_empty() {
+                let mut rows = 0;
+                let more = left.iter().take_while(|sample| {
+                    rows += sample.taken_prompted().len() - shared.position();
+                    rows <= ROWS
+                });
+                let (now, later) = left.split_at(more.count().max(1));
+                lessons.extend(Self::together(&shared, now)?);
+                now.iter().for_each(|_| on_sample());
+                left = later;
+            }
         }
         Ok(lessons)
     }

@@ -28,7 +28,7 @@ mod writing;
 
 pub use estimate::{Estimate, FOLDS};
 pub use lesson::Lesson;
-pub use prompt::Prompt;
+pub use prompt::{ANCHOR_TOKENS, Asked, OWN_TOKENS, Prompt};
 pub use sample::Sample;
 pub use trial::{Summary, Trial};
 pub use writing::{answers, texts};

@@ -40,17 +40,12 @@ impl Ridge<'_> {
         check_finite("δ", rows.delta.as_slice())?;
         check_finite("ω", &rows.weights)?;
         let (h, delta) = self.weighted(rows);
-        let (ht, delta_t) = (h.transposed(), delta.transposed());
+        let (h_t, delta_t) = (h.transposed(), delta.transposed());
         // S or H Hᵀ, whichever is smaller; both have the same trace and norm.
         let dual = h.rows() < h.cols();
-        let mut gram = if dual {
-            matmul(level, &h, &h)
-        } else {
-            matmul(level, &ht, &ht)
-        };
+        let mut gram = gram(level, if dual { &h } else { &h_t });
         let trace: f64 = (0..gram.rows()).map(|i| gram.row(i)[i]).sum();
-        let square: f64 = gram.as_slice().iter().map(|x| x * x).sum();
-        let lambda = self.lambda * square / trace;
+        let lambda = self.lambda * square_norm(&gram) / trace;
         let fail = || Precondition {
             quantity: "tr Σ ω h hᵀ".into(),
             value: trace,
@@ -60,23 +55,28 @@ impl Ridge<'_> {
         }
         (0..gram.rows()).for_each(|i| gram.row_mut(i)[i] += lambda);
         let cholesky = Cholesky::new(level, gram).ok_or_else(fail)?;
-        // Σ ω δ hᵀ `[out, in]`, and ΔW; with the dual system ΔW = δᵀ (H Hᵀ + λI)⁻¹ H.
-        let (change, square) = if dual {
+        // ΔW = A B, where B is H with the dual system and 1 without; and ΔW (S + λI) ΔWᵀ.
+        let (a, b, square) = if dual {
             let a = cholesky.solve(level, &delta_t);
-            // ΔW (S + λI) ΔWᵀ = δᵀ H Hᵀ a = δᵀ (δ − λ a)
+            // δᵀ H Hᵀ a = δᵀ (δ − λ a)
             let mut left = delta_t.clone();
             for (left, a) in left.as_mut_slice().iter_mut().zip(a.as_slice()) {
                 *left -= lambda * a;
             }
-            (matmul(level, &a, &ht), matmul(level, &delta_t, &left))
+            let square = matmul(level, &delta_t, &left);
+            (a, Some(h_t), square)
         } else {
-            let b = matmul(level, &delta_t, &ht);
-            let change = cholesky.solve(level, &b);
-            let square = matmul(level, &change, &b);
-            (change, square)
+            let right = matmul(level, &delta_t, &h_t);
+            let change = cholesky.solve(level, &right);
+            let square = matmul(level, &change, &right);
+            (change, None, square)
         };
-        check_finite("ΔW", change.as_slice())?;
-        Ok(self.low_rank(level, change, square))
+        check_finite("ΔW", a.as_slice())?;
+        let mut change = self.low_rank(level, a, square);
+        if let Some(h_t) = b {
+            change.v = matmul(level, &change.v, &h_t);
+        }
+        Ok(change)
     }
 
     /// √ω h without what is along `still`, and √ω δ.
@@ -107,7 +107,7 @@ impl Ridge<'_> {
         (h, delta)
     }
 
-    /// The part of ΔW that counts most behind it: M⁻¹ U Uᵀ M ΔW, where U has the largest eigenvectors of
+    /// The part of a change that counts most behind it: M⁻¹ U Uᵀ M A, where U has the largest eigenvectors of
     /// M ΔW (S + λI) ΔWᵀ M; `square` is ΔW (S + λI) ΔWᵀ.
     fn low_rank(&self, level: Level, change: Matrix<f64>, mut square: Matrix<f64>) -> LowRank {
         let out = change.rows();
@@ -139,4 +139,28 @@ impl Ridge<'_> {
         }
         LowRank { u, v }
     }
+}
+
+/// A Aᵀ, of which the lower triangle and the blocks on the diagonal are computed; what is above them is zero.
+fn gram(level: Level, a: &Matrix<f64>) -> Matrix<f64> {
+    const BLOCK: usize = 256;
+    let n = a.rows();
+    let mut gram = Matrix::zeros(n, n);
+    for start in (0..n).step_by(BLOCK) {
+        let end = n.min(start + BLOCK);
+        let products = matmul(level, &a.slice_rows(start..end), &a.slice_rows(0..end));
+        for (row, products) in (start..end).zip(products.iter_rows()) {
+            gram.row_mut(row)[..end].copy_from_slice(products);
+        }
+    }
+    gram
+}
+
+/// ‖A‖²_F of a symmetric matrix, from its lower triangle.
+fn square_norm(a: &Matrix<f64>) -> f64 {
+    let row = |(i, row): (usize, &[f64])| {
+        let below: f64 = row[..i].iter().map(|x| x * x).sum();
+        2.0 * below + row[i] * row[i]
+    };
+    a.iter_rows().enumerate().map(row).sum()
 }

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+/// Tokens of a text that must not change which are compared: what a large vocabulary makes of each takes as long as all layers.
+const COMPARED: usize = 16;
+
 /// A sequence with the prompt and without it, which end in the same tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
@@ -30,7 +33,7 @@ impl Sample {
     pub fn anchor(text: Vec<u32>) -> Self {
         Self {
             prompted: text.clone(),
-            answer: text.len().saturating_sub(1),
+            answer: text.len().saturating_sub(1).min(COMPARED),
             bare: text,
             anchor: true,
         }
@@ -55,7 +58,12 @@ impl Sample {
         self.bare.len() - 1 - self.rows()..self.bare.len() - 1
     }
 
-    /// The same with the prompt.
+    /// The tokens before the rows, with the prompt.
+    pub(super) fn before(&self) -> &[u32] {
+        &self.prompted[..self.prompted.len() - self.rows() - 1]
+    }
+
+    /// [`taken`](Self::taken) with the prompt.
     pub(super) fn taken_prompted(&self) -> &[u32] {
         &self.prompted[..self.prompted.len() - 1]
     }
