@@ -268,7 +268,7 @@ fn what_is_not_finite_is_not_saved() {
 #[test]
 fn a_loaded_patch_answers_without_the_context() {
     let model = open("tiny");
-    let patch = solved(&model, Solver::ClosedForm);
+    let mut patch = solved(&model, Solver::ClosedForm);
     assert_eq!(known(&mut patch).report.layers[0].case, Case::Regular);
     let saved = Saved::new(&patch);
     let (tokens, positions) = known(&mut patch).split.reduced_prompt();

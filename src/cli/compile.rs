@@ -138,6 +138,7 @@ impl Compile {
         self.export.check()?;
         let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
         let model = model.on(self.products.backend)?;
+        self.recipe(&model).check(&model)?;
         let template = match self.chat {
             true => Some(model.checkpoint().chat_template()?),
             false => None,

@@ -120,6 +120,17 @@ pub enum Error {
         /// Those that there are.
         queries: usize,
     },
+    /// A recipe that a model cannot be compiled by.
+    #[error("the recipe does not fit: {reason}; give another --first, --rank or --lambda")]
+    Recipe {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A prompt that is not there.
+    #[error(
+        "there is nothing to compile: with the prompt and without it the model sees the same tokens"
+    )]
+    NothingToCompile,
     /// A line of a file of queries that is none.
     #[error("{}, line {line}: it is no query: give one JSON a line, a string or {{\"query\": \"…\", \"answer\": \"…\"}}", path.display())]
     QueryLine {

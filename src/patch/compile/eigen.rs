@@ -120,3 +120,50 @@ impl Turn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Qᵀ diag(values) Q for an orthonormal Q.
+    fn with_values(values: &[f64]) -> (Matrix<f64>, Matrix<f64>) {
+        let n = values.len();
+        let numbers = (0..n * n).map(|i| ((i * i * 7 + 3 * i) % 23) as f64 + (i % n) as f64);
+        let mut q = Matrix::from_vec(n, numbers.collect());
+        orthonormalise(&mut q);
+        let mut scaled = q.transposed();
+        for row in scaled.iter_rows_mut() {
+            row.iter_mut()
+                .zip(values)
+                .for_each(|(x, value)| *x *= value);
+        }
+        (matmul(Level::best(), &scaled, &q.transposed()), q)
+    }
+
+    #[test]
+    fn it_finds_the_largest() {
+        let values: Vec<f64> = (0..60).map(|i| 0.7f64.powi(i)).collect();
+        let (a, q) = with_values(&values);
+        let found = largest(Level::best(), &a, 5);
+        for (found, want) in found.iter_rows().zip(q.iter_rows()) {
+            let along: f64 = found.iter().zip(want).map(|(a, b)| a * b).sum();
+            assert!((along.abs() - 1.0).abs() < 1e-10, "{along}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_zero() {
+        let (a, _) = with_values(&[3.0, 2.0, 0.0, 0.0, 0.0, 0.0]);
+        let found = largest(Level::best(), &a, 4);
+        let norms: Vec<_> = found.iter_rows().map(norm).collect();
+        assert!(norms[..2].iter().all(|n| (n - 1.0).abs() < 1e-12));
+        let product = matmul(Level::best(), &found, &a);
+        assert!(
+            product
+                .slice_rows(2..4)
+                .as_slice()
+                .iter()
+                .all(|x| x.abs() < 1e-12)
+        );
+    }
+}

@@ -36,7 +36,7 @@ pub use writing::{answers, texts};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Patch, Result};
+use super::{Error, Patch, Result};
 use crate::model::Model;
 use crate::tensor::Element;
 
@@ -56,6 +56,35 @@ pub struct Recipe {
 impl Recipe {
     /// λ where nothing else is asked for.
     pub const LAMBDA: f64 = 1e-4;
+
+    /// Refuses what cannot be done with a model.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Recipe`].
+    pub fn check(&self, model: &Model) -> Result<()> {
+        let (layers, hidden) = (model.layers().len(), model.config().hidden_size);
+        let refuse = |reason: String| Err(Error::Recipe { reason });
+        if self.first >= layers {
+            let last = layers - 1;
+            return refuse(format!(
+                "its first layer is {}, and the model's last is {last}",
+                self.first
+            ));
+        }
+        if self.rank > hidden {
+            return refuse(format!(
+                "its rank is {}, and there are {hidden} at most",
+                self.rank
+            ));
+        }
+        for (name, x) in [("λ", self.lambda), ("anchors' weight", self.anchor_weight)] {
+            if !x.is_finite() || x <= 0.0 {
+                return refuse(format!("its {name} is {x}, and must be above 0"));
+            }
+        }
+        Ok(())
+    }
 
     /// The recipe for a model of this many layers.
     pub fn new(layers: usize) -> Self {
@@ -80,6 +109,10 @@ pub fn compile<E: Element>(
     recipe: &Recipe,
     on_layer: impl FnMut(),
 ) -> Result<Patch> {
+    recipe.check(model)?;
+    if lessons.iter().all(|lesson| lesson.sample.rows() == 0) {
+        return Err(Error::FewQueries { queries: 0 });
+    }
     fit::fit(model, lessons, recipe, on_layer)
 }
 

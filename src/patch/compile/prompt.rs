@@ -234,6 +234,12 @@ fn distinct(samples: Vec<Sample>) -> Result<Vec<Sample>> {
             seen.push(sample);
         }
     }
+    if seen
+        .iter()
+        .any(|sample: &Sample| sample.prompted == sample.bare)
+    {
+        return Err(Error::NothingToCompile);
+    }
     match seen.len() {
         0 | 1 => Err(Error::FewQueries {
             queries: seen.len(),

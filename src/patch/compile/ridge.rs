@@ -46,15 +46,16 @@ impl Ridge<'_> {
         let mut gram = gram(level, if dual { &h } else { &h_t });
         let trace: f64 = (0..gram.rows()).map(|i| gram.row(i)[i]).sum();
         let lambda = self.lambda * square_norm(&gram) / trace;
-        let fail = || Precondition {
-            quantity: "tr Σ ω h hᵀ".into(),
-            value: trace,
+        let fail = |quantity: &str, value| Precondition {
+            quantity: quantity.into(),
+            value,
         };
         if !lambda.is_finite() || trace <= 0.0 {
-            return Err(fail());
+            return Err(fail("tr Σ ω h hᵀ", trace));
         }
         (0..gram.rows()).for_each(|i| gram.row_mut(i)[i] += lambda);
-        let cholesky = Cholesky::new(level, gram).ok_or_else(fail)?;
+        let cholesky = Cholesky::new(level, gram)
+            .ok_or_else(|| fail("λ, too small for Σ ω h hᵀ + λI to have an inverse,", lambda))?;
         // ΔW = A B, where B is H with the dual system and 1 without; and ΔW (S + λI) ΔWᵀ.
         let (a, b, square) = if dual {
             let a = cholesky.solve(level, &delta_t);
@@ -76,6 +77,8 @@ impl Ridge<'_> {
         if let Some(h_t) = b {
             change.v = matmul(level, &change.v, &h_t);
         }
+        check_finite("U", change.u.as_slice())?;
+        check_finite("V", change.v.as_slice())?;
         Ok(change)
     }
 
@@ -163,4 +166,129 @@ fn square_norm(a: &Matrix<f64>) -> f64 {
         2.0 * below + row[i] * row[i]
     };
     a.iter_rows().enumerate().map(row).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RIDGE: Ridge<'_> = Ridge {
+        still: None,
+        lambda: 1e-3,
+        rank: 0,
+        scale: None,
+    };
+
+    fn numbers(rows: usize, cols: usize, seed: usize) -> Matrix<f64> {
+        let number = |i: usize| ((i * i * 7 + 13 * i * seed + seed) % 101) as f64 / 50.0 - 1.0;
+        Matrix::from_vec(cols, (0..rows * cols).map(number).collect())
+    }
+
+    fn rows(count: usize) -> Rows {
+        Rows {
+            h: numbers(count, 20, 3),
+            delta: numbers(count, 6, 5),
+            weights: (0..count).map(|i| 0.5 + i as f64 / 7.0).collect(),
+        }
+    }
+
+    fn change(low_rank: &LowRank) -> Matrix<f64> {
+        matmul(Level::best(), &low_rank.u, &low_rank.v.transposed())
+    }
+
+    /// ΔW (S + λI) = Σ ω δ hᵀ, by the sums as they are written.
+    #[test]
+    fn both_systems_solve_the_normal_equations() {
+        for count in [8, 19, 33] {
+            let found = change(&RIDGE.solve(Level::best(), rows(count)).unwrap());
+            let rows = rows(count);
+            let mut s = Matrix::<f64>::zeros(20, 20);
+            let mut right = Matrix::<f64>::zeros(6, 20);
+            for ((h, delta), w) in rows
+                .h
+                .iter_rows()
+                .zip(rows.delta.iter_rows())
+                .zip(&rows.weights)
+            {
+                for (j, h_j) in h.iter().enumerate() {
+                    (0..20).for_each(|i| s.row_mut(i)[j] += w * h[i] * h_j);
+                    (0..6).for_each(|i| right.row_mut(i)[j] += w * delta[i] * h_j);
+                }
+            }
+            let trace: f64 = (0..20).map(|i| s.row(i)[i]).sum();
+            let lambda = 1e-3 * s.as_slice().iter().map(|x| x * x).sum::<f64>() / trace;
+            (0..20).for_each(|i| s.row_mut(i)[i] += lambda);
+            let got = matmul(Level::best(), &found, &s);
+            for (got, want) in got.as_slice().iter().zip(right.as_slice()) {
+                assert!((got - want).abs() < 1e-9, "{count} rows: {got} {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_still_stays() {
+        let still: Vec<f64> = (0..20).map(|i| 1.0 + f64::from(i)).collect();
+        let ridge = Ridge {
+            still: Some(&still),
+            ..RIDGE
+        };
+        let found = change(&ridge.solve(Level::best(), rows(12)).unwrap());
+        let largest = found
+            .as_slice()
+            .iter()
+            .fold(0.0f64, |most, x| most.max(x.abs()));
+        for row in found.iter_rows() {
+            let moved: f64 = row.iter().zip(&still).map(|(w, q)| w * q).sum();
+            assert!(moved.abs() < 1e-11 * largest * norm(&still), "{moved}");
+        }
+    }
+
+    /// A rank takes as much as it can of what counts behind M, and all ranks take all.
+    #[test]
+    fn a_rank_leaves_out_what_counts_least() {
+        let scale = [1.0, -2.0, 0.5, 3.0, 1.0, 0.1];
+        let full = change(&RIDGE.solve(Level::best(), rows(12)).unwrap());
+        let off = |rank| {
+            let ridge = Ridge {
+                rank,
+                scale: Some(&scale),
+                ..RIDGE
+            };
+            let found = ridge.solve(Level::best(), rows(12)).unwrap();
+            assert_eq!(found.v.rows(), rank);
+            let found = change(&found);
+            let rows = rows(12);
+            let mut left = 0.0;
+            for (h, w) in rows.h.iter_rows().zip(&rows.weights) {
+                for ((a, b), m) in found.iter_rows().zip(full.iter_rows()).zip(scale) {
+                    let off: f64 = a.iter().zip(b).zip(h).map(|((a, b), h)| (a - b) * h).sum();
+                    left += w * (m * off).powi(2);
+                }
+            }
+            left
+        };
+        let left: Vec<_> = (1..=6).map(off).collect();
+        assert!(left.windows(2).all(|pair| pair[1] < pair[0]), "{left:?}");
+        assert!(left[5] < 1e-20 * left[0], "{left:?}");
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_refused() {
+        for (quantity, spoil) in [
+            (
+                "(h)[3]",
+                (|rows: &mut Rows| rows.h.as_mut_slice()[3] = f64::NAN) as fn(&mut Rows),
+            ),
+            ("(δ)[2]", |rows| {
+                rows.delta.as_mut_slice()[2] = f64::INFINITY
+            }),
+            ("(ω)[1]", |rows| rows.weights[1] = f64::NAN),
+            ("tr Σ ω h hᵀ", |rows| rows.h.as_mut_slice().fill(0.0)),
+        ] {
+            let mut rows = rows(9);
+            spoil(&mut rows);
+            let refused = RIDGE.solve(Level::best(), rows).unwrap_err();
+            assert_eq!(refused.quantity, quantity);
+        }
+    }
 }

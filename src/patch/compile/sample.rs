@@ -43,29 +43,29 @@ impl Sample {
     pub fn rows(&self) -> usize {
         let same = self.prompted.iter().rev().zip(self.bare.iter().rev());
         let same = same.take_while(|(a, b)| a == b).count();
-        same.min(self.bare.len() - 1)
-            .min(self.prompted.len() - 1)
-            .saturating_sub(1)
+        let most = self.bare.len().min(self.prompted.len()).saturating_sub(1);
+        same.min(most).saturating_sub(1)
     }
 
     /// The tokens that go through the model without the prompt: all but the last, after which nothing is asked.
     pub(super) fn taken(&self) -> &[u32] {
-        &self.bare[..self.bare.len() - 1]
+        &self.bare[..self.bare.len().saturating_sub(1)]
     }
 
     /// Which of [`taken`](Self::taken) are rows.
     pub(super) fn fitted(&self) -> Range<usize> {
-        self.bare.len() - 1 - self.rows()..self.bare.len() - 1
+        let end = self.taken().len();
+        end - self.rows()..end
     }
 
     /// The tokens before the rows, with the prompt.
     pub(super) fn before(&self) -> &[u32] {
-        &self.prompted[..self.prompted.len() - self.rows() - 1]
+        &self.prompted[..self.taken_prompted().len() - self.rows()]
     }
 
     /// [`taken`](Self::taken) with the prompt.
     pub(super) fn taken_prompted(&self) -> &[u32] {
-        &self.prompted[..self.prompted.len() - 1]
+        &self.prompted[..self.prompted.len().saturating_sub(1)]
     }
 }
 
