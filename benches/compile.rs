@@ -18,6 +18,7 @@ use std::path::PathBuf;
 
 use common::timed;
 use context_patch::Model;
+use context_patch::checkpoint::{ChatTemplate, Tokenizer};
 use context_patch::patch::compile::{
     Asked, Estimate, Lesson, Prompt, Recipe, Sample, Summary, Trial, answers, compile,
 };
@@ -61,9 +62,10 @@ fn main() {
         "| {path}, {split} | queries | bare: KL | exact | patched: KL | exact | first | accuracy: bare | prompted | patched | bleed: KL | bits | estimate: exact | KL | s |"
     );
     println!("|{}", "---|".repeat(15));
+    let texts = Texts::new(&model);
     let mut lines: Vec<(String, Line)> = Vec::new();
     for (name, benchmark) in benchmarks(names) {
-        if let Some(line) = run(&model, &benchmark, split) {
+        if let Some(line) = run(&model, &texts, &benchmark, split) {
             println!("| {name}, {} {line}", benchmark.kind);
             lines.push((benchmark.kind, line));
         }
@@ -114,6 +116,41 @@ fn benchmarks(names: &[String]) -> Vec<(String, Benchmark)> {
         .collect()
 }
 
+/// What all benchmarks of a model share.
+struct Texts {
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    /// Those that are compiled in.
+    anchors: Vec<Lesson<f32>>,
+    /// Others, on which bleed is measured.
+    elsewhere: Vec<Lesson<f32>>,
+}
+
+impl Texts {
+    fn new(model: &Model) -> Self {
+        let tokenizer = model.checkpoint().tokenizer().unwrap();
+        let template = model.checkpoint().chat_template().ok();
+        // The first token is that of every prompt.
+        let prompt = Prompt {
+            tokenizer: &tokenizer,
+            template: template.as_ref(),
+            context: "A",
+            stop: None,
+            answer_tokens: 0,
+        };
+        let [anchors, elsewhere] = [0, 1].map(|seed| {
+            let samples = prompt.anchors::<f32>(model, ANCHORS, seed, || {}).unwrap();
+            Lesson::all(model, &samples, || {}).unwrap()
+        });
+        Self {
+            tokenizer,
+            template,
+            anchors,
+            elsewhere,
+        }
+    }
+}
+
 /// What the table has of a benchmark, in the order of its columns.
 struct Line([f64; 14]);
 
@@ -138,15 +175,18 @@ impl std::fmt::Display for Line {
 }
 
 /// One benchmark; `None` where it does not apply to the model.
-fn run(model: &Model, benchmark: &Benchmark, split: &str) -> Option<Line> {
-    let tokenizer = model.checkpoint().tokenizer().unwrap();
-    let template = model.checkpoint().chat_template().ok();
+fn run(model: &Model, texts: &Texts, benchmark: &Benchmark, split: &str) -> Option<Line> {
+    let Texts {
+        tokenizer,
+        template,
+        ..
+    } = texts;
     if template.is_some() && benchmark.system.is_none() {
         return None;
     }
     let chat = template.is_some();
     let prompt = Prompt {
-        tokenizer: &tokenizer,
+        tokenizer,
         template: template.as_ref(),
         context: benchmark
             .system
@@ -172,12 +212,11 @@ fn run(model: &Model, benchmark: &Benchmark, split: &str) -> Option<Line> {
         each.collect()
     };
     let recipe = Recipe::new(model.layers().len());
+    let of = |samples: Vec<Sample>| Lesson::<f32>::all(model, &samples, || {}).unwrap();
     let (seconds, (lessons, patch)) = timed(|| {
-        let mut samples = prompt
-            .samples::<f32>(model, &asked(&benchmark.train), || {})
-            .unwrap();
-        samples.extend(prompt.anchors::<f32>(model, ANCHORS, 0, || {}).unwrap());
-        let lessons = Lesson::<f32>::all(model, &samples, || {}).unwrap();
+        let samples = prompt.samples::<f32>(model, &asked(&benchmark.train), || {});
+        let mut lessons = of(samples.unwrap());
+        lessons.extend(texts.anchors.iter().cloned());
         let all: Vec<_> = lessons.iter().collect();
         let patch = compile(model, &all, &recipe, || {}).unwrap();
         (lessons, patch)
@@ -185,9 +224,7 @@ fn run(model: &Model, benchmark: &Benchmark, split: &str) -> Option<Line> {
     let overlay = Overlay::<f32>::new(model, &patch, ApplyMode::Overlay);
     let estimate = Estimate::new(model, &lessons, &recipe, || {}).unwrap();
 
-    let of = |samples: Vec<Sample>| Lesson::<f32>::all(model, &samples, || {}).unwrap();
     let tried_lessons = of(prompt.samples::<f32>(model, &asked(tried), || {}).unwrap());
-    let elsewhere = of(prompt.anchors::<f32>(model, ANCHORS, 1, || {}).unwrap());
     let summary = |overlay: Option<&Overlay<f32>>, lessons: &[Lesson<f32>]| {
         let lessons: Vec<_> = lessons.iter().collect();
         Summary::new(&Trial::all(model, overlay, &lessons).unwrap())
@@ -196,7 +233,7 @@ fn run(model: &Model, benchmark: &Benchmark, split: &str) -> Option<Line> {
         summary(None, &tried_lessons),
         summary(Some(&overlay), &tried_lessons),
     );
-    let bleed = summary(Some(&overlay), &elsewhere);
+    let bleed = summary(Some(&overlay), &texts.elsewhere);
     let prompts: Vec<_> = asked(tried)
         .iter()
         .map(|asked| prompt.query(&asked.query).unwrap())

@@ -250,6 +250,11 @@ fn help_conformance() {
 }
 
 #[test]
+fn help_compile() {
+    insta::assert_snapshot!(printed(&["compile", "--help"]));
+}
+
+#[test]
 fn help_patch() {
     insta::assert_snapshot!(printed(&["patch", "--help"]));
 }
