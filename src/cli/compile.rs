@@ -2,23 +2,24 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use context_patch::kernels::Level;
-use context_patch::model::Model;
+use context_patch::model::{Model, Session};
 use context_patch::output::check_writable;
 use context_patch::patch::compile::{
     ANCHOR_TOKENS, Asked, Compiled, Estimate, FOLDS, Lesson, OWN_TOKENS, Prompt, Recipe, Sample,
     compile, samples_hash,
 };
-use context_patch::patch::{Error, SavedPatch, Source};
+use context_patch::patch::{self, Error, SavedPatch, Source};
 use context_patch::tensor::{Dtype, Element, Storage};
 use context_patch::{IoError, Result};
 use serde::Deserialize;
 
 use super::progress::{counting, waiting};
 use super::solving::ExportArgs;
-use super::words::{commands, counted, figure, percent, rows, shell, size_of};
+use super::words::{commands, counted, figure, percent, rows, shell};
 use super::{BROKEN, BackendArgs, ModelArgs, OK, print, program, refuse_empty, with_dtype};
 
 /// Turn a prompt into a LoRA that serves questions nobody has asked yet
@@ -167,6 +168,40 @@ impl Compile {
         prompt: &Prompt<'_>,
         asked: Option<Vec<Asked>>,
     ) -> Result<u8> {
+        let (patch, compiled) = self.compiled::<E>(model, prompt, asked)?;
+        let saved = SavedPatch {
+            patch,
+            source: Source::Compiled(Box::new(compiled.clone())),
+            dtype: self.dtype,
+            model: model.checkpoint().name().to_owned(),
+            model_hash: waiting("Hashing the weights", || {
+                model.checkpoint().tensors().content_hash()
+            }),
+        };
+        waiting("Writing the exports", || self.export.write(model, &saved))?;
+        if let Some(file) = &self.output {
+            saved.save(file, Storage::F32)?;
+        }
+        let text = if self.json {
+            format!("{}\n", super::inspect::object(&saved))
+        } else {
+            self.text(&compiled, reading::<E>(model, &compiled.context)?)
+        };
+        print(&text)?;
+        let estimate = compiled.estimate.unwrap_or_default();
+        let enough = self
+            .at_least
+            .is_none_or(|least| estimate.patched.exact >= least);
+        Ok(if enough { OK } else { BROKEN })
+    }
+
+    /// The patch, and what it was compiled from.
+    fn compiled<E: Element>(
+        &self,
+        model: &Model,
+        prompt: &Prompt<'_>,
+        asked: Option<Vec<Asked>>,
+    ) -> Result<(patch::Patch, Compiled)> {
         let queries = self.samples::<E>(model, prompt, asked)?;
         let anchors = self.anchors::<E>(model, prompt)?;
         let counts = [queries.len(), anchors.len()];
@@ -190,30 +225,7 @@ impl Compile {
             samples_hash,
             estimate: Some(estimate),
         };
-        let saved = SavedPatch {
-            patch,
-            source: Source::Compiled(Box::new(compiled.clone())),
-            dtype: self.dtype,
-            model: model.checkpoint().name().to_owned(),
-            model_hash: waiting("Hashing the weights", || {
-                model.checkpoint().tensors().content_hash()
-            }),
-        };
-        waiting("Writing the exports", || self.export.write(model, &saved))?;
-        if let Some(file) = &self.output {
-            saved.save(file, Storage::F32)?;
-        }
-        let text = if self.json {
-            format!("{}\n", super::inspect::object(&saved))
-        } else {
-            self.text(&compiled)
-        };
-        print(&text)?;
-        let estimate = compiled.estimate.unwrap_or_default();
-        let enough = self
-            .at_least
-            .is_none_or(|least| estimate.patched.exact >= least);
-        Ok(if enough { OK } else { BROKEN })
+        Ok((patch, compiled))
     }
 
     fn recipe(&self, model: &Model) -> Recipe {
@@ -261,8 +273,8 @@ impl Compile {
         Ok(anchors?)
     }
 
-    /// What someone wants to know who has just compiled a prompt.
-    fn text(&self, compiled: &Compiled) -> String {
+    /// What someone wants to know who has just compiled a prompt, which takes so long to read.
+    fn text(&self, compiled: &Compiled, reading: Duration) -> String {
         let Some(estimate) = &compiled.estimate else {
             return String::new();
         };
@@ -301,13 +313,15 @@ impl Compile {
                 ),
             ));
         }
-        let output = self.output.iter().map(|file| (None, file.as_path()));
-        let exports = self.export.each().map(|(kind, path)| (Some(kind), path));
-        said.extend(output.chain(exports).map(|(kind, path)| {
-            let size = size_of(path).unwrap_or_default();
-            let kind = kind.map_or_else(String::new, |kind| format!(" ({kind})"));
-            ("Written", format!("{}{kind}, {size}", path.display()))
-        }));
+        said.push((
+            "Saves",
+            format!(
+                "the {} of the prompt in every request, {:.0} ms of reading here",
+                counted(compiled.context.len(), "token"),
+                1000.0 * reading.as_secs_f64(),
+            ),
+        ));
+        said.extend(self.export.written(self.output.as_deref()));
         let next = self.output.as_ref().map(|file| {
             let (program, file) = (program(), shell(&file.to_string_lossy()));
             let chat = if self.chat { " --chat" } else { "" };
@@ -318,6 +332,13 @@ impl Compile {
         });
         rows(said) + &next.unwrap_or_default()
     }
+}
+
+/// How long the model takes to read some tokens.
+fn reading<E: Element>(model: &Model, tokens: &[u32]) -> Result<Duration> {
+    let start = Instant::now();
+    Session::<E>::new(model).forward(tokens, 1)?;
+    Ok(start.elapsed())
 }
 
 /// A text file.

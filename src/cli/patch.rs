@@ -21,7 +21,7 @@ use super::keep::parse_keep;
 use super::progress::{counting, waiting};
 use super::solved::Solved;
 use super::solving::{ExportArgs, SolvingArgs};
-use super::words::{commands, rows, shell, size_of};
+use super::words::{commands, rows, shell};
 use super::{BROKEN, BackendArgs, ModelArgs, OK, print, program, refuse_empty, with_dtype};
 
 /// Turn a context into a patch, and save it
@@ -177,15 +177,7 @@ impl Patch {
 
     /// What was written, and what to do with it.
     fn files(&self) -> String {
-        let exports = self.export.each();
-        let exports = exports.map(|(kind, path)| (Some(kind), path));
-        let output = self.output.iter().map(|file| (None, file.as_path()));
-        let written = output.chain(exports).map(|(kind, path)| {
-            let size = size_of(path).unwrap_or_default();
-            let kind = kind.map_or_else(String::new, |kind| format!(" ({kind})"));
-            ("Written", format!("{}{kind}, {size}", path.display()))
-        });
-        let written = rows(written);
+        let written = rows(self.export.written(self.output.as_deref()));
         let next = match &self.output {
             None => rows([("Next", "--output FILE keeps the patch".to_owned())]),
             Some(file) => {

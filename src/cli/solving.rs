@@ -8,6 +8,8 @@ use context_patch::output::{check_new_dir, check_writable};
 use context_patch::patch::{ApplyMode, Error, Method, Result, SavedPatch, Solver, export};
 use context_patch::tensor::{Dtype, Storage};
 
+use super::words::size_of;
+
 #[derive(Args)]
 pub(super) struct SolvingArgs {
     /// How far the changed W_down overrules the stored one (closed-form, span): more makes the patch larger
@@ -108,6 +110,20 @@ impl ExportArgs {
             "gguf" => export::gguf(model, &saved.patch, base, path),
             "merged" => export::merged(model, &saved.patch, Some(storage), path),
             _ => Err(Error::ExportKind { kind: kind.into() }),
+        })
+    }
+
+    /// What was written and how large it is: a patch file, where there is one, and the exports.
+    pub(super) fn written<'a>(
+        &'a self,
+        output: Option<&'a Path>,
+    ) -> impl Iterator<Item = (&'static str, String)> + 'a {
+        let exports = self.each().map(|(kind, path)| (Some(kind), path));
+        let output = output.into_iter().map(|file| (None, file));
+        output.chain(exports).map(|(kind, path)| {
+            let size = size_of(path).unwrap_or_default();
+            let kind = kind.map_or_else(String::new, |kind| format!(" ({kind})"));
+            ("Written", format!("{}{kind}, {size}", path.display()))
         })
     }
 
