@@ -101,7 +101,7 @@ impl Recipe {
 ///
 /// # Errors
 ///
-/// [`Error::Precondition`](super::Error::Precondition) where a number is not finite, and those of
+/// [`Error::Precondition`] where a number is not finite, and those of
 /// [`Session::forward`](crate::Session::forward).
 pub fn compile<E: Element>(
     model: &Model,
