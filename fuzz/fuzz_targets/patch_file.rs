@@ -79,7 +79,11 @@ fn there_and_back(patch: &SavedPatch) {
                 TensorChange::LowRank(delta) => [delta.u.as_slice(), delta.v.as_slice()].concat(),
                 TensorChange::Vector(vector) => vector.clone(),
             });
-            let finite = numbers.chain([patch.method.gain]).all(|x| x.is_finite());
+            let said = match &patch.source {
+                Source::Solved(solved) => vec![solved.method.gain],
+                Source::Compiled(compiled) => vec![compiled.recipe.lambda],
+            };
+            let finite = numbers.chain(said).all(|x| x.is_finite());
             assert!(!finite, "{error} is no reason to refuse {patch:?}");
         }
     }
