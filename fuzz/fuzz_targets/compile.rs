@@ -33,7 +33,11 @@ fuzz_target!(|input: Input| {
     let model = &MODELS[usize::from(input.experts)];
     let vocab = model.config().vocab_size as u32;
     let ids = |bytes: &[u8]| -> Vec<u32> {
-        bytes.iter().take(24).map(|byte| u32::from(*byte) % (vocab + 1)).collect()
+        bytes
+            .iter()
+            .take(24)
+            .map(|byte| u32::from(*byte) % (vocab + 1))
+            .collect()
     };
     let each = input.samples.iter().take(6);
     let samples: Vec<_> = each
