@@ -9,7 +9,9 @@ use crate::model::{Hidden, LayerOverlay, Linear, Model, Pass, Session};
 use crate::patch::before_outer::{d_of, products};
 use crate::patch::branch::Branch;
 use crate::patch::reduced_pass::consecutive;
-use crate::patch::{ApplyMode, LayerPatch, Patch, Precondition, Result, TensorChange, overlay};
+use crate::patch::{
+    ApplyMode, LayerPatch, Patch, Precondition, Result, TensorChange, overlay, wide,
+};
 use crate::tensor::{Element, Matrix};
 
 /// The rows of the samples, in the batch of all their tokens.
@@ -99,9 +101,7 @@ impl<E: Element> Fitted<'_, E> {
             .for_each(|(weight, w)| *weight *= w);
         let scale = norm.as_ref().map(PostNorm::floored);
         let (mut change, mut patch) = (LayerOverlay::new(), LayerPatch::new());
-        let mut set = |map: &Linear, h: &Matrix<E>, still: Option<usize>, rows: Rows| {
-            let still: Option<Vec<f64>> =
-                still.map(|row| h.row(row).iter().map(|h| h.to_f64()).collect());
+        for (map, still, rows) in self.of_each_map(branch, delta, weights) {
             let ridge = Ridge {
                 still: still.as_deref(),
                 lambda: self.recipe.lambda,
@@ -110,50 +110,54 @@ impl<E: Element> Fitted<'_, E> {
             };
             let down = ridge.solve(self.model.level(), rows)?;
             let name = format!("{}.weight", map.name());
-            change.insert(
-                name.clone(),
-                overlay::low_rank(map.weight(), &down, ApplyMode::Overlay),
-            );
+            let overlay = overlay::low_rank(map.weight(), &down, ApplyMode::Overlay);
+            change.insert(name.clone(), overlay);
             patch.insert(name, TensorChange::LowRank(down));
-            Ok::<_, Precondition>(())
-        };
-        let maps = block.outer.down();
-        match &branch.h {
+        }
+        Ok((change, patch))
+    }
+
+    /// W_down with its h of the first token and what it is to add, or the same of every expert that fires: its share of δ where
+    /// it does (Lemma 11).
+    fn of_each_map<'b>(
+        &self,
+        branch: &'b Branch<'_, E>,
+        delta: Matrix<f64>,
+        weights: Vec<f64>,
+    ) -> Vec<(&'b Linear, Option<Vec<f64>>, Rows)> {
+        let maps = branch.block.outer.down();
+        let active = match &branch.h {
+            Hidden::Experts { active, .. } => active,
             Hidden::Dense(h) => {
                 let rows = Rows {
                     h: select(h, self.rows.iter().copied()),
                     delta,
                     weights,
                 };
-                set(&maps[0], h, Some(0), rows)?;
+                return vec![(&maps[0], Some(wide(h, 0)), rows)];
             }
-            Hidden::Experts { active, .. } => {
-                let mut gates = vec![0.0; self.rows.len()];
-                for (active, _) in active {
-                    for (at, row) in among(&self.rows, &active.rows) {
-                        gates[row] += active.gates[at];
-                    }
-                }
-                for (active, h) in active {
-                    let pairs: Vec<_> = among(&self.rows, &active.rows).collect();
-                    if pairs.is_empty() {
-                        continue;
-                    }
-                    let shares = pairs.iter().flat_map(|&(_, row)| {
-                        let share = 1.0 / gates[row];
-                        delta.row(row).iter().map(move |delta| delta * share)
-                    });
-                    let rows = Rows {
-                        h: select(h, pairs.iter().map(|(at, _)| *at)),
-                        delta: Matrix::from_vec(delta.cols(), shares.collect()),
-                        weights: pairs.iter().map(|(_, row)| weights[*row]).collect(),
-                    };
-                    let first = active.rows.first().is_some_and(|row| *row == 0);
-                    set(&maps[active.expert], h, first.then_some(0), rows)?;
-                }
+        };
+        let mut gates = vec![0.0; self.rows.len()];
+        for (active, _) in active {
+            for (at, row) in among(&self.rows, &active.rows) {
+                gates[row] += active.gates[at];
             }
         }
-        Ok((change, patch))
+        let each = active.iter().filter_map(|(active, h)| {
+            let pairs: Vec<_> = among(&self.rows, &active.rows).collect();
+            let shares = pairs.iter().flat_map(|&(_, row)| {
+                let share = 1.0 / gates[row];
+                delta.row(row).iter().map(move |delta| delta * share)
+            });
+            let rows = Rows {
+                h: select(h, pairs.iter().map(|(at, _)| *at)),
+                delta: Matrix::from_vec(delta.cols(), shares.collect()),
+                weights: pairs.iter().map(|(_, row)| weights[*row]).collect(),
+            };
+            let still = (active.rows.first() == Some(&0)).then(|| wide(h, 0));
+            (!pairs.is_empty()).then_some((&maps[active.expert], still, rows))
+        });
+        each.collect()
     }
 
     /// δ and ω of every row.
@@ -164,18 +168,15 @@ impl<E: Element> Fitted<'_, E> {
         norm: Option<&PostNorm>,
     ) -> (Matrix<f64>, Vec<f64>) {
         let hidden = self.model.config().hidden_size;
-        let wide = |target: &[E]| target.iter().map(|t| t.to_f64()).collect::<Vec<_>>();
-        let of_lessons = self
-            .lessons
-            .iter()
-            .flat_map(|lesson| lesson.targets[layer].iter_rows());
-        let rows = self.rows.iter().zip(of_lessons.collect::<Vec<_>>());
-        let rows: Vec<_> = rows
-            .map(|(&row, target)| {
-                let d = d_of(branch.block, &branch.h, &branch.products, row, hidden);
-                (d, branch.rest.to_f64(row), wide(target))
-            })
-            .collect();
+        let targets_of = self.lessons.iter().flat_map(|lesson| {
+            let targets = &lesson.targets[layer];
+            (0..targets.rows()).map(|row| wide(targets, row))
+        });
+        let rows = self.rows.iter().zip(targets_of).map(|(&row, target)| {
+            let d = d_of(branch.block, &branch.h, &branch.products, row, hidden);
+            (d, branch.rest.to_f64(row), target)
+        });
+        let rows: Vec<_> = rows.collect();
         targets(
             norm,
             hidden,

@@ -1,7 +1,5 @@
 //! Several sequences on their way through the layers together.
 
-use std::ops::Range;
-
 use crate::model::{ForwardRun, Model, Overlay, Pass, Recorder, Result, Sequence, Session};
 use crate::patch::reduced_pass::consecutive;
 use crate::tensor::{Element, Matrix};
@@ -59,14 +57,10 @@ impl<'m, E: Element> Batch<'m, E> {
     ) -> T {
         let positions: Vec<_> = next.positions.iter().flatten().copied().collect();
         let x = self.model.embed(run, &next.tokens.concat(), &positions);
-        let mut start = 0;
-        let each = self.sessions.iter_mut().zip(&next.positions);
+        let rows = consecutive(next.positions.iter().map(Vec::len));
+        let each = self.sessions.iter_mut().zip(&next.positions).zip(rows);
         let mut sequences: Vec<_> = each
-            .map(|(session, positions)| {
-                let rows = start..start + positions.len();
-                start = rows.end;
-                session.as_rows(rows, positions)
-            })
+            .map(|((session, positions), rows)| session.as_rows(rows, positions))
             .collect();
         let result = f(self.model, run, x, &mut sequences);
         drop(sequences);
@@ -101,6 +95,16 @@ impl<'m, E: Element> Batch<'m, E> {
         })
     }
 
+    /// Takes in tokens of each sequence; the logits after the last of each, `[sequences, vocab]`.
+    fn last_logits(&mut self, tokens: &[Vec<u32>]) -> Result<Matrix<E>> {
+        let x = self.forward(tokens.iter().map(Vec::as_slice).collect(), None)?;
+        let rows = consecutive(tokens.iter().map(Vec::len));
+        let last = rows.map(|rows| x.slice_rows(rows.end - 1..rows.end));
+        let last = Matrix::stack(x.cols(), last.collect());
+        let mut run = ForwardRun::new(self.model, None, None);
+        self.model.logits(&mut run, &last)
+    }
+
     /// Calls `layer` with a pass for every block, and what the one before it gave.
     pub(super) fn layer_by_layer(
         &mut self,
@@ -127,59 +131,71 @@ impl<'m, E: Element> Batch<'m, E> {
     }
 }
 
-/// Writes on after each of `prompts`, which begin with the tokens that `prefix` has seen, until `ended` says so of what is written
-/// or an end token is among it, at most `most` tokens. `draws` has how each is drawn, the likeliest token where there is none.
-pub(super) fn write_on<'m, E: Element>(
-    prefix: &Session<'m, E>,
-    overlay: Option<&'m Overlay<E>>,
-    prompts: &[&[u32]],
-    most: usize,
-    mut draw: impl FnMut(usize, &[E]) -> u32,
-    ended: impl Fn(&[u32]) -> bool,
-    mut on_token: impl FnMut(),
-) -> Result<Vec<Vec<u32>>> {
-    let model = prefix.model();
-    let ends = model.checkpoint().eos_token_ids();
-    let mut written = vec![Vec::new(); prompts.len()];
-    for first in (0..prompts.len()).step_by(TOGETHER) {
-        let together: Vec<usize> = (first..prompts.len().min(first + TOGETHER)).collect();
-        let mut active = together.clone();
-        let seen = prefix.position();
-        let mut batch = Batch::new(model, vec![prefix.clone(); active.len()]).with_overlay(overlay);
-        let mut next: Vec<Vec<u32>> = active
-            .iter()
-            .map(|&i| prompts[i][seen..].to_vec())
-            .collect();
-        for _ in 0..most {
-            let rows: Vec<Range<usize>> = consecutive(next.iter().map(Vec::len)).collect();
-            let x = batch.forward(next.iter().map(Vec::as_slice).collect(), None)?;
-            let last = rows.iter().map(|rows| x.slice_rows(rows.end - 1..rows.end));
-            let last = Matrix::stack(x.cols(), last.collect());
-            let logits = model.logits(&mut ForwardRun::new(model, None, None), &last)?;
-            let mut going_on = Vec::new();
+/// How sequences are written on.
+pub(super) struct Writing<'f, E> {
+    /// Tokens at most.
+    pub(super) most: usize,
+    /// Chooses the next token of a prompt, by its number, from the logits.
+    pub(super) draw: &'f mut dyn FnMut(usize, &[E]) -> u32,
+    /// Whether what is written is the end; an end token always is.
+    pub(super) ended: &'f dyn Fn(&[u32]) -> bool,
+    /// Called after each token.
+    pub(super) on_token: &'f mut dyn FnMut(),
+}
+
+impl<E: Element> Writing<'_, E> {
+    /// What follows each of `prompts`, which begin with the tokens that `prefix` has seen and have more.
+    pub(super) fn after<'m>(
+        &mut self,
+        prefix: &Session<'m, E>,
+        overlay: Option<&'m Overlay<E>>,
+        prompts: &[&[u32]],
+    ) -> Result<Vec<Vec<u32>>> {
+        let mut written = Vec::with_capacity(prompts.len());
+        for prompts in prompts.chunks(TOGETHER) {
+            let sessions = vec![prefix.clone(); prompts.len()];
+            let batch = Batch::new(prefix.model(), sessions).with_overlay(overlay);
+            let left = prompts.iter().map(|prompt| &prompt[prefix.position()..]);
+            let first = written.len();
+            written.extend(self.together(batch, first, left.collect())?);
+        }
+        Ok(written)
+    }
+
+    /// The same for sequences that go through the layers together; the first is prompt number `first`.
+    fn together(
+        &mut self,
+        mut batch: Batch<'_, E>,
+        first: usize,
+        prompts: Vec<&[u32]>,
+    ) -> Result<Vec<Vec<u32>>> {
+        let model = batch.model;
+        let ends = model.checkpoint().eos_token_ids();
+        let mut written = vec![Vec::new(); prompts.len()];
+        let mut active: Vec<usize> = (0..prompts.len()).collect();
+        let mut next: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.to_vec()).collect();
+        for _ in 0..self.most {
+            let logits = batch.last_logits(&next)?;
+            let mut goes_on = Vec::with_capacity(active.len());
             for (row, &i) in active.iter().enumerate() {
-                let token = draw(i, logits.row(row));
+                let token = (self.draw)(first + i, logits.row(row));
                 written[i].push(token);
-                on_token();
+                (self.on_token)();
                 let room = batch.sessions[row].check_room(1).is_ok();
-                if room && !ends.contains(&token) && !ended(&written[i]) {
-                    going_on.push(row);
-                }
+                goes_on.push(room && !ends.contains(&token) && !(self.ended)(&written[i]));
             }
-            if going_on.is_empty() {
+            let mut flags = goes_on.iter();
+            batch.sessions.retain(|_| flags.next() == Some(&true));
+            let mut flags = goes_on.iter();
+            active.retain(|_| flags.next() == Some(&true));
+            if active.is_empty() {
                 break;
             }
-            let mut row = 0;
-            batch.sessions.retain(|_| {
-                row += 1;
-                going_on.contains(&(row - 1))
-            });
-            active = going_on.iter().map(|&row| active[row]).collect();
-            next = active
+            let last = active
                 .iter()
-                .map(|&i| written[i][written[i].len() - 1..].to_vec())
-                .collect();
+                .map(|&i| written[i][written[i].len() - 1..].to_vec());
+            next = last.collect();
         }
+        Ok(written)
     }
-    Ok(written)
 }

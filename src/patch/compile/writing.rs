@@ -4,7 +4,7 @@ use rand_core::Rng;
 use rand_pcg::Pcg64;
 
 use super::lesson::prefix;
-use super::passes::write_on;
+use super::passes::Writing;
 use crate::kernels::{Level, softmax};
 use crate::model::generate::greedy;
 use crate::model::{Model, Overlay, Result};
@@ -22,10 +22,15 @@ pub fn answers<E: Element>(
     prompts: &[Vec<u32>],
     most: usize,
     ended: impl Fn(&[u32]) -> bool,
-    on_token: impl FnMut(),
+    mut on_token: impl FnMut(),
 ) -> Result<Vec<Vec<u32>>> {
-    let draw = |_, logits: &[E]| greedy(logits);
-    written(model, overlay, prompts, most, draw, ended, on_token)
+    let writing = Writing {
+        most,
+        draw: &mut |_, logits: &[E]| greedy(logits),
+        ended: &ended,
+        on_token: &mut on_token,
+    };
+    written(model, overlay, prompts, writing)
 }
 
 /// `count` texts that the model writes after `prompt` at temperature 1, each with random numbers of its own from `seed`: the same
@@ -41,34 +46,28 @@ pub fn texts<E: Element>(
     most: usize,
     seed: u64,
     ended: impl Fn(&[u32]) -> bool,
-    on_token: impl FnMut(),
+    mut on_token: impl FnMut(),
 ) -> Result<Vec<Vec<u32>>> {
     let stream = |i| Pcg64::new(u128::from(seed), i);
     let mut random: Vec<_> = (0..count as u128).map(stream).collect();
-    let draw = |i: usize, logits: &[E]| drawn(logits, &mut random[i]);
-    written(
-        model,
-        None,
-        &vec![prompt.to_vec(); count],
+    let writing = Writing {
         most,
-        draw,
-        ended,
-        on_token,
-    )
+        draw: &mut |i, logits: &[E]| drawn(logits, &mut random[i]),
+        ended: &ended,
+        on_token: &mut on_token,
+    };
+    written(model, None, &vec![prompt.to_vec(); count], writing)
 }
 
 fn written<E: Element>(
     model: &Model,
     overlay: Option<&Overlay<E>>,
     prompts: &[Vec<u32>],
-    most: usize,
-    draw: impl FnMut(usize, &[E]) -> u32,
-    ended: impl Fn(&[u32]) -> bool,
-    on_token: impl FnMut(),
+    mut writing: Writing<'_, E>,
 ) -> Result<Vec<Vec<u32>>> {
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
     let shared = prefix(model, overlay, &prompts)?;
-    write_on(&shared, overlay, &prompts, most, draw, ended, on_token)
+    writing.after(&shared, overlay, &prompts)
 }
 
 /// A token at temperature 1, in the order of ids. `Sampler` sorts them, which for a large vocabulary takes longer than the model.
