@@ -34,8 +34,8 @@ Example, with the small model that is built in:
       --context 'Ann likes plums. Bob likes figs. ' --self 24 --anchors 8
 
 The real model, a prompt of examples and a file of queries:
-  context-patch compile --model models/gemma-3-270m --output capitals.patch \\
-      --context-file examples.txt --queries queries.jsonl --export peft capitals-peft")]
+  context-patch compile --model models/gemma-3-270m --output shots.patch \\
+      --context-file shots.txt --queries queries.jsonl --export peft shots-peft")]
 pub(super) struct Compile {
     #[command(flatten)]
     model: ModelArgs,
