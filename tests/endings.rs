@@ -94,15 +94,23 @@ fn to_trace() -> (TempDir, Vec<&'static str>) {
 #[test]
 fn a_signal_ends_a_text_with_its_last_line() {
     for (name, code) in [("TERM", 143), ("INT", 130), ("HUP", 129)] {
-        let mut child = program(Path::new("."), &LONG).spawn().unwrap();
-        let mut stdout = child.stdout.take().unwrap();
-        stdout.read_exact(&mut [0]).unwrap();
-        signal(&child, name);
-        let mut rest = Vec::new();
-        stdout.read_to_end(&mut rest).unwrap();
-        let status = child.wait().unwrap();
-        assert_eq!(status.code(), Some(code), "{name}");
-        assert!(rest.ends_with(b"\n"), "{name}");
+        // On a busy machine the text may be done before the signal is sent.
+        let ended = (0..20).any(|_| {
+            let mut child = program(Path::new("."), &LONG).spawn().unwrap();
+            let mut stdout = child.stdout.take().unwrap();
+            stdout.read_exact(&mut [0]).unwrap();
+            signal(&child, name);
+            let mut rest = Vec::new();
+            stdout.read_to_end(&mut rest).unwrap();
+            let status = child.wait().unwrap();
+            assert!(rest.ends_with(b"\n"), "{name}");
+            assert!(
+                [0, code].map(Some).contains(&status.code()),
+                "{name}: {status}"
+            );
+            status.code() == Some(code)
+        });
+        assert!(ended, "{name} came too late each time");
     }
 }
 
