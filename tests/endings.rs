@@ -179,14 +179,23 @@ fn a_recording_that_is_interrupted_leaves_nothing() {
 
 #[test]
 fn a_command_that_is_not_told_ends_at_once_and_leaves_nothing() {
-    let folder = TempDir::new().unwrap();
-    let arguments = ["conformance", "--output", "kit"];
-    let child = program(folder.path(), &arguments).spawn().unwrap();
-    wait_for_part(folder.path());
-    signal(&child, "TERM");
-    let done = child.wait_with_output().unwrap();
-    assert_eq!(done.status.code(), Some(143));
-    assert_eq!(names(folder.path()), [""; 0]);
+    // On a busy machine the kit may be done before the signal is sent.
+    let ended = (0..20).any(|_| {
+        let folder = TempDir::new().unwrap();
+        let arguments = ["conformance", "--output", "kit"];
+        let child = program(folder.path(), &arguments).spawn().unwrap();
+        wait_for_part(folder.path());
+        signal(&child, "TERM");
+        let done = child.wait_with_output().unwrap();
+        if done.status.success() {
+            assert_eq!(names(folder.path()), ["kit"]);
+            return false;
+        }
+        assert_eq!(done.status.code(), Some(143));
+        assert_eq!(names(folder.path()), [""; 0]);
+        true
+    });
+    assert!(ended, "the signal came too late each time");
 }
 
 #[test]
