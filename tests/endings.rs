@@ -192,8 +192,9 @@ fn a_command_that_is_not_told_ends_at_once_and_leaves_nothing() {
             return false;
         }
         assert_eq!(done.status.code(), Some(143));
-        assert_eq!(names(folder.path()), [""; 0]);
-        true
+        let left = names(folder.path());
+        assert!(left.is_empty() || left == ["kit"], "{left:?}");
+        left.is_empty()
     });
     assert!(ended, "the signal came too late each time");
 }
@@ -222,15 +223,23 @@ fn a_check_leaves_nothing_among_the_temporary_files() {
 fn what_a_killed_process_leaves_is_removed_by_the_next() {
     let (folder, arguments) = to_trace();
     for arguments in [&arguments[..], &["conformance", "--output", "out"]] {
-        let mut child = program(folder.path(), arguments).spawn().unwrap();
-        wait_for_part(folder.path());
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let left = names(folder.path());
-        assert!(
-            left.iter().any(|name| name.starts_with(".out.tmp-")),
-            "{left:?}"
-        );
+        // On a busy machine it may be done before it is killed.
+        let killed = (0..20).any(|_| {
+            let mut child = program(folder.path(), arguments).spawn().unwrap();
+            wait_for_part(folder.path());
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let done = folder.path().join("out");
+            if done.exists() {
+                std::fs::remove_file(&done)
+                    .or_else(|_| std::fs::remove_dir_all(&done))
+                    .unwrap();
+                return false;
+            }
+            let left = names(folder.path());
+            left.iter().any(|name| name.starts_with(".out.tmp-"))
+        });
+        assert!(killed, "no part was left");
         // Of another kind, too: a file and a folder that are to have one name.
         let mut next = program(folder.path(), &to_trace().1);
         assert!(next.output().unwrap().status.success());

@@ -50,8 +50,7 @@ pub(super) fn watch() {
             SIGNAL.store(signal, Ordering::Relaxed);
             let told = CANCEL.get();
             if told.is_none_or(|flag| flag.swap(true, Ordering::Relaxed)) {
-                context_patch::output::remove_parts();
-                std::process::exit(code().into());
+                context_patch::output::exit(code().into());
             }
         }
     });

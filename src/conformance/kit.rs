@@ -83,7 +83,10 @@ pub fn write(dir: &Path, mut on_case: impl FnMut()) -> Result<()> {
 /// A case's checkpoint, ids and recordings.
 pub(super) fn write_case(case: &Case, folder: &Path) -> Result<()> {
     let model = folder.join("model");
-    fs::create_dir_all(&model).map_err(IoError::at("write", &model))?;
+    // Not what is above them: that may be gone because the program is about to end.
+    for new in [folder, &model] {
+        fs::create_dir(new).map_err(IoError::at("write", new))?;
+    }
     for (name, bytes) in case.files {
         put(&model.join(name), bytes)?;
     }

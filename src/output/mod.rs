@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-pub use part::remove_parts;
+pub use part::exit;
 pub(crate) use pending::{Pending, shown_bytes};
 
 use part::{FilePart, FolderPart};

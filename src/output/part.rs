@@ -7,9 +7,9 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::{Builder, NamedTempFile, TempDir};
 
@@ -18,32 +18,39 @@ const LETTERS: usize = 6;
 /// The longest name, in bytes, that has room for what is put around it in the 255 that file systems allow.
 const LONGEST: usize = 200;
 
-/// The parts of this process.
+/// The parts of this process. A part is made, and put in its place or given up, while this is locked.
 static PARTS: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// Removes every part of this process, which is about to end and will not finish them.
-pub fn remove_parts() {
-    let parts = PARTS.lock().unwrap_or_else(PoisonError::into_inner);
-    // What cannot be removed now goes when the target is next written.
-    parts.iter().for_each(|path| drop(remove(path)));
+fn parts() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    PARTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the process with `code`, whatever its other threads do, and leaves none of its parts.
+pub fn exit(code: i32) -> ! {
+    // Locked to the end: a thread that finds its files gone waits here, and says nothing of it.
+    let parts = parts();
+    for path in parts.iter() {
+        // Another thread may still be putting a file into the folder. What cannot be removed now goes when the target is next written.
+        let more = |removed: io::Result<()>| {
+            removed.is_err_and(|error| error.kind() == ErrorKind::DirectoryNotEmpty)
+        };
+        while more(remove(path)) {}
+    }
+    std::process::exit(code)
 }
 
 /// The entry of a part among [`PARTS`].
 #[derive(Debug)]
 struct Listed(PathBuf);
 
-impl Listed {
-    fn new(path: &Path) -> Self {
-        let mut parts = PARTS.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.insert(path.into());
-        Self(path.into())
-    }
+fn list(parts: &mut BTreeSet<PathBuf>, path: &Path) -> Listed {
+    parts.insert(path.into());
+    Listed(path.into())
 }
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        let mut parts = PARTS.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.remove(&self.0);
+        parts().remove(&self.0);
     }
 }
 
@@ -61,17 +68,18 @@ impl FilePart {
         remove_leftovers(&super::folder(target), &prefix);
         let mut builder = builder(&prefix, 0o666);
         builder.rand_bytes(LETTERS);
-        let file = loop {
+        let part = loop {
+            let mut parts = parts();
             let file = builder.tempfile_in(super::folder(target))?;
             if hold(file.as_file(), file.path()) {
-                break file;
+                let _listed = list(&mut parts, file.path());
+                break Self { file, _listed };
             }
         };
         if let Ok(there) = target.metadata() {
-            file.as_file().set_permissions(there.permissions())?;
+            part.file().set_permissions(there.permissions())?;
         }
-        let _listed = Listed::new(file.path());
-        Ok(Self { file, _listed })
+        Ok(part)
     }
 
     pub(super) fn file(&self) -> &File {
@@ -106,11 +114,12 @@ impl FolderPart {
         remove_leftovers(&super::folder(target), &prefix);
         let builder = builder(&prefix, 0o777);
         loop {
+            let mut parts = parts();
             let folder = builder.tempdir_in(super::folder(target))?;
             // Some systems do not open folders.
             let lock = File::open(folder.path()).ok();
             if lock.as_ref().is_none_or(|lock| hold(lock, folder.path())) {
-                let _listed = Listed::new(folder.path());
+                let _listed = list(&mut parts, folder.path());
                 return Ok(Self {
                     folder,
                     _lock: lock,
@@ -126,10 +135,13 @@ impl FolderPart {
 
     /// Puts it at `target`, where there is nothing or an empty folder.
     pub(super) fn place(self, target: &Path) -> io::Result<()> {
-        if target.is_dir() {
-            std::fs::remove_dir(target)?;
+        {
+            let _whole = parts(); // Nobody removes half of it meanwhile.
+            if target.is_dir() {
+                std::fs::remove_dir(target)?;
+            }
+            std::fs::rename(self.folder.path(), target)?;
         }
-        std::fs::rename(self.folder.path(), target)?;
         let _ = self.folder.keep(); // It is there no more under that name.
         Ok(())
     }
