@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+#[cfg(feature = "cuda")]
+use super::Linear;
 use super::ops::Ops;
 use super::parts::{Attention, Projections};
 use crate::checkpoint::form::FusedOrder;
@@ -10,6 +12,15 @@ impl Attention {
     /// A point of the module that no module outputs.
     pub(crate) fn point(&self, name: &str) -> String {
         format!("{}.{name}", self.form.module)
+    }
+
+    /// The maps that give queries, keys and values.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn projections(&self) -> Vec<&Linear> {
+        match &self.projections {
+            Projections::Separate(maps) => maps.iter().collect(),
+            Projections::Fused(map, _) => vec![map],
+        }
     }
 
     /// Where queries, keys and values lie in the output of a fused map, in ascending order of heads.
@@ -40,15 +51,8 @@ impl Attention {
             ops.record(norm.name(), &a);
             a
         });
-        let [q, k, v] = self.project(ops, normed.as_ref().unwrap_or(x));
-        let (q, k) = if self.form.norm_after_rope {
-            let (q, k) = self.apply_rope(ops, q, k);
-            self.apply_norms(ops, q, k)
-        } else {
-            let (q, k) = self.apply_norms(ops, q, k);
-            self.apply_rope(ops, q, k)
-        };
-        let mixed = ops.attend(self, &q, &k, &v);
+        let qkv = self.project(ops, normed.as_ref().unwrap_or(x));
+        let mixed = ops.attend_projected(self, qkv);
         ops.record(&self.point("mixed"), &mixed);
         let [mut o] = ops.linear([&self.out], &mixed);
         ops.record(self.out.name(), &o);
@@ -57,6 +61,18 @@ impl Attention {
             ops.record(norm.name(), &o);
         }
         (normed, o)
+    }
+
+    /// Attention of queries, keys and values as the maps give them, operation by operation.
+    pub(crate) fn attend_projected<O: Ops>(&self, ops: &mut O, [q, k, v]: [O::Rows; 3]) -> O::Rows {
+        let (q, k) = if self.form.norm_after_rope {
+            let (q, k) = self.apply_rope(ops, q, k);
+            self.apply_norms(ops, q, k)
+        } else {
+            let (q, k) = self.apply_norms(ops, q, k);
+            self.apply_rope(ops, q, k)
+        };
+        ops.attend(self, &q, &k, &v)
     }
 
     /// Queries, keys and values.

@@ -2,23 +2,29 @@
 //!
 //! What fails makes everything after it fail, and is told in the end: the operations themselves have no errors.
 
+mod activations;
+mod linear;
+mod waiting;
+
 use std::ops::Range;
 use std::sync::Arc;
+
+use waiting::Waiting;
 
 use super::ops::Ops;
 use super::overlay::{OverlaidRows, TensorOverlay};
 use super::parts::{Active, Attention, Experts};
-use super::pass::{Sequence, among, changes_of};
+use super::pass::{Sequence, changes_of};
 use super::run::ForwardRun;
 use super::{Linear, Model, Norm};
 use crate::checkpoint::form::{NormKind, RopePairing};
-use crate::cuda::{Device, DeviceRows, Error, Into, Memory, OnDevice, Result, Weights};
+use crate::cuda::{
+    self, Angles, Device, DeviceRows, Error, HeadNorms, HeadRotation, HeadShape, Memory, OnDevice,
+    Preparation, Result, RowNorm, RowNormKind,
+};
 use crate::kernels::Rotation;
 use crate::kernels::activation::Activation;
 use crate::tensor::{Element, Matrix};
-
-/// cos and sin of every row of the batch, `[rows, half]` each, under the rotation that they are of.
-type Angles = (Rotation, [Memory; 2]);
 
 /// A pass over a batch of rows, layer by layer.
 pub(super) struct DevicePass<'p, 'r, 's, 'c, E: Element> {
@@ -27,7 +33,9 @@ pub(super) struct DevicePass<'p, 'r, 's, 'c, E: Element> {
     sequences: &'p mut [Sequence<'s, E>],
     /// What patches change in the current layer.
     changes: Vec<OverlaidRows<'c, E>>,
-    angles: Vec<Angles>,
+    /// cos and sin of every row of the batch, under the rotation that they are of.
+    angles: Vec<(Rotation, Angles)>,
+    waiting: Option<Waiting<E>>,
     failure: Option<Error>,
 }
 
@@ -43,6 +51,7 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
             sequences,
             changes: Vec::new(),
             angles: Vec::new(),
+            waiting: None,
             failure: None,
         }
     }
@@ -59,6 +68,7 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
     ///
     /// What failed first on the way to them.
     fn download(&mut self, x: &DeviceRows<E>) -> Result<Matrix<E>> {
+        self.attempt((), |_| Ok(()));
         match self.failure.take() {
             None => x.download(self.device()),
             Some(failure) => Err(failure),
@@ -74,10 +84,8 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
 
     /// Sets a flag where any number of x is not finite.
     fn look_for_infinities(&mut self, x: &DeviceRows<E>, flags: &DeviceRows<f32>, at: usize) {
-        self.attempt((), |pass| {
-            let flag = flags.address() + (at * size_of::<u32>()) as u64;
-            pass.device().look_for_infinities(x, flag)
-        });
+        let flag = flags.address() + (at * size_of::<u32>()) as u64;
+        self.attempt_with_waiting((), |pass| pass.wait_with_flag(x, flag));
     }
 
     fn device(&self) -> &Arc<Device> {
@@ -86,6 +94,18 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
 
     /// Does something unless something failed before; gives `absent` where there is nothing to be had.
     fn attempt<T>(&mut self, absent: T, step: impl FnOnce(&mut Self) -> Result<T>) -> T {
+        self.attempt_with_waiting(absent, |pass| {
+            pass.launch_waiting()?;
+            step(pass)
+        })
+    }
+
+    /// The same for a step that may go with the kernel that waits, and launches nothing before it.
+    fn attempt_with_waiting<T>(
+        &mut self,
+        absent: T,
+        step: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> T {
         if self.failure.is_some() {
             return absent;
         }
@@ -103,138 +123,36 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
     /// New rows that `write` fills.
     fn rows(
         &mut self,
+        size: [usize; 2],
+        write: impl FnOnce(&mut Self, &DeviceRows<E>) -> Result<()>,
+    ) -> DeviceRows<E> {
+        self.rows_with_waiting(size, |pass, out| {
+            pass.launch_waiting()?;
+            write(pass, out)
+        })
+    }
+
+    /// The same where what fills them may go with the kernel that waits.
+    fn rows_with_waiting(
+        &mut self,
         [rows, cols]: [usize; 2],
         write: impl FnOnce(&mut Self, &DeviceRows<E>) -> Result<()>,
     ) -> DeviceRows<E> {
-        self.attempt(DeviceRows::absent(rows, cols), |pass| {
+        self.attempt_with_waiting(DeviceRows::absent(rows, cols), |pass| {
             let out = DeviceRows::new(pass.device(), rows, cols)?;
             write(pass, &out)?;
             Ok(out)
         })
     }
 
-    /// W x + b for the rows of the batch, or of `tokens` of it.
-    fn linear_rows<const N: usize>(
-        &mut self,
-        maps: [&Linear; N],
-        x: &DeviceRows<E>,
-        tokens: Option<&[usize]>,
-    ) -> [DeviceRows<E>; N] {
-        maps.map(|map| {
-            self.rows([x.rows(), map.weight.rows()], |pass, out| {
-                pass.linear_map(map, x, tokens, out)
-            })
-        })
-    }
-
-    fn linear_map(
-        &mut self,
-        map: &Linear,
-        x: &DeviceRows<E>,
-        tokens: Option<&[usize]>,
-        out: &DeviceRows<E>,
-    ) -> Result<()> {
-        let device = self.device().clone();
-        let w = self.on.weights::<E>(&map.weight)?;
-        let changes = changes_of(&self.changes, map.name(), "weight");
-        let biases = changes_of(&self.changes, map.name(), "bias");
-        let stored = map.bias.as_ref().map(|bias| {
-            let numbers = || map.bias::<E>().unwrap_or_default();
-            self.on.vector::<E>(bias, false, numbers)
-        });
-        let stored = stored.transpose()?;
-        if changes.is_empty() && biases.is_empty() && stored.is_none() {
-            return device.multiply(x, &w, Into::Rounded(out));
-        }
-        let sums = DeviceRows::new(&device, out.rows(), out.cols())?;
-        device.multiply(x, &w, Into::Sums(&sums))?;
-        for (rows, change) in changes {
-            let rows = among(tokens, &rows);
-            self.change(change, &x.view(rows.clone()), &sums.view(rows))?;
-        }
-        // The stored bias, or none, for the rows that no other has.
-        let mut next = 0;
-        let finish = |rows: Range<usize>, bias: Option<&Memory>| {
-            let (sums, out) = (sums.view(rows.clone()), out.view(rows));
-            match bias {
-                Some(bias) => device.add_bias(&sums, bias, map.form.rounded_first, &out),
-                None => device.round(&sums, &out),
-            }
-        };
-        for (rows, change) in biases {
-            let TensorOverlay::Vector(bias) = change else {
-                continue;
-            };
-            let rows = among(tokens, &rows);
-            finish(next..rows.start, stored.as_ref())?;
-            next = rows.end;
-            finish(rows, Some(&Memory::of(&device, bias)?))?;
-        }
-        finish(next..x.rows(), stored.as_ref())
-    }
-
-    /// What a patch makes of W x.
-    fn change(
-        &mut self,
-        change: &TensorOverlay<E>,
-        x: &DeviceRows<E>,
-        sums: &DeviceRows<E::Acc>,
-    ) -> Result<()> {
-        let device = self.device().clone();
-        match change {
-            TensorOverlay::Vector(_) => Ok(()),
-            TensorOverlay::Replaced(w) => {
-                let w = self.lent(w)?;
-                device.multiply(x, &w, Into::Sums(sums))
-            }
-            TensorOverlay::LowRank { u, v } => {
-                let (u, v) = (self.lent(u)?, self.lent(v)?);
-                let vx = DeviceRows::<E::Acc>::new(&device, x.rows(), v.rows)?;
-                device.multiply(&self.widened(x)?, &v, Into::<E::Acc>::Rounded(&vx))?;
-                let delta = DeviceRows::new(&device, x.rows(), u.rows)?;
-                device.multiply(&vx, &u, Into::<E::Acc>::Rounded(&delta))?;
-                device.of_pairs("add", [sums, &delta, sums])
-            }
-        }
-    }
-
-    /// A matrix of a patch, which lives as long as the sequences of the pass.
-    fn lent<F: Element>(&mut self, matrix: &Matrix<F>) -> Result<Weights> {
-        let cache = self.sequences.first_mut();
-        let cache = cache.and_then(|sequence| sequence.cache.device_mut());
-        let memory = match cache {
-            Some(cache) => cache.lent(matrix)?,
-            None => Memory::of(self.on.device(), matrix.as_slice())?,
-        };
-        Ok(Weights {
-            memory,
-            storage: F::DTYPE,
-            rows: matrix.rows(),
-            cols: matrix.cols(),
-        })
-    }
-
-    /// x in the type of sums.
-    fn widened(&self, x: &DeviceRows<E>) -> Result<DeviceRows<E::Acc>> {
-        if E::DTYPE == E::Acc::DTYPE {
-            return Ok(x.retyped());
-        }
-        let out = DeviceRows::new(self.device(), x.rows(), x.cols())?;
-        self.device().widen(x, &out)?;
-        Ok(out)
-    }
-
     /// cos and sin of the positions of all rows, under a rotation; unrounded where the outcome is what is rounded.
-    fn angles(&mut self, rotation: &Rotation, rounded_once: bool) -> Result<[Memory; 2]> {
+    fn angles(&mut self, rotation: &Rotation, rounded_once: bool) -> Result<Angles> {
         if let Some((_, angles)) = self.angles.iter().find(|(known, _)| known == rotation) {
             return Ok(angles.clone());
         }
         let (mut cos, mut sin): (Vec<E::Acc>, Vec<E::Acc>) = (Vec::new(), Vec::new());
-        for position in self
-            .sequences
-            .iter()
-            .flat_map(|sequence| sequence.positions)
-        {
+        let sequences = self.sequences.iter();
+        for position in sequences.flat_map(|sequence| sequence.positions) {
             if rounded_once {
                 let (c, s) = self.run.cos_sin::<E::Acc>(rotation, *position);
                 cos.extend(c);
@@ -245,36 +163,117 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
                 sin.extend(s.into_iter().map(E::acc));
             }
         }
-        let device = self.on.device();
-        let angles = [Memory::of(device, &cos)?, Memory::of(device, &sin)?];
+        let half = rotation.dims() / 2;
+        let angles = Angles {
+            rows: cos.len() / half,
+            memory: Memory::of(self.on.device(), &[cos, sin].concat())?,
+            half,
+            skip: 0,
+        };
         self.angles.push((rotation.clone(), angles.clone()));
         Ok(angles)
     }
 
-    /// A norm with some scale and bias.
-    fn norm_rows(
-        &self,
-        norm: &Norm,
-        u: &DeviceRows<E>,
-        scale: &Memory,
-        out: &DeviceRows<E>,
-    ) -> Result<()> {
-        let n = norm.weight.cols();
-        match norm.form.kind {
-            NormKind::Layer { .. } => {
-                let bias = norm.bias.as_ref().map(|bias| {
-                    let numbers = || norm.bias::<E>();
-                    self.on.vector::<E>(bias, false, numbers)
-                });
-                let bias = bias.transpose()?;
-                self.device()
-                    .layer_norm(u, (scale, bias.as_ref()), norm.eps(), out, n)
-            }
-            NormKind::Rms { rounded_first, .. } => {
-                let how = (norm.eps(), rounded_first);
-                self.device().rms_norm(u, scale, how, out, n)
-            }
+    /// How heads are rotated, where they are.
+    fn rotation(&mut self, attention: &Attention) -> Result<Option<HeadRotation>> {
+        let Some((rotation, form)) = attention.rotation.as_ref().zip(attention.form.rope) else {
+            return Ok(None);
+        };
+        Ok(Some(HeadRotation {
+            angles: self.angles(rotation, form.rounded_once)?,
+            neighbours: form.pairing != RopePairing::Halves,
+            round_once: form.rounded_once,
+        }))
+    }
+
+    /// What is done to the heads of q and k by one kernel, which is what there is to do only if nobody wants to see what is between,
+    /// no patch changes it, and the norms are RMSNorms of a head.
+    fn preparation(&mut self, attention: &Attention) -> Result<Option<Preparation>> {
+        let points = ["q_rope", "k_rope"].map(|name| attention.point(name));
+        let norms = attention.qk_norms.as_ref();
+        let names = norms.iter().flat_map(|norms| norms.iter().map(Norm::name));
+        let mut names = names.chain(points.iter().map(String::as_str));
+        let is_seen = names.any(|name| {
+            self.run.records(name) || !changes_of(&self.changes, name, "weight").is_empty()
+        });
+        let norms = match norms {
+            Some(norms) => self.head_norms(attention, norms)?.map(Some),
+            None => Some(None),
+        };
+        let Some(norms) = norms.filter(|_| !is_seen) else {
+            return Ok(None);
+        };
+        let rotation = self.rotation(attention)?;
+        Ok(Some(Preparation { norms, rotation }))
+    }
+
+    /// The norms of q and k, where they are RMSNorms of a head and differ in their scale alone.
+    fn head_norms(&self, attention: &Attention, norms: &[Norm; 2]) -> Result<Option<HeadNorms>> {
+        let [q, k] = [self.row_norm(&norms[0])?, self.row_norm(&norms[1])?];
+        let of_heads = norms
+            .iter()
+            .all(|norm| norm.weight.cols() == attention.form.head_dim);
+        let alike = q.kind == k.kind && q.eps == k.eps;
+        let together = of_heads && alike && q.kind != RowNormKind::Layer;
+        Ok(together.then(|| HeadNorms {
+            kind: q.kind,
+            eps: q.eps,
+            scales: [q.scale, k.scale],
+            last: attention.form.norm_after_rope,
+        }))
+    }
+
+    /// A norm on the device.
+    fn row_norm(&self, norm: &Norm) -> Result<RowNorm> {
+        let scale = || norm.scale::<E>();
+        let bias = norm.bias.as_ref().map(|bias| {
+            let numbers = || norm.bias::<E>();
+            self.on.vector::<E>(bias, false, numbers)
+        });
+        let kind = match norm.form.kind {
+            NormKind::Layer { .. } => RowNormKind::Layer,
+            NormKind::Rms { rounded_first, .. } if rounded_first => RowNormKind::RmsRoundedFirst,
+            NormKind::Rms { .. } => RowNormKind::Rms,
+        };
+        Ok(RowNorm {
+            kind,
+            scale: (self.on).vector::<E>(&norm.weight, norm.unit_offset(), scale)?,
+            bias: bias.transpose()?,
+            eps: norm.eps(),
+        })
+    }
+
+    /// What heads are of: those of one map, or of q, k and v.
+    fn shape(attention: &Attention) -> HeadShape {
+        HeadShape {
+            heads: attention.form.heads,
+            kv_heads: attention.form.kv_heads,
+            head_dim: attention.form.head_dim,
         }
+    }
+
+    /// Attention of every sequence of the batch; q and k may still have to go through a `preparation`.
+    fn attend_sequences(
+        &mut self,
+        attention: &Attention,
+        [q, k, v]: [&DeviceRows<E>; 3],
+        preparation: Option<&Preparation>,
+    ) -> DeviceRows<E> {
+        self.rows([q.rows(), q.cols()], |pass, mixed| {
+            let layer = pass.run.layer;
+            for sequence in pass.sequences.iter_mut() {
+                let rows = sequence.rows.clone();
+                let qkv = [q, k, v].map(|x| x.view(rows.clone()));
+                let preparation = preparation.map(|preparation| preparation.of_rows(rows.start));
+                let Some(cache) = sequence.cache.device_mut() else {
+                    continue;
+                };
+                let mixed = mixed.view(rows);
+                let prepared = (qkv.each_ref(), preparation.as_ref());
+                cache.attend(layer, &attention.form, sequence.positions, prepared, &mixed)?;
+            }
+            Ok(())
+        })
     }
 }
 
@@ -282,20 +281,24 @@ impl<E: Element> Ops for DevicePass<'_, '_, '_, '_, E> {
     type Rows = DeviceRows<E>;
 
     fn norm(&mut self, norm: &Norm, x: &DeviceRows<E>) -> DeviceRows<E> {
-        self.rows([x.rows(), x.cols()], |pass, out| {
-            let unit = norm.unit_offset();
-            let scale = pass
-                .on
-                .vector::<E>(&norm.weight, unit, || norm.scale::<E>())?;
-            pass.norm_rows(norm, x, &scale, out)?;
-            for (rows, change) in changes_of(&pass.changes, norm.name(), "weight") {
-                if let TensorOverlay::Vector(scale) = change {
-                    let scale = Memory::of(pass.device(), scale)?;
-                    pass.norm_rows(norm, &x.view(rows.clone()), &scale, &out.view(rows))?;
-                }
+        let width = norm.weight.cols();
+        let out = self.rows_with_waiting([x.rows(), x.cols()], |pass, out| {
+            let norm = pass.row_norm(norm)?;
+            pass.wait_with_norm(norm, x, out, width)
+        });
+        for (rows, change) in changes_of(&self.changes, norm.name(), "weight") {
+            if let TensorOverlay::Vector(scale) = change {
+                self.attempt((), |pass| {
+                    let norm = RowNorm {
+                        scale: Memory::of(pass.device(), scale)?,
+                        ..pass.row_norm(norm)?
+                    };
+                    let (x, out) = (x.view(rows.clone()), out.view(rows));
+                    pass.wait_with_norm(norm, &x, &out, width)
+                });
             }
-            Ok(())
-        })
+        }
+        out
     }
 
     fn linear<const N: usize>(
@@ -327,23 +330,31 @@ impl<E: Element> Ops for DevicePass<'_, '_, '_, '_, E> {
     }
 
     fn rope(&mut self, attention: &Attention, x: DeviceRows<E>) -> DeviceRows<E> {
-        let Some((rotation, form)) = attention.rotation.as_ref().zip(attention.form.rope) else {
-            return x;
-        };
-        let absent = DeviceRows::absent(x.rows(), x.cols());
-        self.attempt(absent, |pass| {
-            let [cos, sin] = pass.angles(rotation, form.rounded_once)?;
-            let x = if x.is_ones_own() {
-                x
-            } else {
-                x.copied(pass.device())?
+        self.rows([x.rows(), x.cols()], |pass, out| {
+            let preparation = Preparation {
+                norms: None,
+                rotation: pass.rotation(attention)?,
             };
-            let sizes = [attention.form.head_dim, rotation.dims() / 2];
-            let neighbours = form.pairing != RopePairing::Halves;
-            let how = [neighbours, form.rounded_once];
-            pass.device().rope(&x, [&cos, &sin], sizes, how)?;
-            Ok(x)
+            let shape = HeadShape {
+                heads: x.cols() / attention.form.head_dim,
+                ..Self::shape(attention)
+            };
+            pass.device()
+                .heads(&preparation, Some([&x, out]), None, shape)
         })
+    }
+
+    fn attend_projected(
+        &mut self,
+        attention: &Attention,
+        qkv: [DeviceRows<E>; 3],
+    ) -> DeviceRows<E> {
+        match self.attempt(None, |pass| pass.preparation(attention)) {
+            Some(preparation) => {
+                self.attend_sequences(attention, qkv.each_ref(), Some(&preparation))
+            }
+            None => attention.attend_projected(self, qkv),
+        }
     }
 
     fn attend(
@@ -353,49 +364,30 @@ impl<E: Element> Ops for DevicePass<'_, '_, '_, '_, E> {
         k: &DeviceRows<E>,
         v: &DeviceRows<E>,
     ) -> DeviceRows<E> {
-        self.rows([q.rows(), q.cols()], |pass, mixed| {
-            let layer = pass.run.layer;
-            for sequence in pass.sequences.iter_mut() {
-                let rows = sequence.rows.clone();
-                let qkv = [q, k, v].map(|x| x.view(rows.clone()));
-                let Some(cache) = sequence.cache.device_mut() else {
-                    continue;
-                };
-                let mixed = mixed.view(rows);
-                cache.attend(
-                    layer,
-                    &attention.form,
-                    sequence.positions,
-                    qkv.each_ref(),
-                    &mixed,
-                )?;
-            }
-            Ok(())
-        })
+        self.attend_sequences(attention, [q, k, v], None)
     }
 
     fn activate(&mut self, activation: Activation, x: &DeviceRows<E>) -> DeviceRows<E> {
-        self.attempt(DeviceRows::absent(x.rows(), x.cols()), |pass| {
-            let out = DeviceRows::new(pass.device(), x.rows(), x.cols())?;
-            match pass.device().activate(activation, x, &out) {
-                Some(done) => done.map(|()| out),
-                None => {
-                    let x = x.download(pass.device())?;
-                    DeviceRows::upload(pass.device(), &activation.map(pass.run.level, &x))
-                }
-            }
-        })
+        match cuda::activation(activation, E::DTYPE) {
+            Some(kernel) => self.rows_with_waiting([x.rows(), x.cols()], |pass, out| {
+                pass.wait_with_activation(kernel, x, out)
+            }),
+            None => self.attempt(DeviceRows::absent(x.rows(), x.cols()), |pass| {
+                let x = x.download(pass.device())?;
+                DeviceRows::upload(pass.device(), &activation.map(pass.run.level, &x))
+            }),
+        }
     }
 
     fn multiply(&mut self, x: &DeviceRows<E>, y: &DeviceRows<E>) -> DeviceRows<E> {
-        self.rows([x.rows(), x.cols()], |pass, out| {
-            pass.device().of_pairs("multiply", [x, y, out])
+        self.rows_with_waiting([x.rows(), x.cols()], |pass, out| {
+            pass.multiply_with_waiting([x, y], out)
         })
     }
 
     fn add(&mut self, x: &DeviceRows<E>, y: &DeviceRows<E>) -> DeviceRows<E> {
-        self.rows([x.rows(), x.cols()], |pass, out| {
-            pass.device().of_pairs("add", [x, y, out])
+        self.rows_with_waiting([x.rows(), x.cols()], |pass, out| {
+            pass.wait_with_sum([x, y], out)
         })
     }
 
