@@ -179,13 +179,14 @@ size_t wrong(const Buffer<E> &x, const Buffer<W> &w, const Buffer<Acc<E>> &y, un
 
 /// The kernels of a pair of types, with the arguments of one W.
 template <class E, class W> struct Products {
-    using Kernel = void(const E *, const W *, Acc<E> *, E *, unsigned, const W *, Acc<E> *, E *, unsigned, const W *, Acc<E> *, E *,
-                        unsigned, unsigned, unsigned);
+    using Kernel = void(const E *, const W *, const Acc<E> *, bool, Acc<E> *, E *, unsigned, const W *, const Acc<E> *, bool, Acc<E> *,
+                        E *, unsigned, const W *, const Acc<E> *, bool, Acc<E> *, E *, unsigned, unsigned, unsigned);
     Kernel *one, *few, *many;
 
     static void run(Kernel *kernel, dim3 grid, unsigned threads, const E *x, const W *w, Acc<E> *y, unsigned tokens, unsigned rows,
                     unsigned cols) {
-        kernel<<<grid, threads>>>(x, w, y, nullptr, rows, nullptr, nullptr, nullptr, 0, nullptr, nullptr, nullptr, 0, tokens, cols);
+        kernel<<<grid, threads>>>(x, w, nullptr, false, y, nullptr, rows, nullptr, nullptr, false, nullptr, nullptr, 0, nullptr, nullptr,
+                                  false, nullptr, nullptr, 0, tokens, cols);
         must(cudaGetLastError(), "launch");
     }
 };

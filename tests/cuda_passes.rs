@@ -226,24 +226,22 @@ fn kernels_of_a_layer(dir: &str) -> Vec<String> {
     of_layer.to_vec()
 }
 
-/// Ten kernels a layer, of which four are products; plain maps need no more, and a bias and parallel branches one each.
+/// Eleven kernels a layer, four of them products, wherever norms stand and biases are; three more where a fused map is split.
 #[test]
 fn a_decoded_token_takes_few_launches() {
-    let attention = "multiply_one heads scores_few probabilities weighted_sums_few multiply_one";
-    let logits = "norm_add_norm multiply_one";
-    for (dir, between, behind) in [
+    let attention = "heads scores_few probabilities weighted_sums_few multiply_one norm_add_norm";
+    let behind = "multiply_one norm_add_norm norm_add_norm multiply_one";
+    for (dir, projections, activation) in [
+        ("tiny", "multiply_one", "gelu_tanh"),
+        ("checkpoints/qwen2", "multiply_one", "silu"),
+        ("checkpoints/qwen3", "multiply_one", "silu"),
         (
-            "tiny",
-            "norm_add_norm",
-            "multiply_one gelu_tanh multiply_one norm_add_norm",
-        ),
-        (
-            "checkpoints/qwen3",
-            "norm_add_norm",
-            "multiply_one silu multiply_one norm_add_norm",
+            "checkpoints/gpt2",
+            "multiply_one select_columns select_columns select_columns",
+            "gelu_tanh",
         ),
     ] {
-        let want = format!("{attention} {between} {behind} {logits}");
+        let want = format!("{projections} {attention} multiply_one {activation} {behind}");
         assert_eq!(kernels_of_a_layer(dir).join(" "), want, "{dir}");
     }
 }

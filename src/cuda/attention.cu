@@ -14,6 +14,8 @@ __device__ inline Product<E, E> scores_of_head(const E *q, const E *keys, Acc<E>
     unsigned head = blockIdx.z;
     return {q + head * head_dim,
             keys + (size_t)(head / group) * capacity * head_dim,
+            nullptr,
+            false,
             scores + (size_t)head * tokens * stride,
             nullptr,
             tokens,

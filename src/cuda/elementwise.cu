@@ -1,5 +1,5 @@
 // Elementwise sums, products, rounding, and what else is done to one number after the other: a thread computes one.
-#include "types.cuh"
+#include "matmul/units.cuh"
 
 /// out = x `op` y, rounded.
 #define OF_PAIRS(name, op, E)                                                                                          \
@@ -28,8 +28,7 @@
         if (row >= rows || blockIdx.y >= tokens)                                                                       \
             return;                                                                                                    \
         size_t i = (size_t)blockIdx.y * rows + row;                                                                    \
-        Acc<E> first = rounded_first ? acc(rounded<E>(sums[i])) : sums[i];                                             \
-        out[i] = rounded<E>(first + bias[row]);                                                                        \
+        out[i] = biased<E>(sums[i], bias[row], rounded_first);                                                         \
     }
 
 /// Sets `flag` to 1 if a number is infinite or NaN.

@@ -13,7 +13,7 @@ template <class A> __device__ inline A folded(A lane) {
 }
 
 /// Numbers that are staged in shared memory at once.
-constexpr unsigned STAGED = 2048;
+constexpr unsigned STAGED = 4096;
 
 /// What a block needs for [`sum_in_lanes`]: the same memory for every kind of sum.
 template <class A> struct SumMemory {

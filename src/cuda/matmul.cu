@@ -1,11 +1,13 @@
 // Matrix products y = W x, of up to three W with the same x: `multiply_one` for one token, `multiply_few` for up to some eight,
-// `multiply_many` for more. All give the same bits.
+// `multiply_many` for more. All give the same bits. Each W may have a bias.
 #include "matmul/few.cuh"
 #include "matmul/tiles.cuh"
 
-/// W, and where its products go; there is none without rows.
+/// W and b, and where the products go; there is none without rows.
 template <class E, class W> struct Map {
     const W *w;
+    const Acc<E> *bias;
+    bool rounded_first;
     Acc<E> *sums;
     E *out;
     unsigned rows;
@@ -27,13 +29,15 @@ __device__ inline Product<E, W> product_of(unsigned &piece, unsigned size, const
     };
     if (leave(second))
         leave(third);
-    return {x, map.w, map.sums, map.out, tokens, map.rows, cols, cols, cols, map.rows};
+    return {x, map.w, map.bias, map.rounded_first, map.sums, map.out, tokens, map.rows, cols, cols, cols, map.rows};
 }
 
-#define MAP(E, W, i) const W *w##i, Acc<E> *sums##i, E *out##i, unsigned rows##i
+#define MAP(E, W, i)                                                                                                   \
+    const W *w##i, const Acc<E> *bias##i, bool rounded_first##i, Acc<E> *sums##i, E *out##i, unsigned rows##i
+#define MAP_OF(i) {w##i, bias##i, rounded_first##i, sums##i, out##i, rows##i}
 #define MAPS(E, W) const E *x, MAP(E, W, 0), MAP(E, W, 1), MAP(E, W, 2), unsigned tokens, unsigned cols
 #define PRODUCT_OF(E, W, piece, size)                                                                                  \
-    product_of<E, W>(piece, size, x, {w0, sums0, out0, rows0}, {w1, sums1, out1, rows1}, {w2, sums2, out2, rows2}, tokens, cols)
+    product_of<E, W>(piece, size, x, MAP_OF(0), MAP_OF(1), MAP_OF(2), tokens, cols)
 
 /// Blocks of FEW_THREADS threads: gridDim.x for FEW_ROWS rows of a map each, gridDim.y for TOKENS tokens each.
 #define FEW(name, TOKENS, E, W)                                                                                        \
@@ -64,4 +68,5 @@ KERNELS(bf16, bf16)
 #undef FEW
 #undef PRODUCT_OF
 #undef MAPS
+#undef MAP_OF
 #undef MAP

@@ -5,7 +5,7 @@
 //! recorder asks for. Solvers run on the CPU, as always; the products and the attention of their passes run on the device.
 //!
 //! Here are the device, its memory, the kernels and what stays there; the pass itself, over the operations of all passes, is
-//! `model/device_pass.rs`.
+//! `model/device_pass/`.
 //!
 //! The kernels are CUDA C++, an operation a file beside the name of its twin in [`kernels`](crate::kernels), and compiled by NVRTC when
 //! a device is first opened: PTX in the package would be larger than the source, and older than some devices. Every sum has the

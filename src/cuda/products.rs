@@ -1,9 +1,9 @@
-//! How products are launched: W x of one W or of several.
+//! How products are launched: W x + b of one W or of several.
 
 use super::device::Device;
 use super::error::Result;
 use super::kernels::count;
-use super::machine::Argument::{self, Address};
+use super::machine::Argument::{self, Address, Flag};
 use super::memory::{DeviceRows, Memory};
 use crate::tensor::{Dtype, Element};
 
@@ -49,6 +49,8 @@ pub(crate) enum Into<'a, E: Element> {
     Sums(&'a DeviceRows<E::Acc>),
     /// Rounded to the compute type.
     Rounded(&'a DeviceRows<E>),
+    /// With a bias, rounded; and before that too where the flag says so.
+    Biased(&'a DeviceRows<E>, (&'a Memory, bool)),
 }
 
 impl Device {
@@ -90,7 +92,7 @@ impl Device {
         };
         let mut arguments = vec![x.into()];
         arguments.extend(maps.iter().flat_map(|(w, into)| map(w, *into)));
-        let none = [Address(0), Address(0), Address(0), count(0)];
+        let none = arguments_of(Address(0), None, [Address(0); 2], 0);
         arguments.extend([none; MAPS].into_iter().skip(maps.len()).flatten());
         arguments.extend([count(tokens), count(first.cols)]);
         let kernel = format!("multiply_{name}_{}_{}", E::DTYPE, first.storage);
@@ -98,11 +100,26 @@ impl Device {
     }
 }
 
-/// W, where its products go, and its rows.
-fn map<E: Element>(w: &Weights, into: Into<'_, E>) -> [Argument; 4] {
-    let (sums, out) = match into {
-        Into::Sums(sums) => (sums.into(), Address(0)),
-        Into::Rounded(out) => (Address(0), out.into()),
+/// W, its bias, where its products go, and its rows.
+fn map<E: Element>(w: &Weights, into: Into<'_, E>) -> [Argument; 6] {
+    let none = Address(0);
+    let (bias, to) = match into {
+        Into::Sums(sums) => (None, [sums.into(), none]),
+        Into::Rounded(out) => (None, [none, out.into()]),
+        Into::Biased(out, bias) => (Some(bias), [none, out.into()]),
     };
-    [(&w.memory).into(), sums, out, count(w.rows)]
+    arguments_of((&w.memory).into(), bias, to, w.rows)
+}
+
+fn arguments_of(
+    w: Argument,
+    bias: Option<(&Memory, bool)>,
+    [sums, out]: [Argument; 2],
+    rows: usize,
+) -> [Argument; 6] {
+    let (bias, rounded_first) = match bias {
+        Some((bias, rounded_first)) => (bias.into(), rounded_first),
+        None => (Address(0), false),
+    };
+    [w, bias, Flag(rounded_first), sums, out, count(rows)]
 }

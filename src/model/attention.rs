@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-#[cfg(feature = "cuda")]
-use super::Linear;
 use super::ops::Ops;
 use super::parts::{Attention, Projections};
 use crate::checkpoint::form::FusedOrder;
@@ -12,15 +10,6 @@ impl Attention {
     /// A point of the module that no module outputs.
     pub(crate) fn point(&self, name: &str) -> String {
         format!("{}.{name}", self.form.module)
-    }
-
-    /// The maps that give queries, keys and values.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn projections(&self) -> Vec<&Linear> {
-        match &self.projections {
-            Projections::Separate(maps) => maps.iter().collect(),
-            Projections::Fused(map, _) => vec![map],
-        }
     }
 
     /// Where queries, keys and values lie in the output of a fused map, in ascending order of heads.

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-#[cfg(feature = "cuda")]
-use super::Linear;
 use super::inner::Inner;
 use super::ops::Ops;
 use super::outer::Outer;
 use super::parts::Attention;
+#[cfg(feature = "cuda")]
+use super::{Linear, parts::Projections};
 use crate::checkpoint::form::Sum;
 use crate::tensor::{Element, Matrix};
 
@@ -77,8 +77,11 @@ impl Block {
     /// Every linear map.
     #[cfg(feature = "cuda")]
     pub(crate) fn maps(&self) -> impl Iterator<Item = &Linear> {
-        let projections = self.attention.projections().into_iter();
-        let attention = projections.chain([&self.attention.out]);
+        let projections = match &self.attention.projections {
+            Projections::Separate(maps) => maps.as_slice(),
+            Projections::Fused(map, _) => std::slice::from_ref(map),
+        };
+        let attention = projections.iter().chain([&self.attention.out]);
         attention
             .chain(self.inner.first_maps())
             .chain(self.outer.down())

@@ -19,7 +19,7 @@ struct Division {
     bool tokens_first;
 };
 
-/// W is three maps of the same x, the last of which may have no rows.
+/// W is three maps of the same x, the last of which may have no rows; two of them have a bias, of which one is added to rounded products.
 template <class E, class W, class Kernel> void check_products(Division how, Kernel *kernel) {
     for (Kind kind : kinds)
         for (Shape s : SHAPES) {
@@ -30,8 +30,10 @@ template <class E, class W, class Kernel> void check_products(Division how, Kern
             Numbers<E> wide;
             for (auto number : w)
                 wide.push_back(from_double<Plain<E>>(naive::acc(number)));
+            Numbers<Acc<E>> bias = random_vector<Acc<E>>(kind, s.rows);
             Memory<E> x_there(x);
             Memory<W> w_there(w);
+            Memory<Acc<E>> bias_there(bias);
             const unsigned rows[] = {s.rows - s.rows / 3 - s.rows / 5, s.rows / 3, s.rows / 5};
             const unsigned first[] = {0, rows[0], rows[0] + rows[1]};
             Memory<Acc<E>> sums[] = {Memory<Acc<E>>(s.tokens * rows[0]), Memory<Acc<E>>(s.tokens * rows[1]),
@@ -41,16 +43,19 @@ template <class E, class W, class Kernel> void check_products(Division how, Kern
             for (unsigned count : rows)
                 of_rows += pieces(count, how.rows);
             auto at = [&](unsigned map) { return w_there.at() + first[map] * s.cols; };
-            launch(kernel, how.tokens_first ? dim3{of_tokens, of_rows} : dim3{of_rows, of_tokens}, how.threads, x_there.at(), at(0),
-                   sums[0].at(), out[0].at(), rows[0], at(1), sums[1].at(), out[1].at(), rows[1], at(2), sums[2].at(), out[2].at(),
-                   rows[2], s.tokens, s.cols);
+            const Acc<E> *b = bias_there.at(), *none = nullptr;
+            launch(kernel, how.tokens_first ? dim3{of_tokens, of_rows} : dim3{of_rows, of_tokens}, how.threads, x_there.at(), at(0), b,
+                   false, sums[0].at(), out[0].at(), rows[0], at(1), none, false, sums[1].at(), out[1].at(), rows[1], at(2),
+                   b + first[2], true, sums[2].at(), out[2].at(), rows[2], s.tokens, s.cols);
             for (unsigned map = 0; map < 3; map++) {
                 Numbers<Acc<E>> want;
                 Numbers<E> want_out;
                 for (unsigned t = 0; t < s.tokens; t++)
                     for (unsigned r = 0; r < rows[map]; r++) {
                         want.push_back(naive::dot(&wide[(first[map] + r) * s.cols], &x[t * s.cols], s.cols));
-                        want_out.push_back(naive::rounded<Plain<E>>(want.back()));
+                        Plain<E> rounded = naive::rounded<Plain<E>>(want.back());
+                        Acc<E> sum = map == 2 ? naive::acc(rounded) : want.back();
+                        want_out.push_back(map == 1 ? rounded : naive::rounded<Plain<E>>(sum + bias[first[map] + r]));
                     }
                 tally.compare(how.kernel, name_of<E>(), sums[map].read(), want);
                 tally.compare(how.kernel, name_of<E>(), out[map].read(), want_out);

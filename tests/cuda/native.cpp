@@ -55,10 +55,12 @@ template <class E> void product(Header h) {
     Buffer<E> x(numbers<E>(h.tokens * h.cols)), w(numbers<E>(h.rows * h.cols));
     long at = ftell(file);
     auto check = [&](const char *name, auto *kernel, dim3 grid, unsigned threads) {
-        Buffer<Acc<E>> sums(h.tokens * h.rows), no_sums(0);
-        Buffer<E> no_out(0);
-        launch(kernel, grid, threads, x.data(), w.data(), sums.data(), (E *)nullptr, h.rows, w.data(), no_sums.data(), no_out.data(), 0u,
-               w.data(), no_sums.data(), no_out.data(), 0u, h.tokens, h.cols);
+        Buffer<Acc<E>> sums(h.tokens * h.rows);
+        const Acc<E> *no_bias = nullptr;
+        E *no_w = nullptr, *no_out = nullptr;
+        Acc<E> *no_sums = nullptr;
+        launch(kernel, grid, threads, x.data(), w.data(), no_bias, false, sums.data(), no_out, h.rows, no_w, no_bias, false, no_sums, no_out,
+               0u, no_w, no_bias, false, no_sums, no_out, 0u, h.tokens, h.cols);
         fseek(file, at, SEEK_SET);
         compare<E>(name, sums);
     };

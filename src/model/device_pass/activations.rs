@@ -3,7 +3,7 @@
 use crate::cuda::scores_bytes;
 use crate::model::inner::Maps;
 use crate::model::session::LOGIT_ROWS;
-use crate::model::{Block, Linear, Model};
+use crate::model::{Block, Model};
 use crate::tensor::Element;
 
 /// Arrays that are in use at once at most; each has 256 bytes at least.
@@ -21,9 +21,8 @@ impl Model {
             attention.max(inner_and_outer_bytes::<E>(block) * tokens)
         };
         let blocks = self.layers().iter().map(of_block).max();
-        let head = &self.decoder().head;
-        let [hidden, vocabulary] = [head.weight.cols(), head.weight.rows()];
-        let logits = (2 * (hidden + vocabulary)) * size_of::<E>() + of_sums::<E>(&[head]);
+        let head = self.decoder().head.weight();
+        let logits = 2 * (head.cols() + head.rows()) * size_of::<E>();
         let most = blocks
             .unwrap_or_default()
             .max(logits * tokens.min(LOGIT_ROWS));
@@ -37,8 +36,7 @@ fn attention_bytes<E: Element>(block: &Block) -> usize {
     let form = &block.attention.form;
     let qkv = (form.heads + 2 * form.kv_heads) * form.head_dim;
     let rounded = 6 * hidden(block) + 3 * qkv;
-    let sums = of_sums::<E>(&block.attention.projections());
-    rounded * size_of::<E>() + 2 * form.head_dim * size_of::<E::Acc>() + sums
+    rounded * size_of::<E>() + 2 * form.head_dim * size_of::<E::Acc>()
 }
 
 /// Bytes of one token while the rest is: residuals, norms and branches, and what each chosen expert says; gate, up and activation of
@@ -46,20 +44,14 @@ fn attention_bytes<E: Element>(block: &Block) -> usize {
 fn inner_and_outer_bytes<E: Element>(block: &Block) -> usize {
     let maps = block.inner.first_maps();
     let width = maps.iter().map(|map| map.weight.rows()).max();
-    let (chosen, sums) = match &block.inner.maps {
-        Maps::Experts(experts) => (experts.top_k, 0),
-        _ => (1, of_sums::<E>(&maps)),
+    let chosen = match &block.inner.maps {
+        Maps::Experts(experts) => experts.top_k,
+        _ => 1,
     };
     let rounded = (5 + chosen) * hidden(block) + (3 + chosen) * width.unwrap_or_default();
-    rounded * size_of::<E>() + sums
+    rounded * size_of::<E>()
 }
 
 fn hidden(block: &Block) -> usize {
     block.attention.out.weight.rows()
-}
-
-/// Bytes of one token's products that wait for a bias.
-fn of_sums<E: Element>(maps: &[&Linear]) -> usize {
-    let biased = maps.iter().filter(|map| map.bias.is_some());
-    biased.map(|map| map.weight.rows()).sum::<usize>() * size_of::<E::Acc>()
 }

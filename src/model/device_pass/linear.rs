@@ -9,7 +9,7 @@ use crate::model::overlay::TensorOverlay;
 use crate::model::pass::{among, changes_of};
 use crate::tensor::{Element, Matrix};
 
-/// A map on its way: W, and its outputs; the sums apart where they are not the outputs yet.
+/// A map on its way: W and b, and its outputs; the sums apart where a patch still changes them.
 struct Mapped<'m, E: Element> {
     map: &'m Linear,
     w: Weights,
@@ -20,9 +20,10 @@ struct Mapped<'m, E: Element> {
 
 impl<E: Element> Mapped<'_, E> {
     fn product(&self) -> (&Weights, Into<'_, E>) {
-        let into = match &self.sums {
-            Some(sums) => Into::Sums(sums),
-            None => Into::Rounded(&self.out),
+        let into = match (&self.sums, &self.bias) {
+            (Some(sums), _) => Into::Sums(sums),
+            (None, Some(bias)) => Into::Biased(&self.out, (bias, self.map.form.rounded_first)),
+            (None, None) => Into::Rounded(&self.out),
         };
         (&self.w, into)
     }
@@ -66,7 +67,7 @@ impl<E: Element> DevicePass<'_, '_, '_, '_, E> {
         let changed = ["weight", "bias"]
             .iter()
             .any(|tensor| !changes_of(&self.changes, map.name(), tensor).is_empty());
-        let sums = (bias.is_some() || changed)
+        let sums = changed
             .then(|| DeviceRows::new(self.device(), rows, w.rows))
             .transpose()?;
         Ok(Mapped {
@@ -78,7 +79,7 @@ impl<E: Element> DevicePass<'_, '_, '_, '_, E> {
         })
     }
 
-    /// W x, with what patches make of it and the bias, in the compute type.
+    /// What patches make of W x and of the bias, in the compute type.
     fn finish(
         &mut self,
         mapped: &Mapped<'_, E>,
