@@ -6,6 +6,7 @@ use super::kernels::{RowNormKind, count};
 use super::machine::Argument::{self, Address, Count, Flag, Number};
 use super::memory::{DeviceRows, Memory};
 use super::products::{FEW_ROWS, FEW_THREADS, MANY, TILE_THREADS, TILE_TOKENS, tile_rows};
+use crate::checkpoint::form::AttentionForm;
 use crate::tensor::Element;
 
 /// Threads of a block that has a head.
@@ -58,6 +59,16 @@ pub(crate) struct HeadShape {
     pub(crate) heads: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
+}
+
+impl HeadShape {
+    pub(crate) fn of(form: &AttentionForm) -> Self {
+        Self {
+            heads: form.heads,
+            kv_heads: form.kv_heads,
+            head_dim: form.head_dim,
+        }
+    }
 }
 
 /// What is done to every head of q and of k.

@@ -87,11 +87,7 @@ impl DeviceCache {
         mixed: &DeviceRows<E>,
     ) -> Result<()> {
         let device = self.on.device().clone();
-        let shape = HeadShape {
-            heads: form.heads,
-            kv_heads: form.kv_heads,
-            head_dim: form.head_dim,
-        };
+        let shape = HeadShape::of(form);
         let first = self.layers[layer].tokens;
         if self.positions.len() == first {
             self.positions.extend(positions);

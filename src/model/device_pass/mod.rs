@@ -3,6 +3,7 @@
 //! What fails makes everything after it fail, and is told in the end: the operations themselves have no errors.
 
 mod activations;
+mod heads;
 mod linear;
 mod waiting;
 
@@ -17,10 +18,10 @@ use super::parts::{Active, Attention, Experts};
 use super::pass::{Sequence, changes_of};
 use super::run::ForwardRun;
 use super::{Linear, Model, Norm};
-use crate::checkpoint::form::{NormKind, RopePairing};
+use crate::checkpoint::form::NormKind;
 use crate::cuda::{
-    self, Angles, Device, DeviceRows, Error, HeadNorms, HeadRotation, HeadShape, Memory, OnDevice,
-    Preparation, Result, RowNorm, RowNormKind,
+    self, Angles, Device, DeviceRows, Error, HeadShape, Memory, OnDevice, Preparation, Result,
+    RowNorm, RowNormKind,
 };
 use crate::kernels::Rotation;
 use crate::kernels::activation::Activation;
@@ -145,84 +146,6 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
         })
     }
 
-    /// cos and sin of the positions of all rows, under a rotation; unrounded where the outcome is what is rounded.
-    fn angles(&mut self, rotation: &Rotation, rounded_once: bool) -> Result<Angles> {
-        if let Some((_, angles)) = self.angles.iter().find(|(known, _)| known == rotation) {
-            return Ok(angles.clone());
-        }
-        let (mut cos, mut sin): (Vec<E::Acc>, Vec<E::Acc>) = (Vec::new(), Vec::new());
-        let sequences = self.sequences.iter();
-        for position in sequences.flat_map(|sequence| sequence.positions) {
-            if rounded_once {
-                let (c, s) = self.run.cos_sin::<E::Acc>(rotation, *position);
-                cos.extend(c);
-                sin.extend(s);
-            } else {
-                let (c, s) = self.run.cos_sin::<E>(rotation, *position);
-                cos.extend(c.into_iter().map(E::acc));
-                sin.extend(s.into_iter().map(E::acc));
-            }
-        }
-        let half = rotation.dims() / 2;
-        let angles = Angles {
-            rows: cos.len() / half,
-            memory: Memory::of(self.on.device(), &[cos, sin].concat())?,
-            half,
-            skip: 0,
-        };
-        self.angles.push((rotation.clone(), angles.clone()));
-        Ok(angles)
-    }
-
-    /// How heads are rotated, where they are.
-    fn rotation(&mut self, attention: &Attention) -> Result<Option<HeadRotation>> {
-        let Some((rotation, form)) = attention.rotation.as_ref().zip(attention.form.rope) else {
-            return Ok(None);
-        };
-        Ok(Some(HeadRotation {
-            angles: self.angles(rotation, form.rounded_once)?,
-            neighbours: form.pairing != RopePairing::Halves,
-            round_once: form.rounded_once,
-        }))
-    }
-
-    /// What is done to the heads of q and k by one kernel, which is what there is to do only if nobody wants to see what is between,
-    /// no patch changes it, and the norms are RMSNorms of a head.
-    fn preparation(&mut self, attention: &Attention) -> Result<Option<Preparation>> {
-        let points = ["q_rope", "k_rope"].map(|name| attention.point(name));
-        let norms = attention.qk_norms.as_ref();
-        let names = norms.iter().flat_map(|norms| norms.iter().map(Norm::name));
-        let mut names = names.chain(points.iter().map(String::as_str));
-        let is_seen = names.any(|name| {
-            self.run.records(name) || !changes_of(&self.changes, name, "weight").is_empty()
-        });
-        let norms = match norms {
-            Some(norms) => self.head_norms(attention, norms)?.map(Some),
-            None => Some(None),
-        };
-        let Some(norms) = norms.filter(|_| !is_seen) else {
-            return Ok(None);
-        };
-        let rotation = self.rotation(attention)?;
-        Ok(Some(Preparation { norms, rotation }))
-    }
-
-    /// The norms of q and k, where they are RMSNorms of a head and differ in their scale alone.
-    fn head_norms(&self, attention: &Attention, norms: &[Norm; 2]) -> Result<Option<HeadNorms>> {
-        let [q, k] = [self.row_norm(&norms[0])?, self.row_norm(&norms[1])?];
-        let of_heads = norms
-            .iter()
-            .all(|norm| norm.weight.cols() == attention.form.head_dim);
-        let alike = q.kind == k.kind && q.eps == k.eps;
-        let together = of_heads && alike && q.kind != RowNormKind::Layer;
-        Ok(together.then(|| HeadNorms {
-            kind: q.kind,
-            eps: q.eps,
-            scales: [q.scale, k.scale],
-            last: attention.form.norm_after_rope,
-        }))
-    }
-
     /// A norm on the device.
     fn row_norm(&self, norm: &Norm) -> Result<RowNorm> {
         let scale = || norm.scale::<E>();
@@ -240,39 +163,6 @@ impl<'p, 'r, 's, 'c, E: Element> DevicePass<'p, 'r, 's, 'c, E> {
             scale: (self.on).vector::<E>(&norm.weight, norm.unit_offset(), scale)?,
             bias: bias.transpose()?,
             eps: norm.eps(),
-        })
-    }
-
-    /// What heads are of: those of one map, or of q, k and v.
-    fn shape(attention: &Attention) -> HeadShape {
-        HeadShape {
-            heads: attention.form.heads,
-            kv_heads: attention.form.kv_heads,
-            head_dim: attention.form.head_dim,
-        }
-    }
-
-    /// Attention of every sequence of the batch; q and k may still have to go through a `preparation`.
-    fn attend_sequences(
-        &mut self,
-        attention: &Attention,
-        [q, k, v]: [&DeviceRows<E>; 3],
-        preparation: Option<&Preparation>,
-    ) -> DeviceRows<E> {
-        self.rows([q.rows(), q.cols()], |pass, mixed| {
-            let layer = pass.run.layer;
-            for sequence in pass.sequences.iter_mut() {
-                let rows = sequence.rows.clone();
-                let qkv = [q, k, v].map(|x| x.view(rows.clone()));
-                let preparation = preparation.map(|preparation| preparation.of_rows(rows.start));
-                let Some(cache) = sequence.cache.device_mut() else {
-                    continue;
-                };
-                let mixed = mixed.view(rows);
-                let prepared = (qkv.each_ref(), preparation.as_ref());
-                cache.attend(layer, &attention.form, sequence.positions, prepared, &mixed)?;
-            }
-            Ok(())
         })
     }
 }
@@ -337,7 +227,7 @@ impl<E: Element> Ops for DevicePass<'_, '_, '_, '_, E> {
             };
             let shape = HeadShape {
                 heads: x.cols() / attention.form.head_dim,
-                ..Self::shape(attention)
+                ..HeadShape::of(&attention.form)
             };
             pass.device()
                 .heads(&preparation, Some([&x, out]), None, shape)
