@@ -177,12 +177,25 @@ size_t wrong(const Buffer<E> &x, const Buffer<W> &w, const Buffer<Acc<E>> &y, un
     return wrong;
 }
 
-template <class E, class W, class Few, class Many>
-void products(const char *types, const Peaks &peaks, Few *few, Many *many) {
-    // The 4B's MLP, its attention output, and a slice of its head.
+/// The kernels of a pair of types, with the arguments of one W.
+template <class E, class W> struct Products {
+    using Kernel = void(const E *, const W *, const Acc<E> *, bool, Acc<E> *, E *, unsigned, const W *, const Acc<E> *, bool, Acc<E> *,
+                        E *, unsigned, const W *, const Acc<E> *, bool, Acc<E> *, E *, unsigned, unsigned, unsigned);
+    Kernel *one, *few, *many;
+
+    static void run(Kernel *kernel, dim3 grid, unsigned threads, const E *x, const W *w, Acc<E> *y, unsigned tokens, unsigned rows,
+                    unsigned cols) {
+        kernel<<<grid, threads>>>(x, w, nullptr, false, y, nullptr, rows, nullptr, nullptr, false, nullptr, nullptr, 0, nullptr, nullptr,
+                                  false, nullptr, nullptr, 0, tokens, cols);
+        must(cudaGetLastError(), "launch");
+    }
+};
+
+template <class E, class W> void products(const char *types, const Peaks &peaks, Products<E, W> kernels) {
+    // The 4B's gate or up and down, its attention's output, gate and up together, and a slice of its head.
     const struct {
         unsigned rows, cols;
-    } shapes[] = {{10240, 2560}, {2560, 10240}, {2560, 2048}, {65536, 2560}};
+    } shapes[] = {{10240, 2560}, {2560, 10240}, {2560, 2048}, {20480, 2560}, {65536, 2560}};
     using Tile = TileOf<E>;
     for (auto [rows, cols] : shapes) {
         const size_t n = (size_t)rows * cols;
@@ -192,20 +205,16 @@ void products(const char *types, const Peaks &peaks, Few *few, Many *many) {
         Buffer<Acc<E>> y((size_t)tokens * rows);
         fill(w, n * copies, 1);
         fill(x, (size_t)tokens * cols, 2);
-        double one = seconds([&](int i) {
-            few<<<dim3(rows / FEW_ROWS, 1), FEW_THREADS>>>(x.data(), w.data() + n * (i % copies), y.data(), (E *)nullptr, 1,
-                                                           rows, cols);
-        });
-        few<<<dim3(rows / FEW_ROWS, 1), FEW_THREADS>>>(x.data(), w.data(), y.data(), (E *)nullptr, 1, rows, cols);
+        auto run = [&](auto *kernel, dim3 grid, unsigned threads, unsigned tokens, unsigned copy) {
+            Products<E, W>::run(kernel, grid, threads, x.data(), w.data() + n * copy, y.data(), tokens, rows, cols);
+        };
+        const dim3 of_one(rows / FEW_ROWS), of_four(rows / FEW_ROWS, 4 / FEW_TOKENS<E>);
+        double one = seconds([&](int i) { run(kernels.one, of_one, FEW_THREADS, 1, i % copies); });
+        run(kernels.one, of_one, FEW_THREADS, 1, 0);
         size_t unequal = wrong(x, w, y, 1, rows, cols);
-        double four = seconds([&](int i) {
-            few<<<dim3(rows / FEW_ROWS, 1), FEW_THREADS>>>(x.data(), w.data() + n * (i % copies), y.data(), (E *)nullptr, 4,
-                                                           rows, cols);
-        });
-        double all = seconds([&](int) {
-            many<<<dim3(tokens / Tile::ALL_TOKENS, rows / Tile::ALL_ROWS), TILE_THREADS>>>(x.data(), w.data(), y.data(),
-                                                                                           (E *)nullptr, tokens, rows, cols);
-        });
+        double four = seconds([&](int i) { run(kernels.few, of_four, FEW_THREADS, 4, i % copies); });
+        const dim3 tiles(tokens / Tile::ALL_TOKENS, rows / Tile::ALL_ROWS);
+        double all = seconds([&](int) { run(kernels.many, tiles, TILE_THREADS, tokens, 0); });
         unequal += wrong(x, w, y, tokens, rows, cols);
         double rate = 2.0 * tokens * n / all;
         printf("%-10s%6u x %-6u %7.1f us %5.0f GB/s %3.0f %%   %7.1f us   %7.2f ms %5.1f TFLOP/s %3.0f %%   %zu\n", types, rows,
@@ -215,11 +224,11 @@ void products(const char *types, const Peaks &peaks, Few *few, Many *many) {
 }
 
 /// The other kernels, in microseconds, for one token and for 512 of the 4B, with 4096 keys.
-template <class E> void others(const char *type, auto *rms_norm, auto *gelu_tanh, auto *gelu, auto *add, auto *scores_few,
+template <class E> void others(const char *type, auto *norm_add_norm, auto *gelu_tanh, auto *gelu, auto *heads, auto *scores_few,
                                auto *scores_many, auto *probabilities, auto *sums_few, auto *sums_many) {
-    const unsigned hidden = 2560, inner = 10240, heads = 8, group = 2, head_dim = 256, keys = 4096;
+    const unsigned hidden = 2560, inner = 10240, q_heads = 8, key_heads = 4, group = 2, head_dim = 256, keys = 4096;
     Buffer<E> x((size_t)512 * inner), y((size_t)512 * inner), cache((size_t)4 * keys * head_dim);
-    Buffer<Acc<E>> scale((size_t)hidden), scores((size_t)heads * 512 * keys);
+    Buffer<Acc<E>> scale((size_t)hidden), scores((size_t)q_heads * 512 * keys);
     fill(x, (size_t)512 * inner, 4);
     fill(cache, (size_t)4 * keys * head_dim, 5);
     fill(scale, (size_t)hidden, 6);
@@ -230,29 +239,37 @@ template <class E> void others(const char *type, auto *rms_norm, auto *gelu_tanh
         Buffer<unsigned> first(std::vector<unsigned>(tokens, 0)), place(places);
         size_t n = (size_t)tokens * inner;
         auto us = [](double time) { return time * 1e6; };
-        double norm = us(seconds([&](int) { rms_norm<<<tokens, 256>>>(x.data(), scale.data(), 1e-6, false, y.data(), hidden); }));
-        double of_tanh = us(seconds([&](int) { gelu_tanh<<<n / 256, 256>>>(x.data(), y.data(), n); }));
-        double of_erf = us(seconds([&](int) { gelu<<<n / 256, 256>>>(x.data(), y.data(), n); }));
-        double sum = us(seconds([&](int) { add<<<tokens * hidden / 256, 256>>>(x.data(), y.data(), y.data(), (size_t)tokens * hidden); }));
+        const Acc<E> *s = scale.data();
+        E *u = x.data(), *p = y.data(), *v = p + (size_t)tokens * hidden, *z = v + (size_t)tokens * hidden;
+        double norms = us(seconds([&](int) {
+            norm_add_norm<<<tokens, 512>>>(RMS, s, nullptr, 1e-6, u, p, u, v, nullptr, RMS, s, nullptr, 1e-6, z, hidden);
+        }));
+        double of_tanh = us(seconds([&](int) { gelu_tanh<<<n / 256, 256>>>(u, p, u, p, n); }));
+        double of_erf = us(seconds([&](int) { gelu<<<n / 256, 256>>>(u, p, u, p, n); }));
+        double prepared = us(seconds([&](int) {
+            heads<<<dim3(tokens, q_heads + 2 * key_heads), 128>>>(u, p, RMS, false, 1e-6, s, s, scores.data(), scores.data(), head_dim / 2,
+                                                                  false, false, u, u, place.data(), cache.data(), cache.data(), keys,
+                                                                  q_heads, key_heads, head_dim);
+        }));
         double few = us(seconds([&](int) {
-            scores_few<<<dim3(keys / FEW_ROWS, tokens, heads), FEW_THREADS>>>(x.data(), cache.data(), scores.data(), first.data(),
-                                                                              place.data(), tokens, heads, group, head_dim, keys, keys);
+            scores_few<<<dim3(keys / FEW_ROWS, tokens, q_heads), FEW_THREADS>>>(x.data(), cache.data(), scores.data(), first.data(),
+                                                                              place.data(), tokens, q_heads, group, head_dim, keys, keys);
         }));
         double many = us(seconds([&](int) {
-            scores_many<<<dim3((tokens + 31) / 32, keys / TileOf<E>::ALL_ROWS, heads), TILE_THREADS>>>(
-                x.data(), cache.data(), scores.data(), first.data(), place.data(), tokens, heads, group, head_dim, keys, keys);
+            scores_many<<<dim3((tokens + 31) / 32, keys / TileOf<E>::ALL_ROWS, q_heads), TILE_THREADS>>>(
+                x.data(), cache.data(), scores.data(), first.data(), place.data(), tokens, q_heads, group, head_dim, keys, keys);
         }));
         double softmax = us(seconds([&](int) {
-            probabilities<<<dim3(tokens, heads), 256>>>(scores.data(), first.data(), place.data(), 0.0625, true, 0.0, tokens, keys);
+            probabilities<<<dim3(tokens, q_heads), 256>>>(scores.data(), first.data(), place.data(), 0.0625, true, 0.0, tokens, keys);
         }));
         auto sums = [&](auto *kernel, unsigned tokens_of_block) {
             return us(seconds([&](int) {
-                kernel<<<dim3(head_dim / SUM_ELEMENTS, heads, (tokens + tokens_of_block - 1) / tokens_of_block), SUM_THREADS>>>(
-                    scores.data(), cache.data(), first.data(), place.data(), y.data(), tokens, heads, group, head_dim, keys, keys);
+                kernel<<<dim3(head_dim / SUM_ELEMENTS, q_heads, (tokens + tokens_of_block - 1) / tokens_of_block), SUM_THREADS>>>(
+                    scores.data(), cache.data(), first.data(), place.data(), y.data(), tokens, q_heads, group, head_dim, keys, keys);
             }));
         };
-        printf("%-6s%6u%10.1f%10.1f%6.1f%10.1f%12.1f%12.1f%14.1f%10.1f%11.1f\n", type, tokens, norm, of_tanh, of_erf, sum, few, many,
-               softmax, sums(sums_few, SUM_WARPS), sums(sums_many, SUM_WARPS * 8));
+        printf("%-6s%6u%14.1f%10.1f%6.1f%8.1f%12.1f%12.1f%14.1f%10.1f%11.1f\n", type, tokens, norms, of_tanh, of_erf, prepared, few,
+               many, softmax, sums(sums_few, SUM_WARPS), sums(sums_many, SUM_WARPS * 8));
     }
 }
 
@@ -263,15 +280,15 @@ int main() {
     flushing_edge();
     Peaks best = peaks();
     printf("\nproducts                    one token, of what reading gives  four tokens   512 tokens, of f32 or f64 peak   wrong of 128\n");
-#define PRODUCTS(E, W) products<E, W>(#E " " #W, best, multiply_few_##E##_##W, multiply_many_##E##_##W);
+#define PRODUCTS(E, W) products<E, W>(#E " " #W, best, {multiply_one_##E##_##W, multiply_few_##E##_##W, multiply_many_##E##_##W});
     PRODUCTS(f32, f32)
     PRODUCTS(f32, bf16)
     PRODUCTS(bf16, bf16)
     PRODUCTS(f64, f64)
     PRODUCTS(f64, bf16)
-    printf("\nus    tokens  rms_norm gelu_tanh  gelu       add  scores_few scores_many probabilities  sums_few  sums_many (4096 keys)\n");
+    printf("\nus    tokens norm_add_norm gelu_tanh  gelu   heads  scores_few scores_many probabilities  sums_few  sums_many (4096 keys)\n");
 #define OTHERS(E)                                                                                                      \
-    others<E>(#E, rms_norm_##E, gelu_tanh_##E, gelu_##E, add_##E, scores_few_##E, scores_many_##E, probabilities_##E,                    \
+    others<E>(#E, norm_add_norm_##E, gelu_tanh_##E, gelu_##E, heads_##E, scores_few_##E, scores_many_##E, probabilities_##E,            \
               weighted_sums_few_##E, weighted_sums_many_##E);
     OTHERS(f64)
     OTHERS(f32)

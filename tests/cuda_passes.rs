@@ -21,14 +21,20 @@ use half::bf16;
 /// Enough for products by tiles, and for more than any window.
 const TOKENS: usize = 21;
 
-/// The kernels, compiled for this processor.
+/// A device that has the kernels, compiled for this processor.
 fn twin() -> &'static Arc<Device> {
     static TWIN: OnceLock<Arc<Device>> = OnceLock::new();
-    TWIN.get_or_init(|| compiled("twin", None))
+    TWIN.get_or_init(another_twin)
 }
 
-/// The same with an edit of a copy of their source: in a file, one text by another.
-fn compiled(name: &str, edit: Option<(&str, &str, &str)>) -> Arc<Device> {
+/// The same once more, for a test that looks at what is done on it.
+fn another_twin() -> Arc<Device> {
+    static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+    Device::twin(LIBRARY.get_or_init(|| compiled("twin", None))).unwrap()
+}
+
+/// The library of the kernels, which may have an edit of a copy of their source: in a file, one text by another.
+fn compiled(name: &str, edit: Option<(&str, &str, &str)>) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = std::fs::remove_dir_all(&folder);
@@ -67,7 +73,7 @@ fn compiled(name: &str, edit: Option<(&str, &str, &str)>) -> Arc<Device> {
         done.as_ref().is_ok_and(|done| done.success()),
         "{compiler}: {done:?}"
     );
-    Device::twin(&library).unwrap()
+    library
 }
 
 fn ids(model: &Model) -> Vec<u32> {
@@ -202,6 +208,77 @@ fn a_copied_session_has_keys_of_its_own() {
     assert_eq!(both(&there), both(&native));
 }
 
+/// The kernels of the last layer of a decoded token and of the logits, in order and without their types.
+fn kernels_of_a_layer(dir: &str) -> Vec<String> {
+    let device = another_twin();
+    let there = open(dir).on_device(&device).unwrap();
+    let mut session = Session::<f32>::new(&there);
+    session.forward(&[5, 6, 7], 0).unwrap();
+    let (logits, launched) = device.watched(|| session.forward(&[8], 1)).unwrap();
+    logits.unwrap();
+    let name = |kernel: &str| kernel.split("_f32").next().unwrap().to_owned();
+    let kernels: Vec<_> = launched.iter().map(|launch| name(&launch.kernel)).collect();
+    let layers = there.layers().len();
+    // The first norm, and those of the logits.
+    let [beyond, of_layers] = [3, kernels.len() - 3];
+    assert_eq!(of_layers % layers, 0, "{kernels:?}");
+    let of_layer = &kernels[kernels.len() - (of_layers / layers + beyond - 1)..];
+    of_layer.to_vec()
+}
+
+/// Eleven kernels a layer, four of them products, wherever norms stand and biases are; three more where a fused map is split.
+#[test]
+fn a_decoded_token_takes_few_launches() {
+    let attention = "heads scores_few probabilities weighted_sums_few multiply_one norm_add_norm";
+    let behind = "multiply_one norm_add_norm norm_add_norm multiply_one";
+    for (dir, projections, activation) in [
+        ("tiny", "multiply_one", "gelu_tanh"),
+        ("checkpoints/qwen2", "multiply_one", "silu"),
+        ("checkpoints/qwen3", "multiply_one", "silu"),
+        (
+            "checkpoints/gpt2",
+            "multiply_one select_columns select_columns select_columns",
+            "gelu_tanh",
+        ),
+    ] {
+        let want = format!("{projections} {attention} multiply_one {activation} {behind}");
+        assert_eq!(kernels_of_a_layer(dir).join(" "), want, "{dir}");
+    }
+}
+
+/// Arrays in use beside the weights and the cache take no more than is said beforehand.
+#[test]
+fn activations_keep_to_what_is_stated() {
+    fn most_used<E: Element>(dir: &str, tokens: usize) -> [usize; 2] {
+        let device = another_twin();
+        let there = open(dir).on_device(&device).unwrap();
+        let pass = |ids: &[u32]| {
+            let mut session = Session::<E>::new(&there);
+            session.forward(ids, ids.len()).unwrap();
+        };
+        // So that every vector is there.
+        pass(&[5]);
+        let before = device.taken();
+        pass(&vec![5; tokens]);
+        let stated = there.activation_bytes::<E>(tokens, tokens);
+        let cache = there.cache_bytes::<E>(tokens);
+        let used = device.taken().most_used - before.used;
+        assert!(
+            used <= cache + stated,
+            "{dir} {}: {used} {cache} {stated}",
+            E::DTYPE
+        );
+        [used.saturating_sub(cache), stated]
+    }
+    for (dir, _) in all_models() {
+        let tokens = TOKENS.min(open(&dir).config().max_position_embeddings);
+        most_used::<f64>(&dir, tokens);
+        most_used::<bf16>(&dir, tokens);
+        let [used, stated] = most_used::<f32>(&dir, tokens);
+        println!("{dir}: {used} of {stated}");
+    }
+}
+
 /// The controls: kernels with one thing wrong.
 #[test]
 fn a_wrong_kernel_changes_the_hash() {
@@ -210,9 +287,9 @@ fn a_wrong_kernel_changes_the_hash() {
     for (name, file, from, to) in [
         (
             "scale",
-            "src/cuda/norm.cu",
-            "normed * scale[i]",
-            "normed * scale[i] * (Acc<E>)1.0000001",
+            "src/cuda/norm.cuh",
+            "normed * scale",
+            "normed * scale * (Acc<E>)1.0000001",
         ),
         (
             "window",
@@ -221,7 +298,7 @@ fn a_wrong_kernel_changes_the_hash() {
             "(first[token] + place[token]) / 2",
         ),
     ] {
-        let device = compiled(name, Some((file, from, to)));
+        let device = Device::twin(&compiled(name, Some((file, from, to)))).unwrap();
         let there = native.clone().on_device(&device).unwrap();
         let got = all_hashes("", &there, AT_ONCE);
         let same = got.lines().filter(|line| want.contains(*line)).count();
@@ -232,16 +309,20 @@ fn a_wrong_kernel_changes_the_hash() {
 /// One that lacks a kernel stands for one that is lost.
 #[test]
 fn a_device_that_fails_is_an_error_in_every_pass() {
-    let missing = ("tests/cuda/table.hpp", "PRODUCTS(multiply_few)", "");
-    let device = compiled("fails", Some(missing));
+    let missing = (
+        "tests/cuda/table.hpp",
+        "PRODUCTS(multiply_one) PRODUCTS(multiply_few)",
+        "",
+    );
+    let device = Device::twin(&compiled("fails", Some(missing))).unwrap();
     let native = open("tiny");
     let there = native.clone().on_device(&device).unwrap();
     let says = |error: String| {
-        let what = "the CPU twin failed to find the kernel multiply_few_f32_";
+        let what = "the CPU twin failed to find the kernel multiply_";
         assert!(error.starts_with(what), "{error}");
     };
     let mut session = Session::<f32>::new(&there);
-    says(session.forward(&[5, 6], 1).unwrap_err().to_string());
+    says(session.forward(&[5], 1).unwrap_err().to_string());
     let mut session = Session::<f32>::new(&there);
     let query = Query::alone(7);
     let solved = solve(&mut session, query, &Method::new(Solver::ClosedForm), &[]);

@@ -17,7 +17,7 @@ pub struct Shape {
     pub name: &'static str,
     hidden: usize,
     intermediate: usize,
-    layers: usize,
+    pub layers: usize,
     heads: usize,
     kv_heads: usize,
     window: usize,

@@ -4,7 +4,8 @@
 //! cuda hashes                  the pinned hashes of the committed models
 //! cuda shapes                  random models of the 1B's and the 4B's shape, against the native backend
 //! cuda pass                    a short pass, for a sanitizer
-//! cuda speed BANDWIDTH PEAK    decode and prefill of the 4B's shape; bytes and f32 operations that the device does in a second
+//! cuda speed BANDWIDTH PEAK    decode and prefill of the 4B's shape, what a layer's time goes to, and memory against what is stated;
+//!                              BANDWIDTH and PEAK are the bytes and f32 operations that the device does in a second
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +21,7 @@ mod ways;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use context_patch::cuda::Device;
+use context_patch::cuda::{Device, Launched};
 use context_patch::kernels::Backend;
 use context_patch::model::generate::greedy;
 use context_patch::tensor::Element;
@@ -49,10 +50,12 @@ fn main() -> ExitCode {
         ["hashes"] => pinned_hashes(),
         ["shapes"] => ONE_B.has_the_native_bits(true) & FOUR_B.has_the_native_bits(false),
         ["pass"] => short_pass(),
-        ["speed", bandwidth, peak] => {
-            speed(&FOUR_B, bandwidth.parse().unwrap(), peak.parse().unwrap());
-            true
-        }
+        ["speed", bandwidth, peak] => speed(
+            &device,
+            &FOUR_B,
+            bandwidth.parse().unwrap(),
+            peak.parse().unwrap(),
+        ),
         _ => {
             eprintln!("usage: cuda hashes | shapes | pass | speed BANDWIDTH PEAK");
             false
@@ -112,19 +115,41 @@ fn short_pass() -> bool {
     true
 }
 
-/// Decoding and prefill, the medians of a few rounds.
-fn speed(shape: &Shape, bandwidth: f64, peak: f64) {
+/// Tokens of a prompt, and those that are decoded behind it.
+const PROMPT: usize = 512;
+const DECODED: usize = 32;
+
+/// Decoding and prefill, the medians of a few rounds; false where memory is not what is stated.
+fn speed(device: &Device, shape: &Shape, bandwidth: f64, peak: f64) -> bool {
     let native = shape.model();
     let bytes = shape.bytes() as f64;
     let model = native.on(Backend::Cuda(0)).unwrap();
     println!("{}: {:.2} GB of weights", shape.name, bytes / 1e9);
-    measure::<f32>(&model, shape, bytes / bandwidth, peak);
-    measure::<bf16>(&model, shape, bytes / bandwidth, peak);
+    // So that every vector is there.
+    Session::<f32>::new(&model).forward(&[5], 1).unwrap();
+    let before = device.taken().used;
+    measure::<f32>(device, &model, shape, bytes / bandwidth, peak);
+    measure::<bf16>(device, &model, shape, bytes / bandwidth, peak);
+    let taken = device.taken();
+    let tokens = PROMPT + DECODED + 1;
+    let stated = model.activation_bytes::<f32>(PROMPT, tokens);
+    let cache = model.cache_bytes::<f32>(tokens);
+    let activations = taken.most_used.saturating_sub(before + cache);
+    println!(
+        "  memory in MiB: weights {}, cache {}, activations {} at most of {} stated; {} held at most, with what is kept to be used again",
+        before >> 20,
+        cache >> 20,
+        activations >> 20,
+        stated >> 20,
+        taken.most_held >> 20,
+    );
+    activations <= stated
 }
 
-fn measure<E: Element>(model: &Model, shape: &Shape, reading: f64, peak: f64) {
-    const DECODED: usize = 32;
-    let prompt: Vec<u32> = (0..512).map(|i| 2 + (i * 7919) % 200_000).collect();
+fn measure<E: Element>(device: &Device, model: &Model, shape: &Shape, reading: f64, peak: f64) {
+    let prompt: Vec<u32> = (0..PROMPT as u32)
+        .map(|i| 2 + (i * 7919) % 200_000)
+        .collect();
     let (mut prefill, mut decode) = (Vec::new(), Vec::new());
     for _ in 0..5 {
         let mut session = Session::<E>::new(model);
@@ -153,5 +178,41 @@ fn measure<E: Element>(model: &Model, shape: &Shape, reading: f64, peak: f64) {
         1e3 * prefill,
         operations / prefill / 1e12,
         100.0 * operations / prefill / peak,
+    );
+    let mut session = Session::<E>::new(model);
+    session.forward(&prompt, 0).unwrap();
+    session.forward(&[5], 1).unwrap();
+    let (logits, launched) = device.watched(|| session.forward(&[6], 1)).unwrap();
+    logits.unwrap();
+    what_a_layer_takes(&launched, shape.layers);
+}
+
+/// The kernels of a decoded token's layers, each measured by itself: where they overlap a token takes less than their sum.
+fn what_a_layer_takes(launched: &[Launched], layers: usize) {
+    // The last two are the final norm and the head.
+    let of_layers = &launched[..launched.len().saturating_sub(2)];
+    let mut by_name: Vec<(&str, f64)> = Vec::new();
+    for launch in of_layers {
+        let name = launch.kernel.rsplit_once('_').map_or("", |(name, _)| name);
+        let name = if name.starts_with("multiply_one") {
+            "products"
+        } else {
+            name
+        };
+        let time = 1e6 * launch.seconds / layers as f64;
+        match by_name.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, sum)) => *sum += time,
+            None => by_name.push((name, time)),
+        }
+    }
+    let all: f64 = by_name.iter().map(|(_, time)| time).sum();
+    let each: Vec<_> = by_name
+        .iter()
+        .map(|(name, time)| format!("{name} {time:.1}"))
+        .collect();
+    println!(
+        "        {:.1} launches a layer, {all:.1} us one by one: {}",
+        of_layers.len() as f64 / layers as f64,
+        each.join(", ")
     );
 }

@@ -1,4 +1,4 @@
-// The functions between the linear maps: a thread computes one number.
+// The functions between the linear maps, and what their outcome multiplies: a thread computes one number.
 #include "normal.cuh"
 #include "tanh.cuh"
 
@@ -33,11 +33,19 @@ template <class A> __device__ inline A silu(A x) { return x / ((A)1 + exponentia
 /// A NaN stays one.
 template <class A> __device__ inline A relu(A x) { return x < 0 ? 0 : x; }
 
+/// An activation goes to `out`, and times `up`, if that is not null, to `product`.
+template <class E> __device__ inline void store_activation(E act, unsigned long long i, E *out, const E *up, E *product) {
+    out[i] = act;
+    if (up)
+        product[i] = rounded<E>(acc(act) * acc(up[i]));
+}
+
 #define KERNEL(name, E)                                                                                                \
-    extern "C" __global__ void name##_##E(const E *x, E *out, size_t n) {                                              \
+    extern "C" __global__ void name##_##E(const E *x, E *out, const E *up, E *product, size_t n) {                     \
+        wait_for_last_kernel();                                                                                        \
         unsigned long long i = thread_of_grid();                                                                       \
         if (i < n)                                                                                                     \
-            out[i] = rounded<E>(name(acc(x[i])));                                                                      \
+            store_activation(rounded<E>(name(acc(x[i]))), i, out, up, product);                                        \
     }
 #define KERNELS(E) KERNEL(gelu_tanh, E) KERNEL(gelu, E) KERNEL(silu, E) KERNEL(relu, E)
 KERNELS(f64)
@@ -46,15 +54,17 @@ KERNELS(bf16)
 #undef KERNELS
 #undef KERNEL
 
-extern "C" __global__ void gelu_new_bf16(const bf16 *x, bf16 *out, size_t n) {
+extern "C" __global__ void gelu_new_bf16(const bf16 *x, bf16 *out, const bf16 *up, bf16 *product, size_t n) {
+    wait_for_last_kernel();
     unsigned long long i = thread_of_grid();
     if (i < n)
-        out[i] = gelu_new(x[i]);
+        store_activation(gelu_new(x[i]), i, out, up, product);
 }
 
 /// Logits, softly cut to ±cap.
 #define SOFTCAP(E)                                                                                                     \
     extern "C" __global__ void softcap_##E(const E *x, f64 cap, E *out, size_t n) {                                    \
+        wait_for_last_kernel();                                                                                        \
         unsigned long long i = thread_of_grid();                                                                       \
         if (i < n)                                                                                                     \
             out[i] = softcapped<E>(acc(x[i]), cap);                                                                    \

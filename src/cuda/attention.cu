@@ -14,6 +14,8 @@ __device__ inline Product<E, E> scores_of_head(const E *q, const E *keys, Acc<E>
     unsigned head = blockIdx.z;
     return {q + head * head_dim,
             keys + (size_t)(head / group) * capacity * head_dim,
+            nullptr,
+            false,
             scores + (size_t)head * tokens * stride,
             nullptr,
             tokens,
@@ -37,6 +39,7 @@ __device__ inline bool any_seen(const unsigned *first, const unsigned *place, un
         scores_few_##E(const E *q, const E *keys, Acc<E> *scores, const unsigned *first, const unsigned *place,        \
                        unsigned tokens, unsigned heads, unsigned group, unsigned head_dim, unsigned capacity,          \
                        unsigned stride) {                                                                              \
+        wait_for_last_kernel();                                                                                        \
         unsigned key = blockIdx.x * FEW_ROWS, token = blockIdx.y;                                                      \
         if (any_seen(first, place, token, token, key, FEW_ROWS))                                                       \
             multiply_few<1>(scores_of_head(q, keys, scores, tokens, heads, group, head_dim, capacity, stride), key,    \
@@ -49,6 +52,7 @@ __device__ inline bool any_seen(const unsigned *first, const unsigned *place, un
         scores_many_##E(const E *q, const E *keys, Acc<E> *scores, const unsigned *first, const unsigned *place,       \
                         unsigned tokens, unsigned heads, unsigned group, unsigned head_dim, unsigned capacity,         \
                         unsigned stride) {                                                                             \
+        wait_for_last_kernel();                                                                                        \
         using Tile = TileOf<E>;                                                                                        \
         unsigned token = blockIdx.x * Tile::ALL_TOKENS, key = blockIdx.y * Tile::ALL_ROWS;                             \
         unsigned last = least(token + Tile::ALL_TOKENS, tokens) - 1;                                                   \
@@ -71,6 +75,7 @@ __device__ inline Acc<E> prepared_score(Acc<E> product, f64 scaling, bool rounde
     extern "C" __global__ void probabilities_##E(Acc<E> *scores, const unsigned *first, const unsigned *place,         \
                                                  f64 scaling, bool rounded_scores, f64 softcap, unsigned tokens,       \
                                                  unsigned stride) {                                                    \
+        wait_for_last_kernel();                                                                                        \
         unsigned token = blockIdx.x, from = first[token];                                                              \
         softmax_row(                                                                                                   \
             scores + ((size_t)blockIdx.y * tokens + token) * stride + from, place[token] + 1 - from,                   \
@@ -78,24 +83,11 @@ __device__ inline Acc<E> prepared_score(Acc<E> product, f64 scaling, bool rounde
             [](Acc<E> p) { return acc(rounded<E>(p)); });                                                              \
     }
 
-/// Copies token blockIdx.x's key and value of key head blockIdx.y to their places.
-#define STORE(E)                                                                                                       \
-    extern "C" __global__ void store_key_value_##E(const E *k, const E *v, const unsigned *place, E *keys, E *values,  \
-                                                   unsigned key_heads, unsigned head_dim, unsigned capacity) {         \
-        size_t from = ((size_t)blockIdx.x * key_heads + blockIdx.y) * head_dim;                                        \
-        size_t to = ((size_t)blockIdx.y * capacity + place[blockIdx.x]) * head_dim;                                    \
-        for (unsigned i = threadIdx.x; i < head_dim; i += blockDim.x) {                                                \
-            keys[to + i] = k[from + i];                                                                                \
-            values[to + i] = v[from + i];                                                                              \
-        }                                                                                                              \
-    }
-
-#define KERNELS(E) SCORES_FEW(E) SCORES_MANY(E) PROBABILITIES(E) STORE(E)
+#define KERNELS(E) SCORES_FEW(E) SCORES_MANY(E) PROBABILITIES(E)
 KERNELS(f64)
 KERNELS(f32)
 KERNELS(bf16)
 #undef KERNELS
-#undef STORE
 #undef PROBABILITIES
 #undef SCORES_MANY
 #undef SCORES_FEW

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::attention::{Entering, HeadShape, KeysValues, Preparation, Seen};
 use super::error::Result;
-use super::kernels::{HeadShape, KeysValues, Seen};
 use super::memory::{DeviceRows, Memory};
 use super::on_device::{OnDevice, not_a_number};
 use crate::checkpoint::form::AttentionForm;
@@ -12,6 +12,17 @@ use crate::tensor::{Element, Matrix};
 
 /// The most bytes of scores at once: tokens that would need more go one piece after the other.
 const MOST_SCORES: usize = 256 << 20;
+
+/// Tokens whose scores are computed at once, where a token has `of_token` bytes of them.
+fn piece(of_token: usize) -> usize {
+    (MOST_SCORES / of_token).max(1)
+}
+
+/// The bytes that the scores of some tokens take at once, each of which sees `keys`.
+pub(crate) fn scores_bytes<E: Element>(heads: usize, tokens: usize, keys: usize) -> usize {
+    let of_token = heads * keys * size_of::<E::Acc>();
+    of_token * tokens.min(piece(of_token))
+}
 
 /// The keys and values of one sequence, layer by layer: all of them, because those of a window would have to be moved.
 #[derive(Clone, Debug)]
@@ -65,21 +76,18 @@ impl DeviceCache {
         Ok(memory)
     }
 
-    /// softmax(q kᵀ · scaling) v of the next tokens of a layer, whose keys and values it takes in.
+    /// softmax(q kᵀ · scaling) v of the next tokens of a layer, whose keys and values it takes in. Where there is a `preparation`,
+    /// q and k still have to go through it.
     pub(crate) fn attend<E: Element>(
         &mut self,
         layer: usize,
         form: &AttentionForm,
         positions: &[usize],
-        [q, k, v]: [&DeviceRows<E>; 3],
+        ([q, k, v], preparation): ([&DeviceRows<E>; 3], Option<&Preparation>),
         mixed: &DeviceRows<E>,
     ) -> Result<()> {
         let device = self.on.device().clone();
-        let shape = HeadShape {
-            heads: form.heads,
-            kv_heads: form.kv_heads,
-            head_dim: form.head_dim,
-        };
+        let shape = HeadShape::of(form);
         let first = self.layers[layer].tokens;
         if self.positions.len() == first {
             self.positions.extend(positions);
@@ -92,14 +100,29 @@ impl DeviceCache {
         );
         let seen = self.seen(form.window, first)?;
         let stored = self.make_room::<E>(layer, positions.len(), shape)?;
-        device.store_key_values([k, v], &seen.place, &stored, shape)?;
+        let entering = Entering {
+            k,
+            v,
+            seen: &seen,
+            cache: &stored,
+        };
+        let q = match preparation {
+            Some(preparation) => {
+                let prepared = DeviceRows::new(&device, q.rows(), q.cols())?;
+                device.heads(preparation, Some([q, &prepared]), Some(entering), shape)?;
+                prepared
+            }
+            None => {
+                device.heads(&Preparation::default(), None, Some(entering), shape)?;
+                q.clone()
+            }
+        };
         let scaling = (
             form.scaling,
             form.rounded_scores,
             form.softcap.unwrap_or(0.0),
         );
-        let of_token = form.heads * seen.keys * size_of::<E::Acc>();
-        let piece = (MOST_SCORES / of_token).max(1);
+        let piece = piece(form.heads * seen.keys * size_of::<E::Acc>());
         for start in (0..q.rows()).step_by(piece) {
             let rows = start..q.rows().min(start + piece);
             let seen = seen.of_tokens(start);
@@ -127,7 +150,7 @@ impl DeviceCache {
             let upload = |x| DeviceRows::upload(device, x);
             let qkv = [&upload(q)?, &upload(k)?, &upload(v)?];
             let mixed = DeviceRows::new(device, q.rows(), q.cols())?;
-            self.attend(layer, form, positions, qkv, &mixed)?;
+            self.attend(layer, form, positions, (qkv, None), &mixed)?;
             mixed.download(device)
         };
         attended().unwrap_or_else(|error| {
@@ -148,8 +171,8 @@ impl DeviceCache {
             self.positions.partition_point(unseen)
         });
         let seen = Seen {
-            first: device.indices(firsts)?,
-            place: device.indices(first..self.positions.len())?,
+            indices: device.indices(firsts.chain(first..self.positions.len()))?,
+            tokens: self.positions.len() - first,
             skip: 0,
             keys: self.positions.len(),
         };

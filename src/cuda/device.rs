@@ -1,20 +1,31 @@
 //! A device that passes run on.
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::driver::Gpu;
 use super::error::{Error, Result};
 use super::machine::{Argument, Launch, Machine};
+use super::pool::{Pool, Taken, rounded_up};
 use super::twin::Twin;
 
 /// A CUDA device with the kernels compiled for it. What it computes has the bits of the native kernels.
 #[derive(Debug)]
 pub struct Device {
     machine: Box<dyn Machine>,
-    /// Memory that was in use, by its size, to be used again.
-    spare: Mutex<HashMap<usize, Vec<u64>>>,
+    pool: Mutex<Pool>,
+    /// The kernels that were launched since somebody [watches](Self::watched).
+    launched: Mutex<Option<Vec<String>>>,
+}
+
+/// A kernel that ran while its device was watched.
+#[doc(hidden)]
+#[derive(Clone, Debug)]
+pub struct Launched {
+    /// Its name, with its types.
+    pub kernel: String,
+    /// How long it took.
+    pub seconds: f64,
 }
 
 /// The devices that this program has opened.
@@ -50,7 +61,8 @@ impl Device {
     fn on(machine: impl Machine + 'static) -> Self {
         Self {
             machine: Box::new(machine),
-            spare: Mutex::default(),
+            pool: Mutex::default(),
+            launched: Mutex::default(),
         }
     }
 
@@ -91,23 +103,56 @@ impl Device {
     /// whoever used it is done.
     pub(crate) fn take(&self, bytes: usize) -> Result<u64> {
         let size = rounded_up(bytes);
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(address) = spare.get_mut(&size).and_then(Vec::pop) {
+        let mut pool = self.pool();
+        if let Some(address) = pool.take(size) {
             return Ok(address);
         }
-        self.machine.allocate(size).or_else(|_| {
-            for address in spare.drain().flat_map(|(_, addresses)| addresses) {
-                self.machine.free(address);
-            }
+        let address = self.machine.allocate(size).or_else(|_| {
+            pool.drain().into_iter().for_each(|x| self.machine.free(x));
             self.check_room("the pass's next array", size)?;
             self.machine.allocate(size)
-        })
+        })?;
+        pool.count(size);
+        Ok(address)
     }
 
     /// Takes memory back.
     pub(crate) fn give_back(&self, address: u64, bytes: usize) {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        spare.entry(rounded_up(bytes)).or_default().push(address);
+        let unused = self.pool().give_back(address, rounded_up(bytes));
+        unused.into_iter().for_each(|x| self.machine.free(x));
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bytes that its arrays take, and took at most.
+    #[doc(hidden)]
+    pub fn taken(&self) -> Taken {
+        self.pool().taken()
+    }
+
+    /// Does something, and says which kernels it ran and how long each took by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Device`].
+    #[doc(hidden)]
+    pub fn watched<T>(&self, run: impl FnOnce() -> T) -> Result<(T, Vec<Launched>)> {
+        self.machine.pause()?;
+        self.machine.mark()?;
+        *self.launched() = Some(Vec::new());
+        let outcome = run();
+        let kernels = self.launched().take().unwrap_or_default().into_iter();
+        let seconds = self.machine.between_marks()?;
+        let launched = kernels
+            .zip(seconds)
+            .map(|(kernel, seconds)| Launched { kernel, seconds });
+        Ok((outcome, launched.collect()))
+    }
+
+    fn launched(&self) -> MutexGuard<'_, Option<Vec<String>>> {
+        self.launched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs a kernel.
@@ -126,27 +171,26 @@ impl Device {
             grid: grid.map(|blocks| blocks as u32),
             threads,
             arguments,
-        })
+        })?;
+        if let Some(launched) = &mut *self.launched() {
+            launched.push(kernel.into());
+            self.machine.mark()?;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let spare = self.spare.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for address in spare.drain().flat_map(|(_, addresses)| addresses) {
-            self.machine.free(address);
-        }
+        let unused = self.pool().drain();
+        unused.into_iter().for_each(|x| self.machine.free(x));
     }
-}
-
-/// A size that many arrays have: an eighth larger at most, and 2 MiB.
-fn rounded_up(bytes: usize) -> usize {
-    let step = (bytes.next_power_of_two() / 16).clamp(256, 2 << 20);
-    bytes.max(1).next_multiple_of(step)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::Model;
 
@@ -183,6 +227,15 @@ mod tests {
         }
         fn launch(&self, _: Launch<'_>) -> Result<()> {
             Ok(())
+        }
+        fn pause(&self) -> Result<()> {
+            Ok(())
+        }
+        fn mark(&self) -> Result<()> {
+            Ok(())
+        }
+        fn between_marks(&self) -> Result<Vec<f64>> {
+            Ok(Vec::new())
         }
     }
 

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::fmt;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
@@ -19,7 +21,13 @@ pub(super) struct Gpu {
     stream: sys::CUstream,
     module: sys::CUmodule,
     kernels: HashMap<String, sys::CUfunction>,
+    /// Whether a kernel may begin before the last has ended: from compute capability 9.0 on.
+    kernels_overlap: bool,
+    marks: Mutex<Vec<sys::CUevent>>,
 }
+
+/// How long [`Gpu::pause`] is: more than a thousand launches take.
+const PAUSE: Duration = Duration::from_millis(20);
 
 // SAFETY: handles of the driver may be used by any thread that has the context, which every method makes current.
 unsafe impl Send for Gpu {}
@@ -65,6 +73,8 @@ impl Gpu {
             context,
             module,
             kernels: HashMap::new(),
+            kernels_overlap: major >= 9,
+            marks: Mutex::default(),
         };
         for kernel in entries(&image.to_string_lossy()) {
             let name = CString::new(kernel.as_str()).unwrap_or_default();
@@ -172,11 +182,70 @@ impl Machine for Gpu {
             .map(|argument| ptr::from_mut(argument).cast::<c_void>())
             .collect();
         let [x, y, z] = launch.grid;
-        // SAFETY: `kernels.rs`, the only caller, gives each kernel the arguments of its signature, with arrays of the size it
-        // reads and writes; each is in the low bytes of its eight.
+        let mut overlap = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue {
+                programmaticStreamSerializationAllowed: 1,
+            },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: launch.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: 0,
+            hStream: self.stream,
+            attrs: &raw mut overlap,
+            numAttrs: self.kernels_overlap.into(),
+        };
+        // SAFETY: this module's callers give each kernel the arguments of its signature, with arrays of the size it reads and
+        // writes; each is in the low bytes of its eight. A kernel that overlaps with the last waits for it (`order.cuh`).
         self.call(launch.kernel, || unsafe {
-            let (grid, threads) = ((x, y, z), (launch.threads, 1, 1));
-            result::launch_kernel(function, grid, threads, 0, self.stream, &mut places)
+            let none = ptr::null_mut();
+            sys::cuLaunchKernelEx(&raw const config, function, places.as_mut_ptr(), none).result()
+        })
+    }
+
+    fn pause(&self) -> Result<()> {
+        extern "C" fn sleep(_: *mut c_void) {
+            thread::sleep(PAUSE);
+        }
+        // SAFETY: the function uses nothing.
+        self.call("pause", || unsafe {
+            result::stream::launch_host_function(self.stream, sleep, ptr::null_mut())
+        })
+    }
+
+    fn mark(&self) -> Result<()> {
+        let event = self.call("take the time", || {
+            let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)?;
+            // SAFETY: the event and the stream are there.
+            unsafe { result::event::record(event, self.stream) }.map(|()| event)
+        })?;
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.push(event);
+        Ok(())
+    }
+
+    fn between_marks(&self) -> Result<Vec<f64>> {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let marks = std::mem::take(&mut *marks);
+        self.call("tell the time", || {
+            // SAFETY: the events were recorded, and are destroyed once all are through.
+            unsafe {
+                result::stream::synchronize(self.stream)?;
+                let pairs = marks.windows(2);
+                let milliseconds = pairs.map(|pair| result::event::elapsed(pair[0], pair[1]));
+                let seconds = milliseconds.map(|time| time.map(|time| f64::from(time) / 1e3));
+                let seconds = seconds.collect();
+                for event in marks {
+                    result::event::destroy(event)?;
+                }
+                seconds
+            }
         })
     }
 }

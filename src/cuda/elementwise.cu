@@ -1,9 +1,10 @@
 // Elementwise sums, products, rounding, and what else is done to one number after the other: a thread computes one.
-#include "types.cuh"
+#include "matmul/units.cuh"
 
 /// out = x `op` y, rounded.
 #define OF_PAIRS(name, op, E)                                                                                          \
     extern "C" __global__ void name##_##E(const E *x, const E *y, E *out, size_t n) {                                  \
+        wait_for_last_kernel();                                                                                        \
         unsigned long long i = thread_of_grid();                                                                       \
         if (i < n)                                                                                                     \
             out[i] = rounded<E>(acc(x[i]) op acc(y[i]));                                                               \
@@ -12,6 +13,7 @@
 /// Sums rounded to the compute type: W x + U (V x) becomes an activation. `change` may be null.
 #define OF_SUMS(E)                                                                                                     \
     extern "C" __global__ void round_##E(const Acc<E> *sums, const Acc<E> *change, E *out, size_t n) {                 \
+        wait_for_last_kernel();                                                                                        \
         unsigned long long i = thread_of_grid();                                                                       \
         if (i < n)                                                                                                     \
             out[i] = rounded<E>(change ? sums[i] + change[i] : sums[i]);                                               \
@@ -21,19 +23,20 @@
 #define ADD_BIAS(E)                                                                                                    \
     extern "C" __global__ void add_bias_##E(const Acc<E> *sums, const Acc<E> *bias, bool rounded_first, E *out,        \
                                             unsigned tokens, unsigned rows) {                                          \
+        wait_for_last_kernel();                                                                                        \
         unsigned long long row = thread_of_grid();                                                                     \
         if (row >= rows || blockIdx.y >= tokens)                                                                       \
             return;                                                                                                    \
         size_t i = (size_t)blockIdx.y * rows + row;                                                                    \
-        Acc<E> first = rounded_first ? acc(rounded<E>(sums[i])) : sums[i];                                             \
-        out[i] = rounded<E>(first + bias[row]);                                                                        \
+        out[i] = biased<E>(sums[i], bias[row], rounded_first);                                                         \
     }
 
-/// Sets `flag` to 1 if a number is infinite or NaN, which are those that do not give 0 less themselves.
+/// Sets `flag` to 1 if a number is infinite or NaN.
 #define ALL_FINITE(E)                                                                                                  \
     extern "C" __global__ void all_finite_##E(const E *x, size_t n, unsigned *flag) {                                  \
+        wait_for_last_kernel();                                                                                        \
         unsigned long long i = thread_of_grid();                                                                       \
-        if (i < n && acc(x[i]) - acc(x[i]) != 0)                                                                       \
+        if (i < n && !is_finite(x[i]))                                                                                 \
             *flag = 1;                                                                                                 \
     }
 
@@ -49,6 +52,7 @@ KERNELS(bf16)
 
 /// Activations in the type of their sums, which the small products of U (V x) are computed in.
 extern "C" __global__ void widen_bf16(const bf16 *x, f32 *out, size_t n) {
+    wait_for_last_kernel();
     unsigned long long i = thread_of_grid();
     if (i < n)
         out[i] = acc(x[i]);

@@ -71,4 +71,13 @@ pub(super) trait Machine: Debug + Send + Sync {
 
     /// Runs a kernel after everything that was asked for before.
     fn launch(&self, launch: Launch<'_>) -> Result<()>;
+
+    /// Does nothing for a moment, in which more can be asked for than it does in it.
+    fn pause(&self) -> Result<()>;
+
+    /// Takes down the time when everything that was asked for before is done.
+    fn mark(&self) -> Result<()>;
+
+    /// The seconds from each mark to the next, once all are there; they are gone then.
+    fn between_marks(&self) -> Result<Vec<f64>>;
 }

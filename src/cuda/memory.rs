@@ -55,6 +55,11 @@ impl Memory {
         self.0.address
     }
 
+    /// A number of it.
+    pub(super) fn at<T>(&self, index: usize) -> Argument {
+        Argument::Address(self.address() + (index * size_of::<T>()) as u64)
+    }
+
     /// Whether nobody else has it.
     pub(crate) fn is_ones_own(&self) -> bool {
         Arc::strong_count(&self.0) == 1
@@ -116,16 +121,6 @@ impl<E: Element> DeviceRows<E> {
         })
     }
 
-    /// A copy in other memory.
-    pub(crate) fn copied(&self, device: &Arc<Device>) -> Result<Self> {
-        let copy = Self::new(device, self.rows, self.cols)?;
-        let bytes = self.len() * size_of::<E>();
-        device
-            .machine()
-            .copy(self.address(), copy.address(), bytes)?;
-        Ok(copy)
-    }
-
     /// A copy on the host.
     pub(crate) fn download(&self, device: &Device) -> Result<Matrix<E>> {
         let mut matrix = Matrix::recycled(self.rows, self.cols);
@@ -168,9 +163,11 @@ impl<E: Element> DeviceRows<E> {
         }
     }
 
-    /// Whether they may be written to: nobody else sees them.
-    pub(crate) fn is_ones_own(&self) -> bool {
-        self.memory.as_ref().is_some_and(Memory::is_ones_own)
+    /// Whether both are the same rows of the same memory.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.memory.is_some()
+            && self.address() == other.address()
+            && [self.rows, self.cols] == [other.rows, other.cols]
     }
 
     pub(crate) fn address(&self) -> u64 {

@@ -7,8 +7,8 @@ use half::bf16;
 
 use super::device::Device;
 use super::error::{Error, Result};
-use super::kernels::{Into, Weights};
 use super::memory::{DeviceRows, Memory};
+use super::products::{Into, Weights};
 use crate::kernels::{Backend, Level, Rows};
 use crate::tensor::{Dtype, Element, Matrix, Storage, Tensor};
 
@@ -182,7 +182,7 @@ impl OnDevice {
         let x = DeviceRows::upload(device, x)?;
         let w = self.weights::<E>(w)?;
         let sums = DeviceRows::new(device, x.rows(), w.rows)?;
-        device.multiply(&x, &w, Into::Sums(&sums))?;
+        device.multiply(&x, &[(&w, Into::Sums(&sums))])?;
         sums.download(device)
     }
 }

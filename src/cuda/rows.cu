@@ -5,6 +5,7 @@
 #define SELECT_COLUMNS(E)                                                                                              \
     extern "C" __global__ void select_columns_##E(const E *x, const unsigned *columns, E *out, unsigned in_cols,       \
                                                   unsigned out_cols) {                                                 \
+        wait_for_last_kernel();                                                                                        \
         unsigned long long i = thread_of_grid();                                                                       \
         if (i < out_cols)                                                                                              \
             out[(size_t)blockIdx.y * out_cols + i] = x[(size_t)blockIdx.y * in_cols + columns[i]];                     \
@@ -13,6 +14,7 @@
 /// Some rows: of the tokens that choose an expert.
 #define GATHER_ROWS(E)                                                                                                 \
     extern "C" __global__ void gather_rows_##E(const E *x, const unsigned *rows, E *out, unsigned cols) {              \
+        wait_for_last_kernel();                                                                                        \
         unsigned long long i = thread_of_grid();                                                                       \
         if (i < cols)                                                                                                  \
             out[(size_t)blockIdx.y * cols + i] = x[(size_t)rows[blockIdx.y] * cols + i];                               \
@@ -22,6 +24,7 @@
 #define COMBINE(E)                                                                                                     \
     extern "C" __global__ void combine_##E(const E *said, const unsigned *rows, const f64 *gates, E *sums,             \
                                            unsigned cols) {                                                            \
+        wait_for_last_kernel();                                                                                        \
         unsigned long long i = thread_of_grid();                                                                       \
         if (i >= cols)                                                                                                 \
             return;                                                                                                    \

@@ -3,6 +3,7 @@
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 use std::{fmt, ptr, slice};
 
 use libloading::Library;
@@ -17,6 +18,7 @@ type LaunchKernel =
 /// Memory is the host's, and a kernel's threads run one after the other.
 pub(super) struct Twin {
     run: LaunchKernel,
+    marks: Mutex<Vec<Instant>>,
     /// Which has to stay loaded.
     _library: Library,
 }
@@ -45,6 +47,7 @@ impl Twin {
         let run = *unsafe { loaded.get::<LaunchKernel>(b"twin_launch") }.map_err(failed)?;
         Ok(Self {
             run,
+            marks: Mutex::default(),
             _library: loaded,
         })
     }
@@ -150,5 +153,24 @@ impl Machine for Twin {
             ));
         }
         Ok(())
+    }
+
+    fn pause(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<()> {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.push(Instant::now());
+        Ok(())
+    }
+
+    fn between_marks(&self) -> Result<Vec<f64>> {
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let marks = std::mem::take(&mut *marks);
+        let pairs = marks.windows(2);
+        Ok(pairs
+            .map(|pair| (pair[1] - pair[0]).as_secs_f64())
+            .collect())
     }
 }

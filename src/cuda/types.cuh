@@ -2,6 +2,7 @@
 //
 // Everything here is compiled with --fmad=false: a * b + c is two roundings, fused(a, b, c) is one.
 #pragma once
+#include "order.cuh"
 
 using f64 = double;
 using f32 = float;
@@ -30,6 +31,9 @@ template <class To> __device__ inline To widen(bf16 x) { return widened(x.bits);
 
 /// A number in the type of its sums.
 template <class E> __device__ inline Acc<E> acc(E x) { return widen<Acc<E>>(x); }
+
+/// Whether a number is neither infinite nor NaN, which are those that do not give 0 less themselves.
+template <class E> __device__ inline bool is_finite(E x) { return acc(x) - acc(x) == 0; }
 
 /// A sum in the compute type, to the nearest, ties to even.
 template <class E> __device__ inline E rounded(Acc<E> x) { return x; }

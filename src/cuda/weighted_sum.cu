@@ -61,7 +61,7 @@ template <bool ALL, class Shared, class A, unsigned TOKENS>
 __device__ inline void add_keys(A (&sums)[TOKENS], const Shared &shared, const unsigned (&from)[TOKENS],
                                 const unsigned (&to)[TOKENS], unsigned first) {
     unsigned row = threadIdx.x / 32 * TOKENS;
-#pragma unroll 4
+#pragma unroll(TOKENS == 1 ? 8 : 4)
     for (unsigned key = 0; key < SUM_KEYS<TOKENS>; key += 4) {
         A v[4];
 #pragma unroll
@@ -100,6 +100,8 @@ __device__ void weighted_sums(const Averages<E> &a, E *out, unsigned out_stride)
         some.store(shared);
         __syncthreads();
         some.read(a, key + Some::COUNT, end, block_token);
+        if (first_token >= a.tokens)
+            continue;
         // Tokens are in order: the last begins last, and the first ends first.
         if (from[TOKENS - 1] <= key && key + Some::COUNT <= to[0] && key + Some::COUNT <= to[TOKENS - 1])
             add_keys<true>(sums, shared, from, to, key);
@@ -121,6 +123,7 @@ __device__ void weighted_sums(const Averages<E> &a, E *out, unsigned out_stride)
         name##_##E(const Acc<E> *p, const E *values, const unsigned *first, const unsigned *place, E *out,             \
                    unsigned tokens, unsigned heads, unsigned group, unsigned head_dim, unsigned capacity,              \
                    unsigned stride) {                                                                                  \
+        wait_for_last_kernel();                                                                                        \
         unsigned head = blockIdx.y;                                                                                    \
         Averages<E> averages{p + (size_t)head * tokens * stride,                                                       \
                              values + (size_t)(head / group) * capacity * head_dim,                                    \

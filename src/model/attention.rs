@@ -40,15 +40,8 @@ impl Attention {
             ops.record(norm.name(), &a);
             a
         });
-        let [q, k, v] = self.project(ops, normed.as_ref().unwrap_or(x));
-        let (q, k) = if self.form.norm_after_rope {
-            let (q, k) = self.apply_rope(ops, q, k);
-            self.apply_norms(ops, q, k)
-        } else {
-            let (q, k) = self.apply_norms(ops, q, k);
-            self.apply_rope(ops, q, k)
-        };
-        let mixed = ops.attend(self, &q, &k, &v);
+        let qkv = self.project(ops, normed.as_ref().unwrap_or(x));
+        let mixed = ops.attend_projected(self, qkv);
         ops.record(&self.point("mixed"), &mixed);
         let [mut o] = ops.linear([&self.out], &mixed);
         ops.record(self.out.name(), &o);
@@ -57,6 +50,18 @@ impl Attention {
             ops.record(norm.name(), &o);
         }
         (normed, o)
+    }
+
+    /// Attention of queries, keys and values as the maps give them, operation by operation.
+    pub(crate) fn attend_projected<O: Ops>(&self, ops: &mut O, [q, k, v]: [O::Rows; 3]) -> O::Rows {
+        let (q, k) = if self.form.norm_after_rope {
+            let (q, k) = self.apply_rope(ops, q, k);
+            self.apply_norms(ops, q, k)
+        } else {
+            let (q, k) = self.apply_norms(ops, q, k);
+            self.apply_rope(ops, q, k)
+        };
+        ops.attend(self, &q, &k, &v)
     }
 
     /// Queries, keys and values.

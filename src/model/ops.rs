@@ -8,7 +8,7 @@ use super::{Linear, Norm};
 use crate::kernels::activation::Activation;
 
 /// The operations of a pass over some tokens.
-pub(crate) trait Ops {
+pub(crate) trait Ops: Sized {
     /// Activations of the tokens, `[tokens, width]`, in the compute type.
     type Rows;
 
@@ -26,6 +26,11 @@ pub(crate) trait Ops {
 
     /// q or k, turned to the tokens' positions.
     fn rope(&mut self, attention: &Attention, x: Self::Rows) -> Self::Rows;
+
+    /// [`attend`](Self::attend) for q and k that still have to go through their norms, where they have some, and to be turned.
+    fn attend_projected(&mut self, attention: &Attention, qkv: [Self::Rows; 3]) -> Self::Rows {
+        attention.attend_projected(self, qkv)
+    }
 
     /// softmax(q kᵀ · scaling) v, `[tokens, heads · head_dim]`; k and v enter the caches.
     fn attend(

@@ -14,7 +14,7 @@ use crate::tensor::{Element, Matrix};
 const CHUNK: usize = 512;
 
 /// Tokens whose logits are computed together: a megabyte each for Gemma's vocabulary.
-const LOGIT_ROWS: usize = 16;
+pub(super) const LOGIT_ROWS: usize = 16;
 
 /// A sequence, its key-value cache, and the patch it runs under, if any.
 #[derive(Clone, Debug)]

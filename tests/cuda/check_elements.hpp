@@ -17,14 +17,21 @@ template <class E> Numbers<E> arguments(Kind kind) {
     }
 }
 
-template <class E, class Kernel> void check_function(const char *name, Kernel *kernel, auto function) {
+/// By itself, and times other numbers.
+template <class E, class Kernel> void check_activation(const char *name, Kernel *kernel, auto function) {
     for (Kind kind : kinds) {
-        Numbers<E> x = arguments<E>(kind), want;
-        for (auto number : x)
-            want.push_back(function(number));
-        Memory<E> x_there(x), out(x.size());
-        launch(kernel, {pieces(x.size(), 256)}, 256, x_there.at(), out.at(), x.size());
+        Numbers<E> x = arguments<E>(kind), up = random_vector<E>(kind, x.size()), want, product;
+        for (size_t i = 0; i < x.size(); i++) {
+            want.push_back(function(x[i]));
+            product.push_back(naive::multiply(want[i], up[i]));
+        }
+        Memory<E> x_there(x), alone(x.size()), out(x.size()), up_there(up), product_there(x.size());
+        E *none = nullptr;
+        launch(kernel, {pieces(x.size(), 256)}, 256, x_there.at(), alone.at(), none, none, x.size());
+        launch(kernel, {pieces(x.size(), 256)}, 256, x_there.at(), out.at(), up_there.at(), product_there.at(), x.size());
+        tally.compare(name, name_of<E>(), alone.read(), want);
         tally.compare(name, name_of<E>(), out.read(), want);
+        tally.compare(name, name_of<E>(), product_there.read(), product);
         if (sizeof(E) == 2)
             break;
     }
@@ -148,25 +155,4 @@ void check_rows(Select *select_columns, Gather *gather_rows, Combine *combine) {
         tally.compare("gather_rows", name_of<E>(), gathered_there.read(), gathered);
         tally.compare("combine", name_of<E>(), x_there.read(), sums);
     }
-}
-
-template <class E, class Kernel> void check_rope(Kernel *kernel) {
-    const unsigned tokens = 4, heads = 3, head_dim = 22;
-    for (Kind kind : kinds)
-        for (unsigned half : {11u, 4u})
-            for (bool neighbours : {false, true})
-                for (bool round_once : {false, true}) {
-                    Numbers<E> x = random_vector<E>(kind, tokens * heads * head_dim);
-                    Numbers<Acc<E>> cos = random_vector<Acc<E>>(kind, tokens * half), sin = cos;
-                    std::reverse(sin.begin(), sin.end());
-                    Memory<E> x_there(x);
-                    Memory<Acc<E>> cos_there(cos), sin_there(sin);
-                    for (unsigned head = 0; head < tokens * heads; head++) {
-                        unsigned angle = head / heads * half;
-                        naive::rope(&x[head * head_dim], &cos[angle], &sin[angle], half, neighbours, round_once);
-                    }
-                    launch(kernel, {pieces(tokens * heads * half, 64)}, 64, x_there.at(), cos_there.at(), sin_there.at(), tokens,
-                           heads, head_dim, half, neighbours, round_once);
-                    tally.compare("rope", name_of<E>(), x_there.read(), x);
-                }
 }

@@ -37,10 +37,10 @@ template <class E, class N> void compare(const char *kernel, const Buffer<N> &go
 template <class E> struct Kernels;
 #define KERNELS(E)                                                                                                     \
     template <> struct Kernels<E> {                                                                                    \
-        static constexpr auto few = multiply_few_##E##_##E, many = multiply_many_##E##_##E;                            \
-        static constexpr auto rms_norm = rms_norm_##E;                                                                 \
+        static constexpr auto one = multiply_one_##E##_##E, few = multiply_few_##E##_##E, many = multiply_many_##E##_##E; \
+        static constexpr auto norm = norm_add_norm_##E;                                                                \
         static constexpr auto gelu_tanh = gelu_tanh_##E, gelu = gelu_##E, silu = silu_##E;                             \
-        static constexpr auto rope = rope_##E;                                                                         \
+        static constexpr auto heads = heads_##E;                                                                       \
         static constexpr auto probabilities = probabilities_##E;                                                       \
         static constexpr auto sums_few = weighted_sums_few_##E, sums_many = weighted_sums_many_##E;                    \
     };
@@ -53,28 +53,38 @@ static unsigned pieces(unsigned n, unsigned size) { return (n + size - 1) / size
 template <class E> void product(Header h) {
     using Tile = TileOf<E>;
     Buffer<E> x(numbers<E>(h.tokens * h.cols)), w(numbers<E>(h.rows * h.cols));
-    Buffer<Acc<E>> few(h.tokens * h.rows), many(h.tokens * h.rows);
-    E *no_out = nullptr;
-    launch(Kernels<E>::few, {pieces(h.rows, FEW_ROWS), pieces(h.tokens, 4)}, FEW_THREADS, x.data(), w.data(), few.data(), no_out,
-           h.tokens, h.rows, h.cols);
-    launch(Kernels<E>::many, {pieces(h.tokens, Tile::ALL_TOKENS), pieces(h.rows, Tile::ALL_ROWS)}, TILE_THREADS, x.data(),
-           w.data(), many.data(), no_out, h.tokens, h.rows, h.cols);
     long at = ftell(file);
-    compare<E>("multiply_few", few);
-    fseek(file, at, SEEK_SET);
-    compare<E>("multiply_many", many);
+    auto check = [&](const char *name, auto *kernel, dim3 grid, unsigned threads) {
+        Buffer<Acc<E>> sums(h.tokens * h.rows);
+        const Acc<E> *no_bias = nullptr;
+        E *no_w = nullptr, *no_out = nullptr;
+        Acc<E> *no_sums = nullptr;
+        launch(kernel, grid, threads, x.data(), w.data(), no_bias, false, sums.data(), no_out, h.rows, no_w, no_bias, false, no_sums, no_out,
+               0u, no_w, no_bias, false, no_sums, no_out, 0u, h.tokens, h.cols);
+        fseek(file, at, SEEK_SET);
+        compare<E>(name, sums);
+    };
+    const unsigned few = pieces(h.rows, FEW_ROWS);
+    if (h.tokens == 1)
+        check("multiply_one", Kernels<E>::one, {few}, FEW_THREADS);
+    check("multiply_few", Kernels<E>::few, {few, pieces(h.tokens, FEW_TOKENS<E>)}, FEW_THREADS);
+    check("multiply_many", Kernels<E>::many, {pieces(h.tokens, Tile::ALL_TOKENS), pieces(h.rows, Tile::ALL_ROWS)}, TILE_THREADS);
 }
 
 template <class E> void rms_norm(Header h) {
     Buffer<E> u(numbers<E>(h.rows * h.cols)), out(h.rows * h.cols);
     Buffer<Acc<E>> scale(numbers<Acc<E>>(h.cols));
-    launch(Kernels<E>::rms_norm, {h.rows}, 128, u.data(), scale.data(), 1e-6, false, out.data(), h.cols);
+    E *none = nullptr;
+    const Acc<E> *no_bias = nullptr;
+    launch(Kernels<E>::norm, {h.rows}, 128, RMS, scale.data(), no_bias, 1e-6, u.data(), out.data(), none, none, (unsigned *)nullptr,
+           NO_NORM, no_bias, no_bias, 0.0, none, h.cols);
     compare<E>("rms_norm", out);
 }
 
-template <class E> void function(Header h, const char *name, void (*kernel)(const E *, E *, size_t)) {
+template <class E> void function(Header h, const char *name, void (*kernel)(const E *, E *, const E *, E *, size_t)) {
     Buffer<E> x(numbers<E>(h.cols)), out(h.cols);
-    launch(kernel, {pieces(h.cols, 128)}, 128, x.data(), out.data(), h.cols);
+    E *none = nullptr;
+    launch(kernel, {pieces(h.cols, 128)}, 128, x.data(), out.data(), none, none, h.cols);
     compare<E>(name, out);
 }
 
@@ -82,9 +92,11 @@ template <class E> void function(Header h, const char *name, void (*kernel)(cons
 template <class E> void rope(Header h) {
     Buffer<E> x(numbers<E>(h.rows * h.cols));
     Buffer<Acc<E>> cos(numbers<Acc<E>>(h.cols / 2)), sin(numbers<Acc<E>>(h.cols / 2));
-    launch(Kernels<E>::rope, {pieces(h.rows * h.cols / 2, 64)}, 64, x.data(), cos.data(), sin.data(), 1u, h.rows, h.cols,
-           h.cols / 2, false, false);
-    compare<E>("rope", x);
+    E *none = nullptr;
+    const Acc<E> *no_scale = nullptr;
+    launch(Kernels<E>::heads, {1, h.rows}, 64, x.data(), x.data(), NO_NORM, false, 0.0, no_scale, no_scale, cos.data(), sin.data(),
+           h.cols / 2, false, false, none, none, (unsigned *)nullptr, none, none, 0u, h.rows, 0u, h.cols);
+    compare<E>("heads", x);
 }
 
 /// One token that sees `rows` keys of `cols` numbers.

@@ -51,6 +51,8 @@ control contraction kernels.cu "" "-O2 -ffp-contract=fast"
 control another-tree lanes.cuh "$tree"
 control even-before-odd matmul/units.cuh 's/bits & 0xffff0000/bits << 16/g; s/widened(\([wx]\).bits)/__uint_as_float(\1.bits \& 0xffff0000)/g'
 control no-flushing matmul/units.cuh 's/flushing_fused/fused/g'
-control no-wait-for-copies matmul/few.cuh 's/wait_for_groups<STAGES_AHEAD - 1>/wait_for_groups<STAGES_AHEAD>/'
+control no-wait-for-copies matmul/few.cuh 's/wait_for_groups<STAGES - 2>/wait_for_groups<STAGES - 1>/'
+control no-barrier-between-stages matmul/few.cuh '/wait_for_groups<STAGES - 2>/{n;d}'
+control no-wait-for-the-last-kernel rows.cu '/wait_for_last_kernel/d'
 control no-barrier matmul/tiles.cuh '/transfer.store(tiles\[here\]);/{n;d}'
 wait $wholes

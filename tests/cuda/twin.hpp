@@ -54,6 +54,8 @@ struct Thread {
     std::vector<Copy> copies;
     size_t arrived = 0;
     unsigned ended_groups = 0;
+    /// Whether it has waited for the last kernel.
+    bool has_waited = false;
 
     void reset() {
         shown.clear();
@@ -61,6 +63,7 @@ struct Thread {
         copies.clear();
         arrived = 0;
         ended_groups = 0;
+        has_waited = false;
     }
 };
 
@@ -142,6 +145,11 @@ inline void run_threads() {
             unsigned i = block.begun++;
             set_current(backwards ? block_size.x - 1 - i : i);
             (*block.body)();
+            if (!block.threads[current].has_waited) {
+                printf("a kernel whose threads do not wait for the last one\n");
+                fflush(stdout);
+                _Exit(1);
+            }
         }
         unused.push_back(running);
         switch_to_scheduler();
@@ -223,6 +231,9 @@ template <class T> T shuffled_down(T value, unsigned delta, unsigned width) {
     memcpy(&value, &other.shown[shuffle], sizeof value);
     return value;
 }
+
+/// Kernels run one after the other here; only that each thread waits is checked.
+inline void wait_for_last_kernel() { block.threads[current].has_waited = true; }
 
 // Copies happen as late as they may: when their thread waits for them.
 inline void start_copy(void *to, const void *from, size_t bytes) {

@@ -1,101 +1,115 @@
-// Products with few tokens, which take as long as it takes to read W. A thread is one lane of one row; a warp brings its two rows to
-// shared memory long before it needs them, so that memory is busy even where W has few rows.
+// Products with few tokens, which take as long as it takes to read W. A thread is one lane of one row. A block brings its rows of W, and
+// what of its tokens they are multiplied by, to shared memory long before it needs them, so that memory is busy even where W has few
+// rows; the first of W before the last kernel is through.
 #pragma once
 #include "async.cuh"
 #include "units.cuh"
 
 /// Rows of W of a block of threads.
-constexpr unsigned FEW_ROWS = 4;
+constexpr unsigned FEW_ROWS = 8;
 constexpr unsigned FEW_THREADS = FEW_ROWS * LANES;
+/// Tokens of a block, where there is more than one.
+template <class E> constexpr unsigned FEW_TOKENS = sizeof(E) == 8 ? 2 : 4;
 
-/// Bytes of a row that its sixteen threads ask for at once, 16 each, and how often they do so before the first must be there.
-constexpr unsigned STAGE_BYTES = 256, STAGES_AHEAD = 16;
+/// Bytes of a row that its sixteen threads ask for at once, 16 each, and how many such stages a block has room for.
+constexpr unsigned STAGE_BYTES = 16 * LANES, STAGES = 8;
 
-/// Stages of one row, which are so far apart that two rows meet in no bank.
-struct Stages {
-    alignas(16) unsigned char bytes[STAGES_AHEAD][STAGE_BYTES + 64];
+/// Some columns of a block's rows and of its tokens. Rows are so far apart that the two of a warp meet in no bank.
+template <class E, class W, unsigned TOKENS> struct Stage {
+    static constexpr unsigned COLS = STAGE_BYTES / sizeof(W);
+    alignas(16) W w[FEW_ROWS][COLS + 64 / sizeof(W)];
+    alignas(16) E x[TOKENS][COLS];
 };
 
-/// Adds to the lanes the blocks from `first` to `last`, any of which may be incomplete.
+/// A thread's part in bringing stages to shared memory: 16 bytes of its row, and the first threads 16 of a token.
+template <class E, class W, unsigned TOKENS> struct Supply {
+    using Place = Stage<E, W, TOKENS>;
+    struct alignas(16) Part {
+        E at[16 / sizeof(E)];
+    };
+    static constexpr unsigned OF_W = 16 / sizeof(W), OF_X = 16 / sizeof(E), PER_TOKEN = Place::COLS / OF_X;
+    static_assert(TOKENS * PER_TOKEN <= FEW_THREADS, "16 bytes a thread");
+    unsigned token = threadIdx.x / PER_TOKEN, of_token = threadIdx.x % PER_TOKEN * OF_X;
+    unsigned row = threadIdx.x / LANES, of_row = threadIdx.x % LANES * OF_W;
+    const W *w;
+    const E *x;
+
+    __device__ Supply(const Product<E, W> &p, unsigned first_row, unsigned first_token)
+        : w(p.w_row(first_row + row).numbers + of_row), x(p.x_row(first_token + token).numbers + of_token) {}
+
+    __device__ void start_w(Place &to, unsigned stage) const {
+        start_copy(&to.w[row][of_row], w + (size_t)stage * Place::COLS);
+    }
+    __device__ void start_x(Place &to, unsigned stage) const {
+        if (token < TOKENS)
+            start_copy(&to.x[token][of_token], x + (size_t)stage * Place::COLS);
+    }
+
+    /// Brings x for the first of `count` stages, all at once.
+    __device__ void bring_x(Place (&to)[STAGES], unsigned count) const {
+        Part parts[STAGES - 1];
+        if (token >= TOKENS)
+            return;
+#pragma unroll
+        for (unsigned s = 0; s + 1 < STAGES; s++)
+            if (s < count)
+                parts[s] = *(const Part *)(x + s * Place::COLS);
+#pragma unroll
+        for (unsigned s = 0; s + 1 < STAGES; s++)
+            if (s < count)
+                *(Part *)&to[s].x[token][of_token] = parts[s];
+    }
+};
+
+/// Adds a stage to the lanes.
 template <class E, class W, unsigned TOKENS>
-__device__ inline void add_blocks(Acc<E> (&lanes)[TOKENS], Row<E, W> w, const Row<E, E> (&x)[TOKENS], unsigned first,
+__device__ inline void add_stage(Acc<E> (&lanes)[TOKENS], const Stage<E, W, TOKENS> &stage) {
+    constexpr unsigned COLS = Stage<E, W, TOKENS>::COLS;
+    Row<E, W> w{stage.w[threadIdx.x / LANES], COLS};
+#pragma unroll
+    for (unsigned unit = threadIdx.x % LANES; unit < COLS / PER_UNIT<E>; unit += LANES)
+#pragma unroll
+        for (unsigned t = 0; t < TOKENS; t++)
+            lanes[t] = multiply_add(lanes[t], w.whole_unit(unit), Row<E, E>{stage.x[t], COLS}.whole_unit(unit));
+}
+
+/// Adds to the lanes the blocks from `first` to `last`, any of which may be incomplete, without shared memory.
+template <class E, class W, unsigned TOKENS>
+__device__ inline void add_blocks(Acc<E> (&lanes)[TOKENS], const Product<E, W> &p, unsigned row, unsigned first_token, unsigned first,
                                   unsigned last) {
     for (unsigned unit = first * LANES + threadIdx.x % LANES; unit < last * LANES; unit += LANES)
         for (unsigned t = 0; t < TOKENS; t++)
-            lanes[t] = multiply_add(lanes[t], w.unit(unit), x[t].unit(unit));
-}
-
-/// What the threads of a block share: one for all numbers of tokens, because a kernel has room for all that it might use.
-struct FewShared {
-    Stages of_rows[FEW_ROWS];
-    /// Written and never read, so that what was read for it is.
-    volatile unsigned unused[FEW_THREADS];
-};
-__device__ inline FewShared &few_shared() {
-    __shared__ FewShared shared;
-    return shared;
-}
-
-/// Brings a row to the cache of this processor, eight times 32 bytes of each thread at once.
-template <class E> __device__ inline void touch(Row<E, E> x) {
-    const unsigned step = FEW_THREADS * 32, bytes = x.cols * sizeof(E);
-    unsigned all = 0;
-    for (unsigned at = threadIdx.x * 32; at < bytes; at += 8 * step)
-#pragma unroll
-        for (unsigned i = 0; i < 8; i++)
-            all ^= *(const unsigned *)((const unsigned char *)x.numbers + least(at + i * step, bytes - 4));
-    few_shared().unused[threadIdx.x] = all;
-}
-
-/// Adds to the lanes `stages` stages of complete blocks, each of `COUNT`.
-template <unsigned COUNT, class E, class W, unsigned TOKENS>
-__device__ inline void add_stages(Acc<E> (&lanes)[TOKENS], Row<E, W> w, const Row<E, E> (&x)[TOKENS], unsigned stages) {
-    Stages &row = few_shared().of_rows[threadIdx.x / LANES];
-    unsigned lane = threadIdx.x % LANES;
-    auto start = [&](unsigned stage) {
-        if (stage < stages)
-            start_copy(row.bytes[stage % STAGES_AHEAD] + lane * 16,
-                       (const unsigned char *)w.numbers + (size_t)stage * STAGE_BYTES + lane * 16);
-        end_group();
-    };
-    for (unsigned stage = 0; stage + 1 < STAGES_AHEAD; stage++)
-        start(stage);
-    // While the first stages are on their way: else every stage would wait for its part of x.
-    for (unsigned t = 0; stages > 0 && t < TOKENS; t++)
-        touch(x[t]);
-    for (unsigned stage = 0; stage < stages; stage++) {
-        start(stage + STAGES_AHEAD - 1);
-        Unit<E> of_x[COUNT][TOKENS];
-#pragma unroll
-        for (unsigned i = 0; i < COUNT; i++)
-#pragma unroll
-            for (unsigned t = 0; t < TOKENS; t++)
-                of_x[i][t] = x[t].whole_unit((stage * COUNT + i) * LANES + lane);
-        wait_for_groups<STAGES_AHEAD - 1>();
-        __syncwarp();
-        Row<E, W> here{(const W *)row.bytes[stage % STAGES_AHEAD], w.cols};
-#pragma unroll
-        for (unsigned i = 0; i < COUNT; i++)
-#pragma unroll
-            for (unsigned t = 0; t < TOKENS; t++)
-                lanes[t] = multiply_add(lanes[t], here.whole_unit(i * LANES + lane), of_x[i][t]);
-        __syncwarp();
-    }
+            lanes[t] = multiply_add(lanes[t], p.w_row(row).unit(unit), p.x_row(first_token + t).unit(unit));
 }
 
 /// The products of FEW_ROWS rows and `TOKENS` tokens.
 template <unsigned TOKENS, class E, class W>
-__device__ void multiply_few(Product<E, W> p, unsigned first_row, unsigned first_token) {
-    constexpr unsigned COUNT = STAGE_BYTES / (LANES * PER_UNIT<E> * sizeof(W));
-    unsigned row = first_row + threadIdx.x / LANES;
-    Row<E, W> w = p.w_row(row);
-    Row<E, E> x[TOKENS];
+__device__ void multiply_few(const Product<E, W> &p, unsigned first_row, unsigned first_token) {
+    using Place = Stage<E, W, TOKENS>;
+    __shared__ Place stages[STAGES];
+    Supply<E, W, TOKENS> supply(p, first_row, first_token);
     Acc<E> lanes[TOKENS] = {};
-    for (unsigned t = 0; t < TOKENS; t++)
-        x[t] = p.x_row(first_token + t);
-    unsigned blocks = blocks_of<E>(p.cols), stages = whole_blocks<E>(p.cols) ? blocks / COUNT : 0;
-    add_stages<COUNT>(lanes, w, x, stages);
-    add_blocks(lanes, w, x, stages * COUNT, blocks);
+    unsigned count = whole_blocks<E>(p.cols) ? p.cols / Place::COLS : 0;
+    for (unsigned s = 0; s + 1 < STAGES; s++) {
+        if (s < count)
+            supply.start_w(stages[s], s);
+        end_group();
+    }
+    wait_for_last_kernel();
+    supply.bring_x(stages, count);
+    for (unsigned s = 0; s < count; s++) {
+        wait_for_groups<STAGES - 2>();
+        __syncthreads();
+        // Into the place of the stage that every thread has just left behind.
+        if (unsigned next = s + STAGES - 1; next < count) {
+            supply.start_w(stages[next % STAGES], next);
+            supply.start_x(stages[next % STAGES], next);
+        }
+        end_group();
+        add_stage(lanes, stages[s % STAGES]);
+    }
+    unsigned row = first_row + threadIdx.x / LANES;
+    add_blocks(lanes, p, row, first_token, count * (Place::COLS / PER_UNIT<E> / LANES), blocks_of<E>(p.cols));
     for (unsigned t = 0; t < TOKENS; t++) {
         Acc<E> sum = folded(lanes[t]);
         if (threadIdx.x % LANES == 0)

@@ -66,11 +66,19 @@ template <class E> __device__ inline unsigned blocks_of(unsigned cols) {
     return (cols + LANES * PER_UNIT<E> - 1) / (LANES * PER_UNIT<E>);
 }
 
-/// y = W x for every x: `x` is `[tokens, cols]`, `w` `[rows, cols]`, and the products go to `sums` and, rounded, to `out`, each
-/// `[tokens, rows]` or null. A stride is the distance of two rows in numbers.
+/// A product's number with a bias, rounded, and before that too if `rounded_first`.
+template <class E> __device__ inline E biased(Acc<E> sum, Acc<E> bias, bool rounded_first) {
+    Acc<E> first = rounded_first ? acc(rounded<E>(sum)) : sum;
+    return rounded<E>(first + bias);
+}
+
+/// y = W x for every x: `x` is `[tokens, cols]`, `w` `[rows, cols]`, and the products go to `sums`; rounded, and with a bias if that is
+/// not null, they go to `out`. Each of these is `[tokens, rows]` or null. A stride is the distance of two rows in numbers.
 template <class E, class W> struct Product {
     const E *x;
     const W *w;
+    const Acc<E> *bias;
+    bool rounded_first;
     Acc<E> *sums;
     E *out;
     unsigned tokens, rows, cols;
@@ -86,6 +94,6 @@ template <class E, class W> struct Product {
         if (sums)
             sums[token * y_stride + row] = sum;
         if (out)
-            out[token * y_stride + row] = rounded<E>(sum);
+            out[token * y_stride + row] = bias ? biased<E>(sum, bias[row], rounded_first) : rounded<E>(sum);
     }
 };
