@@ -20,7 +20,7 @@ use common::timed;
 use context_patch::Model;
 use context_patch::checkpoint::{ChatTemplate, Tokenizer};
 use context_patch::patch::compile::{
-    Asked, Estimate, Lesson, Prompt, Recipe, Sample, Summary, Trial, answers, compile,
+    Asked, Estimate, Kept, Lesson, Prompt, Recipe, Sample, Summary, Trial, Until, answers, compile,
 };
 use context_patch::patch::{ApplyMode, Overlay};
 use serde::Deserialize;
@@ -137,9 +137,12 @@ impl Texts {
             context: "A",
             stop: None,
             answer_tokens: 0,
+            second_turn: false,
         };
         let [anchors, elsewhere] = [0, 1].map(|seed| {
-            let samples = prompt.anchors::<f32>(model, ANCHORS, seed, || {}).unwrap();
+            let samples = prompt
+                .anchors::<f32>(model, ANCHORS, seed, &mut Kept::default(), || {})
+                .unwrap();
             Lesson::all(model, &samples, || {}).unwrap()
         });
         Self {
@@ -195,6 +198,7 @@ fn run(model: &Model, texts: &Texts, benchmark: &Benchmark, split: &str) -> Opti
             .unwrap_or(&benchmark.context),
         stop: (!chat).then_some(&benchmark.stop),
         answer_tokens: benchmark.tokens,
+        second_turn: false,
     };
     let tried = match split {
         "test" => &benchmark.test,
@@ -214,7 +218,8 @@ fn run(model: &Model, texts: &Texts, benchmark: &Benchmark, split: &str) -> Opti
     let recipe = Recipe::new(model.layers().len());
     let of = |samples: Vec<Sample>| Lesson::<f32>::all(model, &samples, || {}).unwrap();
     let (seconds, (lessons, patch)) = timed(|| {
-        let samples = prompt.samples::<f32>(model, &asked(&benchmark.train), || {});
+        let samples =
+            prompt.samples::<f32>(model, &asked(&benchmark.train), &mut Kept::default(), || {});
         let mut lessons = of(samples.unwrap());
         lessons.extend(texts.anchors.iter().cloned());
         let all: Vec<_> = lessons.iter().collect();
@@ -224,7 +229,9 @@ fn run(model: &Model, texts: &Texts, benchmark: &Benchmark, split: &str) -> Opti
     let overlay = Overlay::<f32>::new(model, &patch, ApplyMode::Overlay);
     let estimate = Estimate::new(model, &lessons, &recipe, || {}).unwrap();
 
-    let tried_lessons = of(prompt.samples::<f32>(model, &asked(tried), || {}).unwrap());
+    let tried_lessons = of(prompt
+        .samples::<f32>(model, &asked(tried), &mut Kept::default(), || {})
+        .unwrap());
     let summary = |overlay: Option<&Overlay<f32>>, lessons: &[Lesson<f32>]| {
         let lessons: Vec<_> = lessons.iter().collect();
         Summary::new(&Trial::all(model, overlay, &lessons).unwrap())
@@ -240,9 +247,12 @@ fn run(model: &Model, texts: &Texts, benchmark: &Benchmark, split: &str) -> Opti
         .collect();
     let accuracy = |overlay: Option<&Overlay<f32>>, with: usize| {
         let prompts: Vec<_> = prompts.iter().map(|pair| pair[with].clone()).collect();
-        let ended = |written: &[u32]| prompt.ended(written);
-        let answers =
-            answers::<f32>(model, overlay, &prompts, benchmark.tokens, ended, || {}).unwrap();
+        let until = Until {
+            most: benchmark.tokens,
+            ended: &|written| prompt.ended(written),
+        };
+        let kept = &mut Kept::default();
+        let answers = answers::<f32>(model, overlay, &prompts, &until, kept, || {}).unwrap();
         let right = answers.iter().zip(tried).filter(|(answer, query)| {
             query
                 .answer

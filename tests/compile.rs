@@ -2,12 +2,16 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use common::{all_models, open, program, reference};
 use context_patch::Model;
 use context_patch::kernels::Level;
-use context_patch::model::ModelOptions;
+use context_patch::model::{self, ModelOptions};
 use context_patch::patch::compile::{
-    Asked, Estimate, Lesson, Prompt, Recipe, Sample, Summary, Trial, compile, samples_hash,
+    Asked, Estimate, FOLDS, Kept, Lesson, Prompt, Recipe, Sample, Summary, Trial, compile,
+    samples_hash,
 };
 use context_patch::patch::{ApplyMode, Error, Overlay, Patch, TensorChange};
 use context_patch::tensor::Element;
@@ -26,6 +30,7 @@ fn with_prompt<T>(model: &Model, context: &str, use_it: impl FnOnce(&Prompt<'_>)
         context,
         stop: Some("."),
         answer_tokens: 6,
+        second_turn: false,
     })
 }
 
@@ -52,8 +57,14 @@ const QUERIES: [&str; 9] = [
 /// Lessons of the queries with some numbers.
 fn lessons<E: Element>(model: &Model, context: &str, queries: &[&str]) -> Vec<Lesson<E>> {
     with_prompt(model, context, |prompt| {
-        let mut samples = prompt.samples::<E>(model, &asked(queries), || {}).unwrap();
-        samples.extend(prompt.anchors::<E>(model, 4, 0, || {}).unwrap());
+        let mut samples = prompt
+            .samples::<E>(model, &asked(queries), &mut Kept::default(), || {})
+            .unwrap();
+        samples.extend(
+            prompt
+                .anchors::<E>(model, 4, 0, &mut Kept::default(), || {})
+                .unwrap(),
+        );
         Lesson::all(model, &samples, || {}).unwrap()
     })
 }
@@ -166,7 +177,7 @@ fn every_family_can_be_compiled() {
             .map(|i| {
                 let query: Vec<u32> = tokens(20 + 11 * i, 4);
                 let [with, without] = [&context[..], first].map(|begin| [begin, &query].concat());
-                Sample::query(&with, &without, &tokens(50 + 5 * i, 3))
+                Sample::query(i as usize, &with, &without, &tokens(50 + 5 * i, 3))
             })
             .collect();
         let lessons = Lesson::<f64>::all(&model, &samples, || {}).unwrap();
@@ -190,13 +201,95 @@ fn every_family_can_be_compiled() {
     }
 }
 
+/// What was written is not written again, and what was interrupted goes on where it stopped, with the same tokens.
+#[test]
+fn texts_that_were_interrupted_go_on() {
+    let model = open("tiny");
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("texts.json");
+    let sampled = |kept: &mut Kept, on_token: &mut dyn FnMut()| {
+        with_prompt(&model, CONTEXT, |prompt| {
+            let mut samples =
+                prompt.samples::<f32>(&model, &asked(&QUERIES), kept, &mut *on_token)?;
+            samples.extend(prompt.own_samples::<f32>(&model, 5, 7, kept, &mut *on_token)?);
+            samples.extend(prompt.anchors::<f32>(&model, 5, 7, kept, on_token)?);
+            Ok::<_, Error>(samples)
+        })
+    };
+    let mut tokens = 0;
+    let whole = sampled(&mut Kept::default(), &mut || tokens += 1).unwrap();
+    let (mut interruptions, mut written) = (0, 0);
+    let samples = loop {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let mut kept = Kept::load(&file).unwrap().with_cancel(Arc::clone(&cancel));
+        let mut here = 0;
+        let samples = sampled(&mut kept, &mut || {
+            here += 1;
+            cancel.store(here >= 40, Ordering::Relaxed);
+        });
+        written += here;
+        kept.save(&file).unwrap();
+        match samples {
+            Ok(samples) => break samples,
+            Err(Error::Model(model::Error::Cancelled)) => interruptions += 1,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert!(interruptions > 3);
+    assert_eq!(written, tokens);
+    assert_eq!(samples, whole);
+
+    std::fs::write(&file, "no JSON").unwrap();
+    assert!(matches!(Kept::load(&file), Err(Error::Kept { .. })));
+}
+
+/// A second turn comes behind a query that is left out with it, and is fitted alone.
+#[test]
+fn second_turns_are_left_out_with_their_first() {
+    let model = open("tiny");
+    let samples = with_prompt(&model, CONTEXT, |prompt| {
+        let prompt = Prompt {
+            second_turn: true,
+            ..*prompt
+        };
+        let kept = &mut Kept::default();
+        prompt
+            .samples::<f32>(&model, &asked(&QUERIES), kept, || {})
+            .unwrap()
+    });
+    let (first, second) = samples.split_at(QUERIES.len());
+    assert_eq!(second.len(), QUERIES.len());
+    for sample in second {
+        let before = first
+            .iter()
+            .find(|first| sample.bare.starts_with(&first.bare))
+            .unwrap();
+        assert_ne!(before.about, sample.about);
+        assert_eq!(before.about % FOLDS, sample.about % FOLDS);
+        let new = sample.bare.len() - before.bare.len();
+        assert_eq!(sample.rows(), new - 1);
+    }
+    // Too few for one to be behind another of its fold.
+    let few = with_prompt(&model, CONTEXT, |prompt| {
+        let prompt = Prompt {
+            second_turn: true,
+            ..*prompt
+        };
+        let kept = &mut Kept::default();
+        prompt
+            .samples::<f32>(&model, &asked(&QUERIES[..3]), kept, || {})
+            .unwrap()
+    });
+    assert_eq!(few.len(), 3);
+}
+
 #[test]
 fn what_cannot_be_compiled_is_refused() {
     let model = open("tiny");
     let refused = |queries: &[&str], context: &str| {
         with_prompt(&model, context, |prompt| {
             prompt
-                .samples::<f32>(&model, &asked(queries), || {})
+                .samples::<f32>(&model, &asked(queries), &mut Kept::default(), || {})
                 .unwrap_err()
         })
     };
@@ -239,10 +332,10 @@ fn what_cannot_be_compiled_is_refused() {
             .to_string();
         assert!(refused.contains(says), "{refused}");
     }
-    let empty = Lesson::<f32>::all(&model, &[Sample::query(&[], &[], &[])], || {});
+    let empty = Lesson::<f32>::all(&model, &[Sample::query(0, &[], &[], &[])], || {});
     assert!(empty.is_err());
     let long = vec![5; model.config().max_position_embeddings + 1];
-    let long = Lesson::<f32>::all(&model, &[Sample::query(&long, &[2, 5], &[7])], || {});
+    let long = Lesson::<f32>::all(&model, &[Sample::query(0, &long, &[2, 5], &[7])], || {});
     assert!(long.unwrap_err().to_string().contains("positions"));
 }
 
@@ -312,6 +405,30 @@ fn the_command_compiles_and_applies() {
         "another file the second time"
     );
     assert_eq!(compile(&["--at-least", "1.01"]).status.code(), Some(1));
+    let inspected = program(dir.path())
+        .args(["inspect", &file("a.patch")])
+        .output()
+        .unwrap();
+    assert!(
+        String::from_utf8(inspected.stdout)
+            .unwrap()
+            .contains("9 queries, 4 texts")
+    );
+    // Written and kept, then taken from there.
+    for _ in 0..2 {
+        assert!(compile(&["--samples", &file("kept")]).status.success());
+        assert!(std::fs::read(file("a.patch")).unwrap() == once);
+    }
+    let kept: Vec<_> = std::fs::read_dir(file("kept")).unwrap().collect();
+    let kept = kept[0].as_ref().unwrap().path();
+    std::fs::write(&kept, "no JSON").unwrap();
+    let refused = compile(&["--samples", &file("kept")]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no texts that were kept"));
+    assert!(compile(&["--turns"]).status.success());
+    assert!(
+        std::fs::read(file("a.patch")).unwrap() != once,
+        "second turns change nothing"
+    );
 
     let apply = |more: &[&str]| {
         let fixed = ["apply", "--model", "tiny", "--patch", &file("a.patch")];
@@ -326,16 +443,6 @@ fn the_command_compiles_and_applies() {
             .unwrap()
             .contains("--prompt TEXT")
     );
-    let inspected = program(dir.path())
-        .args(["inspect", &file("a.patch")])
-        .output()
-        .unwrap();
-    assert!(
-        String::from_utf8(inspected.stdout)
-            .unwrap()
-            .contains("9 queries, 4 texts")
-    );
-
     std::fs::write(file("queries.jsonl"), "\" Ann likes\"\n{\"question\": 1}\n").unwrap();
     let refused = compile(&[]);
     assert_eq!(refused.status.code(), Some(2));

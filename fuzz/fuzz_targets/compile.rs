@@ -41,9 +41,10 @@ fuzz_target!(|input: Input| {
     };
     let each = input.samples.iter().take(6);
     let samples: Vec<_> = each
-        .map(|(with, without, answer, anchor)| match anchor {
-            true => Sample::anchor(ids(with)),
-            false => Sample::query(&ids(with), &ids(without), &ids(answer)),
+        .enumerate()
+        .map(|(i, (with, without, answer, anchor))| match anchor {
+            true => Sample::anchor(i, ids(with)),
+            false => Sample::query(i, &ids(with), &ids(without), &ids(answer)),
         })
         .collect();
     let Ok(lessons) = Lesson::<f32>::all(model, &samples, || {}) else {

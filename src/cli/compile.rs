@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use context_patch::kernels::Level;
-use context_patch::model::{Model, Session};
+use context_patch::model::{self, Model, Session};
 use context_patch::output::check_writable;
 use context_patch::patch::compile::{
-    ANCHOR_TOKENS, Asked, Compiled, Estimate, FOLDS, Lesson, OWN_TOKENS, Prompt, Recipe, Sample,
-    compile, samples_hash,
+    ANCHOR_TOKENS, Asked, Compiled, Estimate, FOLDS, Kept, Lesson, OWN_TOKENS, Prompt, Recipe,
+    Sample, compile, samples_hash,
 };
 use context_patch::patch::{self, Error, SavedPatch, Source};
 use context_patch::tensor::{Dtype, Element, Storage};
@@ -18,6 +18,7 @@ use context_patch::{IoError, Result};
 use serde::Deserialize;
 
 use super::progress::{counting, waiting};
+use super::signals;
 use super::solving::ExportArgs;
 use super::words::{commands, counted, figure, percent, rows, shell};
 use super::{BROKEN, BackendArgs, ModelArgs, OK, print, program, refuse_empty, with_dtype};
@@ -80,6 +81,14 @@ pub(super) struct Compile {
     /// Texts that must not change: how many the model makes up itself, or a file of ordinary text
     #[arg(long, value_name = "N|FILE", default_value = "24")]
     anchors: String,
+
+    /// Compile every query also as the second of a conversation, behind another one and its answer
+    #[arg(long)]
+    turns: bool,
+
+    /// Keep what the model writes in a folder, and take from there what it has written before; Ctrl-C then loses none of it
+    #[arg(long, value_name = "DIR")]
+    samples: Option<PathBuf>,
 
     /// The rank of the LoRA; 0 is all there is
     #[arg(long, default_value_t = 32)]
@@ -150,6 +159,7 @@ impl Compile {
             context: &context,
             stop: self.stop.as_deref().or((!self.chat).then_some("\n")),
             answer_tokens: self.answer_tokens,
+            second_turn: self.turns,
         };
         with_dtype!(self.dtype, E => self.run_in::<E>(&model, &prompt, asked))
     }
@@ -195,10 +205,9 @@ impl Compile {
         prompt: &Prompt<'_>,
         asked: Option<Vec<Asked>>,
     ) -> Result<(patch::Patch, Compiled)> {
-        let queries = self.samples::<E>(model, prompt, asked)?;
-        let anchors = self.anchors::<E>(model, prompt)?;
+        let [queries, anchors] = self.samples::<E>(model, prompt, asked)?;
         let counts = [queries.len(), anchors.len()];
-        let samples: Vec<_> = queries.into_iter().chain(anchors).collect();
+        let samples = [queries, anchors].concat();
         let samples_hash = samples_hash(&samples);
         let bar = counting("texts read", samples.len());
         let lessons = Lesson::<E>::all(model, &samples, || bar.inc(1))?;
@@ -231,39 +240,70 @@ impl Compile {
         }
     }
 
-    /// The queries, and what the model with the prompt says to them.
+    /// The queries with what the model with the prompt says to them, and the texts that must not change: written now, or kept.
     fn samples<E: Element>(
         &self,
         model: &Model,
         prompt: &Prompt<'_>,
         asked: Option<Vec<Asked>>,
-    ) -> Result<Vec<Sample>> {
-        let samples = match asked {
-            Some(asked) => {
-                let bar = counting("tokens of answers", asked.len() * self.answer_tokens);
-                let samples = prompt.samples::<E>(model, &asked, || bar.inc(1));
-                bar.finish_and_clear();
-                samples
-            }
-            None => {
-                let bar = counting("tokens of queries", self.own * OWN_TOKENS);
-                let samples = prompt.own_samples::<E>(model, self.own, self.seed, || bar.inc(1));
-                bar.finish_and_clear();
-                samples
-            }
+    ) -> Result<[Vec<Sample>; 2]> {
+        let Some(dir) = &self.samples else {
+            return self.written::<E>(model, prompt, asked, &mut Kept::default());
         };
-        Ok(samples?)
+        let hash = waiting("Hashing the weights", || {
+            model.checkpoint().tensors().content_hash()
+        });
+        let file = dir.join(format!("texts-{}-{:.16}.json", E::DTYPE, hash));
+        let mut kept = Kept::load(&file)?.with_cancel(signals::cancel());
+        let written = self.written::<E>(model, prompt, asked, &mut kept);
+        if !dir.exists() {
+            fs::create_dir(dir).map_err(|source| IoError {
+                action: "make",
+                path: dir.clone(),
+                source,
+            })?;
+        }
+        kept.save(&file)?;
+        if let Err(context_patch::Error::Model(model::Error::Cancelled)) = &written {
+            eprintln!(
+                "interrupted; {} has what is written, and the same command goes on there",
+                dir.display()
+            );
+        }
+        let written = written?;
+        match signals::no_longer() {
+            false => Ok(written),
+            true => Err(model::Error::Cancelled.into()),
+        }
     }
 
-    /// The texts that must not change.
-    fn anchors<E: Element>(&self, model: &Model, prompt: &Prompt<'_>) -> Result<Vec<Sample>> {
+    /// The same, written as far as it is not kept.
+    fn written<E: Element>(
+        &self,
+        model: &Model,
+        prompt: &Prompt<'_>,
+        asked: Option<Vec<Asked>>,
+        kept: &mut Kept,
+    ) -> Result<[Vec<Sample>; 2]> {
+        let (things, count) = match &asked {
+            Some(asked) => ("tokens of answers", asked.len() * self.answer_tokens),
+            None => ("tokens of queries", self.own * OWN_TOKENS),
+        };
+        let bar = counting(things, count);
+        let queries = match asked {
+            Some(asked) => prompt.samples::<E>(model, &asked, kept, || bar.inc(1)),
+            None => prompt.own_samples::<E>(model, self.own, self.seed, kept, || bar.inc(1)),
+        };
+        bar.finish_and_clear();
+        let queries = queries?;
         let Ok(count) = self.anchors.parse() else {
-            return Ok(prompt.anchors_from(&read_text(Path::new(&self.anchors))?)?);
+            let text = read_text(Path::new(&self.anchors))?;
+            return Ok([queries, prompt.anchors_from(&text)?]);
         };
         let bar = counting("tokens of other texts", count * ANCHOR_TOKENS);
-        let anchors = prompt.anchors::<E>(model, count, self.seed, || bar.inc(1));
+        let anchors = prompt.anchors::<E>(model, count, self.seed, kept, || bar.inc(1));
         bar.finish_and_clear();
-        Ok(anchors?)
+        Ok([queries, anchors?])
     }
 
     /// What someone wants to know who has just compiled a prompt, which takes so long to read.

@@ -24,6 +24,13 @@ pub(super) fn cancel() -> Arc<AtomicBool> {
     Arc::clone(flag)
 }
 
+/// From now on the first signal ends the program at once; whether one has come before.
+pub(super) fn no_longer() -> bool {
+    CANCEL
+        .get()
+        .is_some_and(|flag| flag.swap(true, Ordering::Relaxed))
+}
+
 /// The exit code of a program that a signal ended.
 pub(super) fn code() -> u8 {
     u8::try_from(128 + SIGNAL.load(Ordering::Relaxed)).unwrap_or(u8::MAX)

@@ -120,6 +120,12 @@ pub enum Error {
         /// Those that there are.
         queries: usize,
     },
+    /// A file that has no texts which a model has written.
+    #[error("{}: it has no texts that were kept; give another --samples, or remove it", path.display())]
+    Kept {
+        /// The file.
+        path: PathBuf,
+    },
     /// A recipe that a model cannot be compiled by.
     #[error("the recipe does not fit: {reason}; give another --first, --rank or --lambda")]
     Recipe {

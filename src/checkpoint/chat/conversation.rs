@@ -28,6 +28,11 @@ impl Message {
         Self::new("user", content)
     }
 
+    /// A turn of the model.
+    pub fn assistant(content: impl Into<String>) -> Self {
+        Self::new("assistant", content)
+    }
+
     /// What the model is told before the first turn.
     pub fn system(content: impl Into<String>) -> Self {
         Self::new("system", content)

@@ -17,6 +17,7 @@ mod cholesky;
 mod eigen;
 mod estimate;
 mod fit;
+mod kept;
 mod lesson;
 mod passes;
 mod prompt;
@@ -27,11 +28,12 @@ mod trial;
 mod writing;
 
 pub use estimate::{Estimate, FOLDS};
+pub use kept::Kept;
 pub use lesson::Lesson;
 pub use prompt::{ANCHOR_TOKENS, Asked, OWN_TOKENS, Prompt};
 pub use sample::Sample;
 pub use trial::{Summary, Trial};
-pub use writing::{answers, texts};
+pub use writing::{Until, answers, texts};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -134,12 +136,13 @@ pub struct Compiled {
     pub estimate: Option<Estimate>,
 }
 
-/// SHA-256, in hexadecimal, of some samples: of each the number of tokens with the prompt and without, of the answer's and whether
-/// it is a text that must not change, then the tokens; all as u32, little-endian.
+/// SHA-256, in hexadecimal, of some samples: of each the number of tokens with the prompt and without, of the answer's and of the last
+/// turn's, and whether it is a text that must not change, then the tokens; all as u32, little-endian.
 pub fn samples_hash<'s>(samples: impl IntoIterator<Item = &'s Sample>) -> String {
     let mut hash = Sha256::new();
     for sample in samples {
-        let counts = [sample.prompted.len(), sample.bare.len(), sample.answer];
+        let (with, without) = (sample.prompted.len(), sample.bare.len());
+        let counts = [with, without, sample.answer, sample.turn];
         let counts = counts.map(|count| count as u32);
         let head = counts.into_iter().chain([u32::from(sample.anchor)]);
         for number in head.chain(sample.prompted.iter().chain(&sample.bare).copied()) {

@@ -4,9 +4,6 @@ use crate::model::{ForwardRun, Model, Overlay, Pass, Recorder, Result, Sequence,
 use crate::patch::reduced_pass::consecutive;
 use crate::tensor::{Element, Matrix};
 
-/// Sequences that are written on at once: the logits of each are a megabyte.
-const TOGETHER: usize = 64;
-
 /// Sequences whose rows lie one after the other in a batch.
 pub(super) struct Batch<'m, E: Element> {
     model: &'m Model,
@@ -95,8 +92,21 @@ impl<'m, E: Element> Batch<'m, E> {
         })
     }
 
+    /// Whether each sequence has room for these tokens.
+    pub(super) fn open(&self, tokens: &[Vec<u32>]) -> Vec<bool> {
+        let pairs = self.sessions.iter().zip(tokens);
+        let open = pairs.map(|(session, tokens)| session.check_room(tokens.len()).is_ok());
+        open.collect()
+    }
+
+    /// Goes on with some of the sequences.
+    pub(super) fn retain(&mut self, stay: &[bool]) {
+        let mut stay = stay.iter();
+        self.sessions.retain(|_| stay.next() == Some(&true));
+    }
+
     /// Takes in tokens of each sequence; the logits after the last of each, `[sequences, vocab]`.
-    fn last_logits(&mut self, tokens: &[Vec<u32>]) -> Result<Matrix<E>> {
+    pub(super) fn last_logits(&mut self, tokens: &[Vec<u32>]) -> Result<Matrix<E>> {
         let x = self.forward(tokens.iter().map(Vec::as_slice).collect(), None)?;
         let rows = consecutive(tokens.iter().map(Vec::len));
         let last = rows.map(|rows| x.slice_rows(rows.end - 1..rows.end));
@@ -128,74 +138,5 @@ impl<'m, E: Element> Batch<'m, E> {
             }
             Ok(x)
         })
-    }
-}
-
-/// How sequences are written on.
-pub(super) struct Writing<'f, E> {
-    /// Tokens at most.
-    pub(super) most: usize,
-    /// Chooses the next token of a prompt, by its number, from the logits.
-    pub(super) draw: &'f mut dyn FnMut(usize, &[E]) -> u32,
-    /// Whether what is written is the end; an end token always is.
-    pub(super) ended: &'f dyn Fn(&[u32]) -> bool,
-    /// Called after each token.
-    pub(super) on_token: &'f mut dyn FnMut(),
-}
-
-impl<E: Element> Writing<'_, E> {
-    /// What follows each of `prompts`, which begin with the tokens that `prefix` has seen and have more.
-    pub(super) fn after<'m>(
-        &mut self,
-        prefix: &Session<'m, E>,
-        overlay: Option<&'m Overlay<E>>,
-        prompts: &[&[u32]],
-    ) -> Result<Vec<Vec<u32>>> {
-        let mut written = Vec::with_capacity(prompts.len());
-        for prompts in prompts.chunks(TOGETHER) {
-            let sessions = vec![prefix.clone(); prompts.len()];
-            let batch = Batch::new(prefix.model(), sessions).with_overlay(overlay);
-            let left = prompts.iter().map(|prompt| &prompt[prefix.position()..]);
-            let first = written.len();
-            written.extend(self.together(batch, first, left.collect())?);
-        }
-        Ok(written)
-    }
-
-    /// The same for sequences that go through the layers together; the first is prompt number `first`.
-    fn together(
-        &mut self,
-        mut batch: Batch<'_, E>,
-        first: usize,
-        prompts: Vec<&[u32]>,
-    ) -> Result<Vec<Vec<u32>>> {
-        let model = batch.model;
-        let ends = model.checkpoint().eos_token_ids();
-        let mut written = vec![Vec::new(); prompts.len()];
-        let mut active: Vec<usize> = (0..prompts.len()).collect();
-        let mut next: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.to_vec()).collect();
-        for _ in 0..self.most {
-            let logits = batch.last_logits(&next)?;
-            let mut goes_on = Vec::with_capacity(active.len());
-            for (row, &i) in active.iter().enumerate() {
-                let token = (self.draw)(first + i, logits.row(row));
-                written[i].push(token);
-                (self.on_token)();
-                let room = batch.sessions[row].check_room(1).is_ok();
-                goes_on.push(room && !ends.contains(&token) && !(self.ended)(&written[i]));
-            }
-            let mut flags = goes_on.iter();
-            batch.sessions.retain(|_| flags.next() == Some(&true));
-            let mut flags = goes_on.iter();
-            active.retain(|_| flags.next() == Some(&true));
-            if active.is_empty() {
-                break;
-            }
-            let last = active
-                .iter()
-                .map(|&i| written[i][written[i].len() - 1..].to_vec());
-            next = last.collect();
-        }
-        Ok(written)
     }
 }

@@ -1,6 +1,7 @@
 //! A prompt and its queries as token ids, and what the model says to them.
 
-use super::{Sample, answers, texts};
+use super::sample::common;
+use super::{FOLDS, Kept, Sample, Until, answers, texts};
 use crate::checkpoint::{ChatTemplate, Conversation, Message, Tokenizer};
 use crate::model::Model;
 use crate::patch::{Error, Result};
@@ -30,6 +31,8 @@ pub struct Prompt<'a> {
     pub stop: Option<&'a str>,
     /// Tokens of an answer at most.
     pub answer_tokens: usize,
+    /// Whether every query is compiled as the second of a conversation, too.
+    pub second_turn: bool,
 }
 
 /// A query, and the answer where one is given.
@@ -52,13 +55,7 @@ impl Prompt<'_> {
             let with = format!("{}{query}", self.context);
             return Ok([self.tokenizer.encode(&with)?, self.tokenizer.encode(query)?]);
         };
-        let render = |system: Option<&str>| -> Result<Vec<u32>> {
-            let system = system.map(Message::system);
-            let messages = system.into_iter().chain([Message::user(query)]);
-            let text = template.render(&Conversation::new(messages))?;
-            Ok(self.tokenizer.encode_as_written(&text)?)
-        };
-        Ok([render(Some(self.context))?, render(None)?])
+        self.rendered(template, &[Message::user(query)])
     }
 
     /// The prompt as the model sees it, up to where a query begins.
@@ -87,7 +84,8 @@ impl Prompt<'_> {
         Ok(beginning)
     }
 
-    /// Queries, and the answers to them; `on_token` is called after each token of an answer.
+    /// Queries, and the answers to them; with [`second_turn`](Self::second_turn) each also behind another one and its answer.
+    /// `on_token` is called after each token of an answer that is not kept.
     ///
     /// # Errors
     ///
@@ -97,33 +95,109 @@ impl Prompt<'_> {
         &self,
         model: &Model,
         asked: &[Asked],
-        on_token: impl FnMut(),
+        kept: &mut Kept,
+        mut on_token: impl FnMut(),
     ) -> Result<Vec<Sample>> {
-        let pairs = asked.iter().map(|asked| self.query(&asked.query));
-        let pairs = pairs.collect::<Result<Vec<_>>>()?;
-        let prompted: Vec<_> = pairs.iter().map(|[prompted, _]| prompted.clone()).collect();
-        let written = self.answers::<E>(model, &prompted, on_token)?;
-        let each = pairs.iter().zip(written).zip(asked);
-        let samples = each.map(|(([prompted, bare], written), asked)| {
-            let answer = match &asked.answer {
-                Some(answer) => self.tokenizer.encode_more(answer)?,
-                None => written,
-            };
-            Ok(Sample::query(prompted, bare, &answer))
+        let turns = asked.iter().map(|asked| {
+            Ok(Turn {
+                asked,
+                before: 0,
+                pair: self.query(&asked.query)?,
+                answer: Vec::new(),
+            })
         });
-        distinct(samples.collect::<Result<_>>()?)
+        let turns = turns.collect::<Result<_>>()?;
+        let turns = self.answered::<E>(model, turns, kept, &mut on_token)?;
+        let turns = distinct(turns, |turn| turn.sample(0))?;
+        let samples = turns.iter().enumerate().map(|(i, turn)| turn.sample(i));
+        let mut samples: Vec<_> = samples.collect();
+        if self.second_turn {
+            // Behind one that is left out with it, so that nothing of a query is in what is compiled without it.
+            let class = |i| (i % FOLDS..turns.len()).step_by(FOLDS);
+            let before = |i| class(i).take_while(|j| *j < i).last().or(class(i).last());
+            let pairs = (0..turns.len()).filter_map(|i| Some((i, before(i).filter(|j| *j != i)?)));
+            let (about, first): (Vec<_>, Vec<_>) = pairs.unzip();
+            let second = about.iter().zip(first);
+            let second = second.map(|(&i, j)| self.behind(model, &turns[j], turns[i].asked));
+            let second = second.collect::<Result<_>>()?;
+            let second = self.answered::<E>(model, second, kept, on_token)?;
+            samples.extend(about.iter().zip(&second).map(|(&i, turn)| turn.sample(i)));
+        }
+        Ok(samples)
     }
 
-    /// The likeliest answers to some prompts.
-    fn answers<E: Element>(
+    /// A query behind another one and its answer; not answered yet.
+    fn behind<'q>(&self, model: &Model, first: &Turn<'_>, asked: &'q Asked) -> Result<Turn<'q>> {
+        let pair = match self.template {
+            None => {
+                let query = self.tokenizer.encode_more(&asked.query)?;
+                first.whole().map(|first| [first, query.clone()].concat())
+            }
+            Some(template) => {
+                let said = self.said(model, &first.answer);
+                let turns = [
+                    Message::user(&first.asked.query),
+                    Message::assistant(said),
+                    Message::user(&asked.query),
+                ];
+                self.rendered(template, &turns)?
+            }
+        };
+        let [_, first] = first.whole();
+        Ok(Turn {
+            asked,
+            before: common(&[&first, &pair[1]]),
+            pair,
+            answer: Vec::new(),
+        })
+    }
+
+    /// What the model has written, without the token that ends its turn.
+    fn said(&self, model: &Model, written: &[u32]) -> String {
+        let ends = model.checkpoint().eos_token_ids();
+        let text: Vec<u32> = (written.iter().copied())
+            .filter(|id| !ends.contains(id))
+            .collect();
+        let text = self.tokenizer.decode(&text).unwrap_or_default();
+        text.trim().to_owned()
+    }
+
+    /// Some turns behind the prompt as a system message, and without it.
+    fn rendered(&self, template: &ChatTemplate, turns: &[Message]) -> Result<[Vec<u32>; 2]> {
+        let render = |system: Option<Message>| -> Result<Vec<u32>> {
+            let messages = system.into_iter().chain(turns.iter().cloned());
+            let text = template.render(&Conversation::new(messages))?;
+            Ok(self.tokenizer.encode_as_written(&text)?)
+        };
+        Ok([render(Some(Message::system(self.context)))?, render(None)?])
+    }
+
+    /// Turns with their answers: those that are given, and the likeliest of the model with the prompt.
+    fn answered<'q, E: Element>(
         &self,
         model: &Model,
-        prompts: &[Vec<u32>],
+        mut turns: Vec<Turn<'q>>,
+        kept: &mut Kept,
         on_token: impl FnMut(),
-    ) -> Result<Vec<Vec<u32>>> {
-        let ended = |written: &[u32]| self.ended(written);
-        let most = self.answer_tokens;
-        Ok(answers::<E>(model, None, prompts, most, ended, on_token)?)
+    ) -> Result<Vec<Turn<'q>>> {
+        let open = |turn: &&mut Turn<'_>| turn.asked.answer.is_none();
+        let prompts: Vec<_> = (turns.iter_mut().filter(open))
+            .map(|turn| turn.pair[0].clone())
+            .collect();
+        let until = Until {
+            most: self.answer_tokens,
+            ended: &|written: &[u32]| self.ended(written),
+        };
+        let answers = answers::<E>(model, None, &prompts, &until, kept, on_token)?;
+        for (turn, answer) in turns.iter_mut().filter(open).zip(answers) {
+            turn.answer = answer;
+        }
+        for turn in &mut turns {
+            if let Some(answer) = &turn.asked.answer {
+                turn.answer = self.tokenizer.encode_more(answer)?;
+            }
+        }
+        Ok(turns)
     }
 
     /// Whether an answer ends with what is written.
@@ -143,44 +217,35 @@ impl Prompt<'_> {
         model: &Model,
         count: usize,
         seed: u64,
+        kept: &mut Kept,
         mut on_token: impl FnMut(),
     ) -> Result<Vec<Sample>> {
         let beginning = self.beginning()?;
         let seed = seed.wrapping_add(OWN_SEED);
         let chat = self.template.is_some();
         let decoded = |written: &[u32]| self.tokenizer.decode(written).unwrap_or_default();
-        let ended = |written: &[u32]| !chat && decoded(written).trim_start().contains("\n\n");
-        let texts = texts::<E>(
-            model,
-            &beginning,
-            count,
-            OWN_TOKENS,
-            seed,
-            ended,
-            &mut on_token,
-        )?;
+        let until = Until {
+            most: OWN_TOKENS,
+            ended: &|written| !chat && decoded(written).trim_start().contains("\n\n"),
+        };
+        let texts = texts::<E>(model, &beginning, count, seed, &until, kept, &mut on_token)?;
         if !chat {
             let bare = self.first()?;
             let samples = texts
                 .iter()
-                .map(|text| Sample::query(&beginning, &bare, text));
-            return distinct(samples.collect());
+                .enumerate()
+                .map(|(i, text)| Sample::query(i, &beginning, &bare, text));
+            return distinct(samples.collect(), |sample| Sample {
+                about: 0,
+                ..sample.clone()
+            });
         }
-        let ends = model.checkpoint().eos_token_ids();
-        let asked = texts.iter().map(|text| {
-            let text: Vec<u32> = text
-                .iter()
-                .copied()
-                .filter(|id| !ends.contains(id))
-                .collect();
-            let query = decoded(&text).trim().to_owned();
-            Asked {
-                query,
-                answer: None,
-            }
+        let asked = texts.iter().map(|text| Asked {
+            query: self.said(model, text),
+            answer: None,
         });
         let asked: Vec<_> = asked.filter(|asked| !asked.query.is_empty()).collect();
-        self.samples::<E>(model, &asked, on_token)
+        self.samples::<E>(model, &asked, kept, on_token)
     }
 
     /// `count` texts that the model writes at temperature 1 after the token that begins every sequence: what must not change.
@@ -193,17 +258,14 @@ impl Prompt<'_> {
         model: &Model,
         count: usize,
         seed: u64,
+        kept: &mut Kept,
         on_token: impl FnMut(),
     ) -> Result<Vec<Sample>> {
-        let texts = texts::<E>(
-            model,
-            &self.first()?,
-            count,
-            ANCHOR_TOKENS,
-            seed,
-            |_| false,
-            on_token,
-        )?;
+        let until = Until {
+            most: ANCHOR_TOKENS,
+            ended: &|_| false,
+        };
+        let texts = texts::<E>(model, &self.first()?, count, seed, &until, kept, on_token)?;
         self.anchors_of(texts)
     }
 
@@ -221,29 +283,54 @@ impl Prompt<'_> {
         let first = self.first()?;
         let anchors = texts
             .into_iter()
-            .map(|text| Sample::anchor([first.clone(), text].concat()));
+            .enumerate()
+            .map(|(i, text)| Sample::anchor(i, [first.clone(), text].concat()));
         Ok(anchors.filter(|anchor| anchor.rows() > 0).collect())
     }
 }
 
-/// Samples without those that are there twice.
-fn distinct(samples: Vec<Sample>) -> Result<Vec<Sample>> {
+/// A query as a turn of a conversation.
+struct Turn<'q> {
+    asked: &'q Asked,
+    /// Up to where the answer begins, with the prompt and without it.
+    pair: [Vec<u32>; 2],
+    /// How many tokens of the latter are an earlier turn.
+    before: usize,
+    answer: Vec<u32>,
+}
+
+impl Turn<'_> {
+    /// With the answer.
+    fn whole(&self) -> [Vec<u32>; 2] {
+        self.pair
+            .each_ref()
+            .map(|with| [with, &self.answer[..]].concat())
+    }
+
+    fn sample(&self, about: usize) -> Sample {
+        let [prompted, bare] = &self.pair;
+        Sample::query(about, prompted, bare, &self.answer).after(self.before)
+    }
+}
+
+/// Those of `all` that make a sample which no other one before it makes.
+fn distinct<T>(all: Vec<T>, sample: impl Fn(&T) -> Sample) -> Result<Vec<T>> {
     let mut seen = Vec::new();
-    for sample in samples {
+    let mut left = Vec::new();
+    for one in all {
+        let sample = sample(&one);
+        if sample.prompted == sample.bare {
+            return Err(Error::NothingToCompile);
+        }
         if sample.rows() > 0 && !seen.contains(&sample) {
             seen.push(sample);
+            left.push(one);
         }
     }
-    if seen
-        .iter()
-        .any(|sample: &Sample| sample.prompted == sample.bare)
-    {
-        return Err(Error::NothingToCompile);
-    }
-    match seen.len() {
+    match left.len() {
         0 | 1 => Err(Error::FewQueries {
-            queries: seen.len(),
+            queries: left.len(),
         }),
-        _ => Ok(seen),
+        _ => Ok(left),
     }
 }

@@ -14,37 +14,53 @@ pub struct Sample {
     pub bare: Vec<u32>,
     /// How many of the last tokens are answer: what is compared.
     pub answer: usize,
+    /// How many of the last tokens are the last turn, query and answer: what the layers are fitted on.
+    pub turn: usize,
     /// Whether this is a text that must not change, and not one that the patch is for.
     pub anchor: bool,
+    /// The number of the query or text that it is about: what is about one is left out together.
+    pub about: usize,
 }
 
 impl Sample {
     /// A query behind a prompt, and what the model with the prompt answers.
-    pub fn query(prompted: &[u32], bare: &[u32], answer: &[u32]) -> Self {
+    pub fn query(about: usize, prompted: &[u32], bare: &[u32], answer: &[u32]) -> Self {
         Self {
             prompted: [prompted, answer].concat(),
             bare: [bare, answer].concat(),
             answer: answer.len(),
+            turn: bare.len() + answer.len(),
             anchor: false,
+            about,
         }
+    }
+
+    /// The same where the first `before` tokens, without the prompt, are earlier turns of the conversation.
+    #[must_use]
+    pub fn after(self, before: usize) -> Self {
+        let turn = self.turn.saturating_sub(before);
+        Self { turn, ..self }
     }
 
     /// A text that must not change.
-    pub fn anchor(text: Vec<u32>) -> Self {
+    pub fn anchor(about: usize, text: Vec<u32>) -> Self {
         Self {
             prompted: text.clone(),
             answer: text.len().saturating_sub(1).min(COMPARED),
+            turn: text.len(),
             bare: text,
             anchor: true,
+            about,
         }
     }
 
-    /// How many tokens at the end are the same in both, but for the first of each and the last: what the layers are fitted on.
+    /// How many tokens at the end are the same in both and of the last turn, but for the first of each and the last: what the layers
+    /// are fitted on.
     pub fn rows(&self) -> usize {
         let same = self.prompted.iter().rev().zip(self.bare.iter().rev());
         let same = same.take_while(|(a, b)| a == b).count();
         let most = self.bare.len().min(self.prompted.len()).saturating_sub(1);
-        same.min(most).saturating_sub(1)
+        same.min(most).min(self.turn).saturating_sub(1)
     }
 
     /// The tokens that go through the model without the prompt: all but the last, after which nothing is asked.

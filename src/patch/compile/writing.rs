@@ -1,17 +1,31 @@
 //! What the model itself writes: answers, texts that must not change, and queries where none are given.
 
+use std::sync::Arc;
+
 use rand_core::Rng;
 use rand_pcg::Pcg64;
 
+use super::kept::{Kept, key};
 use super::lesson::prefix;
-use super::passes::Writing;
+use super::passes::Batch;
 use crate::kernels::{Level, softmax};
 use crate::model::generate::greedy;
-use crate::model::{Model, Overlay, Result};
+use crate::model::{Model, Overlay, Result, Session};
 use crate::tensor::Element;
 
-/// The likeliest answers to some prompts, each until an end token or until `ended` says so, that token included; at most `most`
-/// tokens. `on_token` is called after each.
+/// Sequences that are written on at once: the logits of each are a megabyte.
+const TOGETHER: usize = 64;
+
+/// Where a text ends, besides the model's end tokens.
+pub struct Until<'f> {
+    /// Tokens at most.
+    pub most: usize,
+    /// Whether what is written is whole.
+    pub ended: &'f dyn Fn(&[u32]) -> bool,
+}
+
+/// The likeliest answers to some prompts, each with the token that ends it. `on_token` is called after each token that is not in
+/// `kept`, which is of this model under this patch.
 ///
 /// # Errors
 ///
@@ -20,21 +34,21 @@ pub fn answers<E: Element>(
     model: &Model,
     overlay: Option<&Overlay<E>>,
     prompts: &[Vec<u32>],
-    most: usize,
-    ended: impl Fn(&[u32]) -> bool,
+    until: &Until<'_>,
+    kept: &mut Kept,
     mut on_token: impl FnMut(),
 ) -> Result<Vec<Vec<u32>>> {
     let writing = Writing {
-        most,
-        draw: &mut |_, logits: &[E]| greedy(logits),
-        ended: &ended,
+        until,
+        random: None,
+        kept,
         on_token: &mut on_token,
     };
-    written(model, overlay, prompts, writing)
+    writing.after(model, overlay, prompts)
 }
 
 /// `count` texts that the model writes after `prompt` at temperature 1, each with random numbers of its own from `seed`: the same
-/// on every machine.
+/// on every machine. `on_token` is called after each token that is not in `kept`, which is of this model.
 ///
 /// # Errors
 ///
@@ -43,31 +57,149 @@ pub fn texts<E: Element>(
     model: &Model,
     prompt: &[u32],
     count: usize,
-    most: usize,
     seed: u64,
-    ended: impl Fn(&[u32]) -> bool,
+    until: &Until<'_>,
+    kept: &mut Kept,
     mut on_token: impl FnMut(),
 ) -> Result<Vec<Vec<u32>>> {
-    let stream = |i| Pcg64::new(u128::from(seed), i);
-    let mut random: Vec<_> = (0..count as u128).map(stream).collect();
     let writing = Writing {
-        most,
-        draw: &mut |i, logits: &[E]| drawn(logits, &mut random[i]),
-        ended: &ended,
+        until,
+        random: Some(seed),
+        kept,
         on_token: &mut on_token,
     };
-    written(model, None, &vec![prompt.to_vec(); count], writing)
+    writing.after::<E>(model, None, &vec![prompt.to_vec(); count])
 }
 
-fn written<E: Element>(
-    model: &Model,
-    overlay: Option<&Overlay<E>>,
-    prompts: &[Vec<u32>],
-    mut writing: Writing<'_, E>,
-) -> Result<Vec<Vec<u32>>> {
-    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let shared = prefix(model, overlay, &prompts)?;
-    writing.after(&shared, overlay, &prompts)
+/// How sequences are written on.
+struct Writing<'f> {
+    until: &'f Until<'f>,
+    /// The seed of what is drawn at temperature 1; without it the likeliest tokens are taken.
+    random: Option<u64>,
+    kept: &'f mut Kept,
+    on_token: &'f mut dyn FnMut(),
+}
+
+/// A sequence that is written on.
+struct Text {
+    /// Its key among those that are kept.
+    key: String,
+    written: Vec<u32>,
+    random: Option<Pcg64>,
+}
+
+impl Text {
+    /// The next token.
+    fn draw<E: Element>(&mut self, logits: &[E]) -> u32 {
+        match &mut self.random {
+            None => greedy(logits),
+            Some(random) => drawn(logits, random),
+        }
+    }
+}
+
+impl Writing<'_> {
+    /// What follows each of some prompts.
+    fn after<E: Element>(
+        mut self,
+        model: &Model,
+        overlay: Option<&Overlay<E>>,
+        prompts: &[Vec<u32>],
+    ) -> Result<Vec<Vec<u32>>> {
+        let tokens: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+        let mut shared = prefix(model, overlay, &tokens)?;
+        if let Some(cancel) = &self.kept.cancel {
+            shared = shared.with_cancel(Arc::clone(cancel));
+        }
+        let mut written = Vec::with_capacity(prompts.len());
+        for prompts in tokens.chunks(TOGETHER) {
+            let mut texts = self.begun(written.len(), prompts);
+            let ended = self.together(&shared, overlay, prompts, &mut texts);
+            for text in texts {
+                self.kept.keep(text.key, text.written.clone());
+                written.push(text.written);
+            }
+            ended?;
+        }
+        Ok(written)
+    }
+
+    /// What is kept of the texts after some prompts, of which the first has this number.
+    fn begun(&self, first: usize, prompts: &[&[u32]]) -> Vec<Text> {
+        let each = prompts.iter().zip(first..).map(|(prompt, number)| {
+            let how = match self.random {
+                None => "likeliest".to_owned(),
+                Some(seed) => format!("{seed}-{number}"),
+            };
+            let key = key(&how, prompt);
+            let mut random = (self.random).map(|seed| Pcg64::new(seed.into(), number as u128));
+            let mut written = Vec::new();
+            for token in self.kept.text(&key).iter().take(self.until.most) {
+                written.push(*token);
+                if let Some(random) = &mut random {
+                    random.next_u64(); // What was drawn for this token.
+                }
+                if (self.until.ended)(&written) {
+                    break;
+                }
+            }
+            Text {
+                key,
+                written,
+                random,
+            }
+        });
+        each.collect()
+    }
+
+    /// Writes on texts, which go through the layers together, until all are whole.
+    fn together<'m, E: Element>(
+        &mut self,
+        shared: &Session<'m, E>,
+        overlay: Option<&'m Overlay<E>>,
+        prompts: &[&[u32]],
+        texts: &mut [Text],
+    ) -> Result<()> {
+        let model = shared.model();
+        let ends = model.checkpoint().eos_token_ids();
+        let goes_on = |text: &Text, room: bool| {
+            let Some(last) = text.written.last() else {
+                return self.until.most > 0;
+            };
+            let whole = ends.contains(last) || (self.until.ended)(&text.written);
+            room && text.written.len() < self.until.most && !whole
+        };
+        let mut next: Vec<Vec<u32>> = (prompts.iter().zip(&*texts))
+            .map(|(prompt, text)| [&prompt[shared.position()..], &text.written].concat())
+            .collect();
+        let mut batch = Batch::new(model, vec![shared.clone(); texts.len()]).with_overlay(overlay);
+        let mut active: Vec<&mut Text> = texts.iter_mut().collect();
+        loop {
+            let open = batch.open(&next);
+            let stay: Vec<bool> = (active.iter().zip(open))
+                .map(|(text, room)| goes_on(text, room))
+                .collect();
+            batch.retain(&stay);
+            retain(&mut active, &stay);
+            retain(&mut next, &stay);
+            if active.is_empty() {
+                return Ok(());
+            }
+            let logits = batch.last_logits(&next)?;
+            for ((row, text), next) in active.iter_mut().enumerate().zip(&mut next) {
+                let token = text.draw(logits.row(row));
+                text.written.push(token);
+                (self.on_token)();
+                *next = vec![token];
+            }
+        }
+    }
+}
+
+/// Keeps those of `all` that have a `true`.
+fn retain<T>(all: &mut Vec<T>, stay: &[bool]) {
+    let mut stay = stay.iter();
+    all.retain(|_| stay.next() == Some(&true));
 }
 
 /// A token at temperature 1, in the order of ids. `Sampler` sorts them, which for a large vocabulary takes longer than the model.
