@@ -20,7 +20,8 @@ use common::timed;
 use context_patch::Model;
 use context_patch::checkpoint::{ChatTemplate, Tokenizer};
 use context_patch::patch::compile::{
-    Asked, Estimate, Kept, Lesson, Prompt, Recipe, Sample, Summary, Trial, Until, answers, compile,
+    Asked, Estimate, Kept, Lesson, Prompt, Recipe, Sample, Summary, Through, Trial, Until, answers,
+    compile,
 };
 use context_patch::patch::{ApplyMode, Overlay};
 use serde::Deserialize;
@@ -59,9 +60,9 @@ fn main() {
     };
     let model = Model::open(path).unwrap();
     println!(
-        "| {path}, {split} | queries | bare: KL | exact | patched: KL | exact | first | accuracy: bare | prompted | patched | bleed: KL | bits | estimate: exact | KL | s |"
+        "| {path}, {split} | queries | bare: KL | exact | patched: KL | exact | first | accuracy: bare | prompted | patched | bleed: KL | bits | estimate: exact | KL | s | literal: KL | exact | diagonal: KL | exact | bleed |"
     );
-    println!("|{}", "---|".repeat(15));
+    println!("|{}", "---|".repeat(20));
     let texts = Texts::new(&model);
     let mut lines: Vec<(String, Line)> = Vec::new();
     for (name, benchmark) in benchmarks(names) {
@@ -155,7 +156,7 @@ impl Texts {
 }
 
 /// What the table has of a benchmark, in the order of its columns.
-struct Line([f64; 14]);
+struct Line([f64; 19]);
 
 impl Line {
     fn mean(lines: &[&Self]) -> Self {
@@ -241,6 +242,16 @@ fn run(model: &Model, texts: &Texts, benchmark: &Benchmark, split: &str) -> Opti
         summary(Some(&overlay), &tried_lessons),
     );
     let bleed = summary(Some(&overlay), &texts.elsewhere);
+    // The two published forms of the ridge, which know no text that must not change.
+    let [literal, diagonal] = [Through::Nothing, Through::Diagonal].map(|through| {
+        let queries: Vec<_> = (lessons.iter())
+            .filter(|lesson| !lesson.sample.anchor)
+            .collect();
+        let recipe = Recipe { through, ..recipe };
+        let patch = compile(model, &queries, &recipe, || {}).unwrap();
+        let overlay = Overlay::<f32>::new(model, &patch, ApplyMode::Overlay);
+        [&tried_lessons, &texts.elsewhere].map(|lessons| summary(Some(&overlay), lessons))
+    });
     let prompts: Vec<_> = asked(tried)
         .iter()
         .map(|asked| prompt.query(&asked.query).unwrap())
@@ -276,6 +287,11 @@ fn run(model: &Model, texts: &Texts, benchmark: &Benchmark, split: &str) -> Opti
         estimate.patched.exact,
         estimate.patched.kl,
         seconds,
+        literal[0].kl,
+        literal[0].exact,
+        diagonal[0].kl,
+        diagonal[0].exact,
+        diagonal[1].kl,
     ]))
 }
 

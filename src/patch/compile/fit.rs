@@ -1,10 +1,10 @@
 //! The layers of the model without the prompt, each fitted to what the ones before it really give.
 
-use super::Recipe;
 use super::lesson::Lesson;
 use super::passes::Batch;
 use super::ridge::{Ridge, Rows};
 use super::step::{PostNorm, Row, targets};
+use super::{Recipe, Through};
 use crate::model::{Hidden, LayerOverlay, Linear, Model, Pass, Session};
 use crate::patch::before_outer::{d_of, products};
 use crate::patch::branch::Branch;
@@ -90,10 +90,11 @@ impl<E: Element> Fitted<'_, E> {
     ) -> std::result::Result<(LayerOverlay<E>, LayerPatch), Precondition> {
         let block = branch.block;
         let last = layer + 1 == self.model.layers().len();
-        let norm = block
-            .outer
-            .post_norm()
-            .map(|norm| PostNorm::new::<E>(norm, last));
+        let norm = match self.recipe.through {
+            Through::Nothing => None,
+            through => (block.outer.post_norm())
+                .map(|norm| PostNorm::new::<E>(norm, last, through == Through::Damped)),
+        };
         let (delta, mut weights) = self.targets(layer, branch, norm.as_ref());
         weights
             .iter_mut()

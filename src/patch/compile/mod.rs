@@ -54,6 +54,22 @@ pub struct Recipe {
     pub rank: usize,
     /// w of a text that must not change.
     pub anchor_weight: f64,
+    /// How δ is carried through a norm behind the branch.
+    #[serde(default)]
+    pub through: Through,
+}
+
+/// How the step of a branch is carried through the norm behind it. All but [`Damped`](Self::Damped) is there to be compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Through {
+    /// One Gauss–Newton step with η = 0.01.
+    #[default]
+    Damped,
+    /// The same without damping: t − o divided by m / R.
+    Diagonal,
+    /// Not at all: δ = t − W h and ω = w, as for blocks that have no such norm.
+    Nothing,
 }
 
 impl Recipe {
@@ -96,6 +112,7 @@ impl Recipe {
             lambda: Self::LAMBDA,
             rank: 32,
             anchor_weight: 0.1,
+            through: Through::default(),
         }
     }
 }

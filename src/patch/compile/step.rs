@@ -12,7 +12,7 @@ pub(super) struct PostNorm {
     /// m.
     scale: Vec<f64>,
     eps: f64,
-    /// η · median(m²).
+    /// η · median(m²), or zero.
     damping: f64,
     /// Whether the final norm, which ignores length, is next.
     last: bool,
@@ -29,9 +29,10 @@ pub(super) struct Row<'a> {
 }
 
 impl PostNorm {
-    pub(super) fn new<E: Element>(norm: &Norm, last: bool) -> Self {
+    pub(super) fn new<E: Element>(norm: &Norm, last: bool, damped: bool) -> Self {
         let scale: Vec<f64> = norm.scale::<E>().into_iter().map(Element::to_f64).collect();
-        let damping = DAMPING * median(scale.iter().map(|m| m * m));
+        let eta = if damped { DAMPING } else { 0.0 };
+        let damping = eta * median(scale.iter().map(|m| m * m));
         Self {
             scale,
             eps: norm.eps(),
