@@ -10,7 +10,7 @@ use context_patch::Model;
 use context_patch::kernels::Level;
 use context_patch::model::{self, ModelOptions};
 use context_patch::patch::compile::{
-    Asked, Estimate, FOLDS, Kept, Lesson, Prompt, Recipe, Sample, Summary, Trial, compile,
+    Asked, Estimate, FOLDS, Kept, Lesson, Prompt, Recipe, Sample, Summary, Through, Trial, compile,
     samples_hash,
 };
 use context_patch::patch::{ApplyMode, Error, Overlay, Patch, TensorChange};
@@ -161,6 +161,18 @@ fn it_serves_queries_that_were_left_out() {
         patched < 0.8 * wrong,
         "{patched}, and {wrong} with another prompt's patch"
     );
+    // The step knows the norm behind the branch.
+    let recipe = Recipe {
+        through: Through::Nothing,
+        ..Recipe::new(model.layers().len())
+    };
+    let all: Vec<_> = used.iter().collect();
+    let literal = compile(&model, &all, &recipe, || {}).unwrap();
+    let literal = divergence(&model, Some(&literal), &left_out);
+    assert!(
+        patched < literal,
+        "{patched}, and {literal} without the norm"
+    );
 }
 
 /// Compiled from few tokens with hardly anything held small, every family says of these what it says with the prompt.
@@ -185,7 +197,7 @@ fn every_family_can_be_compiled() {
             first: 0,
             lambda: 1e-9,
             rank: 0,
-            anchor_weight: 0.1,
+            ..Recipe::new(model.layers().len())
         };
         let all: Vec<_> = lessons.iter().collect();
         let patch = compile(&model, &all, &recipe, || {}).unwrap();
