@@ -57,7 +57,10 @@ impl Estimate {
 }
 
 /// The lessons that a fold leaves out, and the others: every third of the queries, and of the anchors.
-fn divided<E: Element>(lessons: &[Lesson<E>], fold: usize) -> (Vec<&Lesson<E>>, Vec<&Lesson<E>>) {
+pub(super) fn divided<E: Element>(
+    lessons: &[Lesson<E>],
+    fold: usize,
+) -> (Vec<&Lesson<E>>, Vec<&Lesson<E>>) {
     let mut counts = [0; 2];
     lessons.iter().partition(|lesson| {
         let count = &mut counts[usize::from(lesson.sample.anchor)];

@@ -23,6 +23,7 @@ mod prompt;
 mod ridge;
 mod sample;
 mod step;
+mod survey;
 mod trial;
 mod writing;
 
@@ -30,6 +31,7 @@ pub use estimate::{Estimate, FOLDS};
 pub use lesson::Lesson;
 pub use prompt::{ANCHOR_TOKENS, Asked, OWN_TOKENS, Prompt};
 pub use sample::Sample;
+pub use survey::{Answered, Point, Survey};
 pub use trial::{Summary, Trial};
 pub use writing::{answers, texts};
 
