@@ -11,8 +11,8 @@ use crate::tensor::Element;
 /// The fold whose queries are left out.
 const FOLD: usize = 0;
 
-/// The learning curve has every query, every second, fourth and eighth.
-const EVERY: [usize; 4] = [8, 4, 2, 1];
+/// The learning curve has every eighth query, every fourth, every second, and all.
+const EVERY: [usize; 3] = [8, 4, 2];
 
 /// The ranks that are tried besides the recipe's.
 const RANKS: [usize; 5] = [4, 8, 16, 32, 64];
@@ -87,13 +87,11 @@ impl<'l, E: Element> Fold<'l, E> {
         })
     }
 
-    /// Of the patches of the learning curve, how many queries apart those are that each is compiled from.
-    fn every(&self) -> Vec<usize> {
-        let least = self.queries.len().min(2);
-        let enough = |every: &usize| self.queries.len().div_ceil(*every) >= least;
-        let mut every: Vec<_> = EVERY.into_iter().filter(enough).collect();
-        every.dedup_by_key(|every| self.queries.len().div_ceil(*every));
-        every
+    /// Of the patches of the learning curve but the last, how many queries apart those are that each is compiled from: two at least.
+    fn every(&self) -> impl Iterator<Item = usize> {
+        let queries = self.queries.len();
+        let enough = move |every: &usize| queries.div_ceil(*every) >= 2;
+        EVERY.into_iter().filter(enough)
     }
 
     /// A recipe's rank, or all there is.
@@ -147,8 +145,8 @@ impl Survey {
         recipe: &Recipe,
     ) -> Result<usize> {
         let fold = Fold::new(model, lessons)?;
-        // That of all queries and the recipe's rank is in both curves.
-        Ok(fold.every().len() + fold.ranks(recipe).len() - 1)
+        // That of all queries and the recipe's rank, which is in both curves, is among the ranks.
+        Ok(fold.every().count() + fold.ranks(recipe).len())
     }
 
     /// Of a recipe; `on_layer` is called after each layer of each patch.
@@ -165,7 +163,7 @@ impl Survey {
         let fold = Fold::new(model, lessons)?;
         let (all, patch) = fold.point(model, 1, recipe, &mut on_layer)?;
         let mut learning = Vec::new();
-        for every in fold.every().into_iter().filter(|every| *every > 1) {
+        for every in fold.every() {
             learning.push(fold.point(model, every, recipe, &mut on_layer)?.0);
         }
         learning.push(all);
