@@ -21,6 +21,7 @@ const RANKS: [usize; 5] = [4, 8, 16, 32, 64];
 const ANSWERED: usize = 64;
 
 /// What patches of one fold do, all on the same queries and texts, from which none of them was compiled.
+#[derive(Clone, Debug)]
 pub struct Survey {
     /// The queries left out, without prompt and patch.
     pub bare: Summary,
@@ -226,12 +227,12 @@ impl Survey {
 /// What a sample asks, with the prompt and without it. Where the model wrote the query itself and went on, the first half is
 /// asked.
 fn asked(sample: &Sample) -> (Vec<u32>, Vec<u32>) {
-    let no_query = sample.bare.len() - sample.answer <= 1;
+    let no_query = sample.bare.len().saturating_sub(sample.answer) <= 1;
     let answer = if no_query {
         sample.answer / 2
     } else {
         sample.answer
     };
-    let before = |tokens: &[u32]| tokens[..tokens.len() - answer].to_vec();
+    let before = |tokens: &[u32]| tokens[..tokens.len().saturating_sub(answer)].to_vec();
     (before(&sample.prompted), before(&sample.bare))
 }
