@@ -146,8 +146,8 @@ fn head(of: &CompiledPrompt<'_>, title: &str) -> String {
 }
 
 fn learning(figures: &Figures<'_>) -> Result<String, IoError> {
-    let caption = "Compiled from every eighth, fourth and second query of two thirds, and from all of them, at the rank of the recipe. Where the \
-        curve still falls at its right end, more queries will help.";
+    let caption = "Compiled from every eighth, fourth and second query of two thirds, two at least, and from all of them, at the rank of the \
+        recipe. Where the curve still falls at its right end, more queries will help.";
     section(figures, "Learning curve", caption, Over::Queries)
 }
 
@@ -177,7 +177,7 @@ fn section(
     }));
     let tried = match bleed {
         Some(texts) => format!(" and {}", counted(texts, "text")),
-        None => ", and on no text that must not change, because there are too few".into(),
+        None => ", and on no text that must not change, because there is none".into(),
     };
     let queries = match figures.bare.samples {
         1 => "1 query".into(),
@@ -187,15 +187,19 @@ fn section(
         "{caption} One third is left out, and all are tried on the same {queries}{tried}, so these figures differ from the estimate, which leaves \
          out every third in turn. <i>bare</i>: without prompt and patch.",
     );
-    let lines = points.iter().map(|point| {
-        line(
-            over.of(point).to_string(),
-            &point.patched,
-            Some(&point.elsewhere),
-        )
-    });
-    let mut lines: Vec<_> = lines.collect();
-    lines.push(line("bare".into(), &figures.bare, None));
+    let content = format!(
+        "{}<div class=\"charts two\">\n{charts}</div>\n{}",
+        legend(&markers),
+        tabulated(&figures.bare, points, over, bleed.is_some())
+    );
+    Ok(format!(
+        "<h2>{heading}</h2>\n{}",
+        figure("curves", &caption, content)
+    ))
+}
+
+/// The figures of the charts, with columns for bleed where there is one.
+fn tabulated(bare: &Summary, points: &[Point], over: Over, bleed: bool) -> String {
     let header = [
         over.name(),
         "KL a token",
@@ -204,15 +208,14 @@ fn section(
         "bleed: KL a token",
         "bleed: bits",
     ];
-    let content = format!(
-        "{}<div class=\"charts two\">\n{charts}</div>\n{}",
-        legend(&markers),
-        table(&header, &lines)
-    );
-    Ok(format!(
-        "<h2>{heading}</h2>\n{}",
-        figure("curves", &caption, content)
-    ))
+    let columns = if bleed { 6 } else { 4 };
+    let lines = points.iter().map(|point| {
+        let name = over.of(point).to_string();
+        line(name, &point.patched, Some(&point.elsewhere))
+    });
+    let lines = lines.chain([line("bare".into(), bare, None)]);
+    let lines: Vec<_> = lines.map(|line| line[..columns].to_vec()).collect();
+    table(&header[..columns], &lines)
 }
 
 /// A line of the table.
