@@ -247,7 +247,7 @@ fn run(model: &Model, texts: &Texts, benchmark: &Benchmark, split: &str) -> Opti
             query
                 .answer
                 .as_deref()
-                .is_some_and(|right| is_right(&tokenizer.decode(answer).unwrap(), right))
+                .is_some_and(|right| benchmark.is_right(&tokenizer.decode(answer).unwrap(), right))
         });
         right.count() as f64 / tried.len() as f64
     };
@@ -269,9 +269,14 @@ fn run(model: &Model, texts: &Texts, benchmark: &Benchmark, split: &str) -> Opti
     ]))
 }
 
-/// Whether an answer begins with what is right, whatever its case.
-fn is_right(answer: &str, right: &str) -> bool {
-    let plain = |text: &str| text.trim().to_lowercase();
-    let (answer, right) = (plain(answer), plain(right));
-    answer.starts_with(&right) || answer.contains(&right) && answer.len() > 2 * right.len()
+impl Benchmark {
+    /// Whether an answer is right, whatever its case: of a task it is that and nothing else, of a document it has it in it.
+    fn is_right(&self, answer: &str, right: &str) -> bool {
+        let answer = answer.split(&self.stop).next().unwrap_or_default();
+        let [answer, right] = [answer, right].map(|text| text.trim().to_lowercase());
+        match self.kind.as_str() {
+            "task" => answer.trim_end_matches('.') == right,
+            _ => answer.contains(&right),
+        }
+    }
 }

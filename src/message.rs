@@ -30,6 +30,11 @@ impl IoError {
     }
 }
 
+/// Bytes in hexadecimal, as hashes are shown.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// `From<module::Error> for Error`: what the module's error holds of the modules below it goes into the variants named in
 /// brackets, so that it is found there whichever way it came; anything else goes into the module's own.
 macro_rules! flattened {

@@ -147,8 +147,16 @@ fn the_figures_are_of_what_was_left_out() {
     let survey = Survey::new(&it.model, &it.lessons, &it.recipe, || layers += 1).unwrap();
     let learning = [&[1, 7][..], &[1, 4, 7], &all].map(|used| tried(used, it.recipe));
     assert_eq!(survey.learning, learning);
-    let rank = |rank| tried(&all, Recipe { rank, ..it.recipe });
-    assert_eq!(survey.ranks, [4, 6, 8, 16, 32, 64].map(rank));
+    let numbers: Vec<_> = survey.ranks.iter().map(|point| point.rank).collect();
+    assert_eq!(numbers, [4, 6, 8, 16, 32, 64]);
+    assert_eq!(survey.ranks[1], survey.learning[2]);
+    for point in [survey.ranks[0], survey.ranks[5]] {
+        let recipe = Recipe {
+            rank: point.rank,
+            ..it.recipe
+        };
+        assert_eq!(point, tried(&all, recipe));
+    }
 
     let patches = Survey::patches(&it.model, &it.lessons, &it.recipe).unwrap();
     let changed = it.model.layers().len() - it.recipe.first;

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
 use super::names::canonical;
+use crate::message::hex;
 use crate::tensor::{Storage, Tensor};
 
 /// The tensors of a checkpoint by name: `model.embed_tokens.weight`,
@@ -234,7 +235,7 @@ impl Tensors {
             }
             digests.iter().for_each(|d| hash.update(d));
         }
-        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        hex(&hash.finalize())
     }
 
     /// Reads every weight once and refuses NaN and infinity.

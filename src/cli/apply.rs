@@ -125,7 +125,7 @@ impl Apply {
             let tokenizer = model.checkpoint().tokenizer()?;
             Ok((model.on(self.products.backend)?, tokenizer))
         })?;
-        waiting("Writing the exports", || self.export.write(&model, &saved))?;
+        self.export.write(&model, &saved)?;
         let input = self.input(&saved, &model, &tokenizer)?;
         let own = match &saved.source {
             Source::Solved(solved) => input == solved.split.reduced_prompt(),

@@ -178,19 +178,12 @@ impl Compile {
         asked: Option<Vec<Asked>>,
     ) -> Result<u8> {
         let (patch, compiled, survey) = self.compiled::<E>(model, prompt, asked)?;
-        let saved = SavedPatch {
-            patch,
-            source: Source::Compiled(Box::new(compiled.clone())),
-            dtype: self.dtype,
-            model: model.checkpoint().name().to_owned(),
-            model_hash: waiting("Hashing the weights", || {
-                model.checkpoint().tensors().content_hash()
-            }),
-        };
-        waiting("Writing the exports", || self.export.write(model, &saved))?;
-        if let Some(file) = &self.output {
-            saved.save(file, Storage::F32)?;
-        }
+        let saved = waiting("Hashing the weights", || {
+            let source = Source::Compiled(Box::new(compiled.clone()));
+            SavedPatch::new(model, patch, source, self.dtype)
+        });
+        self.export
+            .save(model, &saved, self.output.as_deref(), Storage::F32)?;
         let worth = if self.json && self.report.is_none() {
             Vec::new()
         } else {

@@ -147,24 +147,17 @@ impl Patch {
             method,
             report,
         };
-        let saved = SavedPatch {
-            patch,
-            source: Source::Solved(Box::new(source.clone())),
-            dtype: self.dtype,
-            model: model.checkpoint().name().to_owned(),
-            model_hash: waiting("Hashing the weights", || {
-                model.checkpoint().tensors().content_hash()
-            }),
+        let saved = waiting("Hashing the weights", || {
+            let source = Source::Solved(Box::new(source.clone()));
+            SavedPatch::new(model, patch, source, self.dtype)
+        });
+        let storage = if self.single {
+            Storage::F32
+        } else {
+            Storage::F64
         };
-        waiting("Writing the exports", || self.export.write(model, &saved))?;
-        if let Some(file) = &self.output {
-            let storage = if self.single {
-                Storage::F32
-            } else {
-                Storage::F64
-            };
-            saved.save(file, storage)?;
-        }
+        self.export
+            .save(model, &saved, self.output.as_deref(), storage)?;
         let solved = Solved::new(&saved, &source, &steps);
         let text = if self.json {
             format!("{}\n", solved.json(tokenizer)?)

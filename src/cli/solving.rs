@@ -8,6 +8,7 @@ use context_patch::output::{check_new_dir, check_writable};
 use context_patch::patch::{ApplyMode, Error, Method, Result, SavedPatch, Solver, export};
 use context_patch::tensor::{Dtype, Storage};
 
+use super::progress::waiting;
 use super::words::size_of;
 
 #[derive(Args)]
@@ -98,6 +99,21 @@ impl ExportArgs {
         })
     }
 
+    /// Writes a patch in every form that is asked for, and as `file`.
+    pub(super) fn save(
+        &self,
+        model: &Model,
+        saved: &SavedPatch,
+        file: Option<&Path>,
+        storage: Storage,
+    ) -> Result<()> {
+        self.write(model, saved)?;
+        match file {
+            Some(file) => Ok(saved.save(file, storage)?),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn write(&self, model: &Model, saved: &SavedPatch) -> Result<()> {
         let stored = model.layers()[0].outer.down()[0].weight().storage();
         let storage = match self.merged_dtype {
@@ -105,12 +121,13 @@ impl ExportArgs {
             None => wider(stored, storage_of(saved.dtype)),
         };
         let base = self.base_name.as_deref();
-        self.each().try_for_each(|(kind, path)| match kind {
+        let write = |(kind, path): (&str, &Path)| match kind {
             "peft" => export::peft(model, &saved.patch, base, path),
             "gguf" => export::gguf(model, &saved.patch, base, path),
             "merged" => export::merged(model, &saved.patch, Some(storage), path),
             _ => Err(Error::ExportKind { kind: kind.into() }),
-        })
+        };
+        waiting("Writing the exports", || self.each().try_for_each(write))
     }
 
     /// What was written and how large it is: a patch file, where there is one, and the exports.

@@ -11,7 +11,7 @@ use super::error::Result;
 use super::{CASES, Case};
 use crate::checkpoint::{Access, Checkpoint};
 use crate::compare::{Floor, Recording, Rules, floors};
-use crate::message::IoError;
+use crate::message::{IoError, hex};
 use crate::model::{Model, ModelOptions};
 use crate::output::write_dir;
 use crate::tensor::Dtype;
@@ -124,8 +124,7 @@ fn entry(case: &Case, dir: &Path, folder: &Path) -> Result<Entry> {
         let bytes = fs::read(&path).map_err(IoError::at("read", &path))?;
         let relative = path.strip_prefix(dir).unwrap_or(&path);
         let hash = Sha256::digest(bytes);
-        let hash = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        files.insert(relative.display().to_string(), hash);
+        files.insert(relative.display().to_string(), hex(&hash));
     }
     Ok(Entry {
         name: case.name,

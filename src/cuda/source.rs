@@ -7,6 +7,7 @@ use cudarc::nvrtc;
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
+use crate::message::hex;
 
 /// Every file, under the name that others include it by.
 const FILES: &[(&str, &str)] = &[
@@ -92,12 +93,7 @@ fn kept_file(source: &str, architecture: &str) -> Option<PathBuf> {
         hash.update(part);
         hash.update([0]);
     }
-    let hash: String = hash
-        .finalize()
-        .iter()
-        .take(16)
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    let hash = hex(&hash.finalize()[..16]);
     Some(cache.join("context-patch").join(format!("{hash}.ptx")))
 }
 

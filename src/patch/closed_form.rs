@@ -15,6 +15,8 @@
 //! ignores length; a d' that is longer than W_down h lets little of its rounding through. Once ΔW_down is
 //! rounded and n(d') is what it really is, m' is fitted to it.
 
+use super::lemmas::median;
+
 /// d' and m' for the scale m, what the branch must say t, and R = `rms`, above zero. Both are zero where
 /// t is, and NaN where a number is not finite.
 pub fn down_and_scale(m: &[f64], t: &[f64], rms: f64, eps: f64) -> (Vec<f64>, Vec<f64>) {
@@ -57,11 +59,11 @@ pub fn refit(m: &[f64], n: &[f64], t: &[f64]) -> (Vec<f64>, usize) {
 
 /// m̃: no entry below a tenth of the median |m| (or of the largest, where the median is zero).
 fn floored(m: &[f64]) -> Vec<f64> {
-    let mut sizes: Vec<f64> = m.iter().map(|m| m.abs()).collect();
-    let largest = sizes.iter().fold(0.0, |most: f64, &size| most.max(size));
-    let middle = sizes.len() / 2;
-    let (_, &mut median, _) = sizes.select_nth_unstable_by(middle, f64::total_cmp);
-    let typical = [median, largest, 1.0].into_iter().find(|x| *x > 0.0);
+    let sizes = || m.iter().map(|m| m.abs());
+    let largest = sizes().fold(0.0, f64::max);
+    let typical = [median(sizes()), largest, 1.0]
+        .into_iter()
+        .find(|x| *x > 0.0);
     let floor = 0.1 * typical.unwrap_or(1.0);
     m.iter().map(|m| m.abs().max(floor).copysign(*m)).collect()
 }

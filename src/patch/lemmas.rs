@@ -152,6 +152,16 @@ pub(super) fn rms(x: &[f64]) -> f64 {
     norm(x) / (x.len() as f64).sqrt()
 }
 
+/// The median; of an even number the larger one in the middle, and of none 0.
+pub(crate) fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.collect();
+    let middle = numbers.len() / 2;
+    match numbers.is_empty() {
+        true => 0.0,
+        false => *numbers.select_nth_unstable_by(middle, f64::total_cmp).1,
+    }
+}
+
 /// Refuses values that are not finite; `quantity` names them all.
 pub(crate) fn check_finite(quantity: &str, values: &[f64]) -> Result<(), Precondition> {
     match values.iter().position(|x| !x.is_finite()) {

@@ -27,7 +27,7 @@ use super::compile::Compiled;
 use super::error::{Error, Result};
 use super::{ApplyMode, LayerPatch, LowRank, Method, Patch, SolverReport, Split, TensorChange};
 use crate::checkpoint::{TensorData, Tensors, write_safetensors};
-use crate::message::{IoError, one_line, shown};
+use crate::message::{IoError, hex, one_line, shown};
 use crate::model::Model;
 use crate::tensor::{Dtype, Matrix, Storage, Tensor};
 
@@ -125,6 +125,18 @@ impl Source {
 }
 
 impl SavedPatch {
+    /// A patch of a model, solved in `dtype`.
+    pub fn new(model: &Model, patch: Patch, source: Source, dtype: Dtype) -> Self {
+        let checkpoint = model.checkpoint();
+        Self {
+            patch,
+            source,
+            dtype,
+            model: checkpoint.name().to_owned(),
+            model_hash: checkpoint.tensors().content_hash(),
+        }
+    }
+
     /// Writes the file: F64 keeps the numbers as they are, any other type stands for F32, which rounds them and
     /// takes half the space.
     ///
@@ -329,7 +341,7 @@ fn hash<'a>(
         piece(&dimensions.collect::<Vec<_>>().concat());
         piece(content.bytes);
     }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 /// The patch in a file's tensors: each must belong to a layer, each factor have its pair.

@@ -4,9 +4,10 @@ use serde::Serialize;
 
 use super::chart::Look;
 use super::texts::Text;
+use crate::patch::lemmas::median;
 use crate::patch::{ApplyMode, LayerReport, Solver};
 use crate::tensor::Dtype;
-use crate::verify::{Kind, Record, Run, Step, median, worse};
+use crate::verify::{Kind, Record, Run, Step, worse};
 
 /// The data of all figures: `figures.json`.
 #[derive(Debug, Serialize)]

@@ -45,7 +45,7 @@ pub use ids::parse_ids;
 pub use points::{Point, names};
 
 use crate::checkpoint::{Layout, TensorsFile};
-use crate::message::IoError;
+use crate::message::{IoError, hex};
 use crate::model::{Model, Recorder, Session};
 use crate::tensor::{Dtype, Element, Matrix, Storage, encode};
 
@@ -162,7 +162,7 @@ impl Trace {
         let shapes = self.shapes(model, tokens.len()).into_iter();
         let named = shapes.map(|(name, _)| {
             let hash = hashes.remove(&name).unwrap_or_default().finalize();
-            (name, hash.iter().map(|b| format!("{b:02x}")).collect())
+            (name, hex(&hash))
         });
         Ok(named.collect())
     }

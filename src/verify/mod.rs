@@ -28,9 +28,9 @@ pub use record::{Machine, Place, Record, Run};
 pub use setting::{Kind, Setting};
 pub use step::{Control, Step};
 pub use steps_file::StepsFile;
-pub use summary::{ControlSummary, Summary};
 #[cfg(feature = "report")]
-pub(crate) use summary::{median, worse};
+pub(crate) use summary::worse;
+pub use summary::{ControlSummary, Summary};
 pub use tables::Table;
 
 /// The five prompts of the paper's experiments.

@@ -11,6 +11,7 @@ use super::error::{Error, Result};
 use super::{Keep, PROMPTS, Verification};
 use crate::checkpoint;
 use crate::kernels::Backend;
+use crate::message::hex;
 use crate::model::{EmbeddingScale, Model};
 use crate::patch::{ApplyMode, Method, Positions, Solver};
 use crate::tensor::Dtype;
@@ -65,7 +66,7 @@ impl Setting {
         Ok(Self {
             model: checkpoint.name().into(),
             model_hash: checkpoint.tensors().content_hash(),
-            config_hash: config.iter().map(|b| format!("{b:02x}")).collect(),
+            config_hash: hex(&config),
             embedding_scale: model.embedding_scale(),
             version: env!("CARGO_PKG_VERSION").into(),
             prompts,

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::Step;
+use crate::patch::lemmas::median;
 use crate::patch::{LayerReport, Variant};
 
 /// The figures of all steps of one compute type and form.
@@ -108,11 +109,4 @@ impl Summary {
 /// The larger of two, NaN being the worst.
 pub(crate) fn worse(a: f64, b: f64) -> f64 {
     if b > a || b.is_nan() { b } else { a }
-}
-
-/// Of two in the middle the larger; 0 of none.
-pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

@@ -39,6 +39,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Error, Patch, Result};
+use crate::message::hex;
 use crate::model::Model;
 use crate::tensor::Element;
 
@@ -147,8 +148,5 @@ pub fn samples_hash<'s>(samples: impl IntoIterator<Item = &'s Sample>) -> String
             hash.update(number.to_le_bytes());
         }
     }
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&hash.finalize())
 }

@@ -1,7 +1,7 @@
 //! What a layer's branch is to be changed by: the targets of the least squares.
 
 use crate::model::Norm;
-use crate::patch::lemmas::rms;
+use crate::patch::lemmas::{median, rms};
 use crate::tensor::{Element, Matrix};
 
 /// η: scales below this share of the median count as if they were larger, or the step through them would be without bounds.
@@ -106,14 +106,4 @@ pub(super) fn targets<'a>(
     let typical = median(lengths.iter().copied());
     let weights = lengths.iter().map(|length| (typical / length).powi(2));
     (delta, weights.collect())
-}
-
-/// The median: of an even number the larger one in the middle.
-fn median(numbers: impl Iterator<Item = f64>) -> f64 {
-    let mut numbers: Vec<f64> = numbers.collect();
-    let middle = numbers.len() / 2;
-    match numbers.is_empty() {
-        true => 0.0,
-        false => *numbers.select_nth_unstable_by(middle, f64::total_cmp).1,
-    }
 }
