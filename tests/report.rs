@@ -7,13 +7,14 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use common::page::{parsed, text, with_class};
 use common::{open, reference};
 use context_patch::kernels::Backend;
 use context_patch::patch::{ApplyMode, Solver};
 use context_patch::report;
 use context_patch::tensor::Dtype;
 use context_patch::verify::{Kind, Machine, Record, Setting, Shard, campaign};
-use roxmltree::{Document, Node, ParsingOptions};
+use roxmltree::Node;
 use tempfile::TempDir;
 
 const DTYPES: [Dtype; 3] = [Dtype::F64, Dtype::F32, Dtype::Bf16];
@@ -52,27 +53,6 @@ fn written(record: &Record, token: impl Fn(u32) -> Option<String>) -> (String, S
 
 fn page(record: &Record) -> String {
     written(record, |_| None).0
-}
-
-/// The page as XML.
-fn parsed(page: &str) -> Document<'_> {
-    let options = ParsingOptions {
-        allow_dtd: true,
-        ..ParsingOptions::default()
-    };
-    Document::parse_with_options(page, options).unwrap()
-}
-
-/// All text within.
-fn text(node: Node<'_, '_>) -> String {
-    let texts = node.descendants().filter(Node::is_text);
-    texts.filter_map(|node| node.text()).collect()
-}
-
-fn with_class<'d>(page: &'d Document<'_>, class: &str) -> Vec<Node<'d, 'd>> {
-    let nodes = page.descendants();
-    let nodes = nodes.filter(|node| node.attribute("class") == Some(class));
-    nodes.collect()
 }
 
 fn crosses(page: &str) -> usize {

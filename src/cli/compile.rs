@@ -7,16 +7,17 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use context_patch::kernels::Level;
 use context_patch::model::{self, Model, Session};
-use context_patch::output::check_writable;
+use context_patch::output::{check_new_dir, check_writable};
 use context_patch::patch::compile::{
     ANCHOR_TOKENS, Asked, Compiled, Estimate, FOLDS, Kept, Lesson, OWN_TOKENS, Prompt, Recipe,
-    Sample, compile, samples_hash,
+    Sample, Survey, compile, samples_hash,
 };
 use context_patch::patch::{self, Error, SavedPatch, Source};
 use context_patch::tensor::{Dtype, Element, Storage};
 use context_patch::{IoError, Result};
 use serde::Deserialize;
 
+use super::compiled_report;
 use super::progress::{counting, waiting};
 use super::signals;
 use super::solving::ExportArgs;
@@ -121,6 +122,11 @@ pub(super) struct Compile {
     #[command(flatten)]
     export: ExportArgs,
 
+    /// Make this folder with a page about it: index.html with curves over queries and ranks and answers side by side, all of
+    /// queries left out, and figures.json, which they were drawn from. Some eight more patches are compiled for it
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+
     /// Print one JSON object with every figure instead
     #[arg(long)]
     json: bool,
@@ -146,6 +152,9 @@ impl Compile {
             check_writable(file)?;
         }
         self.export.check()?;
+        if let Some(dir) = &self.report {
+            check_new_dir(dir)?;
+        }
         let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
         let model = model.on(self.products.backend)?;
         self.recipe(&model).check(&model)?;
@@ -178,17 +187,25 @@ impl Compile {
         prompt: &Prompt<'_>,
         asked: Option<Vec<Asked>>,
     ) -> Result<u8> {
-        let (patch, compiled) = self.compiled::<E>(model, prompt, asked)?;
+        let (patch, compiled, survey) = self.compiled::<E>(model, prompt, asked)?;
         let saved = waiting("Hashing the weights", || {
             let source = Source::Compiled(Box::new(compiled.clone()));
             SavedPatch::new(model, patch, source, self.dtype)
         });
         self.export
             .save(model, &saved, self.output.as_deref(), Storage::F32)?;
+        let worth = if self.json && self.report.is_none() {
+            Vec::new()
+        } else {
+            Self::worth(&compiled, reading::<E>(model, &compiled.context)?)
+        };
+        if let (Some(dir), Some(survey)) = (&self.report, &survey) {
+            compiled_report::write::<E>(dir, model, prompt, &saved, &compiled, &worth, survey)?;
+        }
         let text = if self.json {
             format!("{}\n", super::inspect::object(&saved))
         } else {
-            self.text(&compiled, reading::<E>(model, &compiled.context)?)
+            self.text(worth)
         };
         print(&text)?;
         let estimate = compiled.estimate.unwrap_or_default();
@@ -204,7 +221,7 @@ impl Compile {
         model: &Model,
         prompt: &Prompt<'_>,
         asked: Option<Vec<Asked>>,
-    ) -> Result<(patch::Patch, Compiled)> {
+    ) -> Result<(patch::Patch, Compiled, Option<Survey>)> {
         let [queries, anchors] = self.samples::<E>(model, prompt, asked)?;
         let counts = [queries.len(), anchors.len()];
         let samples = [queries, anchors].concat();
@@ -214,10 +231,18 @@ impl Compile {
         bar.finish_and_clear();
         let recipe = self.recipe(model);
         let layers = model.layers().len() - recipe.first.min(model.layers().len());
-        let bar = counting("layers", layers * (FOLDS + 1));
+        let surveyed = if self.report.is_some() {
+            Survey::patches(model, &lessons, &recipe)?
+        } else {
+            0
+        };
+        let bar = counting("layers", layers * (FOLDS + 1 + surveyed));
         let estimate = Estimate::new(model, &lessons, &recipe, || bar.inc(1))?;
         let all: Vec<_> = lessons.iter().collect();
         let patch = compile(model, &all, &recipe, || bar.inc(1))?;
+        let survey = (surveyed > 0)
+            .then(|| Survey::new(model, &lessons, &recipe, || bar.inc(1)))
+            .transpose()?;
         bar.finish_and_clear();
         let compiled = Compiled {
             context: prompt.beginning()?,
@@ -227,7 +252,7 @@ impl Compile {
             samples_hash,
             estimate: Some(estimate),
         };
-        Ok((patch, compiled))
+        Ok((patch, compiled, survey))
     }
 
     fn recipe(&self, model: &Model) -> Recipe {
@@ -307,9 +332,9 @@ impl Compile {
     }
 
     /// What someone wants to know who has just compiled a prompt, which takes so long to read.
-    fn text(&self, compiled: &Compiled, reading: Duration) -> String {
+    fn worth(compiled: &Compiled, reading: Duration) -> Vec<(&'static str, String)> {
         let Some(estimate) = &compiled.estimate else {
-            return String::new();
+            return Vec::new();
         };
         let (patched, bare) = (&estimate.patched, &estimate.bare);
         let [queries, anchors] = compiled.samples;
@@ -354,7 +379,14 @@ impl Compile {
                 1000.0 * reading.as_secs_f64(),
             ),
         ));
+        said
+    }
+
+    /// What the patch is worth, what was written, and what to do next.
+    fn text(&self, mut said: Vec<(&'static str, String)>) -> String {
         said.extend(self.export.written(self.output.as_deref()));
+        let page = self.report.as_ref().map(|dir| dir.join("index.html"));
+        said.extend(page.map(|page| ("Written", page.display().to_string())));
         let next = self.output.as_ref().map(|file| {
             let (program, file) = (program(), shell(&file.to_string_lossy()));
             let chat = if self.chat { " --chat" } else { "" };

@@ -4,6 +4,7 @@ mod apply;
 mod builtin;
 mod compare;
 mod compile;
+mod compiled_report;
 mod conformance;
 mod demo;
 mod generate;

@@ -20,39 +20,70 @@ const POINTS: f64 = 1.24;
 pub(super) const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 /// References beside the data.
 pub(super) const FAINT: RGBColor = RGBColor(0x88, 0x88, 0x88);
-const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
+pub(super) const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 /// A token that differs.
 pub(super) const RED: RGBColor = RGBColor(0xd5, 0x00, 0x00);
 
-/// A solver's colour, of Okabe and Ito's, which those who are colour-blind can tell apart.
-pub(super) fn colour(solver: Solver) -> RGBColor {
-    match solver {
-        Solver::Theorem1 => RGBColor(0xe6, 0x9f, 0x00),
-        Solver::AppendixB => RGBColor(0x00, 0x72, 0xb2),
-        Solver::Theorem5 => RGBColor(0x56, 0xb4, 0xe9),
-        Solver::ClosedForm => RGBColor(0x00, 0x9e, 0x73),
-        Solver::Span => RGBColor(0xcc, 0x79, 0xa7),
-    }
+/// How a series is drawn.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Look {
+    /// Of Okabe and Ito's, which those who are colour-blind can tell apart.
+    pub(super) colour: RGBColor,
+    /// The corners of its marker, in pixels from the middle.
+    corners: &'static [(f64, f64)],
+    /// Whether the marker is filled, and not an outline through which others are seen.
+    filled: bool,
 }
 
-/// The corners of a solver's marker, in pixels from its middle: a triangle, a square, a triangle on its
-/// tip, an octagon, a diamond.
-fn corners(solver: Solver) -> &'static [(f64, f64)] {
-    match solver {
-        Solver::Theorem1 => &[(0.0, -4.4), (3.9, 2.6), (-3.9, 2.6)],
-        Solver::AppendixB => &[(-2.5, -2.5), (2.5, -2.5), (2.5, 2.5), (-2.5, 2.5)],
-        Solver::Theorem5 => &[(0.0, 4.4), (3.9, -2.6), (-3.9, -2.6)],
-        Solver::ClosedForm => &[
-            (-1.4, -3.4),
-            (1.4, -3.4),
-            (3.4, -1.4),
-            (3.4, 1.4),
-            (1.4, 3.4),
-            (-1.4, 3.4),
-            (-3.4, 1.4),
-            (-3.4, -1.4),
-        ],
-        Solver::Span => &[(0.0, -5.0), (5.0, 0.0), (0.0, 5.0), (-5.0, 0.0)],
+const OCTAGON: &[(f64, f64)] = &[
+    (-1.4, -3.4),
+    (1.4, -3.4),
+    (3.4, -1.4),
+    (3.4, 1.4),
+    (1.4, 3.4),
+    (-1.4, 3.4),
+    (-3.4, 1.4),
+    (-3.4, -1.4),
+];
+const DIAMOND: &[(f64, f64)] = &[(0.0, -5.0), (5.0, 0.0), (0.0, 5.0), (-5.0, 0.0)];
+
+impl Look {
+    /// What a patch is for.
+    pub(super) const SERVED: Self = Self {
+        colour: RGBColor(0x00, 0x9e, 0x73),
+        corners: OCTAGON,
+        filled: true,
+    };
+    /// What it should leave as it is.
+    pub(super) const ELSEWHERE: Self = Self {
+        colour: RGBColor(0xcc, 0x79, 0xa7),
+        corners: DIAMOND,
+        filled: false,
+    };
+
+    /// A solver's; filled where patches are materialised.
+    pub(super) fn of(solver: Solver, form: ApplyMode) -> Self {
+        let (colour, corners): (_, &[_]) = match solver {
+            Solver::Theorem1 => (
+                RGBColor(0xe6, 0x9f, 0x00),
+                &[(0.0, -4.4), (3.9, 2.6), (-3.9, 2.6)],
+            ),
+            Solver::AppendixB => (
+                RGBColor(0x00, 0x72, 0xb2),
+                &[(-2.5, -2.5), (2.5, -2.5), (2.5, 2.5), (-2.5, 2.5)],
+            ),
+            Solver::Theorem5 => (
+                RGBColor(0x56, 0xb4, 0xe9),
+                &[(0.0, 4.4), (3.9, -2.6), (-3.9, -2.6)],
+            ),
+            Solver::ClosedForm => (RGBColor(0x00, 0x9e, 0x73), OCTAGON),
+            Solver::Span => (RGBColor(0xcc, 0x79, 0xa7), DIAMOND),
+        };
+        Self {
+            colour,
+            corners,
+            filled: form == ApplyMode::Materialise,
+        }
     }
 }
 
@@ -150,26 +181,16 @@ impl<'a> Canvas<'a> {
         self.draw(PathElement::new(points, colour.stroke_width(width)))
     }
 
-    /// A solver's marker: an outline, through which others are seen, or, where patches are materialised, filled.
-    pub(super) fn marker(
-        &mut self,
-        at: (f64, f64),
-        solver: Solver,
-        form: ApplyMode,
-    ) -> Result<(), IoError> {
-        let corners = corners(solver).iter().map(|&(x, y)| pixels(x, y));
+    /// A marker of a series.
+    pub(super) fn marker(&mut self, at: (f64, f64), look: Look) -> Result<(), IoError> {
+        let corners = look.corners.iter().map(|&(x, y)| pixels(x, y));
         let mut corners: Vec<_> = corners.collect();
-        let colour = colour(solver);
-        match form {
-            ApplyMode::Materialise => {
-                self.draw(EmptyElement::at(at) + Polygon::new(corners, colour.filled()))
-            }
-            ApplyMode::Overlay => {
-                corners.extend_from_within(..1);
-                let outline = PathElement::new(corners, colour.stroke_width(5));
-                self.draw(EmptyElement::at(at) + outline)
-            }
+        if look.filled {
+            return self.draw(EmptyElement::at(at) + Polygon::new(corners, look.colour.filled()));
         }
+        corners.extend_from_within(..1);
+        let outline = PathElement::new(corners, look.colour.stroke_width(5));
+        self.draw(EmptyElement::at(at) + outline)
     }
 
     /// The red cross of a token that differs.
@@ -214,18 +235,16 @@ impl<'a> Canvas<'a> {
     }
 }
 
-/// A solver's marker by itself, for a legend.
-pub(super) fn swatch(solver: Solver, form: ApplyMode) -> String {
-    let points: Vec<_> = corners(solver)
+/// A series' marker by itself, for a legend.
+pub(super) fn swatch(look: Look) -> String {
+    let points: Vec<_> = look
+        .corners
         .iter()
         .map(|(x, y)| format!("{x},{y}"))
         .collect();
-    let RGBColor(r, g, b) = colour(solver);
+    let RGBColor(r, g, b) = look.colour;
     let colour = format!("#{r:02X}{g:02X}{b:02X}");
-    let fill = match form {
-        ApplyMode::Materialise => &colour,
-        ApplyMode::Overlay => "none",
-    };
+    let fill = if look.filled { &colour } else { "none" };
     format!(
         "<svg class=\"swatch\" viewBox=\"-7 -7 14 14\" aria-hidden=\"true\"><polygon points=\"{}\" fill=\"{fill}\" \
          stroke=\"{colour}\" stroke-width=\"1.25\"/></svg>",

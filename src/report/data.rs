@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::chart::Look;
 use super::texts::Text;
 use crate::patch::lemmas::median;
 use crate::patch::{ApplyMode, LayerReport, Solver};
@@ -150,6 +151,11 @@ fn platform(kind: Kind) -> String {
 }
 
 impl Series {
+    /// How it is drawn.
+    pub(super) fn look(&self) -> Look {
+        Look::of(self.solver, self.form)
+    }
+
     /// `longest` is how many steps a prompt has at most.
     fn new(run: &Run, longest: usize) -> Self {
         let steps = &run.steps;

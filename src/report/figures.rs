@@ -3,7 +3,7 @@
 use plotters::style::RGBColor;
 
 use super::axis::{Axis, Decades, Linear};
-use super::chart::{Canvas, FAINT, Frame, INK, RED, chart, colour};
+use super::chart::{Canvas, FAINT, Frame, INK, RED, chart};
 use super::data::{Histogram, Layer, Panel, Point, Series, Spread};
 use crate::message::IoError;
 use crate::patch::{ApplyMode, Solver};
@@ -89,7 +89,7 @@ fn steps(
         for series in &panel.series {
             for point in &series.points {
                 let at = (point.at as f64, axis.place(figure(point)));
-                canvas.marker(at, series.solver, series.form)?;
+                canvas.marker(at, series.look())?;
             }
         }
         for point in points().filter(|point| !point.same_top) {
@@ -206,7 +206,7 @@ pub(super) fn distribution(platform: &str, panels: &[&Panel]) -> Result<String, 
             let base = base(row);
             canvas.line(vec![(from, base), (to, base)], FAINT, 0.5)?;
             bars(canvas, axis, &series.no_patch, base, FAINT)?;
-            bars(canvas, axis, &series.patched, base, colour(series.solver))?;
+            bars(canvas, axis, &series.patched, base, series.look().colour)?;
             let share = format!("{}/{}", series.matching, series.tokens);
             let colour = if series.matching == series.tokens {
                 INK
@@ -325,11 +325,11 @@ pub(super) fn per_layer(panel: &Panel, quantity: &Quantity) -> Result<Option<Str
                 let points = places.enumerate().map(|(layer, y)| (layer as f64, y));
                 points.collect::<Vec<_>>()
             };
-            let colour = colour(series.solver);
-            canvas.line(points(|spread| spread.worst), colour, 0.5)?;
-            canvas.line(points(|spread| spread.median), colour, 1.5)?;
+            let look = series.look();
+            canvas.line(points(|spread| spread.worst), look.colour, 0.5)?;
+            canvas.line(points(|spread| spread.median), look.colour, 1.5)?;
             for at in points(|spread| spread.median) {
-                canvas.marker(at, series.solver, series.form)?;
+                canvas.marker(at, look)?;
             }
         }
         Ok(())

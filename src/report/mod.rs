@@ -1,16 +1,23 @@
-//! A page about a verification: the paper's figures, and the data they were drawn from; and a [`picture`] of what a model answers.
+//! Pages about a verification and about a compiled prompt: figures, and the data they were drawn from; and a [`picture`] of what a
+//! model answers.
 
 mod axis;
 mod chart;
+mod compiled;
+mod curves;
 mod data;
 mod escaped;
 mod figures;
+mod html;
 mod page;
 mod picture;
 mod texts;
 
 use std::path::Path;
 
+use serde::Serialize;
+
+pub use compiled::CompiledPrompt;
 pub use picture::{Answer, chance, picture};
 
 use crate::message::IoError;
@@ -37,13 +44,31 @@ pub fn write(
     dir: &Path,
 ) -> Result<(), IoError> {
     let figures = data::Figures::new(record, &token);
-    let page = page::page(record, &figures)?;
+    write_files(dir, &page::page(record, &figures)?, &figures)
+}
+
+/// The same about a compiled prompt. `decode` gives the text of tokens, and `query` what was asked of the text that the model read.
+///
+/// # Errors
+///
+/// Those of [`write`].
+pub fn write_compiled(
+    of: &CompiledPrompt<'_>,
+    decode: impl Fn(&[u32]) -> String,
+    query: impl Fn(&str) -> String,
+    dir: &Path,
+) -> Result<(), IoError> {
+    let figures = compiled::Figures::new(of, &decode, &query);
+    write_files(dir, &compiled::page(of, &figures)?, &figures)
+}
+
+fn write_files(dir: &Path, page: &str, figures: &impl Serialize) -> Result<(), IoError> {
     write_dir(dir, |beside| {
         let file = |name: &str, bytes: &[u8]| {
             let path = beside.join(name);
             std::fs::write(&path, bytes).map_err(IoError::at("write", path))
         };
-        let json = serde_json::to_vec(&figures).map_err(std::io::Error::from);
+        let json = serde_json::to_vec(figures).map_err(std::io::Error::from);
         file(
             DATA,
             &json.map_err(IoError::at("write", beside.join(DATA)))?,

@@ -1,16 +1,15 @@
-//! The page: HTML that is XML too.
+//! The page about a verification.
 
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 
-use super::chart::swatch;
+use super::chart::Look;
 use super::data::{Figures, Panel};
 use super::escaped::escaped;
 use super::figures::{QUANTITIES, distribution, per_layer, per_step};
+use super::html::{self, code, counted, definitions, document, figure, table};
 use super::texts::{Contextual, Said, Text};
 use crate::message::IoError;
 use crate::verify::{Record, Table};
-
-const STYLE: &str = include_str!("style.css");
 
 /// The whole page.
 ///
@@ -28,12 +27,7 @@ pub(super) fn page(record: &Record, figures: &Figures) -> Result<String, IoError
         texts(figures),
         controls(record),
     ];
-    Ok(format!(
-        "<!DOCTYPE html>\n<html lang=\"en\" xmlns=\"http://www.w3.org/1999/xhtml\">\n<head>\n<meta charset=\"utf-8\"/>\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<title>{title}</title>\n\
-         <style>\n{STYLE}</style>\n</head>\n<body>\n{}</body>\n</html>\n",
-        parts.concat(),
-    ))
+    Ok(document(&title, &parts.concat()))
 }
 
 /// What was verified, the verdict, and where it comes from.
@@ -70,17 +64,11 @@ fn head(record: &Record, title: &str) -> String {
         ("command", code(&setting.command())),
     ];
     facts.extend(machines.map(|machine| ("machine", escaped(&machine))));
-    let facts = facts
-        .into_iter()
-        .fold(String::new(), |mut all, (name, fact)| {
-            let _ = writeln!(all, "<dt>{name}</dt><dd>{fact}</dd>");
-            all
-        });
     let (prompts, kinds) = (setting.prompts.len(), setting.kinds.len());
     format!(
         "<h1>{title}</h1>\n<p>The patched model, which does not see the prompt, against the model that sees it: {} tokens after each \
          of {}, in {}. The context that stays: {}; positions: {}.</p>\n\
-         <p class=\"verdict{}\">{}</p>\n<dl>\n{facts}</dl>\n",
+         <p class=\"verdict{}\">{}</p>\n{}",
         setting.tokens,
         counted(prompts, "prompt"),
         counted(kinds, "kind"),
@@ -88,6 +76,7 @@ fn head(record: &Record, title: &str) -> String {
         setting.positions,
         if good { "" } else { " broken" },
         verdict.join("\n"),
+        definitions(&facts),
     )
 }
 
@@ -106,65 +95,36 @@ fn matching(record: &Record, good: bool) -> String {
     )
 }
 
-fn code(text: &str) -> String {
-    format!("<code>{}</code>", escaped(text))
-}
-
-fn counted(count: usize, what: &str) -> String {
-    match count {
-        1 => format!("1 {what}"),
-        _ => format!("{count} {what}s"),
-    }
-}
-
 fn overview(record: &Record) -> String {
     format!(
         "<h2>All kinds</h2>\n<p>A kind is a solver, a compute type and how the patch is applied. <i>tokens</i>: how many are the same as with the \
          prompt; <i>L∞</i>: the largest difference of any logit; <i>of bound</i>: the largest share of the derived tolerance that is used; <i>hidden \
          error</i>: of a layer's output, relative to its largest number.</p>\n{}",
-        table(&record.figures()),
+        verified(&record.figures()),
     )
 }
 
 fn controls(record: &Record) -> String {
     format!(
         "<h2>Controls, which must fail</h2>\n<p>Without the patch, or without one part of it, the logits must be far off.</p>\n{}",
-        table(&record.controls()),
+        verified(&record.controls()),
     )
 }
 
-fn table(table: &Table) -> String {
-    let cells = |cells: &mut dyn Iterator<Item = &str>, tag: &str| {
-        cells.fold(String::new(), |all, cell| {
-            format!("{all}<{tag}>{}</{tag}>", escaped(cell))
-        })
-    };
-    let header = cells(&mut table.header.iter().copied(), "th");
-    let rows = table.rows.iter().fold(String::new(), |all, row| {
-        let row = cells(&mut row.iter().map(String::as_str), "td");
-        format!("{all}<tr>{row}</tr>\n")
-    });
-    format!(
-        "<div class=\"scroll\" tabindex=\"0\"><table>\n<thead><tr>{header}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n"
-    )
+fn verified(figures: &Table) -> String {
+    table(&figures.header, &figures.rows)
 }
 
 /// The markers of all kinds in some panels.
 fn legend(panels: &[Panel]) -> String {
-    let mut items: Vec<String> = Vec::new();
+    let mut items: Vec<(Look, String)> = Vec::new();
     for series in panels.iter().flat_map(|panel| &panel.series) {
-        let swatch = swatch(series.solver, series.form);
-        let item = format!("<li>{swatch}{} {}</li>\n", series.solver, series.form);
+        let item = (series.look(), format!("{} {}", series.solver, series.form));
         if !items.contains(&item) {
             items.push(item);
         }
     }
-    format!("<ul class=\"legend\">\n{}</ul>\n", items.concat())
-}
-
-/// A figure: what to see, and charts.
-fn figure(class: &str, caption: &str, content: impl Display) -> String {
-    format!("<figure class=\"{class}\">\n<figcaption>{caption}</figcaption>\n{content}</figure>\n")
+    html::legend(&items)
 }
 
 fn of(panel: &Panel) -> String {

@@ -9,6 +9,7 @@
 
 pub mod compared;
 pub mod files;
+pub mod page;
 pub mod pinned;
 pub mod real;
 pub mod ways;

@@ -57,7 +57,10 @@ impl Estimate {
 }
 
 /// The lessons that a fold leaves out, and the others: every third of the queries, and of the anchors.
-fn divided<E: Element>(lessons: &[Lesson<E>], fold: usize) -> (Vec<&Lesson<E>>, Vec<&Lesson<E>>) {
+pub(super) fn divided<E: Element>(
+    lessons: &[Lesson<E>],
+    fold: usize,
+) -> (Vec<&Lesson<E>>, Vec<&Lesson<E>>) {
     let left_out = |lesson: &&Lesson<E>| lesson.sample.about % FOLDS == fold;
     lessons.iter().partition(left_out)
 }

@@ -24,6 +24,7 @@ mod prompt;
 mod ridge;
 mod sample;
 mod step;
+mod survey;
 mod trial;
 mod writing;
 
@@ -32,6 +33,7 @@ pub use kept::Kept;
 pub use lesson::Lesson;
 pub use prompt::{ANCHOR_TOKENS, Asked, OWN_TOKENS, Prompt};
 pub use sample::Sample;
+pub use survey::{Answered, Point, Survey};
 pub use trial::{Summary, Trial};
 pub use writing::{Until, answers, texts};
 

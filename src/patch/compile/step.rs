@@ -7,12 +7,15 @@ use crate::tensor::{Element, Matrix};
 /// η: scales below this share of the median count as if they were larger, or the step through them would be without bounds.
 const DAMPING: f64 = 0.01;
 
+/// η where the step is not to be damped: of scales that are zero it must be finite.
+const HARDLY: f64 = 1e-6;
+
 /// What the norm behind a branch makes of the targets.
 pub(super) struct PostNorm {
     /// m.
     scale: Vec<f64>,
     eps: f64,
-    /// η · median(m²), or zero.
+    /// η · median(m²).
     damping: f64,
     /// Whether the final norm, which ignores length, is next.
     last: bool,
@@ -31,7 +34,7 @@ pub(super) struct Row<'a> {
 impl PostNorm {
     pub(super) fn new<E: Element>(norm: &Norm, last: bool, damped: bool) -> Self {
         let scale: Vec<f64> = norm.scale::<E>().into_iter().map(Element::to_f64).collect();
-        let eta = if damped { DAMPING } else { 0.0 };
+        let eta = if damped { DAMPING } else { HARDLY };
         let damping = eta * median(scale.iter().map(|m| m * m));
         Self {
             scale,
