@@ -51,7 +51,7 @@ pub fn write(
 ///
 /// # Errors
 ///
-/// Those of [`write`].
+/// Those of [`write()`].
 pub fn write_compiled(
     of: &CompiledPrompt<'_>,
     decode: impl Fn(&[u32]) -> String,

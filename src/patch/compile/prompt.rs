@@ -112,18 +112,31 @@ impl Prompt<'_> {
         let samples = turns.iter().enumerate().map(|(i, turn)| turn.sample(i));
         let mut samples: Vec<_> = samples.collect();
         if self.second_turn {
-            // Behind one that is left out with it, so that nothing of a query is in what is compiled without it.
-            let class = |i| (i % FOLDS..turns.len()).step_by(FOLDS);
-            let before = |i| class(i).take_while(|j| *j < i).last().or(class(i).last());
-            let pairs = (0..turns.len()).filter_map(|i| Some((i, before(i).filter(|j| *j != i)?)));
-            let (about, first): (Vec<_>, Vec<_>) = pairs.unzip();
-            let second = about.iter().zip(first);
-            let second = second.map(|(&i, j)| self.behind(model, &turns[j], turns[i].asked));
-            let second = second.collect::<Result<_>>()?;
-            let second = self.answered::<E>(model, second, kept, on_token)?;
-            samples.extend(about.iter().zip(&second).map(|(&i, turn)| turn.sample(i)));
+            samples.extend(self.second_turns::<E>(model, &turns, kept, on_token)?);
         }
         Ok(samples)
+    }
+
+    /// Queries, each behind the last one before it that is left out with it: so nothing of a query is in what is compiled without
+    /// it.
+    fn second_turns<E: Element>(
+        &self,
+        model: &Model,
+        turns: &[Turn<'_>],
+        kept: &mut Kept,
+        on_token: impl FnMut(),
+    ) -> Result<Vec<Sample>> {
+        let before = |i: usize| match i.checked_sub(FOLDS) {
+            Some(before) => before,
+            None => (i..turns.len()).step_by(FOLDS).next_back().unwrap_or(i),
+        };
+        let about: Vec<_> = (0..turns.len()).filter(|&i| before(i) != i).collect();
+        let second = about
+            .iter()
+            .map(|&i| self.behind(model, &turns[before(i)], turns[i].asked));
+        let second = self.answered::<E>(model, second.collect::<Result<_>>()?, kept, on_token)?;
+        let samples = about.iter().zip(&second).map(|(&i, turn)| turn.sample(i));
+        Ok(samples.collect())
     }
 
     /// A query behind another one and its answer; not answered yet.
