@@ -3,10 +3,14 @@
 //! ```text
 //! cargo bench --bench compile -- models/gemma-3-270m validation
 //! cargo bench --bench compile -- models/qwen2.5-coder-0.5b-instruct test record keeper
+//! cargo bench --bench compile -- models/gemma-3-270m validation city french rank=64 anchors=48
 //! ```
 //!
 //! The model is a folder; a model with a chat template gets prompts as system messages. The split is `validation` for choosing
-//! and `test` for the figures of docs/compile.md. Names after it are those of the files to run.
+//! and `test` for the figures of docs/compile.md. Names after it are those of the files to run. What is to be done otherwise than by
+//! the recipe: `lambda=`, `first=`, `rank=`, `anchor_weight=`; `anchors=` texts that must not change; `own=` queries that the model
+//! makes up, instead of those of `train`; `second=1` to try second turns, and `second=2` to compile from such, too; `together=joint` to compile
+//! all prompts into one patch, `together=added` to add their patches.
 #![allow(
     clippy::unwrap_used,
     reason = "a benchmark stops where something is wrong"
@@ -20,10 +24,10 @@ use common::timed;
 use context_patch::Model;
 use context_patch::checkpoint::{ChatTemplate, Tokenizer};
 use context_patch::patch::compile::{
-    Asked, Estimate, Kept, Lesson, Prompt, Recipe, Sample, Summary, Through, Trial, Until, answers,
-    compile,
+    Asked, Estimate, Kept, Lesson, Prompt, Recipe, Summary, Through, Trial, Until, answers, compile,
 };
-use context_patch::patch::{ApplyMode, Overlay};
+use context_patch::patch::{ApplyMode, Overlay, Patch, TensorChange};
+use context_patch::tensor::Matrix;
 use serde::Deserialize;
 
 /// Texts that must not change: those that are compiled in, and as many others on which bleed is measured.
@@ -49,8 +53,60 @@ struct Query {
     answer: Option<String>,
 }
 
+/// What is compiled, and how.
+struct Setting {
+    recipe: Recipe,
+    anchors: usize,
+    own: usize,
+    second: usize,
+    together: Together,
+}
+
+/// What becomes of several prompts.
+#[derive(Clone, Copy, PartialEq)]
+enum Together {
+    /// Each has a patch of its own.
+    Apart,
+    /// One patch is compiled from all.
+    Joint,
+    /// Their patches are added.
+    Added,
+}
+
+impl Setting {
+    /// The usual one, but for what `NAME=VALUE` says.
+    fn new(model: &Model, changes: &[String]) -> Self {
+        let mut setting = Self {
+            recipe: Recipe::new(model.layers().len()),
+            anchors: ANCHORS,
+            own: 0,
+            second: 0,
+            together: Together::Apart,
+        };
+        for change in changes {
+            let (name, value) = change.split_once('=').unwrap();
+            let count = || value.parse().unwrap();
+            match name {
+                "lambda" => setting.recipe.lambda = value.parse().unwrap(),
+                "anchor_weight" => setting.recipe.anchor_weight = value.parse().unwrap(),
+                "first" => setting.recipe.first = count(),
+                "rank" => setting.recipe.rank = count(),
+                "anchors" => setting.anchors = count(),
+                "own" => setting.own = count(),
+                "second" => setting.second = count(),
+                "together" if value == "joint" => setting.together = Together::Joint,
+                "together" if value == "added" => setting.together = Together::Added,
+                _ => panic!("{change} is nothing to be changed"),
+            }
+        }
+        setting
+    }
+}
+
 fn main() {
     let arguments = common::arguments();
+    let (changes, arguments): (Vec<_>, Vec<_>) =
+        (arguments.iter().cloned()).partition(|argument| argument.contains('='));
     let (path, split, names) = match &arguments[..] {
         [path, split, names @ ..] => (path.as_str(), split.as_str(), names),
         _ => match common::gemma_270m() {
@@ -59,24 +115,39 @@ fn main() {
         },
     };
     let model = Model::open(path).unwrap();
+    let setting = Setting::new(&model, &changes);
     println!(
         "| {path}, {split} | queries | bare: KL | exact | patched: KL | exact | first | accuracy: bare | prompted | patched | bleed: KL | bits | estimate: exact | KL | s | literal: KL | exact | diagonal: KL | exact | bleed |"
     );
     println!("|{}", "---|".repeat(20));
-    let texts = Texts::new(&model);
-    let mut lines: Vec<(String, Line)> = Vec::new();
-    for (name, benchmark) in benchmarks(names) {
-        if let Some(line) = run(&model, &texts, &benchmark, split) {
-            println!("| {name}, {} {line}", benchmark.kind);
-            lines.push((benchmark.kind, line));
+    let texts = Texts::new(&model, setting.anchors);
+    let benchmarks = benchmarks(names);
+    let cases = benchmarks.iter();
+    let cases = cases.filter_map(|(name, benchmark)| Case::new(name, benchmark, &texts, &setting));
+    let cases: Vec<_> = cases.collect();
+    let mut lines = Vec::new();
+    let mut tell = |case: &Case<'_>, made: &Made| {
+        let line = case.line(&model, &texts, &setting, split, made);
+        println!("| {}, {} {line}", case.name, case.benchmark.kind);
+        lines.push((case.benchmark.kind.clone(), line));
+    };
+    let made =
+        |case: &Case<'_>| Made::new(&model, case.lessons(&model, &setting), &texts, &setting);
+    match setting.together {
+        Together::Apart => cases.iter().for_each(|case| tell(case, &made(case))),
+        Together::Joint => {
+            let all = cases.iter().flat_map(|case| case.lessons(&model, &setting));
+            let made = Made::new(&model, all.collect(), &texts, &setting);
+            cases.iter().for_each(|case| tell(case, &made));
+        }
+        Together::Added => {
+            let made = cases.iter().map(made).reduce(Made::added).unwrap();
+            cases.iter().for_each(|case| tell(case, &made));
         }
     }
     for kind in ["task", "system", "document"] {
-        let of_kind: Vec<_> = lines
-            .iter()
-            .filter(|(k, _)| k == kind)
-            .map(|(_, line)| line)
-            .collect();
+        let of_kind = lines.iter().filter(|(k, _)| *k == kind);
+        let of_kind: Vec<_> = of_kind.map(|(_, line)| line).collect();
         if !of_kind.is_empty() {
             println!("| **{kind}, mean** {}", Line::mean(&of_kind));
         }
@@ -128,7 +199,7 @@ struct Texts {
 }
 
 impl Texts {
-    fn new(model: &Model) -> Self {
+    fn new(model: &Model, anchors: usize) -> Self {
         let tokenizer = model.checkpoint().tokenizer().unwrap();
         let template = model.checkpoint().chat_template().ok();
         // The first token is that of every prompt.
@@ -140,11 +211,10 @@ impl Texts {
             answer_tokens: 0,
             second_turn: false,
         };
-        let [anchors, elsewhere] = [0, 1].map(|seed| {
-            let samples = prompt
-                .anchors::<f32>(model, ANCHORS, seed, &mut Kept::default(), || {})
-                .unwrap();
-            Lesson::all(model, &samples, || {}).unwrap()
+        let [anchors, elsewhere] = [(anchors, 0), (ANCHORS, 1)].map(|(count, seed)| {
+            let kept = &mut Kept::default();
+            let samples = prompt.anchors::<f32>(model, count, seed, kept, || {});
+            Lesson::all(model, &samples.unwrap(), || {}).unwrap()
         });
         Self {
             tokenizer,
@@ -169,6 +239,7 @@ impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (i, x) in self.0.iter().enumerate() {
             match i {
+                _ if x.is_nan() => write!(f, "| – ")?,
                 0 => write!(f, "| {x:.0} ")?,
                 13 => write!(f, "| {x:.1} ")?,
                 _ => write!(f, "| {x:.3} ")?,
@@ -178,121 +249,208 @@ impl std::fmt::Display for Line {
     }
 }
 
-/// One benchmark; `None` where it does not apply to the model.
-fn run(model: &Model, texts: &Texts, benchmark: &Benchmark, split: &str) -> Option<Line> {
-    let Texts {
-        tokenizer,
-        template,
-        ..
-    } = texts;
-    if template.is_some() && benchmark.system.is_none() {
-        return None;
+/// A patch, and the lessons that it was compiled from.
+struct Made {
+    lessons: Vec<Lesson<f32>>,
+    patch: Patch,
+    seconds: f64,
+}
+
+impl Made {
+    fn new(model: &Model, mut lessons: Vec<Lesson<f32>>, texts: &Texts, setting: &Setting) -> Self {
+        lessons.extend(texts.anchors.iter().cloned());
+        let all: Vec<_> = lessons.iter().collect();
+        let (seconds, patch) = timed(|| compile(model, &all, &setting.recipe, || {}).unwrap());
+        Self {
+            lessons,
+            patch,
+            seconds,
+        }
     }
-    let chat = template.is_some();
-    let prompt = Prompt {
-        tokenizer,
-        template: template.as_ref(),
-        context: benchmark
-            .system
-            .as_ref()
-            .filter(|_| chat)
-            .unwrap_or(&benchmark.context),
-        stop: (!chat).then_some(&benchmark.stop),
-        answer_tokens: benchmark.tokens,
-        second_turn: false,
-    };
-    let tried = match split {
-        "test" => &benchmark.test,
-        _ => &benchmark.validation,
-    };
-    let asked = |queries: &[Query]| -> Vec<Asked> {
+
+    /// Both patches at once.
+    fn added(mut self, other: Self) -> Self {
+        for (layer, other) in self.patch.layers.iter_mut().zip(other.patch.layers) {
+            for (name, change) in other {
+                match (layer.get_mut(&name), change) {
+                    (Some(TensorChange::LowRank(sum)), TensorChange::LowRank(more)) => {
+                        let (u, v) = (sum.u.transposed(), more.u.transposed());
+                        let columns = [u.into_vec(), v.into_vec()].concat();
+                        sum.u = Matrix::from_vec(more.u.rows(), columns).transposed();
+                        let rows = [sum.v.as_slice(), more.v.as_slice()].concat();
+                        sum.v = Matrix::from_vec(more.v.cols(), rows);
+                    }
+                    (_, change) => drop(layer.insert(name, change)),
+                }
+            }
+        }
+        self.seconds += other.seconds;
+        self
+    }
+}
+
+/// A benchmark for a model.
+struct Case<'a> {
+    name: &'a str,
+    benchmark: &'a Benchmark,
+    prompt: Prompt<'a>,
+}
+
+impl<'a> Case<'a> {
+    /// `None` where it does not apply to the model.
+    fn new(
+        name: &'a str,
+        benchmark: &'a Benchmark,
+        texts: &'a Texts,
+        setting: &Setting,
+    ) -> Option<Self> {
+        let template = texts.template.as_ref();
+        let context = match template {
+            Some(_) => benchmark.system.as_ref()?,
+            None => &benchmark.context,
+        };
+        let prompt = Prompt {
+            tokenizer: &texts.tokenizer,
+            template,
+            context,
+            stop: template.is_none().then_some(&benchmark.stop),
+            answer_tokens: benchmark.tokens,
+            second_turn: setting.second == 2,
+        };
+        Some(Self {
+            name,
+            benchmark,
+            prompt,
+        })
+    }
+
+    fn asked(&self, queries: &[Query]) -> Vec<Asked> {
         let each = queries.iter().map(|query| Asked {
-            query: if chat {
-                query.query.clone()
-            } else {
-                benchmark.wrap.replace("{}", &query.query)
+            query: match self.prompt.template {
+                Some(_) => query.query.clone(),
+                None => self.benchmark.wrap.replace("{}", &query.query),
             },
             answer: None,
         });
         each.collect()
-    };
-    let recipe = Recipe::new(model.layers().len());
-    let of = |samples: Vec<Sample>| Lesson::<f32>::all(model, &samples, || {}).unwrap();
-    let (seconds, (lessons, patch)) = timed(|| {
-        let samples =
-            prompt.samples::<f32>(model, &asked(&benchmark.train), &mut Kept::default(), || {});
-        let mut lessons = of(samples.unwrap());
-        lessons.extend(texts.anchors.iter().cloned());
-        let all: Vec<_> = lessons.iter().collect();
-        let patch = compile(model, &all, &recipe, || {}).unwrap();
-        (lessons, patch)
-    });
-    let overlay = Overlay::<f32>::new(model, &patch, ApplyMode::Overlay);
-    let estimate = Estimate::new(model, &lessons, &recipe, || {}).unwrap();
+    }
 
-    let tried_lessons = of(prompt
-        .samples::<f32>(model, &asked(tried), &mut Kept::default(), || {})
-        .unwrap());
-    let summary = |overlay: Option<&Overlay<f32>>, lessons: &[Lesson<f32>]| {
-        let lessons: Vec<_> = lessons.iter().collect();
-        Summary::new(&Trial::all(model, overlay, &lessons).unwrap())
-    };
-    let (bare, patched) = (
-        summary(None, &tried_lessons),
-        summary(Some(&overlay), &tried_lessons),
-    );
-    let bleed = summary(Some(&overlay), &texts.elsewhere);
-    // The two published forms of the ridge, which know no text that must not change.
-    let [literal, diagonal] = [Through::Nothing, Through::Diagonal].map(|through| {
-        let queries: Vec<_> = (lessons.iter())
-            .filter(|lesson| !lesson.sample.anchor)
-            .collect();
-        let recipe = Recipe { through, ..recipe };
-        let patch = compile(model, &queries, &recipe, || {}).unwrap();
-        let overlay = Overlay::<f32>::new(model, &patch, ApplyMode::Overlay);
-        [&tried_lessons, &texts.elsewhere].map(|lessons| summary(Some(&overlay), lessons))
-    });
-    let prompts: Vec<_> = asked(tried)
-        .iter()
-        .map(|asked| prompt.query(&asked.query).unwrap())
-        .collect();
-    let accuracy = |overlay: Option<&Overlay<f32>>, with: usize| {
-        let prompts: Vec<_> = prompts.iter().map(|pair| pair[with].clone()).collect();
-        let until = Until {
-            most: benchmark.tokens,
-            ended: &|written| prompt.ended(written),
-        };
+    /// What is compiled.
+    fn lessons(&self, model: &Model, setting: &Setting) -> Vec<Lesson<f32>> {
         let kept = &mut Kept::default();
-        let answers = answers::<f32>(model, overlay, &prompts, &until, kept, || {}).unwrap();
-        let right = answers.iter().zip(tried).filter(|(answer, query)| {
-            query
-                .answer
-                .as_deref()
-                .is_some_and(|right| benchmark.is_right(&tokenizer.decode(answer).unwrap(), right))
+        let train = self.asked(&self.benchmark.train);
+        let samples = match setting.own {
+            0 => self.prompt.samples::<f32>(model, &train, kept, || {}),
+            own => self.prompt.own_samples::<f32>(model, own, 0, kept, || {}),
+        };
+        Lesson::all(model, &samples.unwrap(), || {}).unwrap()
+    }
+
+    /// What is tried: queries, or these in second turns alone.
+    fn tried(&self, model: &Model, queries: &[Query], setting: &Setting) -> Vec<Lesson<f32>> {
+        let prompt = Prompt {
+            second_turn: setting.second > 0,
+            ..self.prompt
+        };
+        let (asked, kept) = (self.asked(queries), &mut Kept::default());
+        let mut samples = (prompt.samples::<f32>(model, &asked, kept, || {})).unwrap();
+        if prompt.second_turn {
+            samples.retain(|sample| sample.turn < sample.bare.len());
+        }
+        Lesson::all(model, &samples, || {}).unwrap()
+    }
+
+    /// The share of right answers, with the prompt or without.
+    fn accuracy(
+        &self,
+        model: &Model,
+        overlay: Option<&Overlay<f32>>,
+        queries: &[Query],
+        prompted: bool,
+    ) -> f64 {
+        let asked = self.asked(queries);
+        let pairs = asked.iter().map(|asked| self.prompt.query(&asked.query));
+        let prompts = pairs.map(|pair| {
+            let [with, without] = pair.unwrap();
+            if prompted { with } else { without }
         });
-        right.count() as f64 / tried.len() as f64
-    };
-    Some(Line([
-        tried_lessons.len() as f64,
-        bare.kl,
-        bare.exact,
-        patched.kl,
-        patched.exact,
-        patched.first,
-        accuracy(None, 1),
-        accuracy(None, 0),
-        accuracy(Some(&overlay), 1),
-        bleed.kl,
-        (bleed.bits[1] - bleed.bits[0]) / bleed.bits[0],
-        estimate.patched.exact,
-        estimate.patched.kl,
-        seconds,
-        literal[0].kl,
-        literal[0].exact,
-        diagonal[0].kl,
-        diagonal[0].exact,
-        diagonal[1].kl,
-    ]))
+        let until = Until {
+            most: self.benchmark.tokens,
+            ended: &|written| self.prompt.ended(written),
+        };
+        let (prompts, kept): (Vec<_>, _) = (prompts.collect(), &mut Kept::default());
+        let answers = answers::<f32>(model, overlay, &prompts, &until, kept, || {}).unwrap();
+        let right = answers.iter().zip(queries).filter(|(answer, query)| {
+            let said = self.prompt.tokenizer.decode(answer).unwrap();
+            (query.answer.as_deref()).is_some_and(|right| self.benchmark.is_right(&said, right))
+        });
+        right.count() as f64 / queries.len() as f64
+    }
+
+    /// What a patch does on the split; estimate, accuracy and the published forms of the ridge on `test` alone.
+    fn line(
+        &self,
+        model: &Model,
+        texts: &Texts,
+        setting: &Setting,
+        split: &str,
+        made: &Made,
+    ) -> Line {
+        let queries = match split {
+            "test" => &self.benchmark.test,
+            _ => &self.benchmark.validation,
+        };
+        let tried = self.tried(model, queries, setting);
+        let overlay = Overlay::<f32>::new(model, &made.patch, ApplyMode::Overlay);
+        let summary = |overlay: Option<&Overlay<f32>>, lessons: &[Lesson<f32>]| {
+            let lessons: Vec<_> = lessons.iter().collect();
+            Summary::new(&Trial::all(model, overlay, &lessons).unwrap())
+        };
+        let [bare, patched] = [None, Some(&overlay)].map(|overlay| summary(overlay, &tried));
+        let bleed = summary(Some(&overlay), &texts.elsewhere);
+        let mut line = Line([f64::NAN; 19]);
+        line.0[..6].copy_from_slice(&[
+            tried.len() as f64,
+            bare.kl,
+            bare.exact,
+            patched.kl,
+            patched.exact,
+            patched.first,
+        ]);
+        line.0[9] = bleed.kl;
+        line.0[10] = (bleed.bits[1] - bleed.bits[0]) / bleed.bits[0];
+        line.0[13] = made.seconds;
+        if split != "test" {
+            return line;
+        }
+        let estimate = Estimate::new(model, &made.lessons, &setting.recipe, || {}).unwrap();
+        // The two published forms of the ridge, which know no text that must not change.
+        let [literal, diagonal] = [Through::Nothing, Through::Diagonal].map(|through| {
+            let queries = (made.lessons.iter()).filter(|lesson| !lesson.sample.anchor);
+            let recipe = Recipe {
+                through,
+                ..setting.recipe
+            };
+            let patch = compile(model, &queries.collect::<Vec<_>>(), &recipe, || {}).unwrap();
+            let overlay = Overlay::<f32>::new(model, &patch, ApplyMode::Overlay);
+            [&tried, &texts.elsewhere].map(|lessons| summary(Some(&overlay), lessons))
+        });
+        for (i, figure) in [
+            (6, self.accuracy(model, None, queries, false)),
+            (7, self.accuracy(model, None, queries, true)),
+            (8, self.accuracy(model, Some(&overlay), queries, false)),
+            (11, estimate.patched.exact),
+            (12, estimate.patched.kl),
+            (14, literal[0].kl),
+            (15, literal[0].exact),
+            (16, diagonal[0].kl),
+            (17, diagonal[0].exact),
+            (18, diagonal[1].kl),
+        ] {
+            line.0[i] = figure;
+        }
+        line
+    }
 }
 
 impl Benchmark {

@@ -178,6 +178,36 @@ fn a_recording_that_is_interrupted_leaves_nothing() {
 }
 
 #[test]
+fn texts_that_a_model_writes_for_a_compiled_prompt_are_kept() {
+    let folder = TempDir::new().unwrap();
+    let arguments = [
+        "compile",
+        "--model",
+        TINY,
+        "--context=Ann likes plums.",
+        "--self=4000",
+        "--samples=kept",
+    ];
+    // The signal may come before the first of them.
+    let said = (0..20).find_map(|_| {
+        let child = program(folder.path(), &arguments).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        signal(&child, "INT");
+        let done = child.wait_with_output().unwrap();
+        assert!(matches!(done.status.code(), Some(130) | None), "{done:?}");
+        Some(said(&done.stderr)).filter(|said| said.contains("goes on there"))
+    });
+    assert!(said.is_some(), "it was interrupted too early each time");
+    let kept = names(&folder.path().join("kept"));
+    assert!(
+        kept.len() == 1 && kept[0].starts_with("texts-f32-"),
+        "{kept:?}"
+    );
+    let kept = std::fs::read_to_string(folder.path().join("kept").join(&kept[0])).unwrap();
+    assert!(kept.len() > 100, "{kept}");
+}
+
+#[test]
 fn a_command_that_is_not_told_ends_at_once_and_leaves_nothing() {
     // On a busy machine the kit may be done before the signal is sent.
     let ended = (0..20).any(|_| {
