@@ -223,7 +223,9 @@ impl Compile {
         asked: Option<Vec<Asked>>,
     ) -> Result<(patch::Patch, Compiled, Option<Survey>)> {
         let [queries, anchors] = self.samples::<E>(model, prompt, asked)?;
-        let counts = [queries.len(), anchors.len()];
+        // Not those that are there once more, as a second turn.
+        let first = |sample: &&Sample| sample.turn == sample.bare.len();
+        let counts = [queries.iter().filter(first).count(), anchors.len()];
         let samples = [queries, anchors].concat();
         let samples_hash = samples_hash(&samples);
         let bar = counting("texts read", samples.len());

@@ -147,7 +147,7 @@ pub struct Compiled {
     pub recipe: Recipe,
     /// Fixes what the model drew.
     pub seed: u64,
-    /// Queries and texts that must not change.
+    /// Queries, in first turns, and texts that must not change.
     pub samples: [usize; 2],
     /// SHA-256 of all tokens of all samples: see [`samples_hash`].
     pub samples_hash: String,
