@@ -277,12 +277,6 @@ impl Compile {
         let Some(dir) = &self.samples else {
             return self.written::<E>(model, prompt, asked, &mut Kept::default());
         };
-        let hash = waiting("Hashing the weights", || {
-            model.checkpoint().tensors().content_hash()
-        });
-        let file = dir.join(format!("texts-{}-{:.16}.json", E::DTYPE, hash));
-        let mut kept = Kept::load(&file)?.with_cancel(signals::cancel());
-        let written = self.written::<E>(model, prompt, asked, &mut kept);
         if !dir.exists() {
             fs::create_dir(dir).map_err(|source| IoError {
                 action: "make",
@@ -290,6 +284,13 @@ impl Compile {
                 source,
             })?;
         }
+        let hash = waiting("Hashing the weights", || {
+            model.checkpoint().tensors().content_hash()
+        });
+        let file = dir.join(format!("texts-{}-{:.16}.json", E::DTYPE, hash));
+        check_writable(&file)?;
+        let mut kept = Kept::load(&file)?.with_cancel(signals::cancel());
+        let written = self.written::<E>(model, prompt, asked, &mut kept);
         kept.save(&file)?;
         if let Err(context_patch::Error::Model(model::Error::Cancelled)) = &written {
             eprintln!(
