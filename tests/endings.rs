@@ -3,7 +3,7 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -45,9 +45,19 @@ fn after(setup: &str, folder: &Path, arguments: &[&str]) -> Command {
 }
 
 fn signal(child: &Child, name: &str) {
-    let id = child.id().to_string();
-    let sent = Command::new("kill").args(["-s", name, &id]).status();
-    assert!(sent.unwrap().success());
+    prepared(child, name)();
+}
+
+/// Sends a signal when it is called: what that takes is started before, which would come too late on a busy machine.
+fn prepared(child: &Child, name: &str) -> impl FnOnce() + use<> {
+    let script = format!("read go; kill -s {name} {}", child.id());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &script]).stdin(Stdio::piped());
+    let mut shell = shell.spawn().unwrap();
+    move || {
+        shell.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        assert!(shell.wait().unwrap().success());
+    }
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -97,9 +107,10 @@ fn a_signal_ends_a_text_with_its_last_line() {
         // On a busy machine the text may be done before the signal is sent.
         let ended = (0..20).any(|_| {
             let mut child = program(Path::new("."), &LONG).spawn().unwrap();
+            let send = prepared(&child, name);
             let mut stdout = child.stdout.take().unwrap();
             stdout.read_exact(&mut [0]).unwrap();
-            signal(&child, name);
+            send();
             let mut rest = Vec::new();
             stdout.read_to_end(&mut rest).unwrap();
             let status = child.wait().unwrap();
@@ -162,8 +173,9 @@ fn a_recording_that_is_interrupted_leaves_nothing() {
     let mut interrupted = 0;
     for name in ["TERM", "INT", "HUP"].into_iter().cycle().take(12) {
         let child = program(folder.path(), &arguments).spawn().unwrap();
+        let send = prepared(&child, name);
         wait_for_part(folder.path());
-        signal(&child, name);
+        send();
         let done = child.wait_with_output().unwrap();
         if done.status.success() {
             assert_eq!(names(folder.path()), ["ids.json", "out"]);
@@ -214,8 +226,9 @@ fn a_command_that_is_not_told_ends_at_once_and_leaves_nothing() {
         let folder = TempDir::new().unwrap();
         let arguments = ["conformance", "--output", "kit"];
         let child = program(folder.path(), &arguments).spawn().unwrap();
+        let send = prepared(&child, "TERM");
         wait_for_part(folder.path());
-        signal(&child, "TERM");
+        send();
         let done = child.wait_with_output().unwrap();
         if done.status.success() {
             assert_eq!(names(folder.path()), ["kit"]);
