@@ -77,7 +77,7 @@ impl Setting {
     /// The usual one, but for what `NAME=VALUE` says.
     fn new(model: &Model, changes: &[String]) -> Self {
         let mut setting = Self {
-            recipe: Recipe::new(model.layers().len()),
+            recipe: Recipe::new(model),
             anchors: ANCHORS,
             own: 0,
             second: 0,

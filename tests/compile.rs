@@ -73,7 +73,7 @@ fn compiled<E: Element>(model: &Model, lessons: &[Lesson<E>]) -> Patch {
     let all: Vec<_> = lessons.iter().collect();
     let recipe = Recipe {
         rank: 8,
-        ..Recipe::new(model.layers().len())
+        ..Recipe::new(model)
     };
     compile(model, &all, &recipe, || {}).unwrap()
 }
@@ -185,7 +185,7 @@ fn every_family_can_be_compiled() {
             first: 0,
             lambda: 1e-9,
             rank: 0,
-            ..Recipe::new(model.layers().len())
+            ..Recipe::new(&model)
         };
         let all: Vec<_> = lessons.iter().collect();
         let patch = compile(&model, &all, &recipe, || {}).unwrap();
@@ -302,7 +302,7 @@ fn what_cannot_be_compiled_is_refused() {
 
     let lessons = lessons::<f32>(&model, CONTEXT, &QUERIES[..3]);
     let all: Vec<_> = lessons.iter().collect();
-    let usual = Recipe::new(model.layers().len());
+    let usual = Recipe::new(&model);
     for (recipe, says) in [
         (Recipe { first: 99, ..usual }, "first layer is 99"),
         (
@@ -346,7 +346,7 @@ fn the_estimate_is_not_the_in_sample_figure() {
     let lessons = lessons::<f32>(&model, CONTEXT, &QUERIES);
     let recipe = Recipe {
         rank: 8,
-        ..Recipe::new(model.layers().len())
+        ..Recipe::new(&model)
     };
     let estimate = Estimate::new(&model, &lessons, &recipe, || {}).unwrap();
     assert_eq!(estimate.patched.samples, QUERIES.len());

@@ -64,7 +64,7 @@ impl Compilation {
             lessons: Lesson::all(&model, &samples, || {}).unwrap(),
             recipe: Recipe {
                 rank: 6,
-                ..Recipe::new(model.layers().len())
+                ..Recipe::new(&model)
             },
             model,
             tokenizer,

@@ -55,7 +55,7 @@ fuzz_target!(|input: Input| {
         lambda: input.lambda,
         rank: input.rank.into(),
         anchor_weight: input.anchor_weight,
-        ..Recipe::new(model.layers().len())
+        ..Recipe::new(model)
     };
     let all: Vec<_> = lessons.iter().collect();
     let Ok(patch) = compile(model, &all, &recipe, || {}) else {

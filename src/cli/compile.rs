@@ -95,13 +95,13 @@ pub(super) struct Compile {
     #[arg(long, default_value_t = 32)]
     rank: usize,
 
-    /// The first layer that is changed [default: a sixth of them]
+    /// The first layer that is changed [default: a sixth of them; a third where no norm stands behind the MLP]
     #[arg(long, value_name = "LAYER")]
     first: Option<usize>,
 
-    /// How far the change is held small
-    #[arg(long, value_name = "X", default_value_t = Recipe::LAMBDA)]
-    lambda: f64,
+    /// How far the change is held small [default: 1e-4; 1e-2 where no norm stands behind the MLP]
+    #[arg(long, value_name = "X")]
+    lambda: Option<f64>,
 
     /// Fixes what is drawn, on every machine
     #[arg(long, default_value_t = 0)]
@@ -258,10 +258,10 @@ impl Compile {
     }
 
     fn recipe(&self, model: &Model) -> Recipe {
-        let usual = Recipe::new(model.layers().len());
+        let usual = Recipe::new(model);
         Recipe {
             first: self.first.unwrap_or(usual.first),
-            lambda: self.lambda,
+            lambda: self.lambda.unwrap_or(usual.lambda),
             rank: self.rank,
             ..usual
         }

@@ -45,6 +45,9 @@ use crate::message::hex;
 use crate::model::Model;
 use crate::tensor::Element;
 
+/// λ where no norm stands behind the branch.
+const WITHOUT_POST_NORM: f64 = 1e-2;
+
 /// How a prompt is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
@@ -75,9 +78,6 @@ pub enum Through {
 }
 
 impl Recipe {
-    /// λ where nothing else is asked for.
-    pub const LAMBDA: f64 = 1e-4;
-
     /// Refuses what cannot be done with a model.
     ///
     /// # Errors
@@ -107,11 +107,20 @@ impl Recipe {
         Ok(())
     }
 
-    /// The recipe for a model of this many layers.
-    pub fn new(layers: usize) -> Self {
+    /// The recipe for a model, by whether a norm behind the branch holds what a change does to what it did before.
+    pub fn new(model: &Model) -> Self {
+        let layers = model.layers().len();
+        let post_norm = model
+            .layers()
+            .iter()
+            .all(|block| block.outer.post_norm().is_some());
+        let (first, lambda) = match post_norm {
+            true => (layers / 6, 1e-4),
+            false => (layers / 3, WITHOUT_POST_NORM),
+        };
         Self {
-            first: layers / 6,
-            lambda: Self::LAMBDA,
+            first,
+            lambda,
             rank: 32,
             anchor_weight: 0.1,
             through: Through::default(),
