@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::error::Result;
 use super::fields::{Fields, is_file_name, parse_object};
-use super::form::{BlockForm, DecoderForm, Rope};
+use super::form::{BlockForm, DecoderForm, MapsForm, ProjectionsForm, Rope};
 
 /// A model's shape and parts, from the fields of its Hugging Face config. What a file leaves out has the default of that
 /// family's config class.
@@ -70,6 +70,22 @@ impl Config {
     /// The rotary embedding of a layer, where it has one.
     pub fn rope(&self, layer: usize) -> Option<Rope> {
         self.blocks[layer].attention.rope.map(|form| form.rope)
+    }
+
+    /// Says of GPT-2's maps that they are stored `[out, in]`, as all are in GGUF.
+    pub(super) fn as_stored_in_gguf(&mut self) {
+        for block in &mut self.blocks {
+            block.attention.out.transposed = false;
+            if let ProjectionsForm::Fused(map, _) = &mut block.attention.projections {
+                map.transposed = false;
+            }
+            if let MapsForm::Plain(map) = &mut block.inner.maps {
+                map.transposed = false;
+            }
+            for map in &mut block.outer.down {
+                map.transposed = false;
+            }
+        }
     }
 
     /// ε of the norm before the head.

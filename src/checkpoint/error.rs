@@ -16,8 +16,8 @@ pub enum Error {
     Io(#[from] IoError),
 
     // ---- finding a checkpoint ----------------------------------------------------------
-    /// The model's path is a file.
-    #[error("{} is a file; give the directory that holds config.json, or a repository id such as google/gemma-3-270m", path.display())]
+    /// The model's path is a file, and no GGUF one.
+    #[error("{} is a file, and no GGUF one; give a GGUF file, the directory that holds config.json, or a repository id such as google/gemma-3-270m", path.display())]
     NotADirectory {
         /// What was given.
         path: PathBuf,
@@ -149,6 +149,16 @@ pub enum Error {
     NoArchitecture {
         /// The config file.
         path: PathBuf,
+    },
+
+    // ---- GGUF --------------------------------------------------------------------------
+    /// A file that is no GGUF file, or one whose model cannot be run.
+    #[error("{}: not a GGUF file that can be read: {reason}; fetch the file again, or take another one", path.display())]
+    NotGguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
 
     // ---- safetensors -------------------------------------------------------------------

@@ -1,12 +1,14 @@
-//! Where a checkpoint's files are: in a directory, or in memory.
+//! Where a checkpoint's files are: in a directory, in memory, or in what a GGUF file says.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::error::Result;
+use super::gguf::Gguf;
 use crate::message::IoError;
 
 /// The files of one checkpoint.
@@ -19,15 +21,17 @@ pub(super) enum Files {
         name: PathBuf,
         files: BTreeMap<String, Bytes>,
     },
+    /// What a GGUF file says in their place.
+    Gguf(Arc<Gguf>),
 }
 
 impl Files {
     /// The path of `file` for messages; the directory itself for an empty name.
     pub(super) fn path(&self, file: &str) -> PathBuf {
-        let (Self::Dir(dir) | Self::Memory { name: dir, .. }) = self;
-        match file {
-            "" => dir.clone(),
-            file => dir.join(file),
+        match (self, file) {
+            (Self::Gguf(gguf), _) => gguf.path().into(),
+            (Self::Dir(dir) | Self::Memory { name: dir, .. }, "") => dir.clone(),
+            (Self::Dir(dir) | Self::Memory { name: dir, .. }, file) => dir.join(file),
         }
     }
 
@@ -35,6 +39,7 @@ impl Files {
     pub(super) fn read(&self, file: &str) -> Result<Option<Bytes>> {
         match self {
             Self::Memory { files, .. } => Ok(files.get(file).cloned()),
+            Self::Gguf(gguf) => gguf.file(file),
             Self::Dir(_) => {
                 let path = self.path(file);
                 match std::fs::read(&path) {
@@ -54,6 +59,7 @@ impl Files {
                     |name: &String| Some(name.strip_prefix(folder)?.strip_prefix('/')?.into());
                 files.keys().filter_map(within).collect()
             }
+            Self::Gguf(_) => Vec::new(),
             Self::Dir(_) => {
                 let path = self.path(folder);
                 let entries = match std::fs::read_dir(&path) {

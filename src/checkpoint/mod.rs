@@ -1,4 +1,5 @@
-//! A checkpoint in Hugging Face's layout: config.json, safetensors, tokenizer.json, chat template.
+//! A checkpoint in Hugging Face's layout (config.json, safetensors, tokenizer.json, chat template), or a GGUF file, which is read
+//! as if it were one.
 //!
 //! Nothing read from a file is trusted: sizes are bounded before anything is computed from them, and
 //! whatever is wrong becomes an [`Error`] that names the file and the field or tensor.
@@ -10,6 +11,7 @@ mod families;
 mod fields;
 mod files;
 pub(crate) mod form;
+mod gguf;
 pub mod hub;
 mod json;
 mod names;
@@ -20,6 +22,7 @@ mod tokenizer_config;
 mod writer;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -38,6 +41,7 @@ pub use writer::{TensorData, write_safetensors};
 use crate::tensor::Tensor;
 use fields::{Fields, parse_object};
 use files::Files;
+use gguf::Gguf;
 use tokenizer_config::TokenizerConfig;
 
 /// A model's files, the config and the weights parsed and checked, the rest read when asked for.
@@ -53,7 +57,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens `model`: a directory, or the id of a repository in the local Hugging Face cache.
+    /// Opens `model`: a GGUF file, a directory, or the id of a repository in the local Hugging Face cache.
     ///
     /// # Errors
     ///
@@ -69,8 +73,29 @@ impl Checkpoint {
     /// Those of [`hub::resolve`], [`Config::parse`] and [`Tensors::open`], [`Error::NoConfig`] and
     /// [`Error::DanglingLink`].
     pub fn open_revision(model: &str, revision: Option<&str>, access: Access) -> Result<Self> {
+        let file = Path::new(model);
+        if gguf::is_gguf(file)? {
+            return Self::of_gguf(model, Gguf::open(file, access)?);
+        }
         let dir = hub::resolve(model, revision, hub::variable)?;
         Self::open_dir(model, &dir, access)
+    }
+
+    /// A checkpoint from a GGUF file in memory; `name` stands for the file in messages.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotGguf`], [`Error::UnsupportedDtype`] and those of [`Config::parse`].
+    pub fn from_gguf(name: &str, data: Bytes) -> Result<Self> {
+        Self::of_gguf(name, Gguf::parse(Path::new(name), data)?)
+    }
+
+    fn of_gguf(name: &str, gguf: Gguf) -> Result<Self> {
+        let gguf = Arc::new(gguf);
+        let files = Files::Gguf(gguf.clone());
+        let mut checkpoint = Self::with_weights(name, files, |_, _| gguf.checkpoint_tensors())?;
+        checkpoint.config.as_stored_in_gguf();
+        Ok(checkpoint)
     }
 
     /// Opens the directory `dir` of a model called `name`.
@@ -160,7 +185,7 @@ impl Checkpoint {
     pub fn dir(&self) -> Option<&Path> {
         match &self.files {
             Files::Dir(dir) => Some(dir),
-            Files::Memory { .. } => None,
+            Files::Memory { .. } | Files::Gguf(_) => None,
         }
     }
 

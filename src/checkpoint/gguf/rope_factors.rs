@@ -1,0 +1,63 @@
+//! `rope_freqs.weight`: what each angle is divided by, where Hugging Face's config says how those numbers come about.
+
+use serde_json::{Value, json};
+
+use super::super::error::{Error, Result};
+use super::Gguf;
+
+const NAME: &str = "rope_freqs.weight";
+
+/// What all Llama 3.1, 3.2 and 3.3 have in common.
+const LOW: f64 = 1.0;
+const HIGH: f64 = 4.0;
+const ORIGINAL: f64 = 8192.0;
+
+/// How far a divisor may be from the formula's: it was computed in f32, by steps that nobody has written down.
+const TOLERANCE: f64 = 1e-5;
+
+/// `rope_scaling` of the kind `llama3` whose divisors the file has, or `None` where it has none.
+///
+/// # Errors
+///
+/// [`Error::NotGguf`] where the divisors follow no such formula.
+pub(super) fn scaling(gguf: &Gguf) -> Result<Option<Value>> {
+    let Some((_, tensor)) = gguf.tensors().find(|(name, _)| *name == NAME) else {
+        return Ok(None);
+    };
+    let divisors: Vec<f64> = tensor.to_vec();
+    let factor = divisors.iter().copied().fold(1.0, f64::max);
+    let key = gguf.architecture.key("rope.freq_base");
+    let theta = gguf.metadata.number(&key)?.unwrap_or(1e4);
+    let dims = 2 * divisors.len();
+    let follows = divisors.iter().enumerate().all(|(pair, &divisor)| {
+        let expected = divisor_of(pair, dims, theta, factor);
+        (divisor - expected).abs() <= TOLERANCE * expected
+    });
+    if !follows || !factor.is_finite() {
+        return Err(Error::NotGguf {
+            path: gguf.metadata.path().into(),
+            reason: format!("{NAME} has other divisors than Llama 3's, which alone are known here"),
+        });
+    }
+    Ok(Some(json!({
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": LOW,
+        "high_freq_factor": HIGH,
+        "original_max_position_embeddings": ORIGINAL as u64,
+    })))
+}
+
+/// What the angle of a pair of `dims` numbers is divided by: `factor` for waves longer than [`ORIGINAL`] / [`LOW`], 1 for those
+/// shorter than [`ORIGINAL`] / [`HIGH`], and between the two a blend.
+fn divisor_of(pair: usize, dims: usize, theta: f64, factor: f64) -> f64 {
+    let wave = std::f64::consts::TAU * libm::pow(theta, 2.0 * pair as f64 / dims as f64);
+    if wave < ORIGINAL / HIGH {
+        1.0
+    } else if wave > ORIGINAL / LOW {
+        factor
+    } else {
+        let smooth = (ORIGINAL / wave - LOW) / (HIGH - LOW);
+        1.0 / ((1.0 - smooth) / factor + smooth)
+    }
+}

@@ -1,0 +1,48 @@
+//! The types of ggml's tensors, as files number them.
+
+use crate::tensor::Storage;
+
+/// The types that something here is computed with.
+const STORED: [(u32, Storage); 4] = [
+    (0, Storage::F32),
+    (1, Storage::F16),
+    (28, Storage::F64),
+    (30, Storage::Bf16),
+];
+
+/// The other types that files have, by name. Numbers that are missing were given up.
+const OTHERS: [(u32, &str); 18] = [
+    (9, "Q8_1"),
+    (15, "Q8_K"),
+    (16, "IQ2_XXS"),
+    (17, "IQ2_XS"),
+    (18, "IQ3_XXS"),
+    (19, "IQ1_S"),
+    (21, "IQ3_S"),
+    (22, "IQ2_S"),
+    (24, "I8"),
+    (25, "I16"),
+    (26, "I32"),
+    (27, "I64"),
+    (29, "IQ1_M"),
+    (34, "TQ1_0"),
+    (35, "TQ2_0"),
+    (39, "MXFP4"),
+    (40, "NVFP4"),
+    (41, "Q1_0"),
+];
+
+/// What a type is here, or else its name.
+pub(super) fn storage(id: u32) -> Result<Storage, String> {
+    if let Some((_, storage)) = STORED.iter().find(|(number, _)| *number == id) {
+        return Ok(*storage);
+    }
+    let named = OTHERS.iter().find(|(number, _)| *number == id);
+    Err(named.map_or_else(|| format!("type {id}"), |(_, name)| (*name).into()))
+}
+
+/// The number of the type that stores as `storage` does.
+pub(super) fn number(storage: Storage) -> Option<u32> {
+    let stored = STORED.iter().find(|(_, stored)| *stored == storage);
+    stored.map(|(number, _)| *number)
+}
