@@ -18,6 +18,7 @@ use super::error::{Error, Result};
 use super::tokenizer_config::TokenizerConfig;
 use crate::message::one_line;
 use class::Class;
+pub(super) use rebuilt::{QWEN2_PARTS, Rebuilt, byte_level, parse};
 pub use stream::TextStream;
 use stream::{Bytes, level_bytes};
 
@@ -44,7 +45,7 @@ pub struct Tokenizer {
 
 /// What the families' tokenizers are. The crate's type for any model at all reads vocabulary and merges, 33 MB for Gemma,
 /// three times over, which is most of the time to the first token.
-type Bpe = TokenizerImpl<
+pub(super) type Bpe = TokenizerImpl<
     BPE,
     NormalizerWrapper,
     PreTokenizerWrapper,

@@ -9,6 +9,7 @@ mod metadata;
 mod rope_factors;
 mod split;
 mod tensors;
+mod tokenizer;
 mod types;
 
 use std::fs::File;
@@ -126,12 +127,14 @@ impl Gguf {
         match name {
             "config.json" => Ok(json(self.config()?)),
             "generation_config.json" => {
-                let ids = config::end_tokens(&self.metadata)?;
+                let ids = tokenizer::end_tokens(&self.metadata)?;
                 let ids = (!ids.is_empty()).then_some(ids);
                 Ok(json(
                     [("eos_token_id".into(), ids.into())].into_iter().collect(),
                 ))
             }
+            "tokenizer.json" => tokenizer::tokenizer_json(&self.metadata),
+            "tokenizer_config.json" => Ok(json(tokenizer::tokenizer_config(&self.metadata)?)),
             _ => Ok(None),
         }
     }
