@@ -30,6 +30,7 @@ pub use chat::{ChatTemplate, Conversation, Message};
 pub use config::Config;
 pub use error::{Error, Result};
 pub use form::{Rope, RopeScaling};
+pub(crate) use gguf::{Layout as GgufLayout, Values, write_gguf};
 pub use safetensors::Access;
 pub(crate) use safetensors::{SINGLE, is_index, list, load};
 pub(crate) use tensors::Stored;

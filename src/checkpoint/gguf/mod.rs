@@ -10,6 +10,7 @@ mod rope_factors;
 mod split;
 mod tensors;
 mod types;
+mod writer;
 
 use std::fs::File;
 use std::io::Read;
@@ -25,6 +26,7 @@ use crate::tensor::Tensor;
 use architecture::Architecture;
 use header::Parts;
 use metadata::Metadata;
+pub(crate) use writer::{Layout, Values, write_gguf};
 
 /// A model's file, or all files of one that is split.
 #[derive(Clone, Debug)]
