@@ -214,7 +214,10 @@ impl Gguf {
                 "full_attention"
             }
         };
-        match self.metadata.unsigned(&self.architecture.key("attention.sliding_window"))? {
+        match self
+            .metadata
+            .unsigned(&self.architecture.key("attention.sliding_window"))?
+        {
             Some(window @ 1..) => {
                 let kinds: Vec<_> = slides.into_iter().map(kind).collect();
                 config.extend(object(

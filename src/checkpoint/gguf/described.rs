@@ -44,7 +44,8 @@ impl Described<'_> {
     }
 
     fn number(&mut self, key: &str, number: f64) {
-        self.values.number(&self.architecture.key(key), number as f32);
+        self.values
+            .number(&self.architecture.key(key), number as f32);
     }
 
     fn sizes(&mut self, config: &Config, attention: &AttentionForm) {
@@ -113,9 +114,15 @@ impl Described<'_> {
         if let Some(rope) = &local.rope {
             self.number("rope.freq_base_swa", rope.rope.theta);
         }
-        let slides: Vec<bool> = attentions().map(|attention| attention.window.is_some()).collect();
-        let period = slides.iter().position(|slides| !slides).map_or(0, |first| first + 1);
-        let periodic = |(layer, &slides): (usize, &bool)| slides == (period == 0 || (layer + 1) % period != 0);
+        let slides: Vec<bool> = attentions()
+            .map(|attention| attention.window.is_some())
+            .collect();
+        let period = slides
+            .iter()
+            .position(|slides| !slides)
+            .map_or(0, |first| first + 1);
+        let periodic =
+            |(layer, &slides): (usize, &bool)| slides == (period == 0 || (layer + 1) % period != 0);
         let key = "attention.sliding_window_pattern";
         if slides.iter().enumerate().all(periodic) {
             self.count(key, period);

@@ -4,9 +4,12 @@
 mod architecture;
 mod config;
 mod cursor;
+mod described;
 mod header;
 mod metadata;
+mod outgoing;
 mod rope_factors;
+mod rows;
 mod split;
 mod tensors;
 mod types;

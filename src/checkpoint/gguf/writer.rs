@@ -17,6 +17,16 @@ pub(crate) struct Values {
 }
 
 impl Values {
+    /// How many there are.
+    pub(super) fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// All of them, as they are written.
+    pub(super) fn written(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// A text.
     pub(crate) fn text(&mut self, key: &str, text: &str) {
         self.key(key, 8);
