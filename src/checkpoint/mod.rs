@@ -36,7 +36,7 @@ pub(crate) use safetensors::{SINGLE, is_index, list, load};
 pub(crate) use tensors::Stored;
 pub use tensors::Tensors;
 pub use tokenizer::{TextStream, Tokenizer};
-pub(crate) use writer::{Layout, TensorsFile, write_tensors};
+pub(crate) use writer::{Layout, TensorsFile, write_tensors, written, written_length};
 pub use writer::{TensorData, write_safetensors};
 
 use crate::tensor::Tensor;
