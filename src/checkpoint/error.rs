@@ -161,6 +161,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A model that cannot be written as a GGUF file without being changed.
+    #[error("{} cannot be written as GGUF: {reason}", shown(model))]
+    NotForGguf {
+        /// What the model was opened as.
+        model: String,
+        /// What has no place there.
+        reason: String,
+    },
+
     // ---- safetensors -------------------------------------------------------------------
     /// A file that is not safetensors at all.
     #[error("{} is not a safetensors file: {reason}; fetch the file again", file.display())]

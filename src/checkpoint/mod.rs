@@ -30,12 +30,13 @@ pub use chat::{ChatTemplate, Conversation, Message};
 pub use config::Config;
 pub use error::{Error, Result};
 pub use form::{Rope, RopeScaling};
+pub(crate) use gguf::{Layout as GgufLayout, Values, write_gguf};
 pub use safetensors::Access;
 pub(crate) use safetensors::{SINGLE, is_index, list, load};
 pub(crate) use tensors::Stored;
 pub use tensors::Tensors;
 pub use tokenizer::{TextStream, Tokenizer};
-pub(crate) use writer::{Layout, TensorsFile, write_tensors};
+pub(crate) use writer::{Layout, TensorsFile, write_tensors, written, written_length};
 pub use writer::{TensorData, write_safetensors};
 
 use crate::tensor::Tensor;

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use half::{bf16, f16};
 use rayon::prelude::*;
 use safetensors::tensor::Dtype;
 use sha2::{Digest, Sha256};
@@ -15,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::error::{Error, Result};
 use super::names::canonical;
 use crate::message::hex;
-use crate::tensor::{Storage, Tensor};
+use crate::tensor::{Storage, Tensor, decode};
 
 /// The tensors of a checkpoint by name: `model.embed_tokens.weight`,
 /// `model.layers.{i}.self_attn.q_proj.weight`, …, `model.norm.weight`, `lm_head.weight`.
@@ -210,7 +209,7 @@ impl Tensors {
     /// same for the same weights however they are spread over files, named or brought into memory.
     ///
     /// It is SHA-256 over one record for each tensor in the order of names: the canonical name, a zero
-    /// byte, the dtype in safetensors' spelling, a zero byte, the number of dimensions and the
+    /// byte, the dtype in safetensors' spelling or ggml's, a zero byte, the number of dimensions and the
     /// dimensions (u64, little-endian), and the SHA-256 of each 4 MiB of the bytes.
     pub fn content_hash(&self) -> String {
         let chunks = |tensor: &Tensor| -> Vec<[u8; 32]> {
@@ -264,20 +263,29 @@ fn first_not_finite(tensor: &Tensor) -> Option<(usize, f64)> {
     const F16: u16 = 0x7c00;
     const BF16: u16 = 0x7f80;
     let bytes = tensor.bytes();
-    let index = match tensor.storage() {
+    let storage = tensor.storage();
+    let index = match storage {
         Storage::F64 => find(bytes, |b| !f64::from_le_bytes(b).is_finite()),
         Storage::F32 => find(bytes, |b| !f32::from_le_bytes(b).is_finite()),
         Storage::F16 => find(bytes, |b| u16::from_le_bytes(b) & F16 == F16),
         Storage::Bf16 => find(bytes, |b| u16::from_le_bytes(b) & BF16 == BF16),
+        _ => find_decoded(storage, bytes),
     }?;
-    let at = index * tensor.storage().size();
-    let value = match (tensor.storage(), bytes.get(at..)?) {
-        (Storage::F64, b) => f64::from_le_bytes(*b.first_chunk()?),
-        (Storage::F32, b) => f32::from_le_bytes(*b.first_chunk()?).into(),
-        (Storage::F16, b) => f16::from_le_bytes(*b.first_chunk()?).to_f64(),
-        (Storage::Bf16, b) => bf16::from_le_bytes(*b.first_chunk()?).to_f64(),
-    };
-    Some((index, value))
+    Some((index, tensor.number(index)))
+}
+
+/// The index of the first number of a quantised type that is NaN or infinite.
+fn find_decoded(storage: Storage, bytes: &[u8]) -> Option<usize> {
+    /// Blocks of a task.
+    const BLOCKS: usize = 64;
+    let block = storage.block();
+    let pieces = bytes.par_chunks(BLOCKS * block.bytes).enumerate();
+    pieces.find_map_first(|(i, piece)| {
+        let mut numbers = vec![0f32; piece.len() / block.bytes * block.numbers];
+        decode(storage, piece, &mut numbers);
+        let at = numbers.iter().position(|x| !x.is_finite())?;
+        Some(i * BLOCKS * block.numbers + at)
+    })
 }
 
 /// The index of the first number that is `bad`.

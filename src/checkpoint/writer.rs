@@ -10,7 +10,7 @@ use safetensors::tensor::Dtype;
 
 use crate::message::IoError;
 use crate::output::Pending;
-use crate::tensor::{Storage, encode, round_to_bf16, round_to_f16};
+use crate::tensor::{Storage, Tensor, decode};
 
 /// A tensor to be written.
 #[derive(Clone, Debug)]
@@ -24,25 +24,19 @@ pub struct TensorData<'a> {
 }
 
 impl TensorData<'static> {
-    /// Numbers rounded to `storage`, or `None` where one is not finite then.
+    /// Numbers rounded to `storage`, which must not be quantised, or `None` where one is not finite then.
     pub(crate) fn rounded(storage: Storage, shape: Vec<usize>, numbers: &[f64]) -> Option<Self> {
-        let finite = |x: &f64| match storage {
-            Storage::F64 => x.is_finite(),
-            Storage::F32 => (*x as f32).is_finite(),
-            Storage::F16 => round_to_f16(*x).is_finite(),
-            Storage::Bf16 => round_to_bf16(*x).is_finite(),
-        };
-        let mut bytes = vec![0; numbers.len() * storage.size()];
-        encode(storage, numbers, &mut bytes);
-        numbers.iter().all(finite).then_some(Self {
+        let tensor = Tensor::from_f64(storage, shape, numbers)?;
+        let finite = tensor.to_vec::<f64>().iter().all(|x| x.is_finite());
+        finite.then(|| Self {
             storage,
-            shape,
-            bytes: Cow::Owned(bytes),
+            shape: tensor.shape().into(),
+            bytes: Cow::Owned(tensor.bytes().into()),
         })
     }
 }
 
-/// Writes a safetensors file: the same tensors and metadata always give the same bytes.
+/// Writes a safetensors file: the same tensors and metadata always give the same bytes. Quantised tensors are written as F32.
 ///
 /// Not through the safetensors crate, which would copy all of it and give the metadata in another order
 /// each time.
@@ -59,22 +53,44 @@ pub fn write_safetensors(
         name,
         dtype: tensor.storage.into(),
         shape: &tensor.shape,
-        length: tensor.bytes.len(),
+        length: written_length(tensor.storage, &tensor.bytes),
     });
     let layout: Vec<_> = layout.collect();
     write_tensors(path, metadata, &layout, |name| {
-        Ok(Cow::Borrowed(&*tensors[name].bytes))
+        let tensor = &tensors[name];
+        Ok(written(tensor.storage, &tensor.bytes))
     })
 }
 
 impl From<Storage> for Dtype {
+    /// The type that safetensors has for it: F32 for a quantised one, of which safetensors has none.
     fn from(storage: Storage) -> Self {
-        match storage {
+        match storage.for_new_numbers() {
             Storage::F64 => Self::F64,
-            Storage::F32 => Self::F32,
             Storage::F16 => Self::F16,
             Storage::Bf16 => Self::BF16,
+            _ => Self::F32,
         }
+    }
+}
+
+/// Stored bytes as safetensors has them: those of quantised numbers widened to F32.
+pub(crate) fn written(storage: Storage, bytes: &[u8]) -> Cow<'_, [u8]> {
+    if !storage.is_quantised() {
+        return Cow::Borrowed(bytes);
+    }
+    let mut numbers = vec![0f32; written_length(storage, bytes) / size_of::<f32>()];
+    decode(storage, bytes, &mut numbers);
+    Cow::Owned(numbers.into_iter().flat_map(f32::to_le_bytes).collect())
+}
+
+/// How many bytes [`written`] gives.
+pub(crate) fn written_length(storage: Storage, bytes: &[u8]) -> usize {
+    let block = storage.block();
+    if storage.is_quantised() {
+        bytes.len() / block.bytes * block.numbers * size_of::<f32>()
+    } else {
+        bytes.len()
     }
 }
 
@@ -193,7 +209,32 @@ mod tests {
             let data = read.tensor(name).unwrap().data();
             assert_eq!(data, &*tensor.bytes);
             let offset = data.as_ptr() as usize - file.as_ptr() as usize;
-            assert_eq!(offset % tensor.storage.size(), 0, "{name}");
+            assert_eq!(offset % tensor.storage.block().bytes, 0, "{name}");
         }
+    }
+    #[test]
+    fn quantised_tensors_are_written_as_f32() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        // 2⁻⁴ (q − 8): of each byte first the low half.
+        let block = [&[0, 0x2c], &[0x91; 16][..]].concat();
+        let data = TensorData {
+            storage: Storage::Q4_0,
+            shape: vec![1, 32],
+            bytes: Cow::Owned(block),
+        };
+        write_safetensors(
+            &path,
+            &BTreeMap::new(),
+            &BTreeMap::from([("a".into(), data)]),
+        )
+        .unwrap();
+        let file = std::fs::read(&path).unwrap();
+        let read = safetensors::SafeTensors::deserialize(&file).unwrap();
+        let tensor = read.tensor("a").unwrap();
+        assert_eq!((tensor.dtype(), tensor.shape()), (Dtype::F32, &[1, 32][..]));
+        let want = [[-7.0f32 / 16.0; 16], [1.0 / 16.0; 16]].concat();
+        let want: Vec<u8> = want.into_iter().flat_map(f32::to_le_bytes).collect();
+        assert_eq!(tensor.data(), want);
     }
 }

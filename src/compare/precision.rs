@@ -98,12 +98,13 @@ impl From<Dtype> for Precision {
 }
 
 impl From<Storage> for Precision {
+    /// The type itself, or f32, which quantised numbers are rounded to.
     fn from(storage: Storage) -> Self {
         match storage {
             Storage::F64 => Self::F64,
-            Storage::F32 => Self::F32,
             Storage::F16 => Self::F16,
             Storage::Bf16 => Self::Bf16,
+            _ => Self::F32,
         }
     }
 }

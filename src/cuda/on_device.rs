@@ -40,11 +40,13 @@ enum Form {
     OnePlus(Dtype),
 }
 
-/// The type that a matrix has on the device for a compute type: its own if kernels multiply that, which loses nothing.
+/// The type that a matrix has on the device for a compute type: its own if kernels multiply that, else one that loses nothing.
 fn storage_for(dtype: Dtype, stored: Storage) -> Storage {
     match (dtype, stored) {
         (Dtype::Bf16, _) => Storage::Bf16,
+        (Dtype::F64, stored) if stored.is_quantised() => Storage::F64,
         (Dtype::F32, Storage::F64) | (_, Storage::F16) => Storage::F32,
+        (_, stored) if stored.is_quantised() => Storage::F32,
         _ => stored,
     }
 }
@@ -65,7 +67,8 @@ impl OnDevice {
             failure: Mutex::default(),
         };
         let mut needed = HashMap::new();
-        let matrices = matrices.filter(|w| w.storage() != Storage::F16);
+        let multiplied = |storage| matches!(storage, Storage::F64 | Storage::F32 | Storage::Bf16);
+        let matrices = matrices.filter(|w| multiplied(w.storage()));
         let matrices: Vec<_> = matrices.collect();
         for w in &matrices {
             needed.insert(w.bytes().as_ptr(), w.bytes().len());
@@ -112,10 +115,8 @@ impl OnDevice {
         let form = Form::Matrix(storage);
         let (memory, storage) = match storage {
             Storage::F64 => (self.stored(w, form, || w.to_vec::<f64>())?, Dtype::F64),
-            Storage::F32 | Storage::F16 => {
-                (self.stored(w, form, || w.to_vec::<f32>())?, Dtype::F32)
-            }
             Storage::Bf16 => (self.stored(w, form, || w.to_vec::<bf16>())?, Dtype::Bf16),
+            _ => (self.stored(w, form, || w.to_vec::<f32>())?, Dtype::F32),
         };
         Ok(Weights {
             memory,

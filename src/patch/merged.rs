@@ -44,7 +44,7 @@ impl Materialised {
 }
 
 /// `model` with `patch` in its weights: W + ΔW, summed in f64 and rounded once to `storage`, or to the
-/// type that each tensor has, and m′ − 1 for the weight of a norm that is stored so.
+/// type that each tensor has (F32 where that is quantised), and m′ − 1 for the weight of a norm that is stored so.
 ///
 /// # Errors
 ///
@@ -112,6 +112,11 @@ impl TensorDelta<'_> {
         Ok(model.checkpoint().tensors().get(name, &shape)?)
     }
 
+    /// The type of the tensor `old` after this change, where `asked` is asked for.
+    pub(super) fn storage(&self, old: &Tensor, asked: Option<Storage>) -> Storage {
+        asked.unwrap_or(old.storage()).for_new_numbers()
+    }
+
     /// The tensor `old`, called `name`, after this change; it must have its shape.
     pub(super) fn apply(
         &self,
@@ -123,11 +128,12 @@ impl TensorDelta<'_> {
             let delta = delta.transposed();
             return TensorDelta::Linear(&delta, false).apply(name, old, storage);
         }
-        let storage = storage.unwrap_or(old.storage());
-        let stride = old.cols() * storage.size();
+        let storage = self.storage(old, storage);
+        let size = storage.block().bytes;
+        let stride = old.cols() * size;
         let mut bytes = vec![0; old.rows() * stride];
         let rows = |(i, bytes): (usize, &mut [u8])| {
-            let numbers = self.rows(old, i * ROWS, bytes.len() / storage.size());
+            let numbers = self.rows(old, i * ROWS, bytes.len() / size);
             encode(storage, &numbers, bytes);
         };
         let pieces = bytes.par_chunks_mut(ROWS * stride);

@@ -4,6 +4,8 @@
 mod buffer;
 mod element;
 mod matrix;
+mod quantised;
+mod storage;
 mod stored;
 
 pub(crate) use buffer::Buffer;
@@ -12,5 +14,6 @@ pub use element::ByType;
 pub(crate) use element::in_lanes;
 pub use element::{Dtype, Element, Float, round_to_bf16, round_to_f16};
 pub use matrix::Matrix;
-pub(crate) use stored::encode;
-pub use stored::{Storage, Tensor};
+pub use storage::{Block, Storage};
+pub use stored::Tensor;
+pub(crate) use stored::{decode, encode, encoded};

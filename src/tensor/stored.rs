@@ -6,43 +6,8 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use half::f16;
 
-use super::{Element, Matrix, round_to_bf16, round_to_f16};
-
-/// The type of the numbers in a stored tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Storage {
-    /// IEEE double precision.
-    F64,
-    /// IEEE single precision.
-    F32,
-    /// IEEE half precision.
-    F16,
-    /// The upper half of single precision.
-    Bf16,
-}
-
-impl Storage {
-    /// Bytes of one number.
-    pub const fn size(self) -> usize {
-        match self {
-            Self::F64 => 8,
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-        }
-    }
-}
-
-impl fmt::Display for Storage {
-    /// The name safetensors uses.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F64 => "F64",
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-        })
-    }
-}
+use super::storage::{Block, Storage};
+use super::{Element, Matrix, quantised, round_to_bf16, round_to_f16};
 
 /// A tensor in its stored form: little-endian, row-major, lent by a mapping or a buffer.
 #[derive(Clone)]
@@ -60,11 +25,11 @@ impl fmt::Debug for Tensor {
 }
 
 impl Tensor {
-    /// A tensor over `data`, or `None` where the bytes are not as many as shape and type say.
+    /// A tensor over `data`, or `None` where the bytes are not as many as shape and type say, or a row is not whole blocks.
     pub fn new(storage: Storage, shape: Vec<usize>, data: Bytes) -> Option<Self> {
-        let bytes = shape
-            .iter()
-            .try_fold(storage.size(), |n, &d| n.checked_mul(d))?;
+        let mut dimensions = shape.iter().rev();
+        let row = storage.bytes_of(dimensions.next().copied().unwrap_or(1))?;
+        let bytes = dimensions.try_fold(row, |n, &d| n.checked_mul(d))?;
         (bytes == data.len()).then_some(Self {
             storage,
             shape,
@@ -74,21 +39,21 @@ impl Tensor {
     }
 
     /// A tensor of `values`, each rounded once to `storage`, or `None` where they are not as many as the
-    /// shape says.
+    /// shape says, or `storage` is quantised.
     pub fn from_f64(storage: Storage, shape: Vec<usize>, values: &[f64]) -> Option<Self> {
-        let mut bytes = vec![0; values.len() * storage.size()];
-        encode(storage, values, &mut bytes);
-        Self::new(storage, shape, bytes.into())
+        if storage.is_quantised() {
+            return None;
+        }
+        Self::new(storage, shape, encoded(storage, values).into())
     }
 
-    /// A tensor of the numbers of a matrix, each rounded once to `storage`.
+    /// A tensor of the numbers of a matrix, each rounded once to `storage`, or to F32 where that is quantised.
     pub(crate) fn from_matrix(storage: Storage, matrix: &Matrix<f64>) -> Self {
-        let mut bytes = vec![0; matrix.as_slice().len() * storage.size()];
-        encode(storage, matrix.as_slice(), &mut bytes);
+        let storage = storage.for_new_numbers();
         Self {
             storage,
             shape: vec![matrix.rows(), matrix.cols()],
-            data: bytes.into(),
+            data: encoded(storage, matrix.as_slice()).into(),
             frobenius: Arc::default(),
         }
     }
@@ -120,13 +85,15 @@ impl Tensor {
 
     /// The stored bytes of one row.
     pub fn row_bytes(&self, row: usize) -> &[u8] {
-        let stride = self.cols() * self.storage.size();
+        let Block { numbers, bytes } = self.storage.block();
+        let stride = self.cols() / numbers * bytes;
         &self.data[row * stride..(row + 1) * stride]
     }
 
-    /// The tensors of `shape` that follow one another in this one; they share its bytes.
+    /// The tensors of `shape`, whose rows are whole blocks, that follow one another in this one; they share its bytes.
     pub(crate) fn parts(&self, shape: &[usize]) -> impl Iterator<Item = Self> {
-        let size = shape.iter().product::<usize>() * self.storage.size();
+        let Block { numbers, bytes } = self.storage.block();
+        let size = shape.iter().product::<usize>() / numbers * bytes;
         let starts = (0..self.data.len()).step_by(size.max(1));
         starts.filter_map(move |start| {
             let bytes = self.data.get(start..start + size)?;
@@ -134,9 +101,13 @@ impl Tensor {
         })
     }
 
-    /// The matrix with rows and columns exchanged: a copy.
+    /// The matrix with rows and columns exchanged: a copy, of a quantised one in F64, which has its numbers exactly.
     pub(crate) fn transposed(&self) -> Self {
-        let (rows, cols, size) = (self.rows(), self.cols(), self.storage.size());
+        if self.storage.is_quantised() {
+            let numbers = Matrix::from_vec(self.cols(), self.to_vec::<f64>());
+            return Self::from_matrix(Storage::F64, &numbers.transposed());
+        }
+        let (rows, cols, size) = (self.rows(), self.cols(), self.storage.block().bytes);
         let mut bytes = vec![0; self.data.len()];
         for (row, numbers) in self.data.chunks_exact(cols * size).enumerate() {
             for (col, number) in numbers.chunks_exact(size).enumerate() {
@@ -152,7 +123,7 @@ impl Tensor {
         }
     }
 
-    /// Row `row` converted to a compute type, each number rounded once. `out` has
+    /// Row `row` converted to a compute type, each number rounded once (a quantised one for bf16 to f32 first). `out` has
     /// [`cols`](Self::cols) elements.
     pub fn read_row<E: Element>(&self, row: usize, out: &mut [E]) {
         decode(self.storage, self.row_bytes(row), out);
@@ -160,13 +131,15 @@ impl Tensor {
 
     /// The number at a place in row-major order, exactly.
     pub(crate) fn number(&self, index: usize) -> f64 {
-        let size = self.storage.size();
+        let Block { numbers, bytes } = self.storage.block();
+        let block = &self.data[index / numbers * bytes..][..bytes];
+        if self.storage.is_quantised() {
+            let mut values = vec![0.0; numbers];
+            decode(self.storage, block, &mut values);
+            return values[index % numbers];
+        }
         let mut number = [0.0];
-        decode(
-            self.storage,
-            &self.data[index * size..(index + 1) * size],
-            &mut number,
-        );
+        decode(self.storage, block, &mut number);
         number[0]
     }
 
@@ -179,16 +152,17 @@ impl Tensor {
         })
     }
 
-    /// All numbers in a compute type, each rounded once.
+    /// All numbers in a compute type, each rounded as [`read_row`](Self::read_row) does.
     pub fn to_vec<E: Element>(&self) -> Vec<E> {
-        let mut out = vec![E::default(); self.data.len() / self.storage.size()];
+        let Block { numbers, bytes } = self.storage.block();
+        let mut out = vec![E::default(); self.data.len() / bytes * numbers];
         decode(self.storage, &self.data, &mut out);
         out
     }
 }
 
-/// Converts little-endian `bytes` of type `storage` into `out`, each number rounded at most once.
-fn decode<E: Element>(storage: Storage, bytes: &[u8], out: &mut [E]) {
+/// Converts little-endian `bytes` of type `storage`, whole blocks, into `out`, each number rounded as [`Tensor::read_row`] does.
+pub(crate) fn decode<E: Element>(storage: Storage, bytes: &[u8], out: &mut [E]) {
     fn each<E, const N: usize>(bytes: &[u8], out: &mut [E], f: impl Fn([u8; N]) -> E) {
         let (chunks, rest) = bytes.as_chunks::<N>();
         debug_assert!(rest.is_empty() && chunks.len() == out.len());
@@ -203,10 +177,19 @@ fn decode<E: Element>(storage: Storage, bytes: &[u8], out: &mut [E]) {
         Storage::Bf16 => each(bytes, out, |b| {
             E::from_f32(f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
         }),
+        quantised => quantised::decode(quantised, bytes, out),
     }
 }
 
-/// Writes `values` as little-endian bytes of type `storage`, each number rounded at most once, ties to even.
+/// `values` as [`encode`] writes them.
+pub(crate) fn encoded(storage: Storage, values: &[f64]) -> Vec<u8> {
+    let mut bytes = vec![0; values.len() * storage.block().bytes];
+    encode(storage, values, &mut bytes);
+    bytes
+}
+
+/// Writes `values` as little-endian bytes of type `storage`, which must not be quantised, each number rounded at most once, ties
+/// to even.
 pub(crate) fn encode(storage: Storage, values: &[f64], bytes: &mut [u8]) {
     fn each<const N: usize>(values: &[f64], bytes: &mut [u8], f: impl Fn(f64) -> [u8; N]) {
         let (chunks, rest) = bytes.as_chunks_mut::<N>();
@@ -220,6 +203,7 @@ pub(crate) fn encode(storage: Storage, values: &[f64], bytes: &mut [u8]) {
         Storage::F32 => each(values, bytes, |x| (x as f32).to_le_bytes()),
         Storage::F16 => each(values, bytes, |x| round_to_f16(x).to_le_bytes()),
         Storage::Bf16 => each(values, bytes, |x| round_to_bf16(x).to_le_bytes()),
+        quantised => unreachable!("nothing is rounded to {quantised}"),
     }
 }
 

@@ -47,7 +47,7 @@ pub use points::{Point, names};
 use crate::checkpoint::{Layout, TensorsFile};
 use crate::message::{IoError, hex};
 use crate::model::{Model, Recorder, Session};
-use crate::tensor::{Dtype, Element, Matrix, Storage, encode};
+use crate::tensor::{Dtype, Element, Matrix, Storage, encoded};
 
 /// What is recorded of a pass: some tensors, the rows of the last tokens.
 #[derive(Clone, Debug)]
@@ -138,7 +138,7 @@ impl Trace {
             name,
             dtype: storage.into(),
             shape,
-            length: shape.iter().product::<usize>() * storage.size(),
+            length: shape.iter().product::<usize>() * storage.block().bytes,
         });
         let layout: Vec<_> = layout.collect();
         let mut file = TensorsFile::create(path, &self.metadata(model, tokens), &layout)?;
@@ -241,8 +241,7 @@ impl Recorder for Sink<'_, '_> {
         }
         let numbers = &rows.as_slice()[first * rows.cols()..];
         let storage = self.trace.storage();
-        let mut bytes = vec![0; numbers.len() * storage.size()];
-        encode(storage, numbers, &mut bytes);
+        let bytes = encoded(storage, numbers);
         self.error = (self.put)(name, &bytes).err();
     }
 }

@@ -8,6 +8,7 @@
 //! | maps of GPT-2 `[out, in]` | `[in, out]` |
 //! | one tensor for all gates of experts, one for all ups, one for all downs | a tensor for each |
 
+use super::super::config::Config;
 use super::super::error::Result;
 use super::metadata::Metadata;
 
@@ -266,6 +267,19 @@ impl Architecture {
         }
     }
 
+    /// The architecture of a config's family, or `None` where GGUF has none that is known here.
+    pub(super) fn of_config(config: &Config) -> Option<&'static Self> {
+        let known = ALL
+            .into_iter()
+            .find(|known| known.name == config.decoder.gguf)?;
+        let two_norms = config.blocks.iter().any(|block| block.inner.norm.is_some());
+        Some(if known.name == FALCON.name && two_norms {
+            &FALCON_40B
+        } else {
+            known
+        })
+    }
+
     /// A key of this architecture.
     pub(super) fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.name)
@@ -287,6 +301,25 @@ impl Architecture {
                 let hf = found(self.in_layer, module)?;
                 Some(format!("{}.{layer}.{hf}.{kind}", self.layers))
             }
+            None => Some(format!("{}.{kind}", found(self.outside, module)?)),
+        }
+    }
+
+    /// GGUF's name for a tensor that is not an expert's, or `None` for one that it does not have.
+    pub(super) fn gguf_name(&self, name: &str) -> Option<String> {
+        let (module, kind) = name.rsplit_once('.')?;
+        let found = |names: Names, module: &str| {
+            let (gguf, _) = names.iter().find(|(_, hf)| *hf == module)?;
+            Some(*gguf)
+        };
+        let in_layer = module
+            .strip_prefix(self.layers)
+            .and_then(|rest| rest.strip_prefix('.'));
+        match in_layer.and_then(|rest| rest.split_once('.')) {
+            Some((layer, module)) => Some(format!(
+                "blk.{layer}.{}.{kind}",
+                found(self.in_layer, module)?
+            )),
             None => Some(format!("{}.{kind}", found(self.outside, module)?)),
         }
     }

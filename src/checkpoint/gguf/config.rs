@@ -33,9 +33,10 @@ impl Gguf {
         let mut set = |name: &str, value: Value| config.insert(name.into(), value);
         set("model_type", self.architecture.model_type.into());
         for (field, key) in self.architecture.fields {
-            if let Some(value) = self.same_for_all_layers(key)? {
-                set(field, value);
-            }
+            match self.same_for_all_layers(key)?.or(self.default(key)?) {
+                Some(value) => set(field, value),
+                None => return Err(self.metadata.wrong(&self.architecture.key(key), "a number")),
+            };
         }
         set("vocab_size", self.vocabulary()?.into());
         set("tie_word_embeddings", (!self.has("output.weight")).into());
@@ -112,6 +113,23 @@ impl Gguf {
         }
     }
 
+    /// What llama.cpp takes where a field is left out, or `None` where it must be there.
+    fn default(&self, name: &str) -> Result<Option<Value>> {
+        let heads = || self.same_for_all_layers("attention.head_count");
+        Ok(match name {
+            "attention.head_count_kv" => heads()?,
+            "attention.key_length" | "rope.dimension_count" => {
+                let hidden = self.same_for_all_layers("embedding_length")?;
+                match [hidden, heads()?].map(|size| size.and_then(|size| size.as_u64())) {
+                    [Some(hidden), Some(heads @ 1..)] => Some((hidden / heads).into()),
+                    _ => None,
+                }
+            }
+            "rope.freq_base" => Some(10_000.into()),
+            _ => None,
+        })
+    }
+
     /// A number of the architecture.
     fn number(&self, name: &str) -> Result<Option<Value>> {
         let number = self.metadata.number(&self.architecture.key(name))?;
@@ -171,9 +189,10 @@ impl Gguf {
     fn gemma3(&self, config: &mut Map<String, Value>) -> Result<()> {
         const LAYERS_OF_27B: u64 = 62;
         self.gemma(config, LAYERS_OF_27B)?;
+        let cap = self.number("final_logit_softcapping")?;
         let local_base = self.number("rope.freq_base_swa")?;
         config.extend(object(json!({
-            "final_logit_softcapping": self.number("final_logit_softcapping")?,
+            "final_logit_softcapping": cap.filter(|cap| cap.as_f64() != Some(0.0)),
             "rope_local_base_freq": local_base.unwrap_or(10_000.0.into()),
         })));
         const PATTERN: &str = "attention.sliding_window_pattern";
@@ -194,14 +213,17 @@ impl Gguf {
                 "full_attention"
             }
         };
-        match self.number("attention.sliding_window")? {
-            Some(window) => {
+        match self
+            .metadata
+            .unsigned(&self.architecture.key("attention.sliding_window"))?
+        {
+            Some(window @ 1..) => {
                 let kinds: Vec<_> = slides.into_iter().map(kind).collect();
                 config.extend(object(
                     json!({"layer_types": kinds, "sliding_window": window}),
                 ));
             }
-            None => {
+            _ => {
                 let kinds = vec![kind(false); usize::try_from(layers).unwrap_or(0).min(1 << 12)];
                 config.insert("layer_types".into(), kinds.into());
             }
@@ -275,13 +297,12 @@ impl Gguf {
     fn rope_scaling(&self) -> Result<Option<Value>> {
         let number = |name: &str| self.number(&format!("rope.scaling.{name}"));
         let key = self.architecture.key("rope.scaling.type");
-        let old = self.number("rope.scale_linear")?;
-        let factor = number("factor")?.or(old.clone());
-        let kind = self.metadata.string(&key)?;
-        match kind.unwrap_or(if old.is_some() { "linear" } else { "none" }) {
-            "none" => super::rope_factors::scaling(self),
-            "linear" => Ok(factor.map(|factor| json!({"rope_type": "linear", "factor": factor}))),
-            "yarn" => {
+        let factor = number("factor")?.or(self.number("rope.scale_linear")?);
+        let factor = factor.filter(|factor| factor.as_f64() != Some(0.0));
+        match (self.metadata.string(&key)?.unwrap_or("linear"), factor) {
+            ("none", _) | ("linear", None) => super::rope_factors::scaling(self),
+            ("linear", Some(factor)) => Ok(Some(json!({"rope_type": "linear", "factor": factor}))),
+            ("yarn", factor) => {
                 let mut scaling = object(json!({"rope_type": "yarn", "factor": factor}));
                 for (field, name) in [
                     (

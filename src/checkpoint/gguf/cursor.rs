@@ -59,6 +59,11 @@ impl<'a> Cursor<'a> {
         self.at
     }
 
+    /// The bytes from `start` to here.
+    pub(super) fn since(&self, start: usize) -> Bytes {
+        self.data.slice(start..self.at)
+    }
+
     /// That the file is none that can be read.
     pub(super) fn wrong(&self, reason: impl Into<String>) -> Error {
         Error::NotGguf {
@@ -147,7 +152,7 @@ impl<'a> Cursor<'a> {
         Ok(Array {
             kind,
             len: count as usize,
-            bytes: self.data.slice(start..self.at),
+            bytes: self.since(start),
         })
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use super::super::error::{Error, Result};
 use super::cursor::{Array, Cursor, STRING, Value};
 use crate::message::shown;
@@ -12,15 +14,19 @@ use crate::message::shown;
 pub(super) struct Metadata {
     path: PathBuf,
     values: BTreeMap<String, Value>,
+    /// Each key and its value as they are written, in the file's order.
+    written: Vec<(String, Bytes)>,
 }
 
 impl Metadata {
     /// Reads `count` pairs of key and value.
     pub(super) fn read(path: &Path, cursor: &mut Cursor<'_>, count: u64) -> Result<Self> {
-        let mut values = BTreeMap::new();
+        let (mut values, mut written) = (BTreeMap::new(), Vec::new());
         for _ in 0..count {
+            let start = cursor.at();
             let key = cursor.name()?;
             let value = cursor.value()?;
+            written.push((key.clone(), cursor.since(start)));
             if values.contains_key(&key) {
                 return Err(cursor.wrong(format!("it has {} twice", shown(&key))));
             }
@@ -29,17 +35,18 @@ impl Metadata {
         Ok(Self {
             path: path.into(),
             values,
+            written,
         })
+    }
+
+    /// Each key and, with it, its value as the file has them, in its order.
+    pub(super) fn written(&self) -> &[(String, Bytes)] {
+        &self.written
     }
 
     /// The file, for messages.
     pub(super) fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// All keys, sorted.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
-        self.values.keys().map(String::as_str)
     }
 
     /// Whether there is a value of this key.

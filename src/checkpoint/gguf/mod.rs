@@ -4,13 +4,17 @@
 mod architecture;
 mod config;
 mod cursor;
+mod described;
 mod header;
 mod metadata;
+mod outgoing;
 mod rope_factors;
+mod rows;
 mod split;
 mod tensors;
 mod tokenizer;
 mod types;
+mod writer;
 
 use std::fs::File;
 use std::io::Read;
@@ -26,6 +30,7 @@ use crate::tensor::Tensor;
 use architecture::Architecture;
 use header::Parts;
 use metadata::Metadata;
+pub(crate) use writer::{Layout, Values, write_gguf};
 
 /// A model's file, or all files of one that is split.
 #[derive(Clone, Debug)]

@@ -7,10 +7,21 @@ use super::Gguf;
 
 const NAME: &str = "rope_freqs.weight";
 
-/// What all Llama 3.1, 3.2 and 3.3 have in common.
-const LOW: f64 = 1.0;
-const HIGH: f64 = 4.0;
-const ORIGINAL: f64 = 8192.0;
+/// The parameters of `llama3`.
+pub(super) struct Llama3 {
+    pub(super) factor: f64,
+    pub(super) low: f64,
+    pub(super) high: f64,
+    pub(super) original: f64,
+}
+
+/// What all Llama 3.1, 3.2 and 3.3 have in common, beside their factor.
+const COMMON: Llama3 = Llama3 {
+    factor: 1.0,
+    low: 1.0,
+    high: 4.0,
+    original: 8192.0,
+};
 
 /// How far a divisor may be from the formula's: it was computed in f32, by steps that nobody has written down.
 const TOLERANCE: f64 = 1e-5;
@@ -25,15 +36,18 @@ pub(super) fn scaling(gguf: &Gguf) -> Result<Option<Value>> {
         return Ok(None);
     };
     let divisors: Vec<f64> = tensor.to_vec();
-    let factor = divisors.iter().copied().fold(1.0, f64::max);
+    let scaling = Llama3 {
+        factor: divisors.iter().copied().fold(1.0, f64::max),
+        ..COMMON
+    };
     let key = gguf.architecture.key("rope.freq_base");
     let theta = gguf.metadata.number(&key)?.unwrap_or(1e4);
     let dims = 2 * divisors.len();
     let follows = divisors.iter().enumerate().all(|(pair, &divisor)| {
-        let expected = divisor_of(pair, dims, theta, factor);
+        let expected = divisor_of(pair, dims, theta, &scaling);
         (divisor - expected).abs() <= TOLERANCE * expected
     });
-    if !follows || !factor.is_finite() {
+    if !follows || !scaling.factor.is_finite() {
         return Err(Error::NotGguf {
             path: gguf.metadata.path().into(),
             reason: format!("{NAME} has other divisors than Llama 3's, which alone are known here"),
@@ -41,23 +55,18 @@ pub(super) fn scaling(gguf: &Gguf) -> Result<Option<Value>> {
     }
     Ok(Some(json!({
         "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": LOW,
-        "high_freq_factor": HIGH,
-        "original_max_position_embeddings": ORIGINAL as u64,
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low,
+        "high_freq_factor": scaling.high,
+        "original_max_position_embeddings": scaling.original as u64,
     })))
 }
 
-/// What the angle of a pair of `dims` numbers is divided by: `factor` for waves longer than [`ORIGINAL`] / [`LOW`], 1 for those
-/// shorter than [`ORIGINAL`] / [`HIGH`], and between the two a blend.
-fn divisor_of(pair: usize, dims: usize, theta: f64, factor: f64) -> f64 {
+/// What the angle of a pair of `dims` numbers is divided by: the factor for waves longer than `original / low`, 1 for those shorter
+/// than `original / high`, and between the two a blend.
+pub(super) fn divisor_of(pair: usize, dims: usize, theta: f64, scaling: &Llama3) -> f64 {
     let wave = std::f64::consts::TAU * libm::pow(theta, 2.0 * pair as f64 / dims as f64);
-    if wave < ORIGINAL / HIGH {
-        1.0
-    } else if wave > ORIGINAL / LOW {
-        factor
-    } else {
-        let smooth = (ORIGINAL / wave - LOW) / (HIGH - LOW);
-        1.0 / ((1.0 - smooth) / factor + smooth)
-    }
+    let turns = scaling.original / wave;
+    let kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0.0, 1.0);
+    1.0 / ((1.0 - kept) / scaling.factor + kept)
 }

@@ -1,17 +1,19 @@
-//! The tensors of a GGUF file as Hugging Face's checkpoint has them. Nothing is widened; what is in another order there is
-//! copied as it is stored.
+//! The tensors of a GGUF file as Hugging Face's checkpoint has them. Nothing is widened but norms; what is in another order
+//! there is copied as it is stored.
 
 use std::collections::BTreeMap;
 
 use super::super::error::{Error, Result};
 use super::super::tensors::{Entry, Tensors};
 use super::architecture::Order;
+use super::rows::{extent, grouped, halves, reordered};
 use super::{Gguf, Placed};
 use crate::message::shown;
 use crate::tensor::{Storage, Tensor};
 
 /// What a layer has of all experts at once: GGUF's name, and the one that each expert's tensor has.
-const EXPERTS: [(&str, &str); 3] = [("ffn_gate", "w1"), ("ffn_down", "w2"), ("ffn_up", "w3")];
+pub(super) const EXPERTS: [(&str, &str); 3] =
+    [("ffn_gate", "w1"), ("ffn_down", "w2"), ("ffn_up", "w3")];
 
 /// Tensors that are no weights: they are looked at with the config, or follow from it.
 const NO_WEIGHTS: [&str; 2] = ["rope_freqs.weight", "rope_factors.weight"];
@@ -52,9 +54,11 @@ impl Gguf {
         };
         let module = gguf.rsplit('.').nth(1).unwrap_or_default();
         let tensor = match (self.architecture.order, module) {
-            (Order::Neighbours, "attn_q") => self.halves(placed, heads[0])?,
-            (Order::Neighbours, "attn_k") => self.halves(placed, heads[1])?,
-            (Order::Concatenated, "attn_qkv") => self.grouped(placed, heads)?,
+            (Order::Neighbours, "attn_q") => self.rows(placed, halves(extent(tensor), heads[0]))?,
+            (Order::Neighbours, "attn_k") => self.rows(placed, halves(extent(tensor), heads[1]))?,
+            (Order::Concatenated, "attn_qkv") => {
+                self.rows(placed, grouped(extent(tensor), heads))?
+            }
             _ if self.architecture.norm_offset && gguf.ends_with("norm.weight") => {
                 without_offset(tensor)
             }
@@ -86,45 +90,18 @@ impl Gguf {
         Ok([heads, of("attention.head_count_kv")?.unwrap_or(heads)])
     }
 
-    /// Rows of q or k: in each head the first numbers of all rotations before the second ones.
-    fn halves(&self, placed: &Placed, heads: usize) -> Result<Tensor> {
-        let rows = matrix(&placed.tensor)[0];
-        if !rows.is_multiple_of(2 * heads) {
-            return Err(self.wrong(
-                placed,
-                format!("has {rows} rows, which are not pairs of {heads} heads"),
-            ));
+    /// A tensor with its rows as they are there.
+    fn rows(&self, placed: &Placed, order: Option<Vec<usize>>) -> Result<Tensor> {
+        match order {
+            Some(order) => Ok(reordered(&placed.tensor, &order)),
+            None => {
+                let rows = extent(&placed.tensor);
+                Err(self.wrong(
+                    placed,
+                    format!("has {rows} rows, which are none of so many heads"),
+                ))
+            }
         }
-        let head = rows / heads;
-        let order = (0..rows).map(|row| {
-            let (first, within) = (row / head * head, row % head);
-            first + 2 * (within % (head / 2)) + within / (head / 2)
-        });
-        Ok(reordered(&placed.tensor, order))
-    }
-
-    /// Rows of queries, keys and values: for each key head its queries, its key and its value.
-    fn grouped(&self, placed: &Placed, [heads, kv_heads]: [usize; 2]) -> Result<Tensor> {
-        let rows = matrix(&placed.tensor)[0];
-        let all = heads + 2 * kv_heads;
-        if !rows.is_multiple_of(all) || !heads.is_multiple_of(kv_heads) {
-            return Err(self.wrong(
-                placed,
-                format!(
-                    "has {rows} rows, which are not {heads} queries and {kv_heads} keys and values"
-                ),
-            ));
-        }
-        let (head, queries) = (rows / all, heads / kv_heads);
-        let order = (0..rows).map(|row| {
-            let (group, within) = (row / head / (queries + 2), row / head % (queries + 2));
-            let place = match within.checked_sub(queries) {
-                None => group * queries + within,
-                Some(which) => heads + which * kv_heads + group,
-            };
-            place * head + row % head
-        });
-        Ok(reordered(&placed.tensor, order))
     }
 
     fn wrong(&self, placed: &Placed, reason: impl std::fmt::Display) -> Error {
@@ -137,23 +114,6 @@ impl Gguf {
             ),
         }
     }
-}
-
-/// Rows and columns, where a vector is one number a row.
-fn matrix(tensor: &Tensor) -> [usize; 2] {
-    match *tensor.shape() {
-        [length] => [length, 1],
-        _ => [tensor.rows(), tensor.cols()],
-    }
-}
-
-/// The tensor with its rows (its numbers, where it is a vector) in another order: `order` has the place that each comes from.
-fn reordered(tensor: &Tensor, order: impl Iterator<Item = usize>) -> Tensor {
-    let stride = tensor.bytes().len() / matrix(tensor)[0];
-    let rows = order.flat_map(|row| &tensor.bytes()[row * stride..(row + 1) * stride]);
-    let bytes: Vec<u8> = rows.copied().collect();
-    Tensor::new(tensor.storage(), tensor.shape().into(), bytes.into())
-        .unwrap_or_else(|| tensor.clone())
 }
 
 /// The weight w of a norm stored as 1 + w: in f32 where that is exact, as it is for every model that was made in bf16, else in f64.

@@ -1,3 +1,5 @@
+use half::{bf16, f16};
+
 use super::*;
 
 fn tensors(list: &[(&str, Storage, &[usize], &[u8])]) -> Tensors {
@@ -140,4 +142,21 @@ fn the_first_bad_weight_of_many_is_found() {
     }
     let error = tensors(&[("a", Storage::F32, &[100_000], &data)]).check_finite();
     assert!(matches!(error, Err(Error::NotFinite { index: 70_000, .. })));
+}
+
+#[test]
+fn a_scale_that_is_not_finite_is_found() {
+    // 34 bytes are 32 numbers, of which each is infinite or, where q is 0, NaN.
+    let mut data = vec![1; 34 * 10_000];
+    let bad = 7_000;
+    data[34 * bad..34 * bad + 3].copy_from_slice(&[0, 0x7c, 0]);
+    let all = |data: &[u8]| tensors(&[("a", Storage::Q8_0, &[100, 3200], data)]).check_finite();
+    let first = 32 * bad;
+    assert_eq!(
+        all(&data).unwrap_err().to_string(),
+        format!("m.safetensors: tensor a holds NaN at element {first}; fetch the file again")
+    );
+    // The largest that is finite.
+    data[34 * bad..34 * bad + 2].copy_from_slice(&[0xff, 0x7b]);
+    assert!(all(&data).is_ok());
 }

@@ -47,11 +47,14 @@ impl<'m> Weight<'m> {
     pub(super) fn new(map: &'m Linear, rounding: Rounding) -> Self {
         let stored = &map.weight;
         let w = match (rounding.0, stored.storage()) {
-            (Precision::Bf16, Storage::F64 | Storage::F32 | Storage::F16) => {
-                narrowed(stored, Storage::Bf16)
+            (Precision::F64, _) | (_, Storage::Bf16) => Cow::Borrowed(stored),
+            (Precision::Bf16, quantised) if quantised.is_quantised() => {
+                Cow::Owned(narrowed(&narrowed(stored, Storage::F32), Storage::Bf16).into_owned())
             }
-            (Precision::F32 | Precision::F16, Storage::F64) => narrowed(stored, Storage::F32),
-            _ => Cow::Borrowed(stored),
+            (Precision::Bf16, _) => narrowed(stored, Storage::Bf16),
+            (_, Storage::F32 | Storage::F16) => Cow::Borrowed(stored),
+            // F64, or quantised: its f32 numbers are the exact ones rounded.
+            (Precision::F32 | Precision::F16, _) => narrowed(stored, Storage::F32),
         };
         let lost = |w: f64| match rounding.0 {
             Precision::F16 => w - rounding.nearest(w),

@@ -182,12 +182,13 @@ fn permute(map: &mut Linear, heads: usize, head_dim: usize) {
     change_numbers(map.bias.iter_mut(), |bias| permuted(bias, 1));
 }
 
-/// Changes the numbers of tensors, which keep their type.
+/// Changes the numbers of tensors, which keep their type, or are F32 where that is quantised.
 fn change_numbers<'t>(tensors: impl Iterator<Item = &'t mut Tensor>, change: impl Fn(&mut [f64])) {
     for tensor in tensors {
         let mut numbers = tensor.to_vec::<f64>();
         change(&mut numbers);
-        if let Some(changed) = Tensor::from_f64(tensor.storage(), tensor.shape().into(), &numbers) {
+        let storage = tensor.storage().for_new_numbers();
+        if let Some(changed) = Tensor::from_f64(storage, tensor.shape().into(), &numbers) {
             *tensor = changed;
         }
     }

@@ -1,20 +1,16 @@
 //! An adapter for llama.cpp: a GGUF file, version 3.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 use std::path::Path;
 
 use super::{
     TensorDelta, base_of, block_of, factors, has_experts, layer_and_module, rank, some_changes,
 };
-use crate::checkpoint::TensorData;
 use crate::checkpoint::hub::Origin;
+use crate::checkpoint::{GgufLayout, Values, write_gguf};
 use crate::model::{Block, Linear, Model};
-use crate::output;
 use crate::patch::{Error, LayerPatch, Part, Patch, Result};
-
-/// Every tensor begins at a multiple of it, counted from where the first one begins.
-const ALIGNMENT: usize = 32;
 
 /// Writes `patch`, which must change linear maps only, as a LoRA in f32 for llama.cpp. `base` names the model that it
 /// belongs to, as in [`peft`](super::peft).
@@ -46,13 +42,21 @@ pub fn gguf(model: &Model, patch: &Patch, base: Option<&str>, file: &Path) -> Re
         tensors.insert(format!("{place}.lora_a"), a);
         tensors.insert(format!("{place}.lora_b"), b);
     }
-    let architecture = model.decoder().form.gguf;
-    let header = header(architecture, &base_of(model, base), &tensors, rank);
-    output::write_file(file, |out| {
-        out.write_all(&header)?;
-        tensors.values().try_for_each(|t| padded(out, &t.bytes))
-    })?;
-    Ok(())
+    let values = values(model.decoder().form.gguf, &base_of(model, base), rank);
+    let (names, tensors): (Vec<_>, Vec<_>) = tensors.into_iter().unzip();
+    let layout = names
+        .into_iter()
+        .zip(&tensors)
+        .map(|(name, tensor)| GgufLayout {
+            name,
+            shape: tensor.shape.clone(),
+            storage: tensor.storage,
+            length: tensor.bytes.len(),
+        });
+    let layout: Vec<_> = layout.collect();
+    write_gguf(file, &values, &layout, |place| {
+        Ok(Cow::Borrowed(&*tensors[place].bytes))
+    })
 }
 
 /// llama.cpp's name for a tensor of a block's inner or outer function.
@@ -71,63 +75,17 @@ fn gguf_name(model: &Model, name: &str) -> Option<String> {
     Some(format!("blk.{layer}.ffn_{kind}.weight"))
 }
 
-/// Everything before the first tensor's bytes.
-fn header(
-    architecture: &str,
-    base: &Origin,
-    tensors: &BTreeMap<String, TensorData<'_>>,
-    rank: usize,
-) -> Vec<u8> {
-    let mut out = Vec::from(b"GGUF");
-    out.extend(3u32.to_le_bytes());
-    out.extend((tensors.len() as u64).to_le_bytes());
-    let mut texts = vec![
-        ("general.type", "adapter"),
-        ("general.architecture", architecture),
-        ("adapter.type", "lora"),
-        ("general.base_model.0.name", &base.name),
-    ];
-    texts.extend(
-        base.revision
-            .as_deref()
-            .map(|commit| ("general.base_model.0.version", commit)),
-    );
-    out.extend((texts.len() as u64 + 2).to_le_bytes());
-    for (key, value) in texts {
-        string(&mut out, key);
-        out.extend(8u32.to_le_bytes()); // A string.
-        string(&mut out, value);
+/// What the file says of itself.
+fn values(architecture: &str, base: &Origin, rank: usize) -> Values {
+    let mut values = Values::default();
+    values.text("general.type", "adapter");
+    values.text("general.architecture", architecture);
+    values.text("adapter.type", "lora");
+    values.text("general.base_model.0.name", &base.name);
+    if let Some(commit) = &base.revision {
+        values.text("general.base_model.0.version", commit);
     }
-    string(&mut out, "general.base_model.count");
-    out.extend(4u32.to_le_bytes()); // A u32.
-    out.extend(1u32.to_le_bytes());
-    string(&mut out, "adapter.lora.alpha");
-    out.extend(6u32.to_le_bytes()); // An f32.
-    out.extend((rank as f32).to_le_bytes());
-    let mut offset = 0usize;
-    for (name, tensor) in tensors {
-        string(&mut out, name);
-        out.extend((tensor.shape.len() as u32).to_le_bytes());
-        for &extent in tensor.shape.iter().rev() {
-            out.extend((extent as u64).to_le_bytes());
-        }
-        out.extend(0u32.to_le_bytes()); // Of f32.
-        out.extend((offset as u64).to_le_bytes());
-        offset += tensor.bytes.len().next_multiple_of(ALIGNMENT);
-    }
-    out.resize(out.len().next_multiple_of(ALIGNMENT), 0);
-    out
-}
-
-/// A length and the bytes.
-fn string(out: &mut Vec<u8>, text: &str) {
-    out.extend((text.len() as u64).to_le_bytes());
-    out.extend(text.as_bytes());
-}
-
-/// `bytes` and as many zeros as the alignment asks for.
-fn padded(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
-    let padding = bytes.len().next_multiple_of(ALIGNMENT) - bytes.len();
-    out.write_all(bytes)?;
-    out.write_all(&[0; ALIGNMENT][..padding])
+    values.count("general.base_model.count", 1);
+    values.number("adapter.lora.alpha", rank as f32);
+    values
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::super::merged::{TensorDelta, changes};
-use crate::checkpoint::{Layout, SINGLE, Stored, is_index, write_tensors};
+use crate::checkpoint::{Layout, SINGLE, Stored, is_index, write_tensors, written, written_length};
 use crate::message::IoError;
 use crate::model::Model;
 use crate::output;
@@ -35,7 +35,8 @@ const FILES: [&str; 13] = [
 /// All tensors, also those that nothing is computed with, go into one file of weights under the names they had,
 /// with the metadata of the files they come from; the other files are copied as they are. config.json therefore
 /// still says the type of the original weights, to which Hugging Face rounds what it loads unless it is told another:
-/// with `storage` of f32, load with `dtype=torch.float32`. One patched tensor is in memory at a time.
+/// with `storage` of f32, load with `dtype=torch.float32`. Quantised tensors are widened to F32. One patched or widened tensor is
+/// in memory at a time.
 ///
 /// # Errors
 ///
@@ -76,13 +77,18 @@ fn weights(
         .map(|tensor| (tensor.name, tensor))
         .collect();
     let layout = stored.values().map(|tensor| {
-        let changed = change(changes, tensor).map(|(_, old)| storage.unwrap_or(old.storage()));
-        let numbers = |storage: Storage| tensor.shape.iter().product::<usize>() * storage.size();
+        let changed = change(changes, tensor).map(|(change, old)| change.storage(old, storage));
+        let numbers = tensor.shape.iter().product::<usize>();
+        let length = match (changed, tensor.tensor) {
+            (Some(storage), _) => numbers * storage.block().bytes,
+            (None, Some(old)) => written_length(old.storage(), tensor.bytes),
+            (None, None) => tensor.bytes.len(),
+        };
         Layout {
             name: tensor.name,
             dtype: changed.map_or(tensor.dtype, Storage::into),
             shape: tensor.shape,
-            length: changed.map_or(tensor.bytes.len(), numbers),
+            length,
         }
     });
     let layout: Vec<_> = layout.collect();
@@ -90,9 +96,12 @@ fn weights(
     metadata.entry("format".into()).or_insert("pt".into());
     write_tensors(path, &metadata, &layout, |name| {
         let tensor = &stored[name];
-        Ok(match change(changes, tensor) {
-            None => Cow::Borrowed(tensor.bytes),
-            Some((change, old)) => Cow::Owned(change.apply(name, old, storage)?.bytes().to_vec()),
+        Ok(match (change(changes, tensor), tensor.tensor) {
+            (Some((change, old)), _) => {
+                Cow::Owned(change.apply(name, old, storage)?.bytes().to_vec())
+            }
+            (None, Some(old)) => written(old.storage(), tensor.bytes),
+            (None, None) => Cow::Borrowed(tensor.bytes),
         })
     })
 }

@@ -1,0 +1,276 @@
+//! A checkpoint written as a GGUF file, with every tensor as it is stored.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::super::Checkpoint;
+use super::super::error::{Error, Result};
+use super::architecture::{Architecture, Order};
+use super::cursor::Cursor;
+use super::described;
+use super::metadata::Metadata;
+use super::rows::{extent, grouped, halves, inverse, reordered};
+use super::tensors::EXPERTS;
+use super::writer::{Layout, Values, write_gguf};
+use super::{Gguf, Placed};
+use crate::checkpoint::config::Config;
+use crate::checkpoint::form::BlockForm;
+use crate::tensor::{Storage, Tensor};
+
+/// A tensor on its way into a file: its name there, and what is done, while it is written, to the tensors it comes from.
+struct Outgoing {
+    layout: Layout,
+    /// One, or those of all experts.
+    from: Vec<Tensor>,
+    /// For each row there its place here.
+    order: Option<Vec<usize>>,
+    /// What is added to a vector, which llama.cpp wants in f32.
+    vector: Option<f64>,
+    transposed: bool,
+}
+
+impl Checkpoint {
+    /// Writes the model as one GGUF file: matrices as they are stored, vectors in f32, which for Gemma's norms (1 + w) is a
+    /// rounding, no tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotForGguf`] where GGUF cannot say all of the config or has no place for a tensor, and [`Error::Io`].
+    pub fn write_gguf(&self, file: &Path) -> Result<()> {
+        let config = self.config();
+        let wrong = |reason| self.not_for_gguf(reason);
+        let Some(architecture) = Architecture::of_config(config) else {
+            return Err(wrong(format!(
+                "no architecture of GGUF's is known here for {}",
+                config.model_type
+            )));
+        };
+        let tensors = self.outgoing(architecture)?;
+        let layouts: Vec<_> = tensors.iter().map(|tensor| tensor.layout.clone()).collect();
+        let mut values = described::values(architecture, config);
+        for (key, id) in [
+            ("bos", config.bos_token_id),
+            ("eos", self.eos_token_ids().first().copied()),
+        ] {
+            if let Some(id) = id {
+                values.count(&format!("tokenizer.ggml.{key}_token_id"), id);
+            }
+        }
+        values.text("tokenizer.ggml.model", "no_vocab");
+        let said = said(file, architecture, &values, &tensors)?;
+        if let Some(what) = difference(config, &said) {
+            return Err(wrong(format!("{what} cannot be said there")));
+        }
+        write_gguf(file, &values, &layouts, |place| Ok(tensors[place].bytes()))
+    }
+
+    /// All tensors, as they go into a file.
+    fn outgoing(&self, architecture: &'static Architecture) -> Result<Vec<Outgoing>> {
+        let mut outgoing = Vec::new();
+        let mut experts: BTreeMap<(usize, &str), BTreeMap<usize, Tensor>> = BTreeMap::new();
+        for (name, tensor) in self.tensors().iter() {
+            if let Some((layer, expert, place)) = expert(name) {
+                let all = experts.entry((layer, place)).or_default();
+                all.insert(expert, tensor.clone());
+                continue;
+            }
+            let Some(gguf) = architecture.gguf_name(name) else {
+                return Err(self.not_for_gguf(format!("it has no place for the tensor {name}")));
+            };
+            outgoing.push(self.outgoing_tensor(architecture, gguf, tensor)?);
+        }
+        outgoing.extend(experts.into_iter().map(|((layer, place), of_each)| {
+            let from: Vec<Tensor> = of_each.into_values().collect();
+            let layout = Layout {
+                name: format!("blk.{layer}.{place}_exps.weight"),
+                shape: [&[from.len()], from[0].shape()].concat(),
+                storage: from[0].storage(),
+                length: from.iter().map(|tensor| tensor.bytes().len()).sum(),
+            };
+            Outgoing {
+                layout,
+                from,
+                order: None,
+                vector: None,
+                transposed: false,
+            }
+        }));
+        if let Some(divisors) = described::rope_divisors(self.config()) {
+            let tensor = Tensor::from_f64(Storage::F32, vec![divisors.len()], &divisors);
+            for tensor in tensor {
+                outgoing.push(self.outgoing_tensor(
+                    architecture,
+                    "rope_freqs.weight".into(),
+                    &tensor,
+                )?);
+            }
+        }
+        Ok(outgoing)
+    }
+
+    fn outgoing_tensor(
+        &self,
+        architecture: &Architecture,
+        name: String,
+        tensor: &Tensor,
+    ) -> Result<Outgoing> {
+        let config = self.config();
+        let module = name.rsplit('.').nth(1).unwrap_or_default();
+        let [heads, kv_heads] = [config.num_attention_heads, config.num_key_value_heads];
+        let rows = extent(tensor);
+        let order = match (architecture.order, module) {
+            (Order::Neighbours, "attn_q") => Some(halves(rows, heads)),
+            (Order::Neighbours, "attn_k") => Some(halves(rows, kv_heads)),
+            (Order::Concatenated, "attn_qkv") => Some(grouped(rows, [heads, kv_heads])),
+            _ => None,
+        };
+        let order = match order {
+            None => None,
+            Some(Some(order)) => Some(inverse(&order)),
+            Some(None) => {
+                return Err(
+                    self.not_for_gguf(format!("{rows} rows of {name} are none of so many heads"))
+                );
+            }
+        };
+        let is_norm = module.ends_with("norm");
+        let offset = f64::from(u8::from(architecture.norm_offset && is_norm));
+        let vector = (tensor.shape().len() == 1).then_some(offset);
+        let maps_transposed = config
+            .blocks
+            .first()
+            .is_some_and(|block| block.attention.out.transposed);
+        let transposed = maps_transposed && vector.is_none() && name.starts_with("blk.");
+        let mut shape = tensor.shape().to_vec();
+        if transposed {
+            shape.reverse();
+        }
+        let (storage, length) = match vector {
+            Some(_) => (Storage::F32, 4 * rows),
+            None => (tensor.storage(), tensor.bytes().len()),
+        };
+        Ok(Outgoing {
+            layout: Layout {
+                name,
+                shape,
+                storage,
+                length,
+            },
+            from: vec![tensor.clone()],
+            order,
+            vector,
+            transposed,
+        })
+    }
+
+    fn not_for_gguf(&self, reason: String) -> Error {
+        Error::NotForGguf {
+            model: self.name().into(),
+            reason,
+        }
+    }
+}
+
+impl Outgoing {
+    fn bytes(&self) -> Cow<'_, [u8]> {
+        let tensor = match (&self.order, self.from.as_slice()) {
+            (Some(order), [tensor]) => &reordered(tensor, order),
+            (None, [tensor]) if self.transposed => &tensor.transposed(),
+            (None, [tensor]) if self.vector.is_none() => return Cow::Borrowed(tensor.bytes()),
+            (None, [tensor]) => tensor,
+            (_, experts) => {
+                let bytes = experts.iter().flat_map(|tensor| tensor.bytes());
+                return Cow::Owned(bytes.copied().collect());
+            }
+        };
+        Cow::Owned(match self.vector {
+            Some(added) => {
+                let numbers = tensor.to_vec::<f64>().into_iter();
+                numbers
+                    .flat_map(|x| ((x + added) as f32).to_le_bytes())
+                    .collect()
+            }
+            None => tensor.bytes().to_vec(),
+        })
+    }
+}
+
+/// The config that a reader of the file will see.
+fn said(
+    file: &Path,
+    architecture: &'static Architecture,
+    values: &Values,
+    tensors: &[Outgoing],
+) -> Result<Config> {
+    let written: Bytes = values.written().to_vec().into();
+    let place = |tensor: &Outgoing| Placed {
+        name: tensor.layout.name.clone(),
+        tensor: tensor.from[0].clone(),
+        file: file.into(),
+    };
+    let gguf = Gguf {
+        metadata: Metadata::read(file, &mut Cursor::new(file, &written), values.len())?,
+        architecture,
+        tensors: tensors.iter().map(place).collect(),
+    };
+    let json = gguf.file("config.json")?.unwrap_or_default();
+    let mut config = Config::parse(file, &json)?;
+    config.as_stored_in_gguf();
+    Ok(config)
+}
+
+/// The layer and the number of an expert, and what GGUF calls its tensor's kind.
+fn expert(name: &str) -> Option<(usize, usize, &'static str)> {
+    let rest = name
+        .strip_prefix("model.layers.")?
+        .strip_suffix(".weight")?;
+    let (layer, rest) = rest.split_once(".block_sparse_moe.experts.")?;
+    let (expert, map) = rest.split_once('.')?;
+    let (kind, _) = EXPERTS.iter().find(|(_, hf)| *hf == map)?;
+    Some((layer.parse().ok()?, expert.parse().ok()?, kind))
+}
+
+/// What a GGUF file's config says otherwise than the config it was made from, in a word.
+fn difference(config: &Config, written: &Config) -> Option<String> {
+    let mut config = config.clone();
+    config.as_stored_in_gguf();
+    let same = |differs: bool, what: &str| differs.then(|| what.to_owned());
+    let decoder = config.decoder != written.decoder;
+    let sizes = |config: &Config| {
+        [
+            config.vocab_size,
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+            config.max_position_embeddings,
+        ]
+    };
+    same(sizes(&config) != sizes(written), "a size of the model")
+        .or_else(|| same(decoder, "the norm or the cap before the head"))
+        .or_else(|| {
+            let blocks = config.blocks.iter().zip(&written.blocks).enumerate();
+            let differs = |(layer, (block, written)): (usize, (&BlockForm, &BlockForm))| {
+                let (a, b) = (&block.attention, &written.attention);
+                let parts = [
+                    ("the window", a.window != b.window),
+                    ("the rotation", a.rope != b.rope),
+                    ("the scaling of scores", a.scaling != b.scaling),
+                    ("the attention", a != b),
+                    (
+                        "the MLP",
+                        (&block.inner, &block.outer, block.sum)
+                            != (&written.inner, &written.outer, written.sum),
+                    ),
+                ];
+                let (part, _) = parts.into_iter().find(|(_, differs)| *differs)?;
+                Some(format!("{part} of layer {layer}"))
+            };
+            blocks.into_iter().find_map(differs)
+        })
+}
