@@ -86,15 +86,34 @@ impl Tokenizer {
         path: &Path,
         json: &[u8],
         config: &Config,
+        settings: TokenizerConfig,
+    ) -> Result<Self> {
+        let class = Class::of(&settings, json)?;
+        let inner = serde_json::from_slice(json).map_err(|e| Error::Tokenizer {
+            path: path.into(),
+            reason: one_line(&format!("not a tokenizer this crate can read: {e}"), 300),
+        })?;
+        Self::of_class(class, path, inner, config, settings)
+    }
+
+    /// What [`load`](Self::load) makes of a tokenizer that was read already.
+    pub(super) fn of_parts(
+        path: &Path,
+        inner: Bpe,
+        config: &Config,
+        settings: TokenizerConfig,
+    ) -> Result<Self> {
+        let class = Class::of(&settings, b"")?;
+        Self::of_class(class, path, inner, config, settings)
+    }
+
+    fn of_class(
+        class: Class,
+        path: &Path,
+        mut inner: Bpe,
+        config: &Config,
         mut settings: TokenizerConfig,
     ) -> Result<Self> {
-        let wrong = |reason: String| Error::Tokenizer {
-            path: path.into(),
-            reason: one_line(&reason, 300),
-        };
-        let class = Class::of(&settings, json)?;
-        let mut inner: Bpe = serde_json::from_slice(json)
-            .map_err(|e| wrong(format!("not a tokenizer this crate can read: {e}")))?;
         let pad = inner.get_padding().map(|padding| padding.pad_token.clone());
         class.add_special_tokens(&mut settings, pad.as_deref());
         let bos_token = settings.special_text("bos_token");
@@ -111,7 +130,10 @@ impl Tokenizer {
             }
             Ok(())
         };
-        finish().map_err(|e: tokenizers::Error| wrong(e.to_string()))?;
+        finish().map_err(|e: tokenizers::Error| Error::Tokenizer {
+            path: path.into(),
+            reason: one_line(&e.to_string(), 300),
+        })?;
         let decoder = serde_json::to_string(&inner.get_decoder()).unwrap_or_default();
         let mut tokenizer = Self {
             bytes: if decoder.contains("\"ByteLevel\"") {

@@ -25,6 +25,7 @@ use bytes::Bytes;
 
 use super::error::Result;
 use super::safetensors::{Access, load};
+use super::tokenizer::Bpe;
 use crate::message::IoError;
 use crate::tensor::Tensor;
 use architecture::Architecture;
@@ -142,6 +143,19 @@ impl Gguf {
             "tokenizer_config.json" => Ok(json(tokenizer::tokenizer_config(&self.metadata)?)),
             _ => Ok(None),
         }
+    }
+
+    /// The tokenizer that tokenizer.json would have, without that being written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tokenizer`](super::Error::Tokenizer), also where there is none, and those of [`file`](Self::file).
+    pub(super) fn tokenizer(&self) -> Result<Bpe> {
+        let found = tokenizer::tokenizer(&self.metadata)?;
+        found.ok_or_else(|| super::Error::Tokenizer {
+            path: self.path().into(),
+            reason: "it has no tokenizer; give token ids instead of text".into(),
+        })
     }
 
     fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {

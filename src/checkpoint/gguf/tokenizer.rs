@@ -8,6 +8,7 @@
 //! * With `add_space_prefix`, a space goes before a text that does not begin with one; llama.cpp puts it before each
 //!   part of a text between special tokens, be there a space or not.
 //! * Gemma's runs of spaces are merged like other tokens; llama.cpp takes the longest first.
+//! * Falcon looks for digits among the characters that stand for bytes, where ¼ is one.
 //! * Tokens that only fill up the vocabulary (`[PAD151646]`) are in no text.
 //!
 //! What a token does to the spaces around it is in no file: added tokens leave them alone.
@@ -58,7 +59,7 @@ impl Model {
 ///
 /// # Errors
 ///
-/// [`Error::FieldType`], [`Error::FieldValue`], [`Error::UnsupportedOption`] and [`Error::Tokenizer`].
+/// [`Error::FieldType`], [`Error::FieldValue`] and [`Error::Tokenizer`].
 pub(super) fn tokenizer(metadata: &Metadata) -> Result<Option<Bpe>> {
     let Some(model) = Model::of(metadata)? else {
         return Ok(None);

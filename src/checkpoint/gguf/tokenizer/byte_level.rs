@@ -127,6 +127,11 @@ const ALL: [Preparation; 10] = [
     },
 ];
 
+/// All names.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().flat_map(|known| known.names).copied()
+}
+
 impl Preparation {
     /// What the file names. Older files name nothing; then the family tells, but for Llama's, whose members differ.
     fn of(metadata: &Metadata) -> Result<&'static Self> {
@@ -141,8 +146,7 @@ impl Preparation {
         };
         let known = ALL.iter().find(|known| known.names.contains(&name));
         known.ok_or_else(|| {
-            let names: Vec<_> = ALL.iter().flat_map(|known| known.names).copied().collect();
-            let names = names.join(", ");
+            let names = names().collect::<Vec<_>>().join(", ");
             metadata.wrong(
                 PRE,
                 format!("one of {names}; give token ids instead of text"),

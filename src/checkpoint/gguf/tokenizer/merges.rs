@@ -35,7 +35,7 @@ pub(super) fn listed(metadata: &Metadata, ids: &Vocab) -> Result<Merges> {
     for (i, line) in lines.into_iter().enumerate() {
         let Some(merge) = pair(line) else {
             let expected = format!(
-                "an array of two tokens each, with a space between, that are one together; {} (number {i}) is not",
+                "an array of pairs of tokens that make one together, with a space between; number {i} is {}",
                 shown(line)
             );
             return Err(metadata.wrong(MERGES, expected));

@@ -118,7 +118,7 @@ fn kinds(metadata: &Metadata, tokens: usize) -> Result<Vec<Kind>> {
             other => {
                 return Err(metadata.wrong(
                     KINDS,
-                    format!("an array of numbers up to 6; {other} is one of them"),
+                    format!("an array of numbers from 0 to 6, without {other}"),
                 ));
             }
         })
