@@ -1,19 +1,32 @@
 //! The token ids of texts: `cargo run --example tokenize MODEL < TEXTS.json`, where TEXTS.json is a list of strings.
 //!
-//! Prints a JSON list of the ids of each. The scripts in reference/ compare them with those of other programs.
+//! Prints a list of the ids of each. reference/check_gguf_tokenizers.py compares them with those of other programs.
 
 use std::error::Error;
 use std::io::{Read, stdin};
+use std::process::ExitCode;
 
 use context_patch::checkpoint::{Access, Checkpoint};
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let model = std::env::args().nth(1).ok_or("which model?")?;
+fn main() -> ExitCode {
+    match tokenize() {
+        Ok(json) => {
+            println!("{json}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn tokenize() -> Result<String, Box<dyn Error>> {
+    let model = std::env::args().nth(1).ok_or("name a model")?;
     let mut json = String::new();
     stdin().read_to_string(&mut json)?;
     let texts: Vec<String> = serde_json::from_str(&json)?;
     let tokenizer = Checkpoint::open(&model, Access::Mapped)?.tokenizer()?;
     let ids: Result<Vec<_>, _> = texts.iter().map(|text| tokenizer.encode(text)).collect();
-    println!("{}", serde_json::to_string(&ids?)?);
-    Ok(())
+    Ok(serde_json::to_string(&ids?)?)
 }

@@ -238,7 +238,7 @@ impl Checkpoint {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         if let Files::Gguf(gguf) = &self.files {
             let settings = self.tokenizer_config()?;
-            return Tokenizer::of_parts(gguf.path(), gguf.tokenizer()?, &self.config, settings);
+            return Tokenizer::as_written(gguf.path(), gguf.tokenizer()?, &self.config, settings);
         }
         let Some(json) = self.files.read("tokenizer.json")? else {
             return Err(Error::NoTokenizer {

@@ -96,15 +96,14 @@ impl Tokenizer {
         Self::of_class(class, path, inner, config, settings)
     }
 
-    /// What [`load`](Self::load) makes of a tokenizer that was read already.
-    pub(super) fn of_parts(
+    /// A tokenizer that was read already, taken as it is.
+    pub(super) fn as_written(
         path: &Path,
         inner: Bpe,
         config: &Config,
         settings: TokenizerConfig,
     ) -> Result<Self> {
-        let class = Class::of(&settings, b"")?;
-        Self::of_class(class, path, inner, config, settings)
+        Self::of_class(Class::AsWritten, path, inner, config, settings)
     }
 
     fn of_class(

@@ -9,6 +9,7 @@
 //!   part of a text between special tokens, be there a space or not.
 //! * Gemma's runs of spaces are merged like other tokens; llama.cpp takes the longest first.
 //! * Falcon looks for digits among the characters that stand for bytes, where ¼ is one.
+//! * Words that look like the end of a turn (`</s>` in Qwen2's vocabulary) are words where the file says so.
 //! * Tokens that only fill up the vocabulary (`[PAD151646]`) are in no text.
 //!
 //! What a token does to the spaces around it is in no file: added tokens leave them alone.
