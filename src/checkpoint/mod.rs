@@ -10,6 +10,7 @@ mod error;
 mod families;
 mod fields;
 mod files;
+mod folder;
 pub(crate) mod form;
 mod gguf;
 pub mod hub;
@@ -29,6 +30,7 @@ use bytes::Bytes;
 pub use chat::{ChatTemplate, Conversation, Message};
 pub use config::Config;
 pub use error::{Error, Result};
+pub use folder::Converted;
 pub use form::{Rope, RopeScaling};
 pub(crate) use gguf::{Layout as GgufLayout, Values, write_gguf};
 pub use safetensors::Access;
@@ -86,7 +88,7 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::NotGguf`], [`Error::UnsupportedDtype`] and those of [`Config::parse`].
+    /// [`Error::NotGguf`] and those of [`Config::parse`].
     pub fn from_gguf(name: &str, data: Bytes) -> Result<Self> {
         Self::of_gguf(name, Gguf::parse(Path::new(name), data)?)
     }

@@ -131,7 +131,7 @@ impl<'a> Cursor<'a> {
 
     /// An array without its elements being read, but for strings, whose ends are looked for.
     fn elements(&mut self, depth: usize) -> Result<Array> {
-        let (kind, count, start) = (self.u32()?, self.u64()?, self.at + 12);
+        let (kind, count, start) = (self.u32()?, self.u64()?, self.at);
         match (kind, number_size(kind)) {
             (_, Some(size)) => {
                 let length = count.checked_mul(size as u64).unwrap_or(u64::MAX);

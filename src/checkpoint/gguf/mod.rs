@@ -77,7 +77,7 @@ impl Gguf {
     ///
     /// # Errors
     ///
-    /// [`Error::NotGguf`](super::Error::NotGguf), [`Error::UnsupportedDtype`](super::Error::UnsupportedDtype),
+    /// [`Error::NotGguf`](super::Error::NotGguf),
     /// [`Error::FieldType`](super::Error::FieldType) and [`Error::FieldValue`](super::Error::FieldValue).
     pub(super) fn parse(file: &Path, data: Bytes) -> Result<Self> {
         let alone = |path: &Path| {

@@ -71,7 +71,8 @@ impl Checkpoint {
     fn outgoing(&self, architecture: &'static Architecture) -> Result<Vec<Outgoing>> {
         let mut outgoing = Vec::new();
         let mut experts: BTreeMap<(usize, &str), BTreeMap<usize, Tensor>> = BTreeMap::new();
-        for (name, tensor) in self.tensors().iter() {
+        let tensors = self.tensors().iter();
+        for (name, tensor) in tensors.filter(|(name, _)| !is_buffer(name)) {
             if let Some((layer, expert, place)) = expert(name) {
                 let all = experts.entry((layer, place)).or_default();
                 all.insert(expert, tensor.clone());
@@ -98,15 +99,11 @@ impl Checkpoint {
                 transposed: false,
             }
         }));
-        if let Some(divisors) = described::rope_divisors(self.config()) {
-            let tensor = Tensor::from_f64(Storage::F32, vec![divisors.len()], &divisors);
-            for tensor in tensor {
-                outgoing.push(self.outgoing_tensor(
-                    architecture,
-                    "rope_freqs.weight".into(),
-                    &tensor,
-                )?);
-            }
+        let divisors = described::rope_divisors(self.config())
+            .and_then(|divisors| Tensor::from_f64(Storage::F32, vec![divisors.len()], &divisors));
+        if let Some(divisors) = divisors {
+            let name = "rope_freqs.weight".into();
+            outgoing.push(self.outgoing_tensor(architecture, name, &divisors)?);
         }
         Ok(outgoing)
     }
@@ -196,6 +193,12 @@ impl Outgoing {
             None => tensor.bytes().to_vec(),
         })
     }
+}
+
+/// Whether a tensor is one that old checkpoints have beside their weights and that follows from the config.
+fn is_buffer(name: &str) -> bool {
+    let buffers = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
+    buffers.iter().any(|buffer| name.ends_with(buffer))
 }
 
 /// The config that a reader of the file will see.

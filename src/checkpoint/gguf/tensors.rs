@@ -32,7 +32,7 @@ impl Gguf {
                 let entry = Entry {
                     tensor: Ok(tensor),
                     file: placed.file.clone(),
-                    stored: placed.name.clone(),
+                    stored: name.clone(),
                 };
                 entries.insert(name, entry);
             }

@@ -12,23 +12,6 @@ use crate::output;
 use crate::patch::{Patch, Result};
 use crate::tensor::{Storage, Tensor};
 
-/// What belongs to a checkpoint beside its weights, where it is there.
-const FILES: [&str; 13] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "LICENSE",
-    "NOTICE",
-];
-
 /// Writes the checkpoint of `model` with `patch` in it, as [`materialise`](crate::patch::materialise)
 /// does, to the new folder `dir`.
 ///
@@ -45,12 +28,7 @@ const FILES: [&str; 13] = [
 pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path) -> Result<()> {
     let changes = changes(model, patch)?;
     output::write_dir(dir, |dir| {
-        for name in FILES {
-            if let Some(content) = model.checkpoint().file(name)? {
-                let path = dir.join(name);
-                std::fs::write(&path, content).map_err(IoError::at("write", path))?;
-            }
-        }
+        model.checkpoint().write_files(dir)?;
         let named = model.checkpoint().weights_file().unwrap_or(SINGLE);
         let file = if is_index(named) { SINGLE } else { named };
         weights(model, &changes, storage, &dir.join(file))?;
