@@ -10,7 +10,8 @@ use common::gguf::{File, TYPES, Value, llama};
 use common::{FAMILIES, logits, open, reference};
 use context_patch::checkpoint::{Access, Checkpoint};
 use context_patch::model::ModelOptions;
-use context_patch::tensor::{Element, Storage};
+use context_patch::patch::{LayerPatch, LowRank, Patch, TensorChange, export, materialise};
+use context_patch::tensor::{Element, Matrix, Storage};
 use context_patch::{Model, checkpoint};
 use half::bf16;
 use serde_json::json;
@@ -385,4 +386,56 @@ fn a_model_in_several_files() {
     std::fs::remove_file(path(3)).unwrap();
     say("one file missing", &path(1));
     insta::assert_snapshot!(said);
+}
+
+/// ΔW of rank 1 on one layer's down projection.
+fn some_patch(model: &Model) -> Patch {
+    let config = model.config();
+    let mut numbers = common::numbers(3, 2.0, 2);
+    let mut column = |length: usize| (0..length).map(|_| numbers()).collect::<Vec<f64>>();
+    let delta = LowRank {
+        u: Matrix::from_vec(1, column(config.hidden_size)),
+        v: Matrix::from_vec(config.intermediate_size, column(config.intermediate_size)),
+    };
+    let mut layers = vec![LayerPatch::default(); config.num_hidden_layers];
+    let change = TensorChange::LowRank(delta);
+    layers[1].insert("mlp.down_proj.weight".into(), change);
+    Patch { layers }
+}
+
+#[test]
+fn a_merged_file_is_the_materialised_model_and_all_else_is_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("merged.gguf");
+    let mut source = small();
+    source.set("general.name", Value::Text("Named"));
+    source.set("tokenizer.ggml.tokens", Value::Texts(vec!["a", "b"]));
+    let original = model(parse(&source).unwrap());
+    let patch = some_patch(&original);
+    for storage in [Storage::F32, Storage::Bf16] {
+        export::merged_gguf(&original, &patch, Some(storage), &file).unwrap();
+        let merged = model(Checkpoint::open(file.to_str().unwrap(), Access::Read).unwrap());
+        let materialised = materialise(&original, &patch, Some(storage)).unwrap();
+        assert_eq!(bits::<f32>(&merged), bits::<f32>(materialised.model()));
+        assert_ne!(bits::<f32>(&merged), bits::<f32>(&original));
+        let mut expected = source.clone();
+        let down = "model.layers.1.mlp.down_proj.weight";
+        let (_, _, kind, bytes) = expected
+            .tensors
+            .iter_mut()
+            .find(|(name, ..)| name == "blk.1.ffn_down.weight")
+            .unwrap();
+        *kind = if storage == Storage::F32 { 0 } else { 30 };
+        let (_, tensor) = merged
+            .checkpoint()
+            .tensors()
+            .iter()
+            .find(|(name, _)| *name == down)
+            .unwrap();
+        *bytes = tensor.bytes().to_vec();
+        let mut written = std::fs::read(&file).unwrap();
+        // The last tensor's padding, which a file need not have.
+        written.truncate(expected.bytes().len());
+        assert!(written == expected.bytes(), "{storage}");
+    }
 }

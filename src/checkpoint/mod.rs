@@ -175,9 +175,16 @@ impl Checkpoint {
     /// What names the model from any folder: a repository and its commit for one of the Hugging Face cache, a whole
     /// path for another directory, and the name of files in memory.
     pub(crate) fn origin(&self) -> hub::Origin {
-        match self.dir() {
-            Some(dir) => hub::origin(dir),
-            None => hub::Origin {
+        match (self.dir(), self.gguf()) {
+            (Some(dir), _) => hub::origin(dir),
+            (None, Some(gguf)) => hub::Origin {
+                name: std::path::absolute(gguf.path())
+                    .unwrap_or_else(|_| gguf.path().into())
+                    .to_string_lossy()
+                    .into_owned(),
+                revision: None,
+            },
+            (None, None) => hub::Origin {
                 name: self.name.clone(),
                 revision: None,
             },
@@ -189,6 +196,14 @@ impl Checkpoint {
         match &self.files {
             Files::Dir(dir) => Some(dir),
             Files::Memory { .. } | Files::Gguf(_) => None,
+        }
+    }
+
+    /// The GGUF file that it is, if it is one.
+    fn gguf(&self) -> Option<&Gguf> {
+        match &self.files {
+            Files::Gguf(gguf) => Some(gguf),
+            Files::Dir(_) | Files::Memory { .. } => None,
         }
     }
 

@@ -1,6 +1,5 @@
 //! `context-patch convert`.
 
-use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -10,7 +9,7 @@ use context_patch::output::{check_new_dir, check_writable};
 use context_patch::tensor::{Dtype, Storage};
 
 use super::progress::waiting;
-use super::solving::storage_of;
+use super::solving::{is_gguf, storage_of};
 use super::words::{commands, counted, rows, shell, size_of};
 use super::{OK, print, program};
 
@@ -40,7 +39,7 @@ pub(super) struct Convert {
 
 impl Convert {
     pub(super) fn run(&self) -> Result<u8> {
-        let to_gguf = self.to.extension() == Some(OsStr::new("gguf"));
+        let to_gguf = is_gguf(&self.to);
         if to_gguf {
             check_writable(&self.to)?;
         } else {

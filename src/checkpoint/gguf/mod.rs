@@ -141,6 +141,17 @@ impl Gguf {
         }
     }
 
+    /// All values as the files have them, but for the division into several files and the alignment.
+    fn copied_values(&self) -> Values {
+        let mut values = Values::default();
+        for (key, written) in self.metadata.written() {
+            if !key.starts_with("split.") && key != header::ALIGNMENT_KEY {
+                values.copied(written);
+            }
+        }
+        values
+    }
+
     fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.tensors
             .iter()

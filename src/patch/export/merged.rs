@@ -9,7 +9,7 @@ use crate::checkpoint::{Layout, SINGLE, Stored, is_index, write_tensors, written
 use crate::message::IoError;
 use crate::model::Model;
 use crate::output;
-use crate::patch::{Patch, Result};
+use crate::patch::{Patch, Result, materialise};
 use crate::tensor::{Storage, Tensor};
 
 /// Writes the checkpoint of `model` with `patch` in it, as [`materialise`](crate::patch::materialise)
@@ -41,6 +41,22 @@ pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path
         }
         Ok(())
     })
+}
+
+/// Writes the model with `patch` in it as a GGUF file, as [`Checkpoint::write_gguf`](crate::Checkpoint::write_gguf) does: of one
+/// that is such a file everything but the patched tensors is copied.
+///
+/// # Errors
+///
+/// Those of [`materialise`](crate::patch::materialise) and [`Checkpoint::write_gguf`](crate::Checkpoint::write_gguf).
+pub fn merged_gguf(
+    model: &Model,
+    patch: &Patch,
+    storage: Option<Storage>,
+    file: &Path,
+) -> Result<()> {
+    let patched = materialise(model, patch, storage)?.into_model();
+    Ok(patched.checkpoint().write_gguf(file)?)
 }
 
 fn weights(
