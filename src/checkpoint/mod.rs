@@ -253,6 +253,10 @@ impl Checkpoint {
     ///
     /// [`Error::NoTokenizer`], and those of [`Tokenizer::from_bytes`].
     pub fn tokenizer(&self) -> Result<Tokenizer> {
+        if let Files::Gguf(gguf) = &self.files {
+            let settings = self.tokenizer_config()?;
+            return Tokenizer::of_parts(gguf.path(), gguf.tokenizer()?, &self.config, settings);
+        }
         let Some(json) = self.files.read("tokenizer.json")? else {
             return Err(Error::NoTokenizer {
                 dir: self.files.path(""),
@@ -277,7 +281,11 @@ impl Checkpoint {
                 dir: self.files.path(""),
             });
         };
-        let json = self.files.read("tokenizer.json")?.unwrap_or_default();
+        // A GGUF file's does not pad, and takes time to write.
+        let json = match &self.files {
+            Files::Gguf(_) => Bytes::new(),
+            files => files.read("tokenizer.json")?.unwrap_or_default(),
+        };
         let tokens = tokenizer::special_tokens(settings, &json)?;
         ChatTemplate::of_several(&path, sources, tokens)
     }

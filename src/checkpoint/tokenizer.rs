@@ -18,6 +18,7 @@ use super::error::{Error, Result};
 use super::tokenizer_config::TokenizerConfig;
 use crate::message::one_line;
 use class::Class;
+pub(super) use rebuilt::{QWEN2_PARTS, Rebuilt, byte_level, parse};
 pub use stream::TextStream;
 use stream::{Bytes, level_bytes};
 
@@ -44,7 +45,7 @@ pub struct Tokenizer {
 
 /// What the families' tokenizers are. The crate's type for any model at all reads vocabulary and merges, 33 MB for Gemma,
 /// three times over, which is most of the time to the first token.
-type Bpe = TokenizerImpl<
+pub(super) type Bpe = TokenizerImpl<
     BPE,
     NormalizerWrapper,
     PreTokenizerWrapper,
@@ -85,15 +86,34 @@ impl Tokenizer {
         path: &Path,
         json: &[u8],
         config: &Config,
+        settings: TokenizerConfig,
+    ) -> Result<Self> {
+        let class = Class::of(&settings, json)?;
+        let inner = serde_json::from_slice(json).map_err(|e| Error::Tokenizer {
+            path: path.into(),
+            reason: one_line(&format!("not a tokenizer this crate can read: {e}"), 300),
+        })?;
+        Self::of_class(class, path, inner, config, settings)
+    }
+
+    /// What [`load`](Self::load) makes of a tokenizer that was read already.
+    pub(super) fn of_parts(
+        path: &Path,
+        inner: Bpe,
+        config: &Config,
+        settings: TokenizerConfig,
+    ) -> Result<Self> {
+        let class = Class::of(&settings, b"")?;
+        Self::of_class(class, path, inner, config, settings)
+    }
+
+    fn of_class(
+        class: Class,
+        path: &Path,
+        mut inner: Bpe,
+        config: &Config,
         mut settings: TokenizerConfig,
     ) -> Result<Self> {
-        let wrong = |reason: String| Error::Tokenizer {
-            path: path.into(),
-            reason: one_line(&reason, 300),
-        };
-        let class = Class::of(&settings, json)?;
-        let mut inner: Bpe = serde_json::from_slice(json)
-            .map_err(|e| wrong(format!("not a tokenizer this crate can read: {e}")))?;
         let pad = inner.get_padding().map(|padding| padding.pad_token.clone());
         class.add_special_tokens(&mut settings, pad.as_deref());
         let bos_token = settings.special_text("bos_token");
@@ -110,7 +130,10 @@ impl Tokenizer {
             }
             Ok(())
         };
-        finish().map_err(|e: tokenizers::Error| wrong(e.to_string()))?;
+        finish().map_err(|e: tokenizers::Error| Error::Tokenizer {
+            path: path.into(),
+            reason: one_line(&e.to_string(), 300),
+        })?;
         let decoder = serde_json::to_string(&inner.get_decoder()).unwrap_or_default();
         let mut tokenizer = Self {
             bytes: if decoder.contains("\"ByteLevel\"") {

@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 
 use super::super::error::{Error, Result};
 use super::Gguf;
-use super::metadata::Metadata;
 
 /// What changes a model and is in no field of its family's config: keys after the architecture's name, and the number that
 /// changes nothing.
@@ -344,14 +343,4 @@ fn written(number: f64) -> Value {
         return narrow.to_string().parse::<f64>().unwrap_or(number).into();
     }
     number.into()
-}
-
-/// The tokens that end a text, by the keys that say them.
-pub(super) fn end_tokens(metadata: &Metadata) -> Result<Vec<u64>> {
-    let mut ids = Vec::new();
-    for key in ["eos", "eot", "eom"] {
-        ids.extend(metadata.unsigned(&format!("tokenizer.ggml.{key}_token_id"))?);
-    }
-    ids.dedup();
-    Ok(ids)
 }

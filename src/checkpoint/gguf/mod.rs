@@ -12,6 +12,7 @@ mod rope_factors;
 mod rows;
 mod split;
 mod tensors;
+mod tokenizer;
 mod types;
 mod writer;
 
@@ -24,6 +25,7 @@ use bytes::Bytes;
 
 use super::error::Result;
 use super::safetensors::{Access, load};
+use super::tokenizer::Bpe;
 use crate::message::IoError;
 use crate::tensor::Tensor;
 use architecture::Architecture;
@@ -131,12 +133,14 @@ impl Gguf {
         match name {
             "config.json" => Ok(json(self.config()?)),
             "generation_config.json" => {
-                let ids = config::end_tokens(&self.metadata)?;
+                let ids = tokenizer::end_tokens(&self.metadata)?;
                 let ids = (!ids.is_empty()).then_some(ids);
                 Ok(json(
                     [("eos_token_id".into(), ids.into())].into_iter().collect(),
                 ))
             }
+            "tokenizer.json" => tokenizer::tokenizer_json(&self.metadata),
+            "tokenizer_config.json" => Ok(json(tokenizer::tokenizer_config(&self.metadata)?)),
             _ => Ok(None),
         }
     }
@@ -150,6 +154,19 @@ impl Gguf {
             }
         }
         values
+    }
+
+    /// The tokenizer that tokenizer.json would have, without that being written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tokenizer`](super::Error::Tokenizer), also where there is none, and those of [`file`](Self::file).
+    pub(super) fn tokenizer(&self) -> Result<Bpe> {
+        let found = tokenizer::tokenizer(&self.metadata)?;
+        found.ok_or_else(|| super::Error::Tokenizer {
+            path: self.path().into(),
+            reason: "it has no tokenizer; give token ids instead of text".into(),
+        })
     }
 
     fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {

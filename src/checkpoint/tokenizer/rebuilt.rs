@@ -8,11 +8,11 @@ use super::super::tokenizer_config::TokenizerConfig;
 use super::Bpe;
 
 /// Where Qwen2 cuts a text before its merges.
-const QWEN2_PARTS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(in crate::checkpoint) const QWEN2_PARTS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// A class that takes vocabulary, merges and post-processor of tokenizer.json only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rebuilt {
+pub(in crate::checkpoint) enum Rebuilt {
     /// `GemmaTokenizer`.
     Gemma,
     /// `GPT2Tokenizer`, and `CodeGenTokenizer`, which reads as it does.
@@ -70,6 +70,15 @@ impl Rebuilt {
         settings: &TokenizerConfig,
     ) -> tokenizers::Result<()> {
         self.set_model(inner, settings)?;
+        self.rebuild_around_model(inner, settings)
+    }
+
+    /// Makes normalizer, pre-tokenizer and decoder as this class has them.
+    pub(in crate::checkpoint) fn rebuild_around_model(
+        self,
+        inner: &mut Bpe,
+        settings: &TokenizerConfig,
+    ) -> tokenizers::Result<()> {
         let prefix_space = settings.add_prefix_space.unwrap_or(self == Self::Llama);
         let (normalizer, pre_tokenizer) = match self {
             Self::Gemma => (
@@ -149,11 +158,13 @@ impl Rebuilt {
 }
 
 /// Bytes written as GPT-2 writes them.
-fn byte_level(add_prefix_space: bool, use_regex: bool) -> Value {
+pub(in crate::checkpoint) fn byte_level(add_prefix_space: bool, use_regex: bool) -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": use_regex})
 }
 
 /// A part of a tokenizer, or none.
-fn parse<T: DeserializeOwned>(json: Value) -> serde_json::Result<Option<T>> {
+pub(in crate::checkpoint) fn parse<T: DeserializeOwned>(
+    json: Value,
+) -> serde_json::Result<Option<T>> {
     serde_json::from_value(json)
 }
