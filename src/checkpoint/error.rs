@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::message::{IoError, shown};
+use crate::output::MaybeIo;
 
 /// A result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -417,6 +418,15 @@ fn instead(other: Option<&str>) -> String {
             format!(
                 ", but {file}; convert it to safetensors: load it with transformers and save_pretrained it"
             )
+        }
+    }
+}
+
+impl MaybeIo for Error {
+    fn io_mut(&mut self) -> Option<&mut IoError> {
+        match self {
+            Self::Io(error) => Some(error),
+            _ => None,
         }
     }
 }

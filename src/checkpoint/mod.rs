@@ -10,6 +10,7 @@ mod error;
 mod families;
 mod fields;
 mod files;
+mod folder;
 pub(crate) mod form;
 mod gguf;
 pub mod hub;
@@ -29,6 +30,7 @@ use bytes::Bytes;
 pub use chat::{ChatTemplate, Conversation, Message};
 pub use config::Config;
 pub use error::{Error, Result};
+pub use folder::Converted;
 pub use form::{Rope, RopeScaling};
 pub(crate) use gguf::{Layout as GgufLayout, Values, write_gguf};
 pub use safetensors::Access;
@@ -86,7 +88,7 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`Error::NotGguf`], [`Error::UnsupportedDtype`] and those of [`Config::parse`].
+    /// [`Error::NotGguf`] and those of [`Config::parse`].
     pub fn from_gguf(name: &str, data: Bytes) -> Result<Self> {
         Self::of_gguf(name, Gguf::parse(Path::new(name), data)?)
     }
@@ -173,9 +175,16 @@ impl Checkpoint {
     /// What names the model from any folder: a repository and its commit for one of the Hugging Face cache, a whole
     /// path for another directory, and the name of files in memory.
     pub(crate) fn origin(&self) -> hub::Origin {
-        match self.dir() {
-            Some(dir) => hub::origin(dir),
-            None => hub::Origin {
+        match (self.dir(), self.gguf()) {
+            (Some(dir), _) => hub::origin(dir),
+            (None, Some(gguf)) => hub::Origin {
+                name: std::path::absolute(gguf.path())
+                    .unwrap_or_else(|_| gguf.path().into())
+                    .to_string_lossy()
+                    .into_owned(),
+                revision: None,
+            },
+            (None, None) => hub::Origin {
                 name: self.name.clone(),
                 revision: None,
             },
@@ -187,6 +196,14 @@ impl Checkpoint {
         match &self.files {
             Files::Dir(dir) => Some(dir),
             Files::Memory { .. } | Files::Gguf(_) => None,
+        }
+    }
+
+    /// The GGUF file that it is, if it is one.
+    fn gguf(&self) -> Option<&Gguf> {
+        match &self.files {
+            Files::Gguf(gguf) => Some(gguf),
+            Files::Dir(_) | Files::Memory { .. } => None,
         }
     }
 

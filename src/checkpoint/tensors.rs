@@ -2,7 +2,7 @@
 
 mod experts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +27,8 @@ pub struct Tensors {
     map: BTreeMap<String, Entry>,
     /// What only an export needs: vision tensors, and second spellings of what `map` has.
     aside: Vec<Entry>,
+    /// The names of tensors that were [replaced](Self::replaced).
+    changed: BTreeSet<String>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -101,6 +103,7 @@ impl Tensors {
             source: source.into(),
             map,
             aside,
+            changed: BTreeSet::new(),
             metadata,
         }
     }
@@ -113,9 +116,15 @@ impl Tensors {
             debug_assert!(entry.is_some(), "no tensor {name}");
             if let Some(entry) = entry {
                 entry.tensor = Ok(tensor);
+                tensors.changed.insert(name);
             }
         }
         tensors
+    }
+
+    /// Whether the tensor `name` was replaced.
+    pub(super) fn is_changed(&self, name: &str) -> bool {
+        self.changed.contains(name)
     }
 
     /// Every tensor of the files, those that nothing is computed with too.

@@ -6,6 +6,7 @@ mod compare;
 mod compile;
 mod compiled_report;
 mod conformance;
+mod convert;
 mod demo;
 mod generate;
 mod inspect;
@@ -86,6 +87,7 @@ enum Command {
     Compare(compare::Compare),
     Compile(Box<compile::Compile>),
     Conformance(conformance::Conformance),
+    Convert(convert::Convert),
     Demo(demo::Demo),
     Generate(generate::Generate),
     Inspect(inspect::Inspect),
@@ -99,9 +101,9 @@ enum Command {
 /// Which model, and how it is read.
 #[derive(Args)]
 struct ModelArgs {
-    /// A Hugging Face model directory, a repository id that is in the local Hugging Face cache, or tiny: the small model
-    /// that is built in
-    #[arg(long, value_name = "DIR|ID")]
+    /// A Hugging Face model directory, a GGUF file, a repository id that is in the local Hugging Face cache, or tiny: the
+    /// small model that is built in
+    #[arg(long, value_name = "DIR|FILE|ID")]
     model: String,
 
     /// Branch, tag or full commit of a repository in the cache [default: main]
@@ -233,6 +235,7 @@ fn run(cli: &Cli) -> Result<u8> {
     match &cli.command {
         None => demo::Demo::default().run(cli.level),
         Some(Command::Conformance(conformance)) => conformance.run(),
+        Some(Command::Convert(convert)) => convert.run(),
         Some(Command::Demo(demo)) => demo.run(cli.level),
         Some(Command::Apply(apply)) => apply.run(cli.level),
         Some(Command::Compare(compare)) => compare.run(cli.level),

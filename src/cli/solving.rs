@@ -1,5 +1,6 @@
 //! Options that commands share: of the solvers, and of what becomes of a patch.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use clap::Args;
@@ -53,7 +54,7 @@ fn at_least_one(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
-fn storage_of(dtype: Dtype) -> Storage {
+pub(super) fn storage_of(dtype: Dtype) -> Storage {
     match dtype {
         Dtype::F64 => Storage::F64,
         Dtype::F32 => Storage::F32,
@@ -70,11 +71,17 @@ fn wider(a: Storage, b: Storage) -> Storage {
     }
 }
 
+/// Whether what is written there is a GGUF file, by its name.
+pub(super) fn is_gguf(path: &Path) -> bool {
+    path.extension() == Some(OsStr::new("gguf"))
+}
+
 /// Where else a patch goes.
 #[derive(Args)]
 pub(super) struct ExportArgs {
     /// Write the patch in another program's form: peft DIR (an adapter; a plain LoRA where no norm is changed),
-    /// gguf FILE (for llama.cpp; no norm may be changed) or merged DIR (a whole checkpoint). Repeatable
+    /// gguf FILE (an adapter for llama.cpp; no norm may be changed), merged DIR (a whole checkpoint) or merged FILE.gguf
+    /// (a whole GGUF file). Repeatable
     #[arg(long, num_args = 2, value_names = ["KIND", "PATH"])]
     export: Vec<String>,
 
@@ -93,6 +100,7 @@ impl ExportArgs {
     /// Refuses what could not be written, before anything is solved.
     pub(super) fn check(&self) -> Result<()> {
         self.each().try_for_each(|(kind, path)| match kind {
+            "merged" if is_gguf(path) => Ok(check_writable(path)?),
             "peft" | "merged" => Ok(check_new_dir(path)?),
             "gguf" => Ok(check_writable(path)?),
             _ => Err(Error::ExportKind { kind: kind.into() }),
@@ -118,12 +126,15 @@ impl ExportArgs {
         let stored = model.layers()[0].outer.down()[0].weight().storage();
         let storage = match self.merged_dtype {
             Some(dtype) => storage_of(dtype),
-            None => wider(stored, storage_of(saved.dtype)),
+            None => wider(stored.for_new_numbers(), storage_of(saved.dtype)),
         };
         let base = self.base_name.as_deref();
         let write = |(kind, path): (&str, &Path)| match kind {
             "peft" => export::peft(model, &saved.patch, base, path),
             "gguf" => export::gguf(model, &saved.patch, base, path),
+            "merged" if is_gguf(path) => {
+                export::merged_gguf(model, &saved.patch, Some(storage), path)
+            }
             "merged" => export::merged(model, &saved.patch, Some(storage), path),
             _ => Err(Error::ExportKind { kind: kind.into() }),
         };

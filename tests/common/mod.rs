@@ -9,6 +9,7 @@
 
 pub mod compared;
 pub mod files;
+pub mod gguf;
 pub mod page;
 pub mod pinned;
 pub mod real;

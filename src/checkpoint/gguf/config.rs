@@ -121,7 +121,11 @@ impl Gguf {
             "attention.key_length" | "rope.dimension_count" => {
                 let hidden = self.same_for_all_layers("embedding_length")?;
                 match [hidden, heads()?].map(|size| size.and_then(|size| size.as_u64())) {
-                    [Some(hidden), Some(heads @ 1..)] => Some((hidden / heads).into()),
+                    [_, Some(0)] => {
+                        let key = self.architecture.key("attention.head_count");
+                        return Err(self.metadata.wrong(&key, "at least 1"));
+                    }
+                    [Some(hidden), Some(heads)] => Some((hidden / heads).into()),
                     _ => None,
                 }
             }
@@ -142,9 +146,9 @@ impl Gguf {
         let embedding = self.tensors().find(|(name, _)| *name == NAME);
         match embedding {
             Some((_, tensor)) => Ok(tensor.rows()),
-            None => Err(Error::MissingTensor {
-                file: self.metadata.path().into(),
-                tensor: NAME.into(),
+            None => Err(Error::NotGguf {
+                path: self.metadata.path().into(),
+                reason: format!("it has no tensor {NAME}"),
             }),
         }
     }

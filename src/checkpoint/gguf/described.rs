@@ -132,7 +132,7 @@ impl Described<'_> {
     }
 }
 
-/// The divisors of angles, `[dims / 2]`, where a config's scaling is Llama 3's.
+/// The divisors of angles, `[dims / 2]`, where a config's scaling is one of Llama 3's own.
 pub(super) fn rope_divisors(config: &Config) -> Option<Vec<f64>> {
     let RopeForm { rope, dims, .. } = config.blocks[0].attention.rope?;
     let RopeScaling::Llama3 {
@@ -150,6 +150,9 @@ pub(super) fn rope_divisors(config: &Config) -> Option<Vec<f64>> {
         high,
         original,
     };
+    if !scaling.is_common() {
+        return None;
+    }
     let divisor = |pair| rope_factors::divisor_of(pair, dims, rope.theta, &scaling);
     Some((0..dims / 2).map(divisor).collect())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::super::error::{Error, Result};
+use super::super::error::Result;
 use super::cursor::Cursor;
 use super::metadata::Metadata;
 use super::types;
@@ -42,7 +42,7 @@ impl Parts {
         let metadata = Metadata::read(path, &mut cursor, values)?;
         let (mut names, mut infos) = (BTreeSet::new(), Vec::new());
         for _ in 0..tensors {
-            let info = info(path, &mut cursor)?;
+            let info = info(&mut cursor)?;
             if !names.insert(info.name.clone()) {
                 return Err(cursor.wrong(format!("it has the tensor {} twice", shown(&info.name))));
             }
@@ -97,7 +97,7 @@ fn counts(cursor: &mut Cursor<'_>) -> Result<(u64, u64)> {
     }
 }
 
-fn info(path: &Path, cursor: &mut Cursor<'_>) -> Result<Info> {
+fn info(cursor: &mut Cursor<'_>) -> Result<Info> {
     let name = cursor.name()?;
     let wrong = |cursor: &Cursor<'_>, reason: String| {
         Err(cursor.wrong(format!("the tensor {} {reason}", shown(&name))))
@@ -117,11 +117,19 @@ fn info(path: &Path, cursor: &mut Cursor<'_>) -> Result<Info> {
             _ => return wrong(cursor, format!("has a dimension of {extent}")),
         }
     }
-    let storage = types::storage(cursor.u32()?).map_err(|dtype| Error::UnsupportedDtype {
-        file: path.into(),
-        tensor: name.clone(),
-        dtype,
-    })?;
+    let numbers = shape
+        .iter()
+        .try_fold(1usize, |numbers, &extent| numbers.checked_mul(extent));
+    if numbers.is_none() {
+        return wrong(cursor, "has more numbers than there can be".into());
+    }
+    let storage = match types::storage(cursor.u32()?) {
+        Ok(storage) => storage,
+        Err(kind) => {
+            let known = types::known();
+            return wrong(cursor, format!("is {kind}; known are {known}"));
+        }
+    };
     let offset = cursor.u64()?;
     Ok(Info {
         name,
@@ -135,7 +143,7 @@ impl Info {
     /// How many bytes the tensor has, or `None` where its rows are no whole blocks or it has more than there can be.
     fn length(&self) -> Option<u64> {
         let (cols, rows) = self.shape.split_last()?;
-        let row = cols.checked_mul(self.storage.size())?;
+        let row = self.storage.bytes_of(*cols)?;
         let bytes = rows
             .iter()
             .try_fold(row, |bytes, &extent| bytes.checked_mul(extent))?;

@@ -79,7 +79,7 @@ impl Gguf {
     ///
     /// # Errors
     ///
-    /// [`Error::NotGguf`](super::Error::NotGguf), [`Error::UnsupportedDtype`](super::Error::UnsupportedDtype),
+    /// [`Error::NotGguf`](super::Error::NotGguf),
     /// [`Error::FieldType`](super::Error::FieldType) and [`Error::FieldValue`](super::Error::FieldValue).
     pub(super) fn parse(file: &Path, data: Bytes) -> Result<Self> {
         let alone = |path: &Path| {
@@ -143,6 +143,17 @@ impl Gguf {
             "tokenizer_config.json" => Ok(json(tokenizer::tokenizer_config(&self.metadata)?)),
             _ => Ok(None),
         }
+    }
+
+    /// All values as the files have them, but for the division into several files and the alignment.
+    fn copied_values(&self) -> Values {
+        let mut values = Values::default();
+        for (key, written) in self.metadata.written() {
+            if !key.starts_with("split.") && key != header::ALIGNMENT_KEY {
+                values.copied(written);
+            }
+        }
+        values
     }
 
     /// The tokenizer that tokenizer.json would have, without that being written.

@@ -33,45 +33,84 @@ struct Outgoing {
 }
 
 impl Checkpoint {
-    /// Writes the model as one GGUF file: matrices as they are stored, vectors in f32, which for Gemma's norms (1 + w) is a
-    /// rounding, no tokenizer.
+    /// Writes the model as one GGUF file.
+    ///
+    /// Of a model that is a GGUF file everything is copied, but for tensors that were replaced and for the division into several
+    /// files. Of another one matrices are written as they are stored and vectors in f32, which for Gemma's norms (1 + w) is a
+    /// rounding; there is no tokenizer.
     ///
     /// # Errors
     ///
     /// [`Error::NotForGguf`] where GGUF cannot say all of the config or has no place for a tensor, and [`Error::Io`].
     pub fn write_gguf(&self, file: &Path) -> Result<()> {
+        let (values, tensors) = match self.gguf() {
+            Some(gguf) => (gguf.copied_values(), self.copied(gguf)?),
+            None => self.described(file)?,
+        };
+        let layouts: Vec<_> = tensors.iter().map(|tensor| tensor.layout.clone()).collect();
+        write_gguf(file, &values, &layouts, |place| Ok(tensors[place].bytes()))
+    }
+
+    /// The tensors of a GGUF file, those that were replaced in their new form.
+    fn copied(&self, gguf: &Gguf) -> Result<Vec<Outgoing>> {
+        let heads = gguf.heads()?;
+        let mut outgoing = Vec::new();
+        for placed in &gguf.tensors {
+            let parts = gguf.as_stored_there(placed, heads)?;
+            if !parts
+                .iter()
+                .any(|(name, _)| self.tensors().is_changed(name))
+            {
+                let (name, tensor) = (placed.name.clone(), &placed.tensor);
+                outgoing.push(Outgoing::of_all(
+                    name,
+                    tensor.shape().to_vec(),
+                    vec![tensor.clone()],
+                ));
+                continue;
+            }
+            let now = |(name, old): &(String, Tensor)| self.tensors().get(name, old.shape());
+            let now: Vec<_> = parts.iter().map(now).collect::<Result<_>>()?;
+            let name = placed.name.clone();
+            outgoing.push(match now.as_slice() {
+                [tensor] => self.outgoing_tensor(gguf.architecture, name, tensor)?,
+                // Of the experts in one tensor those that were not replaced get the type of the others.
+                experts => Outgoing::of_all(name, placed.tensor.shape().to_vec(), widened(experts)),
+            });
+        }
+        Ok(outgoing)
+    }
+
+    /// What is written of a model that is no GGUF file.
+    fn described(&self, file: &Path) -> Result<(Values, Vec<Outgoing>)> {
         let config = self.config();
-        let wrong = |reason| self.not_for_gguf(reason);
         let Some(architecture) = Architecture::of_config(config) else {
-            return Err(wrong(format!(
-                "no architecture of GGUF's is known here for {}",
-                config.model_type
+            let family = &config.model_type;
+            return Err(self.not_for_gguf(format!(
+                "no architecture of GGUF's is known here for {family}"
             )));
         };
         let tensors = self.outgoing(architecture)?;
-        let layouts: Vec<_> = tensors.iter().map(|tensor| tensor.layout.clone()).collect();
         let mut values = described::values(architecture, config);
-        for (key, id) in [
-            ("bos", config.bos_token_id),
-            ("eos", self.eos_token_ids().first().copied()),
-        ] {
+        let eos = self.eos_token_ids().first().copied();
+        for (key, id) in [("bos", config.bos_token_id), ("eos", eos)] {
             if let Some(id) = id {
                 values.count(&format!("tokenizer.ggml.{key}_token_id"), id);
             }
         }
         values.text("tokenizer.ggml.model", "no_vocab");
-        let said = said(file, architecture, &values, &tensors)?;
-        if let Some(what) = difference(config, &said) {
-            return Err(wrong(format!("{what} cannot be said there")));
+        match difference(config, &said(file, architecture, &values, &tensors)?) {
+            Some(what) => Err(self.not_for_gguf(format!("{what} cannot be said there"))),
+            None => Ok((values, tensors)),
         }
-        write_gguf(file, &values, &layouts, |place| Ok(tensors[place].bytes()))
     }
 
     /// All tensors, as they go into a file.
     fn outgoing(&self, architecture: &'static Architecture) -> Result<Vec<Outgoing>> {
         let mut outgoing = Vec::new();
         let mut experts: BTreeMap<(usize, &str), BTreeMap<usize, Tensor>> = BTreeMap::new();
-        for (name, tensor) in self.tensors().iter() {
+        let tensors = self.tensors().iter();
+        for (name, tensor) in tensors.filter(|(name, _)| !is_buffer(name)) {
             if let Some((layer, expert, place)) = expert(name) {
                 let all = experts.entry((layer, place)).or_default();
                 all.insert(expert, tensor.clone());
@@ -84,29 +123,14 @@ impl Checkpoint {
         }
         outgoing.extend(experts.into_iter().map(|((layer, place), of_each)| {
             let from: Vec<Tensor> = of_each.into_values().collect();
-            let layout = Layout {
-                name: format!("blk.{layer}.{place}_exps.weight"),
-                shape: [&[from.len()], from[0].shape()].concat(),
-                storage: from[0].storage(),
-                length: from.iter().map(|tensor| tensor.bytes().len()).sum(),
-            };
-            Outgoing {
-                layout,
-                from,
-                order: None,
-                vector: None,
-                transposed: false,
-            }
+            let name = format!("blk.{layer}.{place}_exps.weight");
+            Outgoing::of_all(name, [&[from.len()], from[0].shape()].concat(), from)
         }));
-        if let Some(divisors) = described::rope_divisors(self.config()) {
-            let tensor = Tensor::from_f64(Storage::F32, vec![divisors.len()], &divisors);
-            for tensor in tensor {
-                outgoing.push(self.outgoing_tensor(
-                    architecture,
-                    "rope_freqs.weight".into(),
-                    &tensor,
-                )?);
-            }
+        let divisors = described::rope_divisors(self.config())
+            .and_then(|divisors| Tensor::from_f64(Storage::F32, vec![divisors.len()], &divisors));
+        if let Some(divisors) = divisors {
+            let name = "rope_freqs.weight".into();
+            outgoing.push(self.outgoing_tensor(architecture, name, &divisors)?);
         }
         Ok(outgoing)
     }
@@ -175,6 +199,23 @@ impl Checkpoint {
 }
 
 impl Outgoing {
+    /// The bytes of these tensors, one after the other.
+    fn of_all(name: String, shape: Vec<usize>, from: Vec<Tensor>) -> Self {
+        let layout = Layout {
+            name,
+            shape,
+            storage: from[0].storage(),
+            length: from.iter().map(|tensor| tensor.bytes().len()).sum(),
+        };
+        Self {
+            layout,
+            from,
+            order: None,
+            vector: None,
+            transposed: false,
+        }
+    }
+
     fn bytes(&self) -> Cow<'_, [u8]> {
         let tensor = match (&self.order, self.from.as_slice()) {
             (Some(order), [tensor]) => &reordered(tensor, order),
@@ -196,6 +237,29 @@ impl Outgoing {
             None => tensor.bytes().to_vec(),
         })
     }
+}
+
+/// The tensors in the type of those among them that are not quantised.
+fn widened(tensors: &[Tensor]) -> Vec<Tensor> {
+    let types = tensors.iter().map(Tensor::storage);
+    let to = types.max_by_key(|storage| usize::from(!storage.is_quantised()));
+    let widen = |tensor: &Tensor| match to {
+        Some(to) if tensor.storage() != to => {
+            let numbers: Vec<f64> = tensor.to_vec::<f32>().into_iter().map(f64::from).collect();
+            Tensor::from_f64(to, tensor.shape().into(), &numbers)
+        }
+        _ => None,
+    };
+    tensors
+        .iter()
+        .map(|tensor| widen(tensor).unwrap_or_else(|| tensor.clone()))
+        .collect()
+}
+
+/// Whether a tensor is one that old checkpoints have beside their weights and that follows from the config.
+fn is_buffer(name: &str) -> bool {
+    let buffers = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
+    buffers.iter().any(|buffer| name.ends_with(buffer))
 }
 
 /// The config that a reader of the file will see.

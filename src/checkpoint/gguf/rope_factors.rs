@@ -23,6 +23,13 @@ const COMMON: Llama3 = Llama3 {
     original: 8192.0,
 };
 
+impl Llama3 {
+    /// Whether it is that of a published Llama 3, which is all that divisors can be recognised as.
+    pub(super) fn is_common(&self) -> bool {
+        [self.low, self.high, self.original] == [COMMON.low, COMMON.high, COMMON.original]
+    }
+}
+
 /// How far a divisor may be from the formula's: it was computed in f32, by steps that nobody has written down.
 const TOLERANCE: f64 = 1e-5;
 

@@ -32,7 +32,7 @@ impl Gguf {
                 let entry = Entry {
                     tensor: Ok(tensor),
                     file: placed.file.clone(),
-                    stored: placed.name.clone(),
+                    stored: name.clone(),
                 };
                 entries.insert(name, entry);
             }
@@ -41,7 +41,11 @@ impl Gguf {
     }
 
     /// What a tensor is there, under its name or names there.
-    fn as_stored_there(&self, placed: &Placed, heads: [usize; 2]) -> Result<Vec<(String, Tensor)>> {
+    pub(super) fn as_stored_there(
+        &self,
+        placed: &Placed,
+        heads: [usize; 2],
+    ) -> Result<Vec<(String, Tensor)>> {
         let (gguf, tensor) = (placed.name.as_str(), &placed.tensor);
         if NO_WEIGHTS.contains(&gguf) {
             return Ok(Vec::new());
@@ -68,7 +72,7 @@ impl Gguf {
     }
 
     /// Query heads and key heads.
-    fn heads(&self) -> Result<[usize; 2]> {
+    pub(super) fn heads(&self) -> Result<[usize; 2]> {
         let of = |name: &str| -> Result<Option<usize>> {
             let key = self.architecture.key(name);
             let heads = if self.metadata.is_array(&key) {

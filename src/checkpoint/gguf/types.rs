@@ -3,9 +3,21 @@
 use crate::tensor::Storage;
 
 /// The types that something here is computed with.
-const STORED: [(u32, Storage); 4] = [
+const STORED: [(u32, Storage); 16] = [
     (0, Storage::F32),
     (1, Storage::F16),
+    (2, Storage::Q4_0),
+    (3, Storage::Q4_1),
+    (6, Storage::Q5_0),
+    (7, Storage::Q5_1),
+    (8, Storage::Q8_0),
+    (10, Storage::Q2K),
+    (11, Storage::Q3K),
+    (12, Storage::Q4K),
+    (13, Storage::Q5K),
+    (14, Storage::Q6K),
+    (20, Storage::Iq4Nl),
+    (23, Storage::Iq4Xs),
     (28, Storage::F64),
     (30, Storage::Bf16),
 ];
@@ -39,6 +51,11 @@ pub(super) fn storage(id: u32) -> Result<Storage, String> {
     }
     let named = OTHERS.iter().find(|(number, _)| *number == id);
     Err(named.map_or_else(|| format!("type {id}"), |(_, name)| (*name).into()))
+}
+
+/// The names of the types that something is computed with.
+pub(super) fn known() -> String {
+    STORED.map(|(_, storage)| storage.to_string()).join(", ")
 }
 
 /// The number of the type that stores as `storage` does.

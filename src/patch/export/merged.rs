@@ -9,25 +9,8 @@ use crate::checkpoint::{Layout, SINGLE, Stored, is_index, write_tensors, written
 use crate::message::IoError;
 use crate::model::Model;
 use crate::output;
-use crate::patch::{Patch, Result};
+use crate::patch::{Patch, Result, materialise};
 use crate::tensor::{Storage, Tensor};
-
-/// What belongs to a checkpoint beside its weights, where it is there.
-const FILES: [&str; 13] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "LICENSE",
-    "NOTICE",
-];
 
 /// Writes the checkpoint of `model` with `patch` in it, as [`materialise`](crate::patch::materialise)
 /// does, to the new folder `dir`.
@@ -45,12 +28,7 @@ const FILES: [&str; 13] = [
 pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path) -> Result<()> {
     let changes = changes(model, patch)?;
     output::write_dir(dir, |dir| {
-        for name in FILES {
-            if let Some(content) = model.checkpoint().file(name)? {
-                let path = dir.join(name);
-                std::fs::write(&path, content).map_err(IoError::at("write", path))?;
-            }
-        }
+        model.checkpoint().write_files(dir)?;
         let named = model.checkpoint().weights_file().unwrap_or(SINGLE);
         let file = if is_index(named) { SINGLE } else { named };
         weights(model, &changes, storage, &dir.join(file))?;
@@ -63,6 +41,22 @@ pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path
         }
         Ok(())
     })
+}
+
+/// Writes the model with `patch` in it as a GGUF file, as [`Checkpoint::write_gguf`](crate::Checkpoint::write_gguf) does: of one
+/// that is such a file everything but the patched tensors is copied.
+///
+/// # Errors
+///
+/// Those of [`materialise`](crate::patch::materialise) and [`Checkpoint::write_gguf`](crate::Checkpoint::write_gguf).
+pub fn merged_gguf(
+    model: &Model,
+    patch: &Patch,
+    storage: Option<Storage>,
+    file: &Path,
+) -> Result<()> {
+    let patched = materialise(model, patch, storage)?.into_model();
+    Ok(patched.checkpoint().write_gguf(file)?)
 }
 
 fn weights(

@@ -3,6 +3,7 @@
 //! | form | what it can hold | who reads it |
 //! |---|---|---|
 //! | [`merged`] | every patch | whatever reads the original checkpoint |
+//! | [`merged_gguf`] | every patch of a model that GGUF can hold | llama.cpp |
 //! | [`peft`] | every patch | Hugging Face PEFT; vLLM where no norm is changed |
 //! | [`gguf`] | patches that change no norm | llama.cpp |
 //!
@@ -13,7 +14,7 @@ mod merged;
 mod peft;
 
 pub use gguf::gguf;
-pub use merged::merged;
+pub use merged::{merged, merged_gguf};
 pub use peft::peft;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""Hold what the program makes of GGUF files against transformers, llama.cpp and the paper's protocol.
+
+    pip install -r reference/requirements.txt
+    cargo build --release && python3 reference/check_gguf.py FILE.gguf … > reference/check_gguf.txt
+
+For each file:
+
+- *logits*: those of five prompts in f32, held against the program's own in f64, beside what transformers gives in f32 for the
+  same weights, dequantised by `context-patch convert --dtype f32`; and the tokens of both for 24 steps;
+- *verify*: the five prompts, closed form and span, f32 and f64;
+- *llama.cpp*: the file itself, the file with a span merged into it, and the file with the span's adapter, each from its own
+  loader: the tokens it writes from the reduced prompt, in f32 arithmetic on rounded activations, and the program's.
+
+Run by hand: it takes a quarter of an hour.
+"""
+
+import argparse
+import datetime
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
+
+from program import PROGRAM, PROMPTS, program, solve
+
+STEPS = 24
+SPAN = ("--answer-tokens", STEPS, "--dtype", "f32", "--keep", "0", "--positions", "natural")
+
+
+def ids_of(model, prompt, folder):
+    """A prompt's tokens, as the program has them."""
+    file = folder / "trace.safetensors"
+    program("trace", "--model", model, "--prompt", prompt, "--output", file, "--dtype", "f32")
+    recording = load_file(file)
+    return [int(id) for id in recording["input_ids"].reshape(-1)]
+
+
+def logits(model, ids, dtype, folder):
+    """The program's logits, `[tokens, vocab]`."""
+    (folder / "ids.json").write_text(json.dumps(ids))
+    file = folder / "trace.safetensors"
+    program("trace", "--model", model, "--ids", folder / "ids.json", "--output", file, "--dtype", dtype)
+    return load_file(file)["lm_head"].reshape(len(ids), -1).astype(np.float64)
+
+
+def greedy(model, ids):
+    """The tokens that transformers writes."""
+    prompt = torch.tensor([ids])
+    with torch.no_grad():
+        out = model.generate(input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=STEPS,
+                             min_new_tokens=STEPS, do_sample=False)
+    return out[0, len(ids):].tolist()
+
+
+def continued(model, ids, dtype, folder):
+    """The tokens that the program writes, one by one, as the likeliest of its logits."""
+    ids = list(ids)
+    for _ in range(STEPS):
+        ids.append(int(logits(model, ids, dtype, folder)[-1].argmax()))
+    return ids[-STEPS:]
+
+
+def check_logits(file, folder):
+    """How far from f64, beside transformers on the dequantised weights."""
+    wide = folder / "wide"
+    program("convert", file, wide, "--dtype", "f32")
+    theirs = AutoModelForCausalLM.from_pretrained(wide, dtype=torch.float32, attn_implementation="eager").eval()
+    squares, count, same, tokens = [0.0, 0.0], 0, 0, 0
+    worst = [0.0, 0.0]
+    for prompt in PROMPTS:
+        ids = ids_of(file, prompt, folder)
+        exact = logits(file, ids, "f64", folder)
+        with torch.no_grad():
+            hf = theirs(input_ids=torch.tensor([ids])).logits[0].double().numpy()
+        for who, got in enumerate((logits(file, ids, "f32", folder), hf)):
+            squares[who] += float(((got - exact) ** 2).sum())
+            worst[who] = max(worst[who], float(np.abs(got - exact).max()))
+        count += exact.size
+        ours = continued(file, ids, "f32", folder)
+        same += sum(a == b for a, b in zip(ours, greedy(theirs, ids)))
+        tokens += STEPS
+    rms = [(square / count) ** 0.5 for square in squares]
+    print(f"  logits, f32 against f64: ours {rms[0]:.1e} (at most {worst[0]:.1e}), transformers {rms[1]:.1e} "
+          f"(at most {worst[1]:.1e}); greedy tokens as transformers: {same} of {tokens}", flush=True)
+
+
+def check_verify(file):
+    """The paper's protocol."""
+    for dtype in ("f64", "f32"):
+        for solver, options in (("closed-form", ("--tokens", 5)), ("span", ("--tokens", STEPS, "--keep", "0"))):
+            out = subprocess.run([PROGRAM, "verify", "--model", file, "--dtype", dtype, "--solver", solver,
+                                  *map(str, options)], capture_output=True, text=True)
+            said = [line for line in out.stdout.splitlines() if line.strip()]
+            print(f"  verify {solver} {dtype}: exit {out.returncode}; {said[-1] if said else out.stderr.strip()}", flush=True)
+
+
+def llama_writes(file, ids, lora=None):
+    """The tokens that llama.cpp writes from these, in a process of its own."""
+    code = """
+import json, sys
+from llama_cpp import Llama
+file, lora, ids, steps = sys.argv[1], sys.argv[2] or None, json.loads(sys.argv[3]), int(sys.argv[4])
+model = Llama(file, lora_path=lora, n_ctx=1024, n_threads=2, verbose=False, logits_all=False)
+out = []
+for token in model.generate(ids, temp=0.0, repeat_penalty=1.0):
+    out.append(token)
+    if len(out) == steps:
+        break
+print(json.dumps(out))
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(file), str(lora or ""), json.dumps(ids), str(STEPS)],
+                          capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check_llama(file, folder):
+    """llama.cpp on the file, with the patch merged and with the adapter."""
+    counts = {"the prompt, the file": 0, "reduced, merged": 0, "reduced, adapter": 0, "reduced, no patch (control)": 0}
+    for number, prompt in enumerate(PROMPTS):
+        merged, adapter = folder / f"{number}.gguf", folder / f"{number}-lora.gguf"
+        saved = solve(file, prompt, folder / f"{number}.patch", *SPAN, "--export", "merged", merged, "--export", "gguf", adapter)
+        tokens, answer = saved["split"]["tokens"], saved["split"]["answer"]
+        reduced = saved["reduced_tokens"][:-answer]
+        want = tokens[-answer:]
+        for what, got in (
+            ("the prompt, the file", llama_writes(file, tokens[:-answer])),
+            ("reduced, merged", llama_writes(merged, reduced)),
+            ("reduced, adapter", llama_writes(file, reduced, adapter)),
+            ("reduced, no patch (control)", llama_writes(file, reduced)),
+        ):
+            same = [a == b for a, b in zip(got, want)] + [False]
+            counts[what] += same.index(False)
+        merged.unlink()
+    said = "; ".join(f"{what} {count}" for what, count in counts.items())
+    print(f"  llama.cpp writes the program's first tokens, of {STEPS * len(PROMPTS)}: {said}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(2)
+    version = program("--version").strip()
+    print(f"{datetime.date.today()}, {version}, transformers {transformers.__version__}, torch {torch.__version__}")
+    for file in arguments.files:
+        print(f"\n{file.name}")
+        with tempfile.TemporaryDirectory() as folder:
+            check_logits(file, Path(folder))
+            check_verify(file)
+            check_llama(file, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+//! `context-patch convert`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use context_patch::Result;
+use context_patch::checkpoint::{Access, Checkpoint, Converted};
+use context_patch::output::{check_new_dir, check_writable};
+use context_patch::tensor::{Dtype, Storage};
+
+use super::progress::waiting;
+use super::solving::{is_gguf, storage_of};
+use super::words::{commands, counted, rows, shell, size_of};
+use super::{OK, print, program};
+
+/// Write a GGUF file as a Hugging Face folder, or a folder as a GGUF file
+///
+/// Into a GGUF file goes what it can hold without loss, matrices as they are stored and vectors in f32; what it cannot say is
+/// refused. Into a folder quantised tensors go dequantised, since it cannot hold them.
+#[derive(Args)]
+#[command(before_help = "\
+Examples:
+  context-patch convert gemma-3-270m.Q4_K_M.gguf gemma-3-270m
+  context-patch convert models/smollm2-135m-instruct smollm2.gguf")]
+pub(super) struct Convert {
+    /// A GGUF file (the first one of a model in several), a Hugging Face folder, or a repository id in the local Hugging Face
+    /// cache
+    #[arg(value_name = "FROM")]
+    from: String,
+
+    /// What to write: a GGUF file where the name ends with .gguf, else a new folder
+    #[arg(value_name = "TO")]
+    to: PathBuf,
+
+    /// What quantised tensors become in a folder: bf16 (rounded once), or f32 (as they are meant) [default: bf16]
+    #[arg(long, value_name = "TYPE", value_parser = ["bf16", "f32"])]
+    dtype: Option<String>,
+}
+
+impl Convert {
+    pub(super) fn run(&self) -> Result<u8> {
+        let to_gguf = is_gguf(&self.to);
+        if to_gguf {
+            check_writable(&self.to)?;
+        } else {
+            check_new_dir(&self.to)?;
+        }
+        let checkpoint = Checkpoint::open(&self.from, Access::Mapped)?;
+        let dtype = match self.dtype.as_deref() {
+            Some("f32") => Dtype::F32,
+            _ => Dtype::Bf16,
+        };
+        let converted = waiting("Writing", || {
+            if to_gguf {
+                return checkpoint.write_gguf(&self.to).map(|()| Vec::new());
+            }
+            checkpoint.write_dir(&self.to, storage_of(dtype))
+        })?;
+        let to = shell(&self.to.to_string_lossy());
+        let size = size_of(&self.to).map_or_else(String::new, |size| format!(", {size}"));
+        let mut said = vec![
+            ("Written", format!("{to}{size}")),
+            ("tensors", counted(checkpoint.tensors().len(), "tensor")),
+        ];
+        said.extend(
+            converted
+                .iter()
+                .map(|converted| ("changed", changed(converted))),
+        );
+        let next = format!(
+            "{} generate --model {to} --prompt 'Once upon a time'",
+            program()
+        );
+        print(&format!("{}\n{}", rows(said), commands(&[next])))?;
+        Ok(OK)
+    }
+}
+
+/// What a conversion did to some tensors.
+fn changed(converted: &Converted) -> String {
+    let Converted { from, to, tensors } = converted;
+    let tensors = counted(*tensors, "tensor");
+    match (from.is_quantised(), to) {
+        (true, Storage::F32) => format!("{tensors} of {from} dequantised to {to}"),
+        (true, _) => format!("{tensors} of {from} dequantised, and rounded to {to}"),
+        (false, _) => format!("{tensors} of {from} stored as {to}, which has all their numbers"),
+    }
+}
