@@ -7,7 +7,7 @@ mod common;
 
 use bytes::Bytes;
 use common::ways::{AT_ONCE, LEVELS, OTHERS, Way, hash, hashes, levels_here};
-use common::{all_models, open, reference};
+use common::{all_models, gguf, open, reference};
 use context_patch::checkpoint::{Access, Checkpoint};
 use context_patch::kernels::Level;
 use context_patch::model::ModelOptions;
@@ -35,6 +35,13 @@ fn main() {
         ),
     ];
     let others = others.map(|(name, test)| trial(name.into(), test));
+    let quantised = QUANTISED_WAYS.map(|name| {
+        let (_, way) = OTHERS.into_iter().find(|(way, _)| *way == name).unwrap();
+        trial(format!("quantised::{name}"), move || {
+            quantised_are_pinned(Level::best(), way)
+        })
+    });
+    let others = others.into_iter().chain(quantised);
     libtest_mimic::run(&Arguments::from_args(), levels.chain(others).collect()).exit();
 }
 
@@ -59,7 +66,33 @@ fn of_level(name: &str) -> Vec<Trial> {
         pinned("read", Access::Read, AT_ONCE),
     ];
     trials.extend(OTHERS.map(|(what, way)| pinned(what, Access::Mapped, way)));
+    let absent = level.is_err();
+    let quantised = move || quantised_are_pinned(level.unwrap(), AT_ONCE);
+    trials.push(trial(format!("{name}::quantised"), quantised).with_ignored_flag(absent));
     trials
+}
+
+/// The ways of models in quantised types, at the best level: what differs is how a row of weights is read.
+const QUANTISED_WAYS: [&str; 2] = [
+    "chunks_of_7_and_decoding_by_three_threads",
+    "token_by_token",
+];
+
+/// A model in each of ggml's types.
+fn quantised_are_pinned(level: Level, way: Way) {
+    let options = ModelOptions {
+        level: Some(level),
+        ..ModelOptions::default()
+    };
+    let of_type = |kind: (&str, u32, usize, usize, &[usize])| {
+        let file = gguf::llama(kind).bytes();
+        let checkpoint = Checkpoint::from_gguf(kind.0, file.into()).unwrap();
+        let model = Model::from_checkpoint(checkpoint, options).unwrap();
+        let ids: Vec<u32> = (0..24).map(|i| (i * i * 7 + 3) % 96).collect();
+        hashes(kind.0, &model, &ids, usize::MAX, way)
+    };
+    let hashes: String = gguf::TYPES.into_iter().map(of_type).collect();
+    insta::assert_snapshot!("quantised", hashes);
 }
 
 /// As many tokens as the model has positions, or what is more than any window and the room beyond it.
