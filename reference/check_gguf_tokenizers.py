@@ -43,17 +43,6 @@ OWN = {
     "qwen2.5-coder-0.5b-q4_k_m": "qwen2.5-coder-0.5b-instruct",
 }
 ARCHITECTURES = ["falcon", "gemma", "gemma2", "gemma3", "gpt2", "gptj", "llama", "qwen2", "qwen3"]
-TEXTS = MODEL_TEXTS + [
-    "Миру — мир! 𝐇𝐞𝐥𝐥𝐨 ⅎ Ʞ ʞ Ა ა ﷽ ㎏",
-    " " * 40 + "x" + " " * 33 + "\t" * 40 + "y" + "\n" * 35,
-    "\r\n \r\n\t \n  \u2028\u2029\u0085\x0b\x0c \u2003",
-    "12345678901234567890 1,234,567.89 0x1F 1e10 ½¾ ①②③ 二〇二六年",
-    "CamelCaseXMLHttpRequest snake_case_name SCREAMING_CASE kebab-case a.b.c->d::e",
-    "(((a)))[[b]]{{c}}<<d>>!!!???...,,,;;;:::''\"\"``--__++==//\\\\||&&%%$$##@@~~^^**",
-    "'s 't 're 've 'm 'll 'd 'S 'RE ſ 'ſ ’s",
-    "e\u0301 \u1112\u1161\u11ab 각 Ω \u2126 K \u212a ﬃ ①",
-    "<0x0A> <0x41> <|end|> <start_of_turn>user\nHi<end_of_turn>\n",
-]
 
 
 def quiet(*_):
@@ -155,7 +144,7 @@ def check_file(path, work):
         return
     beside = path.with_name(path.name + ".inp")
     more = beside.read_bytes().decode().split(PARTED) if beside.exists() else []
-    texts = list(dict.fromkeys(TEXTS + special_tokens(reader) + more))
+    texts = list(dict.fromkeys(MODEL_TEXTS + special_tokens(reader) + more))
     small = work / path.name
     shrink(reader, small, {})
     mine = ours(small, texts)
@@ -178,7 +167,7 @@ def check_names(path, work):
     print(f"names of {key} over {path.name}")
     for name in names:
         shrink(reader, small, {key: name})
-        show(f"{name}, llama.cpp", TEXTS, of_llama_cpp(small, TEXTS), ours(small, TEXTS))
+        show(f"{name}, llama.cpp", MODEL_TEXTS, of_llama_cpp(small, MODEL_TEXTS), ours(small, MODEL_TEXTS))
 
 
 def main():
