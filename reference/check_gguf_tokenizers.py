@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare the tokenizers that this crate reads from GGUF files with transformers' and llama.cpp's.
 
-    pip install -r reference/requirements.txt llama-cpp-python
+    pip install -r reference/requirements.txt llama-cpp-python==0.3.36
     cargo build --example tokenize
     python3 reference/check_gguf_tokenizers.py FOLDER > reference/check_gguf_tokenizers.txt
 
@@ -117,19 +117,25 @@ def of_transformers(path, texts):
     return [tokenizer(text)["input_ids"] for text in texts]
 
 
+def once(ids, bos):
+    """The ids with one `bos` where they begin with several, as ours are by intent."""
+    while bos and ids[:2] == bos * 2:
+        ids = ids[1:]
+    return ids
+
+
 def show(name, texts, theirs, mine):
     """Prints how many texts differ, and where."""
     if isinstance(theirs, str):
         print(f"  {name}: {theirs}")
         return
-    # A second <bos>, where the text begins with one, is ours by intent.
-    once = [ids[1:] if ids[:1] == ids[1:2] == mine[texts.index("")][:1] else ids for ids in theirs]
-    differing = [place for place in range(len(texts)) if once[place] != mine[place]]
+    theirs = [once(ids, mine[texts.index("")][:1]) for ids in theirs]
+    differing = [place for place in range(len(texts)) if theirs[place] != mine[place]]
     print(f"  {name}: {len(differing)} of {len(texts)} texts differ")
     for place in differing[:SHOWN]:
-        pairs = enumerate(zip(once[place] + [None], mine[place] + [None]))
+        pairs = enumerate(zip(theirs[place] + [None], mine[place] + [None]))
         at = next(at for at, (one, other) in pairs if one != other)
-        print(f"    {ascii(texts[place][:40])} at {at}: {once[place][at:at + 4]} {mine[place][at:at + 4]}")
+        print(f"    {ascii(texts[place][:40])} at {at}: {theirs[place][at:at + 4]} {mine[place][at:at + 4]}")
     if len(differing) > SHOWN:
         print(f"    and {len(differing) - SHOWN} more")
 
