@@ -15,8 +15,9 @@ const TEMPLATES: &str = "tokenizer.chat_templates";
 
 /// Tokens that end a turn or a text where a model chats, whether or not a file says so; llama.cpp knows them by their
 /// texts, too.
-const ENDS: [&str; 7] = [
+const ENDS: [&str; 8] = [
     "<end_of_turn>",
+    "<eos>",
     "<|end_of_text|>",
     "<|end|>",
     "<|endoftext|>",

@@ -40,7 +40,7 @@ fn without(base: &Entries, key: &str) -> Entries {
     entries
 }
 
-fn metadata(entries: &Entries) -> Metadata {
+fn values(entries: &Entries) -> Values {
     let mut values = Values::default();
     for (key, value) in entries {
         match value {
@@ -62,11 +62,17 @@ fn metadata(entries: &Entries) -> Metadata {
             }
         }
     }
-    let (path, bytes) = (
-        Path::new("m.gguf"),
-        Bytes::copy_from_slice(values.written()),
-    );
-    Metadata::read(path, &mut Cursor::new(path, &bytes), values.len()).unwrap()
+    values
+}
+
+fn read(bytes: &[u8], count: u64) -> Result<Metadata> {
+    let (path, bytes) = (Path::new("m.gguf"), Bytes::copy_from_slice(bytes));
+    Metadata::read(path, &mut Cursor::new(path, &bytes), count)
+}
+
+fn metadata(entries: &Entries) -> Metadata {
+    let values = values(entries);
+    read(values.written(), values.len()).unwrap()
 }
 
 /// A key, a type and the bytes of a value.
@@ -481,4 +487,39 @@ fn every_error_names_the_key() {
     let config = tokenizer_config(&metadata(&with(&llama, &template)));
     messages += &format!("{}\n", config.unwrap_err());
     insta::assert_snapshot!(messages);
+}
+
+#[test]
+fn a_changed_byte_makes_an_error_or_a_tokenizer() {
+    let files = [
+        with(
+            &sentence_piece_of(&LLAMA),
+            &[(BOS, Count(1)), (SPACE, Flag(true))],
+        ),
+        with(
+            &byte_level_of(&["ab", "Ġab"], &["a b", "Ġ ab"]),
+            &[(EOS, Count(0))],
+        ),
+    ];
+    for entries in files {
+        let (whole, mut read_whole) = (values(&entries), 0);
+        for place in (0..whole.written().len()).step_by(17) {
+            for change in [1, 0x80, 0xff] {
+                let mut bytes = whole.written().to_vec();
+                bytes[place] ^= change;
+                let Ok(metadata) = read(&bytes, whole.len()) else {
+                    continue;
+                };
+                read_whole += 1;
+                let _ = (end_tokens(&metadata), tokenizer_config(&metadata));
+                if let Ok(Some(tokenizer)) = tokenizer(&metadata) {
+                    let _ = tokenizer.encode("ab  é<|end|>\n", true);
+                }
+            }
+        }
+        assert!(
+            read_whole > 100,
+            "only {read_whole} could be read as far as the tokenizer"
+        );
+    }
 }
