@@ -1,7 +1,7 @@
 //! The products of quantised weights.
 //!
-//! For one token of f32 they are read where they lie and widened in registers. For more tokens, and in the other types, some rows at
-//! a time become numbers of the compute type in a cache, and those are multiplied. Either way the sums are those of widened weights.
+//! For a few tokens of f32 they are read where they lie and widened in registers. For more tokens, and in the other types, some rows
+//! at a time become numbers of the compute type in a cache, and those are multiplied. Either way the sums are those of widened weights.
 
 use std::ops::Range;
 
@@ -11,6 +11,9 @@ use crate::kernels::simd::{Lanes, Level, Simd, Task};
 use crate::tensor::quantised::{Block, by_block, decode};
 use crate::tensor::{Dtype, Element, Matrix, Storage, Tensor};
 
+/// As many tokens of f32 are multiplied two by two with weights in registers, which takes less time than a copy of their numbers.
+const WIDENED_FOR_TOKENS: usize = 4;
+
 /// Rows that become numbers at once: enough that packing the activations for them counts little, few enough for the second cache.
 const DECODED_ROWS: usize = 128;
 
@@ -18,7 +21,7 @@ const DECODED_ROWS: usize = 128;
 const FEW_DECODED_ROWS: usize = 4;
 
 /// From this many tokens on they may be packed.
-const FEW_TOKENS: usize = 12;
+const PACKED_TOKENS: usize = 12;
 
 /// How far ahead weights are prefetched.
 const PREFETCH_BYTES: usize = 8192;
@@ -35,20 +38,21 @@ pub(super) fn multiply_rows<E: Element>(
     out: &mut [&mut [E::Acc]],
 ) {
     let storage = w.storage();
-    if E::DTYPE == Dtype::F32
-        && let [out] = out
-    {
-        let (x, out) = (bytemuck::cast_slice(x), bytemuck::cast_slice_mut(out));
+    let cols = w.cols();
+    if E::DTYPE == Dtype::F32 && out.len() <= WIDENED_FOR_TOKENS {
         let bytes = w.rows_bytes(rows);
-        return level.run(OneToken {
+        let x = bytemuck::cast_slice(x);
+        let out = out.iter_mut().map(|out| bytemuck::cast_slice_mut(out));
+        let mut out: Vec<_> = out.collect();
+        return level.run(FewTokens {
             storage,
             bytes,
+            cols,
             x,
-            out,
+            out: &mut out,
         });
     }
-    let cols = w.cols();
-    let at_once = if out.len() < FEW_TOKENS {
+    let at_once = if out.len() < PACKED_TOKENS {
         FEW_DECODED_ROWS
     } else {
         DECODED_ROWS
@@ -84,55 +88,91 @@ impl<E: Element> Task for Decode<'_, E> {
     }
 }
 
-/// All products of one token.
-struct OneToken<'a> {
+/// All products of a few tokens.
+struct FewTokens<'a, 'y> {
     storage: Storage,
     bytes: &'a [u8],
+    cols: usize,
     x: &'a [f32],
-    out: &'a mut [f32],
+    out: &'a mut [&'y mut [f32]],
 }
 
-impl Task for OneToken<'_> {
+impl Task for FewTokens<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         by_block!(
             self.storage,
-            one_token::<S>(simd, self.bytes, self.x, self.out),
+            few_tokens::<S>(simd, self),
             unreachable!("{} has no blocks", self.storage)
         );
     }
 }
 
-/// The products of all rows, four at a time.
+/// The products of each two tokens, and of one that is left.
 #[inline(always)]
-fn one_token<S: Simd, B: Block>(simd: S, bytes: &[u8], x: &[f32], out: &mut [f32]) {
-    let blocks: &[B] = bytemuck::cast_slice(bytes);
-    let (x, _) = x.as_chunks::<16>();
+fn few_tokens<S: Simd, B: Block>(simd: S, task: FewTokens<'_, '_>) {
+    let blocks: &[B] = bytemuck::cast_slice(task.bytes);
+    let (x, _) = task.x.as_chunks::<16>();
     let (x, _) = x.as_chunks::<2>();
-    let length = x.len() * 32 / B::NUMBERS;
-    let (fours, rest) = out.as_chunks_mut::<4>();
-    let (together, single) = blocks.split_at(fours.len() * 4 * length);
-    for (out, blocks) in fours.iter_mut().zip(together.chunks_exact(4 * length)) {
-        *out = tile::<S, B, 4>(simd, blocks, x);
+    let (length, x_length) = (task.cols / B::NUMBERS, task.cols / 32);
+    let (pairs, single) = task.out.as_chunks_mut::<2>();
+    let (x, last) = x.split_at(2 * x_length * pairs.len());
+    for ([first, second], x) in pairs.iter_mut().zip(x.chunks_exact(2 * x_length)) {
+        let (x, y) = x.split_at(x_length);
+        rows_of_tiles::<S, B, 2>(simd, blocks, length, [x, y], [first, second]);
     }
-    for (out, blocks) in rest.iter_mut().zip(single.chunks_exact(length)) {
-        [*out] = tile::<S, B, 1>(simd, blocks, x);
+    if let [out] = single {
+        rows_of_tiles::<S, B, 1>(simd, blocks, length, [last], [out]);
     }
 }
 
-/// The products of `R` rows, which follow one another, and x.
+/// The products of all rows of `length` blocks with `T` tokens, four rows at a time.
 #[inline(always)]
-fn tile<S: Simd, B: Block, const R: usize>(
+fn rows_of_tiles<S: Simd, B: Block, const T: usize>(
     simd: S,
     blocks: &[B],
-    x: &[[[f32; 16]; 2]],
-) -> [f32; R] {
+    length: usize,
+    x: [&[[[f32; 16]; 2]]; T],
+    mut out: [&mut [f32]; T],
+) {
+    let rows = blocks.len() / length;
+    let mut row = 0;
+    while row + 4 <= rows {
+        tile::<S, B, 4, T>(
+            simd,
+            &blocks[row * length..(row + 4) * length],
+            x,
+            &mut out,
+            row,
+        );
+        row += 4;
+    }
+    for row in row..rows {
+        tile::<S, B, 1, T>(
+            simd,
+            &blocks[row * length..(row + 1) * length],
+            x,
+            &mut out,
+            row,
+        );
+    }
+}
+
+/// The products of `R` rows, which follow one another and of which the first is row `row`, with `T` tokens.
+#[inline(always)]
+fn tile<S: Simd, B: Block, const R: usize, const T: usize>(
+    simd: S,
+    blocks: &[B],
+    x: [&[[[f32; 16]; 2]]; T],
+    out: &mut [&mut [f32]; T],
+    row: usize,
+) {
     let length = blocks.len() / R;
-    let mut sums = [<S as Lanes<f32, f32, 16>>::zero(simd); R];
+    let mut sums = [[<S as Lanes<f32, f32, 16>>::zero(simd); R]; T];
     let mut ahead = blocks.as_ptr().wrapping_byte_add(PREFETCH_BYTES);
-    for (b, x) in x.chunks_exact(B::NUMBERS / 32).enumerate() {
+    for b in 0..length {
         // The rows lie one after the other, and memory is read fastest in order.
         for line in (0..R * size_of::<B>()).step_by(CACHE_LINE) {
             simd.prefetch_far(ahead.wrapping_byte_add(line));
@@ -144,24 +184,27 @@ fn tile<S: Simd, B: Block, const R: usize>(
             offsets[r] = blocks[r * length + b].offsets(simd);
         }
         // Without closures, which would be compiled without the caller's instructions.
-        for (i, x) in x.iter().enumerate() {
+        for i in 0..B::NUMBERS / 32 {
             for r in 0..R {
                 let quants = blocks[r * length + b].quants(simd, i);
                 let (scales, offsets) = (scales[r].as_ref()[i], offsets[r].as_ref()[i]);
                 for g in 0..2 {
                     for part in 0..<S as Lanes<f32, f32, 16>>::PARTS {
                         let w = simd.dequantise(quants[g], scales[g], offsets[g], part);
-                        let x = <S as Lanes<f32, f32, 16>>::load(simd, &x[g], part);
-                        let sum = &mut sums[r].as_mut()[part];
-                        *sum = <S as Lanes<f32, f32, 16>>::multiply_add(simd, *sum, w, x);
+                        for t in 0..T {
+                            let x = &x[t][b * (B::NUMBERS / 32) + i][g];
+                            let x = <S as Lanes<f32, f32, 16>>::load(simd, x, part);
+                            let sum = &mut sums[t][r].as_mut()[part];
+                            *sum = <S as Lanes<f32, f32, 16>>::multiply_add(simd, *sum, w, x);
+                        }
                     }
                 }
             }
         }
     }
-    let mut products = [0.0; R];
-    <S as Lanes<f32, f32, 16>>::fold_rows(simd, sums, &mut products);
-    products
+    for (sums, out) in sums.into_iter().zip(out) {
+        <S as Lanes<f32, f32, 16>>::fold_rows(simd, sums, &mut out[row..]);
+    }
 }
 
 #[cfg(test)]
