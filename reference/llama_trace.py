@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Record what llama.cpp computes, under the names that llama.cpp gives its tensors.
 
-    pip install llama-cpp-python gguf numpy        (in an environment of its own; it compiles llama.cpp)
+    pip install llama-cpp-python numpy        (in an environment of its own; it compiles llama.cpp)
     python3 reference/llama_trace.py models/gemma-3-270m --ids ids.json --output llama.npz
 
 The model, a Hugging Face folder, is written as GGUF in F32 (`--bf16`: matrices in BF16) to a temporary folder, as far as
-hf_to_gguf.py knows its family; of another, give with `--gguf` what llama.cpp's converter makes of the folder. It is run on
+`context-patch convert` can; of another, give with `--gguf` what llama.cpp's converter makes of the folder. It is run on
 the CPU, all tokens in one batch and every token's logits asked for. The callback that llama.cpp's `llama-eval-callback` prints
 with (`cb_eval`) hands over each operation's result. Written is an .npz with the array `ids` and, for each tensor with a
 layer's or a result's name, an array in numpy's axes (ggml's reversed):
@@ -27,7 +27,7 @@ import llama_cpp
 import numpy as np
 
 from check_llama_cpp import Llama, log
-from hf_to_gguf import Failure, write_base
+from program import program
 
 VIEWS = {"RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE", "NONE"}
 UNNAMED = ("node_", "leaf_", "cache_", "norm")
@@ -171,7 +171,7 @@ def main():
         with tempfile.TemporaryDirectory() as work:
             path = arguments.gguf or Path(work) / "base.gguf"
             if not arguments.gguf:
-                write_base(arguments.model, path, arguments.bf16)
+                program("convert", arguments.model, path, "--dtype", "bf16" if arguments.bf16 else "f32")
             config = json.loads((arguments.model / "config.json").read_text())
             vocab_size = config.get("text_config", config)["vocab_size"]
             llama = Llama(path, vocab_size, not arguments.bf16, arguments.threads)
@@ -179,7 +179,7 @@ def main():
             llama_cpp.llama_model_free(llama.model)
         with open(arguments.output, "wb") as file:
             np.savez(file, ids=np.array(ids, np.int64), **recorder.arrays())
-    except (Failure, OSError) as error:
+    except OSError as error:
         sys.exit(f"llama_trace.py: {error}")
 
 

@@ -21,12 +21,15 @@ use kernel::{Case, Op, Weights};
 use operands::{Operands, Special};
 
 /// Few tokens and many, sums of one stretch and several, pieces for two threads.
-const OPS: [Op; 11] = [
+const OPS: [Op; 14] = [
     product(3, 5, 65, Weights::Stored(Storage::F32, 1)),
     product(11, 9, 33, Weights::Typed),
     product(17, 7, 1403, Weights::Stored(Storage::Bf16, 2)),
     product(260, 19, 35, Weights::Typed),
     product(2, 3, 100, Weights::Stored(Storage::F16, 0)),
+    product(1, 9, 160, Weights::Stored(Storage::Q5_0, 1)),
+    product(3, 6, 512, Weights::Stored(Storage::Q4K, 1)),
+    product(13, 5, 256, Weights::Stored(Storage::Q6K, 2)),
     Op::Dot { length: 45 },
     Op::RmsNorm {
         vectors: 2,

@@ -112,11 +112,22 @@ impl Special {
     }
 }
 
-/// Weights rounded to a type, the first of them `start` bytes after the beginning of an allocation.
+/// Weights rounded to a type, or random blocks of a quantised one that depend on all of them, the first of them `start` bytes after
+/// the beginning of an allocation.
 pub fn stored<E: Element>(storage: Storage, start: usize, cols: usize, w: &[E]) -> Tensor {
     let shape = vec![w.len() / cols, cols];
     let w: Vec<_> = w.iter().map(|w| w.to_f64()).collect();
-    let aligned = Tensor::from_f64(storage, shape.clone(), &w).expect("as many as the shape says");
-    let moved = Bytes::from([&vec![0; start], aligned.bytes()].concat()).slice(start..);
+    let bytes = match storage.bytes_of(w.len()) {
+        Some(bytes) if storage.is_quantised() => {
+            let mix = |seed: u64, w: &f64| seed.rotate_left(7) ^ w.to_bits();
+            let mut next = random(w.iter().fold(1, mix));
+            (0..bytes).map(|_| next() as u8).collect()
+        }
+        _ => {
+            let rounded = Tensor::from_f64(storage, shape.clone(), &w);
+            rounded.expect("as many as the shape says").bytes().to_vec()
+        }
+    };
+    let moved = Bytes::from([vec![0; start], bytes].concat()).slice(start..);
     Tensor::new(storage, shape, moved).expect("the same bytes")
 }

@@ -4,7 +4,7 @@
 mod buffer;
 mod element;
 mod matrix;
-mod quantised;
+pub(crate) mod quantised;
 mod storage;
 mod stored;
 

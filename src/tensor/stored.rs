@@ -1,6 +1,7 @@
 //! Tensors as a checkpoint stores them: never widened, never copied.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -85,9 +86,14 @@ impl Tensor {
 
     /// The stored bytes of one row.
     pub fn row_bytes(&self, row: usize) -> &[u8] {
+        self.rows_bytes(row..row + 1)
+    }
+
+    /// The stored bytes of some rows.
+    pub(crate) fn rows_bytes(&self, rows: Range<usize>) -> &[u8] {
         let Block { numbers, bytes } = self.storage.block();
         let stride = self.cols() / numbers * bytes;
-        &self.data[row * stride..(row + 1) * stride]
+        &self.data[rows.start * stride..rows.end * stride]
     }
 
     /// The tensors of `shape`, whose rows are whole blocks, that follow one another in this one; they share its bytes.
@@ -177,7 +183,7 @@ pub(crate) fn decode<E: Element>(storage: Storage, bytes: &[u8], out: &mut [E]) 
         Storage::Bf16 => each(bytes, out, |b| {
             E::from_f32(f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
         }),
-        quantised => quantised::decode(quantised, bytes, out),
+        quantised => quantised::decode(quantised::Plain, quantised, bytes, out),
     }
 }
 

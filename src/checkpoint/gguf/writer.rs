@@ -45,12 +45,6 @@ impl Values {
         self.bytes.extend(number.to_le_bytes());
     }
 
-    /// True or false.
-    pub(crate) fn flag(&mut self, key: &str, flag: bool) {
-        self.key(key, 7);
-        self.bytes.push(flag.into());
-    }
-
     /// A list of true and false.
     pub(crate) fn flags(&mut self, key: &str, flags: &[bool]) {
         self.key(key, 9);

@@ -99,6 +99,7 @@ mod tests {
 
     use super::*;
     use crate::kernels::Backend;
+    use crate::tensor::quantised::tests::{TYPES, blocks};
     use crate::tensor::{Storage, Tensor};
 
     /// Integers of many sizes below 2⁴⁰, whose products and sums an i128 has exactly; in a type that rounds them they
@@ -188,6 +189,16 @@ mod tests {
             let numbers: Vec<_> = integers::<f64>(rows * cols, 2);
             let numbers: Vec<_> = numbers.iter().map(|x| x / 2f64.powi(25)).collect();
             let tensor = Tensor::from_f64(storage, vec![rows, cols], &numbers).unwrap();
+            let typed = Matrix::from_vec(cols, tensor.to_vec::<E>());
+            let got = matmul(Level::best(), &x, (&tensor).into());
+            assert_eq!(got, matmul(Level::best(), &x, (&typed).into()), "{storage}");
+            assert!(got.is_finite());
+        }
+        for storage in TYPES {
+            let (rows, cols) = (10, 768);
+            let x = Matrix::from_vec(cols, integers::<E>(2 * cols, 1));
+            let data = blocks(storage, rows * cols / storage.block().numbers);
+            let tensor = Tensor::new(storage, vec![rows, cols], data.into()).unwrap();
             let typed = Matrix::from_vec(cols, tensor.to_vec::<E>());
             let got = matmul(Level::best(), &x, (&tensor).into());
             assert_eq!(got, matmul(Level::best(), &x, (&typed).into()), "{storage}");

@@ -7,6 +7,7 @@ mod native;
 mod outer_products;
 mod packed;
 mod panel;
+mod quantised;
 mod rows;
 mod tiles;
 

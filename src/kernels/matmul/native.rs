@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::by_type::{multiply, multiply_bf16};
 use super::panel::Panel;
+use super::quantised;
 use super::rows::Rows;
 use crate::kernels::simd::Level;
 use crate::tensor::{Element, Matrix, Storage};
@@ -130,6 +131,9 @@ fn multiply_rows<E: Element>(
         }
         Rows::Stored(tensor) => tensor,
     };
+    if tensor.storage().is_quantised() {
+        return quantised::multiply_rows(level, x, tensor, rows, out);
+    }
     if tensor.storage() == Storage::Bf16 {
         let bytes = &tensor.bytes()[2 * numbers.start..2 * numbers.end];
         // A file may put them at an odd address; then they go the slow way below.

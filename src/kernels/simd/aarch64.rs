@@ -11,7 +11,7 @@ use std::array::from_fn;
 
 use half::bf16;
 
-use super::instructions::{instructions, lanes};
+use super::instructions::{dequantise, instructions, lanes};
 use super::lanes::Tile;
 use super::scalar::flushing_fma;
 
@@ -73,6 +73,30 @@ lanes!(
     widen: load_pairs,
     multiply_add: dot_pairs,
     fold: fold_sixteen_f32,
+);
+// One rounding is as good as two here: the product is exact.
+dequantise!(
+    Neon, uint8x16_t,
+    load: |bytes: *const u8| vld1q_u8(bytes),
+    field: |bytes, shift: i32, mask: u8| {
+        vandq_u8(vshlq_u8(bytes, vdupq_n_s8(-shift as i8)), vdupq_n_u8(mask))
+    },
+    joined: |low, high, shift: i32| vorrq_u8(low, vshlq_u8(high, vdupq_n_s8(shift as i8))),
+    less: |bytes, bias: i8| vsubq_u8(bytes, vdupq_n_u8(bias as u8)),
+    spread: |bits: u16| {
+        let [low, high] = bits.to_le_bytes();
+        let both = vcombine_u8(vdup_n_u8(low), vdup_n_u8(high));
+        let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+        vandq_u8(vtstq_u8(both, bit), vdupq_n_u8(1))
+    },
+    look_up: |table, indices| vqtbl1q_u8(table, indices),
+    dequantise: |quants, scale, offset, part| {
+        let quants = vreinterpretq_s8_u8(quants);
+        let eight = if part < 2 { vget_low_s8(quants) } else { vget_high_s8(quants) };
+        let eight = vmovl_s8(eight);
+        let four = if part % 2 == 0 { vget_low_s16(eight) } else { vget_high_s16(eight) };
+        vfmaq_f32(vdupq_n_f32(offset), vdupq_n_f32(scale), vcvtq_f32_s32(vmovl_s16(four)))
+    },
 );
 
 /// Four pairs of numbers, the even one in the low half.

@@ -265,6 +265,79 @@ unsafe fn add_rows_of_parts<
     }
 }
 
+/// [`Dequantise`](super::lanes::Dequantise) for one instruction set. `load_bytes` is a closure from where sixteen bytes begin, the
+/// others are closures over such bytes, and `dequantise` one over them and a part as well.
+macro_rules! dequantise {
+    ($name:ty, $bytes:ty, $(widen_f16: $widen_f16:expr,)? load: $load:expr, field: $field:expr, joined: $joined:expr, less: $less:expr, spread: $spread:expr,
+     look_up: $look_up:expr, dequantise: $dequantise:expr $(,)?) => {
+        impl $crate::tensor::quantised::ByteLanes for $name {
+            type Bytes = $bytes;
+
+            $(
+                #[inline(always)]
+                fn widen_f16(self, bytes: [u8; 2]) -> f32 {
+                    // SAFETY: as for `field`.
+                    unsafe { $widen_f16(bytes) }
+                }
+            )?
+            #[inline(always)]
+            fn load_bytes(self, bytes: &[u8; 16]) -> $bytes {
+                // SAFETY: `self` proves the instructions; the load is an unaligned one and stays inside the array.
+                unsafe { $load(bytes.as_ptr()) }
+            }
+            #[inline(always)]
+            fn load_signed(self, bytes: &[i8; 16]) -> $bytes {
+                // SAFETY: as for `load_bytes`.
+                unsafe { $load(bytes.as_ptr().cast()) }
+            }
+            #[inline(always)]
+            fn store_signed(self, bytes: $bytes) -> [i8; 16] {
+                // SAFETY: both are 128 plain bits.
+                unsafe { std::mem::transmute::<$bytes, [i8; 16]>(bytes) }
+            }
+            #[inline(always)]
+            fn field(self, bytes: $bytes, shift: usize, mask: u8) -> $bytes {
+                // SAFETY: `self` proves the instructions; memory is not touched.
+                unsafe { $field(bytes, shift as i32, mask) }
+            }
+            #[inline(always)]
+            fn joined(self, low: $bytes, high: $bytes, shift: usize) -> $bytes {
+                // SAFETY: as for `field`.
+                unsafe { $joined(low, high, shift as i32) }
+            }
+            #[inline(always)]
+            fn less(self, bytes: $bytes, bias: i8) -> $bytes {
+                // SAFETY: as for `field`.
+                unsafe { $less(bytes, bias) }
+            }
+            #[inline(always)]
+            fn spread(self, bits: u16) -> $bytes {
+                // SAFETY: as for `field`.
+                unsafe { $spread(bits) }
+            }
+            #[inline(always)]
+            fn look_up(self, table: &[i8; 16], indices: $bytes) -> $bytes {
+                // SAFETY: as for `load_bytes`.
+                unsafe { $look_up($load(table.as_ptr().cast()), indices) }
+            }
+        }
+
+        impl $crate::kernels::simd::lanes::Dequantise for $name {
+            #[inline(always)]
+            fn dequantise(
+                self,
+                quants: $bytes,
+                scale: f32,
+                offset: f32,
+                part: usize,
+            ) -> <Self as $crate::kernels::simd::lanes::Lanes<f32, f32, 16>>::Operand {
+                // SAFETY: as for `field`.
+                unsafe { $dequantise(quants, scale, offset, part) }
+            }
+        }
+    };
+}
+
 /// The first type, or the second one where there is no first.
 macro_rules! either {
     (, $default:ty) => {
@@ -275,4 +348,4 @@ macro_rules! either {
     };
 }
 
-pub(super) use {either, instructions, lanes};
+pub(super) use {dequantise, either, instructions, lanes};

@@ -4,6 +4,7 @@ use std::array::from_fn;
 
 use half::bf16;
 
+use crate::tensor::quantised::ByteLanes;
 use crate::tensor::{Element, Float};
 
 /// What an instruction set offers independent of types.
@@ -178,7 +179,17 @@ pub(in crate::kernels) trait Simd:
     + Lanes<f32, f32, 16, Acc = f32>
     + Lanes<f32, bf16, 16, Acc = f32, Packed = <Self as Lanes<f32, f32, 16>>::Packed>
     + Lanes<bf16, bf16, 32, Acc = f32>
+    + Dequantise
 {
+}
+
+/// Quantised weights as f32 operands.
+pub(in crate::kernels) trait Dequantise:
+    Lanes<f32, f32, 16> + ByteLanes
+{
+    /// scale · q + offset for a part of a block.
+    fn dequantise(self, quants: Self::Bytes, scale: f32, offset: f32, part: usize)
+    -> Self::Operand;
 }
 
 /// The lanes of activations `X` and weights `W` together with those of `X` and itself, which multiply both once they are packed.

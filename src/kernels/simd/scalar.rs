@@ -2,7 +2,8 @@
 
 use half::bf16;
 
-use super::lanes::{Instructions, Lanes, Simd, Tile, fold};
+use super::lanes::{Dequantise, Instructions, Lanes, Simd, Tile, fold};
+use crate::tensor::quantised::{ByteLanes, Plain};
 use crate::tensor::{Element, Float};
 
 /// Plain Rust: arrays of sixteen.
@@ -103,6 +104,50 @@ plain!(
         flushing_fma(w[2 * l], x[2 * l], odd)
     },
 );
+
+impl ByteLanes for Scalar {
+    type Bytes = [u8; 16];
+
+    #[inline(always)]
+    fn load_bytes(self, bytes: &[u8; 16]) -> [u8; 16] {
+        Plain.load_bytes(bytes)
+    }
+    #[inline(always)]
+    fn load_signed(self, bytes: &[i8; 16]) -> [u8; 16] {
+        Plain.load_signed(bytes)
+    }
+    #[inline(always)]
+    fn store_signed(self, bytes: [u8; 16]) -> [i8; 16] {
+        Plain.store_signed(bytes)
+    }
+    #[inline(always)]
+    fn field(self, bytes: [u8; 16], shift: usize, mask: u8) -> [u8; 16] {
+        Plain.field(bytes, shift, mask)
+    }
+    #[inline(always)]
+    fn joined(self, low: [u8; 16], high: [u8; 16], shift: usize) -> [u8; 16] {
+        Plain.joined(low, high, shift)
+    }
+    #[inline(always)]
+    fn less(self, bytes: [u8; 16], bias: i8) -> [u8; 16] {
+        Plain.less(bytes, bias)
+    }
+    #[inline(always)]
+    fn spread(self, bits: u16) -> [u8; 16] {
+        Plain.spread(bits)
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[i8; 16], indices: [u8; 16]) -> [u8; 16] {
+        Plain.look_up(table, indices)
+    }
+}
+
+impl Dequantise for Scalar {
+    #[inline(always)]
+    fn dequantise(self, quants: [u8; 16], scale: f32, offset: f32, _part: usize) -> [f32; 16] {
+        quants.map(|q| scale * f32::from(q as i8) + offset)
+    }
+}
 
 /// `a · b + c` in f32 with one rounding, denormal inputs and results taken as zeros of their sign.
 ///

@@ -6,27 +6,27 @@ use std::array::from_fn;
 
 use half::bf16;
 
-use super::instructions::{instructions, lanes};
+use super::instructions::{dequantise, instructions, lanes};
 use super::lanes::{Lanes, Prefetch, Tile, add_parts};
 use super::scalar::flushing_fma;
 
 instructions!(
     /// AVX2 with FMA.
-    Avx2, is_x86_feature_detected, ["avx2", "fma"], "avx2,fma",
+    Avx2, is_x86_feature_detected, ["avx2", "fma", "f16c"], "avx2,fma,f16c",
     prefetch: |at| _mm_prefetch::<_MM_HINT_T0>(at),
     prefetch_far: |at| _mm_prefetch::<_MM_HINT_T1>(at),
 );
 instructions!(
     /// AVX-512.
-    Avx512, is_x86_feature_detected, ["avx512f", "avx512bw", "avx512dq", "avx512vl"],
-    "avx512f,avx512bw,avx512dq,avx512vl",
+    Avx512, is_x86_feature_detected, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "f16c"],
+    "f16c,avx512f,avx512bw,avx512dq,avx512vl",
     prefetch: |at| _mm_prefetch::<_MM_HINT_T0>(at),
     prefetch_far: |at| _mm_prefetch::<_MM_HINT_T1>(at),
 );
 instructions!(
     /// AVX-512 with the bf16 dot product.
-    Avx512Bf16, is_x86_feature_detected, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16"],
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16",
+    Avx512Bf16, is_x86_feature_detected, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "f16c"],
+    "f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16",
     prefetch: |at| _mm_prefetch::<_MM_HINT_T0>(at),
     prefetch_far: |at| _mm_prefetch::<_MM_HINT_T1>(at),
 );
@@ -72,6 +72,28 @@ lanes!(
     fold_four: fold_four_sixteen_f32_avx2,
 );
 
+// One rounding is as good as two here: the product is exact.
+dequantise!(
+    Avx2, __m128i,
+    widen_f16: |bytes| _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(bytes).into()))),
+    load: |bytes: *const u8| _mm_loadu_si128(bytes.cast()),
+    field: field_of_bytes,
+    joined: joined_bytes,
+    less: |bytes, bias| _mm_sub_epi8(bytes, _mm_set1_epi8(bias)),
+    spread: |bits: u16| {
+        // Each byte of bits for eight bytes, of which each looks at one.
+        let both = _mm_shuffle_epi8(_mm_cvtsi32_si128(bits.into()), _mm_set_epi64x(0x0101_0101_0101_0101, 0));
+        let bit = _mm_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+        _mm_and_si128(_mm_cmpeq_epi8(_mm_and_si128(both, bit), bit), _mm_set1_epi8(1))
+    },
+    look_up: |table, indices| _mm_shuffle_epi8(table, indices),
+    dequantise: |quants, scale, offset, part| {
+        let eight = if part == 0 { quants } else { _mm_unpackhi_epi64(quants, quants) };
+        let q = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
+        _mm256_fmadd_ps(_mm256_set1_ps(scale), q, _mm256_set1_ps(offset))
+    },
+);
+
 /// The AVX-512 pairs that do not depend on the bf16 instruction.
 macro_rules! avx512_lanes {
     ($name:ty) => {
@@ -115,6 +137,20 @@ macro_rules! avx512_lanes {
             fold: fold_sixteen_f32,
             fold_four: fold_four_sixteen_f32,
         );
+        dequantise!(
+            $name, __m128i,
+    widen_f16: |bytes| _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(bytes).into()))),
+            load: |bytes: *const u8| _mm_loadu_si128(bytes.cast()),
+            field: field_of_bytes,
+            joined: joined_bytes,
+            less: |bytes, bias| _mm_sub_epi8(bytes, _mm_set1_epi8(bias)),
+            spread: |bits: u16| _mm_maskz_set1_epi8(bits, 1),
+            look_up: |table, indices| _mm_shuffle_epi8(table, indices),
+            dequantise: |quants, scale, offset, _| {
+                let q = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(quants));
+                _mm512_fmadd_ps(_mm512_set1_ps(scale), q, _mm512_set1_ps(offset))
+            },
+        );
     };
 }
 avx512_lanes!(Avx512);
@@ -149,6 +185,22 @@ lanes!(
     fold: fold_sixteen_f32,
     fold_four: fold_four_sixteen_f32,
 );
+
+/// Of each byte the bits of `mask` from bit `shift` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn field_of_bytes(bytes: __m128i, shift: i32, mask: u8) -> __m128i {
+    // What comes from the byte above is not in the mask.
+    let shifted = _mm_srl_epi16(bytes, _mm_cvtsi32_si128(shift));
+    _mm_and_si128(shifted, _mm_set1_epi8(mask as i8))
+}
+
+/// `low` with the bits of `high` above its `shift` bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn joined_bytes(low: __m128i, high: __m128i, shift: i32) -> __m128i {
+    _mm_or_si128(low, _mm_sll_epi16(high, _mm_cvtsi32_si128(shift)))
+}
 
 /// Sixteen pairs of numbers.
 ///

@@ -1,13 +1,11 @@
 //! Blocks of 32 numbers, with one scale.
 
-use std::array::from_fn;
-
 use bytemuck::{Pod, Zeroable};
 
-use super::{Block, Group, widened};
+use super::{Block, ByteLanes, Factors};
 
 /// The numbers that the 4 bits of IQ4_NL and IQ4_XS stand for.
-pub(super) const IQ4: [i8; 16] = [
+const IQ4: [i8; 16] = [
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 ];
 
@@ -52,7 +50,7 @@ pub(crate) struct Q5_1 {
 #[repr(C)]
 pub(crate) struct Q8_0 {
     d: [u8; 2],
-    q: [i8; 32],
+    q: [[i8; 16]; 2],
 }
 
 /// d times what q stands for.
@@ -63,67 +61,141 @@ pub(crate) struct Iq4Nl {
     q: [u8; 16],
 }
 
-impl Block<2> for Q4_0 {
+impl Block for Q4_0 {
+    const NUMBERS: usize = 32;
+    type Factors = [Factors; 1];
+
     #[inline(always)]
-    fn unpack(&self, groups: &mut [Group; 2]) {
-        let q = nibbles(&self.q).map(|q| q as i8 - 8);
-        *groups = Group::two(widened(self.d), -0.0, q);
+    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 1] {
+        [[lanes.widen_f16(self.d); 2]]
+    }
+    #[inline(always)]
+    fn offsets(&self, _: impl ByteLanes) -> [Factors; 1] {
+        [[-0.0; 2]]
+    }
+    #[inline(always)]
+    fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> [L::Bytes; 2] {
+        less(lanes, nibbles(lanes, &self.q), 8)
     }
 }
 
-impl Block<2> for Q4_1 {
+impl Block for Q4_1 {
+    const NUMBERS: usize = 32;
+    type Factors = [Factors; 1];
+
     #[inline(always)]
-    fn unpack(&self, groups: &mut [Group; 2]) {
-        let q = nibbles(&self.q).map(|q| q as i8);
-        *groups = Group::two(widened(self.d), widened(self.m), q);
+    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 1] {
+        [[lanes.widen_f16(self.d); 2]]
+    }
+    #[inline(always)]
+    fn offsets(&self, lanes: impl ByteLanes) -> [Factors; 1] {
+        [[lanes.widen_f16(self.m); 2]]
+    }
+    #[inline(always)]
+    fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> [L::Bytes; 2] {
+        nibbles(lanes, &self.q)
     }
 }
 
-impl Block<2> for Q5_0 {
+impl Block for Q5_0 {
+    const NUMBERS: usize = 32;
+    type Factors = [Factors; 1];
+
     #[inline(always)]
-    fn unpack(&self, groups: &mut [Group; 2]) {
-        let q = five_bits(&self.q, self.high).map(|q| q as i8 - 16);
-        *groups = Group::two(widened(self.d), -0.0, q);
+    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 1] {
+        [[lanes.widen_f16(self.d); 2]]
+    }
+    #[inline(always)]
+    fn offsets(&self, _: impl ByteLanes) -> [Factors; 1] {
+        [[-0.0; 2]]
+    }
+    #[inline(always)]
+    fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> [L::Bytes; 2] {
+        less(lanes, five_bits(lanes, &self.q, self.high), 16)
     }
 }
 
-impl Block<2> for Q5_1 {
+impl Block for Q5_1 {
+    const NUMBERS: usize = 32;
+    type Factors = [Factors; 1];
+
     #[inline(always)]
-    fn unpack(&self, groups: &mut [Group; 2]) {
-        let q = five_bits(&self.q, self.high).map(|q| q as i8);
-        *groups = Group::two(widened(self.d), widened(self.m), q);
+    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 1] {
+        [[lanes.widen_f16(self.d); 2]]
+    }
+    #[inline(always)]
+    fn offsets(&self, lanes: impl ByteLanes) -> [Factors; 1] {
+        [[lanes.widen_f16(self.m); 2]]
+    }
+    #[inline(always)]
+    fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> [L::Bytes; 2] {
+        five_bits(lanes, &self.q, self.high)
     }
 }
 
-impl Block<2> for Q8_0 {
+impl Block for Q8_0 {
+    const NUMBERS: usize = 32;
+    type Factors = [Factors; 1];
+
     #[inline(always)]
-    fn unpack(&self, groups: &mut [Group; 2]) {
-        *groups = Group::two(widened(self.d), -0.0, self.q);
+    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 1] {
+        [[lanes.widen_f16(self.d); 2]]
+    }
+    #[inline(always)]
+    fn offsets(&self, _: impl ByteLanes) -> [Factors; 1] {
+        [[-0.0; 2]]
+    }
+    #[inline(always)]
+    fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> [L::Bytes; 2] {
+        [lanes.load_signed(&self.q[0]), lanes.load_signed(&self.q[1])]
     }
 }
 
-impl Block<2> for Iq4Nl {
+impl Block for Iq4Nl {
+    const NUMBERS: usize = 32;
+    type Factors = [Factors; 1];
+
     #[inline(always)]
-    fn unpack(&self, groups: &mut [Group; 2]) {
-        let q = nibbles(&self.q).map(|q| IQ4[usize::from(q)]);
-        *groups = Group::two(widened(self.d), -0.0, q);
+    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 1] {
+        [[lanes.widen_f16(self.d); 2]]
+    }
+    #[inline(always)]
+    fn offsets(&self, _: impl ByteLanes) -> [Factors; 1] {
+        [[-0.0; 2]]
+    }
+    #[inline(always)]
+    fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> [L::Bytes; 2] {
+        steps(lanes, nibbles(lanes, &self.q))
     }
 }
 
 /// The low halves of 16 bytes, and then the high ones.
 #[inline(always)]
-pub(super) fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
-    let mut q = [0; 32];
-    let (low, high) = q.split_at_mut(16);
-    for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
-        (*low, *high) = (byte & 15, byte >> 4);
-    }
-    q
+pub(super) fn nibbles<L: ByteLanes>(lanes: L, bytes: &[u8; 16]) -> [L::Bytes; 2] {
+    let bytes = lanes.load_bytes(bytes);
+    [lanes.field(bytes, 0, 15), lanes.field(bytes, 4, 15)]
 }
 
 /// [`nibbles`] with a fifth bit each.
 #[inline(always)]
-fn five_bits(bytes: &[u8; 16], high: [u8; 4]) -> [u8; 32] {
-    let (low, high) = (nibbles(bytes), u32::from_le_bytes(high));
-    from_fn(|i| low[i] | if high & 1 << i == 0 { 0 } else { 16 })
+fn five_bits<L: ByteLanes>(lanes: L, bytes: &[u8; 16], high: [u8; 4]) -> [L::Bytes; 2] {
+    let [low, upper] = nibbles(lanes, bytes);
+    let [a, b, c, d] = high;
+    let (first, second) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
+    [
+        lanes.joined(low, lanes.spread(first), 4),
+        lanes.joined(upper, lanes.spread(second), 4),
+    ]
+}
+
+/// Each number less `bias`.
+#[inline(always)]
+pub(super) fn less<L: ByteLanes>(lanes: L, q: [L::Bytes; 2], bias: i8) -> [L::Bytes; 2] {
+    [lanes.less(q[0], bias), lanes.less(q[1], bias)]
+}
+
+/// What 4 bits stand for in IQ4_NL and IQ4_XS.
+#[inline(always)]
+pub(super) fn steps<L: ByteLanes>(lanes: L, q: [L::Bytes; 2]) -> [L::Bytes; 2] {
+    [lanes.look_up(&IQ4, q[0]), lanes.look_up(&IQ4, q[1])]
 }

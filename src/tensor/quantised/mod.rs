@@ -1,134 +1,106 @@
 //! What the numbers of ggml's quantised types are.
 //!
 //! A block of 32 or 256 numbers has small integers, and factors in f16. Whatever the type, 16 neighbours share a scale and an
-//! offset, and a number is scale · q + offset: see [`Group`]. [`Block::unpack`] brings every type to this form.
+//! offset, and a number is scale · q + offset: [`Block`] brings every type to this form.
 //!
 //! A scale has at most 18 bits, the product with q at most 23 (f16 has 11, q of Q8_0 and IQ4 7 more, and so on): scale · q is
 //! exact in f32, whatever the order of the factors, and so the f32 number is the exact one rounded once, with or without
 //! contraction. In f64 the sum is exact too: all terms are multiples of 2⁻²⁴ below 2²⁸.
 
+mod byte_lanes;
 mod legacy;
 mod superblocks;
 
-use legacy::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
-use superblocks::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
+pub(crate) use byte_lanes::{ByteLanes, Plain};
+pub(crate) use legacy::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+pub(crate) use superblocks::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
 
 use super::{Element, Storage};
 
-/// Sixteen numbers: scale · q + offset for each q.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Group {
-    pub(crate) scale: f32,
-    /// −0 where the type has none: what adds nothing, not even to a zero's sign.
-    pub(crate) offset: f32,
-    pub(crate) quants: [i8; Self::NUMBERS],
-}
+/// The scales, or the offsets, of 32 numbers: of the first 16 and of the others.
+pub(crate) type Factors = [f32; 2];
 
-impl Group {
+/// A block as it is stored; its layout is ggml's. A number is scale · q + offset.
+pub(crate) trait Block: bytemuck::Pod {
     /// How many numbers it has.
-    pub(crate) const NUMBERS: usize = 16;
+    const NUMBERS: usize;
+    /// [`Factors`] for each 32 numbers, as an array.
+    type Factors: AsRef<[Factors]> + Copy + Default;
 
-    /// Two groups of one scale and offset.
-    #[inline(always)]
-    fn two(scale: f32, offset: f32, quants: [i8; 32]) -> [Self; 2] {
-        Self::pair([scale; 2], [offset; 2], quants)
-    }
-
-    /// Two groups of a scale and an offset each.
-    #[inline(always)]
-    fn pair(scales: [f32; 2], offsets: [f32; 2], quants: [i8; 32]) -> [Self; 2] {
-        let [mut first, mut second] = [Self::default(), Self::default()];
-        (first.scale, second.scale) = (scales[0], scales[1]);
-        (first.offset, second.offset) = (offsets[0], offsets[1]);
-        first.quants.copy_from_slice(&quants[..Self::NUMBERS]);
-        second.quants.copy_from_slice(&quants[Self::NUMBERS..]);
-        [first, second]
-    }
-
-    /// The numbers in a compute type: exactly in f64, rounded once to f32, and that to bf16.
-    #[inline(always)]
-    pub(crate) fn numbers<E: Element>(&self, out: &mut [E; Self::NUMBERS]) {
-        let [scale, offset] = [self.scale, self.offset].map(E::Acc::from_f32);
-        for (out, &q) in out.iter_mut().zip(&self.quants) {
-            *out = E::round(scale * E::Acc::from_f32(q.into()) + offset);
-        }
-    }
+    /// The scales.
+    fn scales(&self, lanes: impl ByteLanes) -> Self::Factors;
+    /// The offsets, −0 where the type has none: what adds nothing, not even to a zero's sign.
+    fn offsets(&self, lanes: impl ByteLanes) -> Self::Factors;
+    /// The integers of the `i`th 32 numbers, signed bytes.
+    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2];
 }
 
-/// A block as it is stored, of `GROUPS` times 16 numbers. Its layout is ggml's.
-pub(crate) trait Block<const GROUPS: usize>: bytemuck::Pod {
-    /// Its numbers, in order.
-    fn unpack(&self, groups: &mut [Group; GROUPS]);
-}
-
-/// Calls `$function::<the type of a block, its groups>`, or has `$plain` for a type that is not quantised.
+/// Calls `$function::<$($type,)? the type of a block>`, or has `$plain` for a type that is not quantised.
 macro_rules! by_block {
-    ($storage:expr, $function:ident($($argument:expr),*), $plain:expr) => {
+    ($storage:expr, $function:ident $(::<$type:ty>)? ($($argument:expr),*), $plain:expr) => {
         match $storage {
-            Storage::F64 | Storage::F32 | Storage::F16 | Storage::Bf16 => $plain,
-            Storage::Q4_0 => $function::<Q4_0, 2>($($argument),*),
-            Storage::Q4_1 => $function::<Q4_1, 2>($($argument),*),
-            Storage::Q5_0 => $function::<Q5_0, 2>($($argument),*),
-            Storage::Q5_1 => $function::<Q5_1, 2>($($argument),*),
-            Storage::Q8_0 => $function::<Q8_0, 2>($($argument),*),
-            Storage::Iq4Nl => $function::<Iq4Nl, 2>($($argument),*),
-            Storage::Q2K => $function::<Q2K, 16>($($argument),*),
-            Storage::Q3K => $function::<Q3K, 16>($($argument),*),
-            Storage::Q4K => $function::<Q4K, 16>($($argument),*),
-            Storage::Q5K => $function::<Q5K, 16>($($argument),*),
-            Storage::Q6K => $function::<Q6K, 16>($($argument),*),
-            Storage::Iq4Xs => $function::<Iq4Xs, 16>($($argument),*),
+            $crate::tensor::Storage::F64
+            | $crate::tensor::Storage::F32
+            | $crate::tensor::Storage::F16
+            | $crate::tensor::Storage::Bf16 => $plain,
+            $crate::tensor::Storage::Q4_0 => $function::<$($type,)? $crate::tensor::quantised::Q4_0>($($argument),*),
+            $crate::tensor::Storage::Q4_1 => $function::<$($type,)? $crate::tensor::quantised::Q4_1>($($argument),*),
+            $crate::tensor::Storage::Q5_0 => $function::<$($type,)? $crate::tensor::quantised::Q5_0>($($argument),*),
+            $crate::tensor::Storage::Q5_1 => $function::<$($type,)? $crate::tensor::quantised::Q5_1>($($argument),*),
+            $crate::tensor::Storage::Q8_0 => $function::<$($type,)? $crate::tensor::quantised::Q8_0>($($argument),*),
+            $crate::tensor::Storage::Q2K => $function::<$($type,)? $crate::tensor::quantised::Q2K>($($argument),*),
+            $crate::tensor::Storage::Q3K => $function::<$($type,)? $crate::tensor::quantised::Q3K>($($argument),*),
+            $crate::tensor::Storage::Q4K => $function::<$($type,)? $crate::tensor::quantised::Q4K>($($argument),*),
+            $crate::tensor::Storage::Q5K => $function::<$($type,)? $crate::tensor::quantised::Q5K>($($argument),*),
+            $crate::tensor::Storage::Q6K => $function::<$($type,)? $crate::tensor::quantised::Q6K>($($argument),*),
+            $crate::tensor::Storage::Iq4Nl => $function::<$($type,)? $crate::tensor::quantised::Iq4Nl>($($argument),*),
+            $crate::tensor::Storage::Iq4Xs => $function::<$($type,)? $crate::tensor::quantised::Iq4Xs>($($argument),*),
         }
     };
 }
+pub(crate) use by_block;
 
-/// Converts whole blocks of a quantised type into `out`, as [`Group::numbers`] does.
+/// Converts whole blocks of a quantised type into `out`: exactly in f64, rounded once to f32, and that to bf16.
 ///
 /// # Panics
 ///
 /// Where `storage` is not quantised, or `out` is not as long as the blocks.
 #[inline(always)]
-pub(crate) fn decode<E: Element>(storage: Storage, bytes: &[u8], out: &mut [E]) {
+pub(crate) fn decode<E: Element>(
+    lanes: impl ByteLanes,
+    storage: Storage,
+    bytes: &[u8],
+    out: &mut [E],
+) {
     by_block!(
         storage,
-        decode_blocks(bytes, out),
+        decode_blocks::<E>(lanes, bytes, out),
         unreachable!("{storage} has no blocks")
     );
 }
 
 #[inline(always)]
-fn decode_blocks<B: Block<GROUPS>, const GROUPS: usize>(bytes: &[u8], out: &mut [impl Element]) {
+fn decode_blocks<E: Element, B: Block>(lanes: impl ByteLanes, bytes: &[u8], out: &mut [E]) {
     let blocks: &[B] = bytemuck::cast_slice(bytes);
-    let (out, _) = out.as_chunks_mut::<{ Group::NUMBERS }>();
-    let (out, rest) = out.as_chunks_mut::<GROUPS>();
-    assert!(
-        out.len() == blocks.len() && rest.is_empty(),
-        "as many numbers as the blocks have"
-    );
-    let mut groups = [Group::default(); GROUPS];
-    for (block, out) in blocks.iter().zip(out) {
-        block.unpack(&mut groups);
-        for (group, out) in groups.iter().zip(out) {
-            group.numbers(out);
+    let (mut out, _) = out.as_chunks_mut::<32>();
+    for block in blocks {
+        let (scales, offsets) = (block.scales(lanes), block.offsets(lanes));
+        let factors = scales.as_ref().iter().zip(offsets.as_ref());
+        let now = out.split_off_mut(..factors.len());
+        let now = now.expect("as many numbers as the blocks have");
+        for (i, ((scales, offsets), out)) in factors.zip(now).enumerate() {
+            let quants = block.quants(lanes, i);
+            let (groups, _) = out.as_chunks_mut::<16>();
+            for (g, out) in groups.iter_mut().enumerate() {
+                let [scale, offset] = [scales[g], offsets[g]].map(E::Acc::from_f32);
+                for (out, q) in out.iter_mut().zip(lanes.store_signed(quants[g])) {
+                    *out = E::round(scale * E::Acc::from_f32(q.into()) + offset);
+                }
+            }
         }
     }
-}
-
-/// An f16 widened: what `f16::to_f32` gives, but without asking what the processor has, so that it is inlined.
-#[inline(always)]
-fn widened(bytes: [u8; 2]) -> f32 {
-    let bits = u32::from(u16::from_le_bytes(bytes));
-    let magnitude = (bits & 0x7fff) << 13;
-    // The exponents' biases differ by 112; multiplication normalises what is denormal.
-    let finite = (f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23)).to_bits();
-    let not_finite = magnitude | 0x7f80_0000;
-    let magnitude = if magnitude < 0x7c00 << 13 {
-        finite
-    } else {
-        not_finite
-    };
-    f32::from_bits(magnitude | (bits & 0x8000) << 16)
+    assert!(out.is_empty(), "as many numbers as the blocks have");
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,11 +1,9 @@
 //! Blocks of 256 numbers, whose groups have small integers as scales of their own, times a factor of the block.
 
-use std::array::from_fn;
-
 use bytemuck::{Pod, Zeroable};
 
-use super::legacy::{IQ4, nibbles};
-use super::{Block, Group, widened};
+use super::legacy::{less, nibbles, steps};
+use super::{Block, ByteLanes, Factors};
 
 /// 2 bits: d s q − dmin m; a byte of `scales` has s and above it m, of 16 numbers.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -68,129 +66,216 @@ pub(crate) struct Iq4Xs {
     q: [u8; 128],
 }
 
-impl Block<16> for Q2K {
+impl Block for Q2K {
+    const NUMBERS: usize = 256;
+    type Factors = [Factors; 8];
+
     #[inline(always)]
-    fn unpack(&self, groups: &mut [Group; 16]) {
-        let (d, dmin) = (widened(self.d), widened(self.dmin));
-        let (scales, _) = self.scales.as_chunks::<2>();
-        let (pairs, _) = groups.as_chunks_mut::<2>();
-        for (i, (pair, scales)) in pairs.iter_mut().zip(scales).enumerate() {
-            let bytes = half(&self.q, i / 4);
-            let q = from_fn(|n| (bytes[n] >> (2 * (i % 4)) & 3) as i8);
-            let [s, m] = [scales.map(|b| b & 15), scales.map(|b| b >> 4)];
-            *pair = Group::pair(
-                s.map(|s| d * f32::from(s)),
-                m.map(|m| -(dmin * f32::from(m))),
-                q,
-            );
-        }
+    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 8] {
+        let s = self.scales.map(|b| b & 15);
+        in_pairs(times(lanes.widen_f16(self.d), s.map(|s| s as i8)))
+    }
+    #[inline(always)]
+    fn offsets(&self, lanes: impl ByteLanes) -> [Factors; 8] {
+        let m = self.scales.map(|b| b >> 4);
+        in_pairs(times(-lanes.widen_f16(self.dmin), m.map(|m| m as i8)))
+    }
+    #[inline(always)]
+    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2] {
+        bits(lanes, thirty_two(&self.q, i / 4), 2 * (i % 4), 3)
     }
 }
 
-impl Block<16> for Q3K {
+impl Block for Q3K {
+    const NUMBERS: usize = 256;
+    type Factors = [Factors; 8];
+
     #[inline(always)]
-    fn unpack(&self, groups: &mut [Group; 16]) {
-        let d = widened(self.d);
-        let (low, high) = self.scales.split_at(8);
-        let scales: [f32; 16] = from_fn(|i| {
-            let low = low[i % 8] >> (4 * (i / 8)) & 15;
-            let high = high[i % 4] >> (2 * (i / 4)) & 3;
-            d * f32::from((low | high << 4) as i8 - 32)
-        });
-        let (scales, _) = scales.as_chunks::<2>();
-        let (pairs, _) = groups.as_chunks_mut::<2>();
-        for (i, (pair, scales)) in pairs.iter_mut().zip(scales).enumerate() {
-            let bytes = half(&self.q, i / 4);
-            let q = from_fn(|n| {
-                let (low, high) = (bytes[n] >> (2 * (i % 4)) & 3, self.high[n] >> i & 1);
-                (low | high << 2) as i8 - 4
-            });
-            *pair = Group::pair(*scales, [-0.0; 2], q);
-        }
+    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 8] {
+        let [a, b, high] = words(&self.scales);
+        // Four scales: their low bits, and the `i`th pair of bits of the last word's bytes above them.
+        let four = |low: u32, i: u32| {
+            let scales = low & 0x0f0f_0f0f | (high >> (2 * i) & 0x0303_0303) << 4;
+            scales.to_le_bytes().map(|s| s as i8 - 32)
+        };
+        let s = bytemuck::cast([four(a, 0), four(b, 1), four(a >> 4, 2), four(b >> 4, 3)]);
+        in_pairs(times(lanes.widen_f16(self.d), s))
+    }
+    #[inline(always)]
+    fn offsets(&self, _: impl ByteLanes) -> [Factors; 8] {
+        [[-0.0; 2]; 8]
+    }
+    #[inline(always)]
+    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2] {
+        let low = bits(lanes, thirty_two(&self.q, i / 4), 2 * (i % 4), 3);
+        less(
+            lanes,
+            joined(lanes, low, bits(lanes, &self.high, i, 1), 2),
+            4,
+        )
     }
 }
 
-impl Block<16> for Q4K {
+impl Block for Q4K {
+    const NUMBERS: usize = 256;
+    type Factors = [Factors; 8];
+
     #[inline(always)]
-    fn unpack(&self, groups: &mut [Group; 16]) {
-        let (scales, offsets) = scales_and_offsets(self.d, self.dmin, &self.scales);
-        let (pairs, _) = groups.as_chunks_mut::<2>();
-        for (i, pair) in pairs.iter_mut().enumerate() {
-            let bytes = half(&self.q, i / 2);
-            let q = from_fn(|n| (bytes[n] >> (4 * (i % 2)) & 15) as i8);
-            *pair = Group::two(scales[i], offsets[i], q);
-        }
+    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 8] {
+        twice(times(lanes.widen_f16(self.d), six_bits(&self.scales)[0]))
+    }
+    #[inline(always)]
+    fn offsets(&self, lanes: impl ByteLanes) -> [Factors; 8] {
+        twice(times(
+            -lanes.widen_f16(self.dmin),
+            six_bits(&self.scales)[1],
+        ))
+    }
+    #[inline(always)]
+    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2] {
+        bits(lanes, thirty_two(&self.q, i / 2), 4 * (i % 2), 15)
     }
 }
 
-impl Block<16> for Q5K {
+impl Block for Q5K {
+    const NUMBERS: usize = 256;
+    type Factors = [Factors; 8];
+
     #[inline(always)]
-    fn unpack(&self, groups: &mut [Group; 16]) {
-        let (scales, offsets) = scales_and_offsets(self.d, self.dmin, &self.scales);
-        let (pairs, _) = groups.as_chunks_mut::<2>();
-        for (i, pair) in pairs.iter_mut().enumerate() {
-            let bytes = half(&self.q, i / 2);
-            let q = from_fn(|n| {
-                let (low, high) = (bytes[n] >> (4 * (i % 2)) & 15, self.high[n] >> i & 1);
-                (low | high << 4) as i8
-            });
-            *pair = Group::two(scales[i], offsets[i], q);
-        }
+    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 8] {
+        twice(times(lanes.widen_f16(self.d), six_bits(&self.scales)[0]))
+    }
+    #[inline(always)]
+    fn offsets(&self, lanes: impl ByteLanes) -> [Factors; 8] {
+        twice(times(
+            -lanes.widen_f16(self.dmin),
+            six_bits(&self.scales)[1],
+        ))
+    }
+    #[inline(always)]
+    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2] {
+        let low = bits(lanes, thirty_two(&self.q, i / 2), 4 * (i % 2), 15);
+        joined(lanes, low, bits(lanes, &self.high, i, 1), 4)
     }
 }
 
-impl Block<16> for Q6K {
+impl Block for Q6K {
+    const NUMBERS: usize = 256;
+    type Factors = [Factors; 8];
+
     #[inline(always)]
-    fn unpack(&self, groups: &mut [Group; 16]) {
-        let d = widened(self.d);
-        let scales = self.scales.map(|s| d * f32::from(s));
-        let (scales, _) = scales.as_chunks::<2>();
-        let (pairs, _) = groups.as_chunks_mut::<2>();
-        for (i, (pair, scales)) in pairs.iter_mut().zip(scales).enumerate() {
-            // Of each half 64 bytes: the low nibbles of 32 and of 32 more, then the high ones.
-            let (low, high) = (half(&self.q, i / 4 * 2 + i % 2), half(&self.high, i / 4));
-            let q = from_fn(|n| {
-                let low = low[n] >> (i % 4 / 2 * 4) & 15;
-                let high = high[n] >> (2 * (i % 4)) & 3;
-                (low | high << 4) as i8 - 32
-            });
-            *pair = Group::pair(*scales, [-0.0; 2], q);
-        }
+    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 8] {
+        in_pairs(times(lanes.widen_f16(self.d), self.scales))
+    }
+    #[inline(always)]
+    fn offsets(&self, _: impl ByteLanes) -> [Factors; 8] {
+        [[-0.0; 2]; 8]
+    }
+    #[inline(always)]
+    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2] {
+        // Of each half 64 bytes: the low nibbles of 32 and of 32 more, then the high ones.
+        let low = bits(
+            lanes,
+            thirty_two(&self.q, i / 4 * 2 + i % 2),
+            i % 4 / 2 * 4,
+            15,
+        );
+        let high = bits(lanes, thirty_two(&self.high, i / 4), 2 * (i % 4), 3);
+        less(lanes, joined(lanes, low, high, 4), 32)
     }
 }
 
-impl Block<16> for Iq4Xs {
+impl Block for Iq4Xs {
+    const NUMBERS: usize = 256;
+    type Factors = [Factors; 8];
+
     #[inline(always)]
-    fn unpack(&self, groups: &mut [Group; 16]) {
-        let d = widened(self.d);
-        let (bytes, _) = self.q.as_chunks::<16>();
-        let (pairs, _) = groups.as_chunks_mut::<2>();
-        for (i, (pair, bytes)) in pairs.iter_mut().zip(bytes).enumerate() {
+    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 8] {
+        let mut s = [0; 8];
+        for (i, s) in s.iter_mut().enumerate() {
             let low = self.scales_low[i / 2] >> (4 * (i % 2)) & 15;
             let high = self.scales_high[i / 4] >> (2 * (i % 4)) & 3;
-            let scale = d * f32::from((low | high << 4) as i8 - 32);
-            *pair = Group::two(scale, -0.0, nibbles(bytes).map(|q| IQ4[usize::from(q)]));
+            *s = (low | high << 4) as i8 - 32;
         }
+        twice(times(lanes.widen_f16(self.d), s))
+    }
+    #[inline(always)]
+    fn offsets(&self, _: impl ByteLanes) -> [Factors; 8] {
+        [[-0.0; 2]; 8]
+    }
+    #[inline(always)]
+    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2] {
+        let (bytes, _) = self.q.as_chunks();
+        steps(lanes, nibbles(lanes, &bytes[i]))
     }
 }
 
 /// The `i`th 32 bytes.
 #[inline(always)]
-fn half<const N: usize>(bytes: &[u8; N], i: usize) -> &[u8; 32] {
+fn thirty_two<const N: usize>(bytes: &[u8; N], i: usize) -> &[u8; 32] {
     &bytes.as_chunks().0[i]
 }
 
-/// d s and −(dmin m) of each 32 numbers. Of the bytes, four have s and four m of the first half in their 6 low bits and, above
-/// them, two bits of the second half, whose four low bits are in the last four.
+/// Of each byte the bits of `mask` from bit `shift` on.
 #[inline(always)]
-fn scales_and_offsets(d: [u8; 2], dmin: [u8; 2], bytes: &[u8; 12]) -> ([f32; 8], [f32; 8]) {
-    let (d, dmin) = (widened(d), widened(dmin));
-    let integer = |first: usize, shift: usize, i: usize| match i {
-        0..4 => bytes[first + i] & 63,
-        _ => bytes[4 + i] >> shift & 15 | bytes[first + i - 4] >> 6 << 4,
+fn bits<L: ByteLanes>(lanes: L, bytes: &[u8; 32], shift: usize, mask: u8) -> [L::Bytes; 2] {
+    let [first, second]: &[[u8; 16]; 2] = bytemuck::cast_ref(bytes);
+    [
+        lanes.field(lanes.load_bytes(first), shift, mask),
+        lanes.field(lanes.load_bytes(second), shift, mask),
+    ]
+}
+
+/// `low`, and `high` above its `shift` bits.
+#[inline(always)]
+fn joined<L: ByteLanes>(
+    lanes: L,
+    low: [L::Bytes; 2],
+    high: [L::Bytes; 2],
+    shift: usize,
+) -> [L::Bytes; 2] {
+    [
+        lanes.joined(low[0], high[0], shift),
+        lanes.joined(low[1], high[1], shift),
+    ]
+}
+
+/// Bytes in fours, the lowest first.
+#[inline(always)]
+fn words(bytes: &[u8; 12]) -> [u32; 3] {
+    bytemuck::cast::<_, [[u8; 4]; 3]>(*bytes).map(u32::from_le_bytes)
+}
+
+/// A factor times integers.
+#[inline(always)]
+fn times<const N: usize>(d: f32, integers: [i8; N]) -> [f32; N] {
+    integers.map(|s| d * f32::from(s))
+}
+
+/// The factors of each 16 numbers, by 32.
+#[inline(always)]
+fn in_pairs(factors: [f32; 16]) -> [Factors; 8] {
+    bytemuck::cast(factors)
+}
+
+/// The factors of each 32 numbers.
+#[inline(always)]
+fn twice(factors: [f32; 8]) -> [Factors; 8] {
+    factors.map(|f| [f; 2])
+}
+
+/// s and m of Q4_K and Q5_K. Of the bytes, four have s and four m of the first half in their 6 low bits and, above them, two bits of
+/// the second half, whose four low bits are in the last four.
+#[inline(always)]
+fn six_bits(bytes: &[u8; 12]) -> [[i8; 8]; 2] {
+    let [s, m, low] = words(bytes);
+    let upper = |word: u32| (word >> 2) & 0x3030_3030;
+    let halves = |first: u32, second: u32| {
+        let both = u64::from(first & 0x3f3f_3f3f) | u64::from(second) << 32;
+        both.to_le_bytes().map(|b| b as i8)
     };
-    (
-        from_fn(|i| d * f32::from(integer(0, 0, i))),
-        from_fn(|i| -(dmin * f32::from(integer(4, 4, i)))),
-    )
+    [
+        halves(s, low & 0x0f0f_0f0f | upper(s)),
+        halves(m, low >> 4 & 0x0f0f_0f0f | upper(m)),
+    ]
 }

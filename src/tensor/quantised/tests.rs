@@ -4,7 +4,8 @@ use half::{bf16, f16};
 use super::*;
 use crate::tensor::Tensor;
 
-const TYPES: [Storage; 12] = [
+/// All quantised types.
+pub(crate) const TYPES: [Storage; 12] = [
     Storage::Q4_0,
     Storage::Q4_1,
     Storage::Q5_0,
@@ -31,7 +32,7 @@ fn factors(storage: Storage) -> &'static [usize] {
 }
 
 /// Blocks of random bits, whose factors are finite.
-fn blocks(storage: Storage, count: usize) -> Vec<u8> {
+pub(crate) fn blocks(storage: Storage, count: usize) -> Vec<u8> {
     let mut state = 1u64;
     let mut random = || {
         state = state
@@ -154,17 +155,19 @@ fn every_number_is_exact_in_f64_and_rounded_once_in_f32() {
 
 #[test]
 fn contraction_changes_nothing_and_half_precision_does() {
-    fn check<B: Block<GROUPS>, const GROUPS: usize>(storage: Storage) {
+    fn check<B: Block>(storage: Storage) {
         let bytes = blocks(storage, 256);
-        let mut groups = [Group::default(); GROUPS];
         let mut narrower = false;
         for block in bytemuck::cast_slice::<u8, B>(&bytes) {
-            block.unpack(&mut groups);
-            for group in &groups {
-                let mut numbers = [0f32; Group::NUMBERS];
-                group.numbers(&mut numbers);
-                for (number, q) in numbers.into_iter().zip(group.quants.map(f32::from)) {
-                    let contracted = group.scale.mul_add(q, group.offset);
+            let (scales, offsets) = (block.scales(Plain), block.offsets(Plain));
+            let (scales, offsets) = (scales.as_ref(), offsets.as_ref());
+            for i in 0..scales.len() {
+                let quants = block.quants(Plain, i);
+                let quants = quants.map(|q| Plain.store_signed(q));
+                for (n, q) in quants.as_flattened().iter().enumerate() {
+                    let (scale, offset) = (scales[i][n / 16], offsets[i][n / 16]);
+                    let number = scale * f32::from(*q) + offset;
+                    let contracted = scale.mul_add(f32::from(*q), offset);
                     assert_eq!(contracted.to_bits(), number.to_bits(), "{storage}");
                     // As programs do that dequantise in f16.
                     narrower |= f16::from_f32(number).to_f32() != number;
@@ -181,7 +184,10 @@ fn contraction_changes_nothing_and_half_precision_does() {
 #[test]
 fn a_factor_is_widened_as_half_does() {
     for bits in 0..=u16::MAX {
-        let (got, want) = (widened(bits.to_le_bytes()), f16::from_bits(bits).to_f32());
+        let (got, want) = (
+            Plain.widen_f16(bits.to_le_bytes()),
+            f16::from_bits(bits).to_f32(),
+        );
         let both_nan = got.is_nan() && want.is_nan();
         assert!(both_nan || got.to_bits() == want.to_bits(), "{bits:04x}");
     }
@@ -214,8 +220,8 @@ fn numbers_of_a_tensor_are_found_one_by_one() {
 
 #[test]
 fn blocks_have_the_sizes_of_their_types() {
-    fn sizes<B: Block<GROUPS>, const GROUPS: usize>() -> (usize, usize) {
-        (Group::NUMBERS * GROUPS, size_of::<B>())
+    fn sizes<B: Block>() -> (usize, usize) {
+        (B::NUMBERS, size_of::<B>())
     }
     for storage in TYPES {
         let block = storage.block();
@@ -252,8 +258,8 @@ fn bf16_is_the_f32_number_rounded() {
         let bytes = blocks(storage, 64);
         let mut numbers = vec![0f32; 64 * storage.block().numbers];
         let mut rounded = vec![bf16::ZERO; numbers.len()];
-        decode(storage, &bytes, &mut numbers);
-        decode(storage, &bytes, &mut rounded);
+        decode(Plain, storage, &bytes, &mut numbers);
+        decode(Plain, storage, &bytes, &mut rounded);
         let want = numbers.iter().map(|x| bf16::from_f32(*x).to_bits());
         assert!(rounded.iter().map(|x| x.to_bits()).eq(want), "{storage}");
     }

@@ -1,0 +1,79 @@
+//! The operations on sixteen bytes that take a block apart.
+
+/// An instruction set's operations on sixteen bytes.
+pub(crate) trait ByteLanes: Copy {
+    /// Sixteen bytes.
+    type Bytes: Copy;
+
+    /// An f16 widened: what `f16::to_f32` gives, but without asking what the processor has.
+    #[inline(always)]
+    fn widen_f16(self, bytes: [u8; 2]) -> f32 {
+        let bits = i32::from(i16::from_le_bytes(bytes)) as u32;
+        // The exponents' biases differ by 112; multiplication normalises what is denormal.
+        let shifted = bits << 13 & 0x8fff_e000;
+        if bits & 0x7c00 == 0x7c00 {
+            return f32::from_bits(shifted | 0x7f80_0000);
+        }
+        f32::from_bits(shifted) * f32::from_bits((127 + 112) << 23)
+    }
+    /// Reads them.
+    fn load_bytes(self, bytes: &[u8; 16]) -> Self::Bytes;
+    /// Reads signed ones.
+    fn load_signed(self, bytes: &[i8; 16]) -> Self::Bytes;
+    /// Stores them as signed ones.
+    fn store_signed(self, bytes: Self::Bytes) -> [i8; 16];
+    /// Of each byte the bits of `mask` from bit `shift` on, which are no more than it has.
+    fn field(self, bytes: Self::Bytes, shift: usize, mask: u8) -> Self::Bytes;
+    /// `low` with the bits of `high` above its `shift` bits, where a byte has room for both.
+    fn joined(self, low: Self::Bytes, high: Self::Bytes, shift: usize) -> Self::Bytes;
+    /// Each byte less `bias`.
+    fn less(self, bytes: Self::Bytes, bias: i8) -> Self::Bytes;
+    /// 1 for each bit that is set, from the lowest on, and 0 for the others.
+    fn spread(self, bits: u16) -> Self::Bytes;
+    /// `table[i]` for each byte i, which is below 16.
+    fn look_up(self, table: &[i8; 16], indices: Self::Bytes) -> Self::Bytes;
+}
+
+/// Plain Rust.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain;
+
+impl ByteLanes for Plain {
+    type Bytes = [u8; 16];
+
+    #[inline(always)]
+    fn load_bytes(self, bytes: &[u8; 16]) -> [u8; 16] {
+        *bytes
+    }
+    #[inline(always)]
+    fn load_signed(self, bytes: &[i8; 16]) -> [u8; 16] {
+        bytes.map(|b| b as u8)
+    }
+    #[inline(always)]
+    fn store_signed(self, bytes: [u8; 16]) -> [i8; 16] {
+        bytes.map(|b| b as i8)
+    }
+    #[inline(always)]
+    fn field(self, bytes: [u8; 16], shift: usize, mask: u8) -> [u8; 16] {
+        bytes.map(|b| b >> shift & mask)
+    }
+    #[inline(always)]
+    fn joined(self, mut low: [u8; 16], high: [u8; 16], shift: usize) -> [u8; 16] {
+        for (low, high) in low.iter_mut().zip(high) {
+            *low |= high << shift;
+        }
+        low
+    }
+    #[inline(always)]
+    fn less(self, bytes: [u8; 16], bias: i8) -> [u8; 16] {
+        bytes.map(|b| b.wrapping_sub(bias as u8))
+    }
+    #[inline(always)]
+    fn spread(self, bits: u16) -> [u8; 16] {
+        std::array::from_fn(|i| (bits >> i & 1) as u8)
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[i8; 16], indices: [u8; 16]) -> [u8; 16] {
+        indices.map(|i| table[usize::from(i & 15)] as u8)
+    }
+}
