@@ -231,7 +231,7 @@ mod tests {
             state = state
                 .wrapping_mul(6364136223846793005)
                 .wrapping_add(1442695040888963407);
-            let size = if i % 5 == 0 {
+            let size = if i.is_multiple_of(5) {
                 -140
             } else {
                 (state >> 60) as i32 - 8

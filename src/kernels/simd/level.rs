@@ -17,10 +17,10 @@ use super::x86_64::{Avx2, Avx512, Avx512Bf16};
 pub enum Level {
     /// Plain Rust, on every machine.
     Scalar,
-    /// AVX2 with FMA.
+    /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512 F, BW, DQ and VL.
+    /// AVX-512 F, BW, DQ and VL, and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx512,
     /// AVX-512 as above, with the bf16 dot-product instruction.

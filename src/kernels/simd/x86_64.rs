@@ -11,7 +11,7 @@ use super::lanes::{Lanes, Prefetch, Tile, add_parts};
 use super::scalar::flushing_fma;
 
 instructions!(
-    /// AVX2 with FMA.
+    /// AVX2 with FMA and F16C.
     Avx2, is_x86_feature_detected, ["avx2", "fma", "f16c"], "avx2,fma,f16c",
     prefetch: |at| _mm_prefetch::<_MM_HINT_T0>(at),
     prefetch_far: |at| _mm_prefetch::<_MM_HINT_T1>(at),

@@ -16,6 +16,7 @@ pub(crate) trait ByteLanes: Copy {
         }
         f32::from_bits(shifted) * f32::from_bits((127 + 112) << 23)
     }
+
     /// Reads them.
     fn load_bytes(self, bytes: &[u8; 16]) -> Self::Bytes;
     /// Reads signed ones.

@@ -35,7 +35,7 @@ pub(crate) trait Block: bytemuck::Pod {
     fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2];
 }
 
-/// Calls `$function::<$($type,)? the type of a block>`, or has `$plain` for a type that is not quantised.
+/// Calls `$function::<$type, the type of a block>`, or has `$plain` for a type that is not quantised.
 macro_rules! by_block {
     ($storage:expr, $function:ident $(::<$type:ty>)? ($($argument:expr),*), $plain:expr) => {
         match $storage {
@@ -79,16 +79,20 @@ pub(crate) fn decode<E: Element>(
     );
 }
 
+/// [`decode`] for one type of blocks.
 #[inline(always)]
 fn decode_blocks<E: Element, B: Block>(lanes: impl ByteLanes, bytes: &[u8], out: &mut [E]) {
     let blocks: &[B] = bytemuck::cast_slice(bytes);
-    let (mut out, _) = out.as_chunks_mut::<32>();
-    for block in blocks {
+    let (out, rest) = out.as_chunks_mut::<32>();
+    let per_block = B::NUMBERS / 32;
+    assert!(
+        out.len() == blocks.len() * per_block && rest.is_empty(),
+        "as many numbers as the blocks have"
+    );
+    for (block, out) in blocks.iter().zip(out.chunks_exact_mut(per_block)) {
         let (scales, offsets) = (block.scales(lanes), block.offsets(lanes));
         let factors = scales.as_ref().iter().zip(offsets.as_ref());
-        let now = out.split_off_mut(..factors.len());
-        let now = now.expect("as many numbers as the blocks have");
-        for (i, ((scales, offsets), out)) in factors.zip(now).enumerate() {
+        for (i, ((scales, offsets), out)) in factors.zip(out).enumerate() {
             let quants = block.quants(lanes, i);
             let (groups, _) = out.as_chunks_mut::<16>();
             for (g, out) in groups.iter_mut().enumerate() {
@@ -99,7 +103,6 @@ fn decode_blocks<E: Element, B: Block>(lanes: impl ByteLanes, bytes: &[u8], out:
             }
         }
     }
-    assert!(out.is_empty(), "as many numbers as the blocks have");
 }
 
 #[cfg(test)]
