@@ -216,7 +216,7 @@ fn compare_finds_known_bugs(gemma: &Real) -> Result<(), Failed> {
         bench
     };
     // Most bugs show in few tokens; some need more than the window has, and two a config that the 270M has not.
-    let other = with_factor_and_scalar(&gemma.directory());
+    let other = with_factor_and_scalar(&gemma.path());
     let benches = [
         (bench(gemma.model(), 60, &globs), KnownBug::ALL),
         (

@@ -1,5 +1,5 @@
 //! SmolLM2 135M and Qwen2.5-Coder 0.5B, which `python3 reference/fetch_models.py` brings: real models without a norm behind
-//! the MLP.
+//! the MLP. And the GGUF files of all real models, with their quantised weights.
 //!
 //! A model that is absent has its tests reported as ignored, by name; with `CONTEXT_PATCH_REQUIRE_MODELS=1`, as in CI, that is
 //! a failure. This is what fits into a few minutes; `docs/verify.md` has the commands that check all of it.
@@ -32,6 +32,18 @@ const TESTS: [(&str, Check); 6] = [
     ),
 ];
 
+static GGUF_FILES: [Real; 3] = [
+    Real::gguf("gemma-3-270m"),
+    Real::gguf("smollm2-135m-instruct"),
+    Real::gguf("qwen2.5-coder-0.5b-instruct"),
+];
+
+const GGUF_TESTS: [(&str, Check); 3] = [
+    ("the_folder_has_its_weights", the_folder_has_its_weights),
+    ("closed_form", gguf_closed_form),
+    ("span", gguf_span),
+];
+
 /// Tokens of most pinned hashes.
 const LONG: usize = 60;
 
@@ -59,6 +71,12 @@ fn main() {
         let prefix = format!("{}::bits", real.name);
         let ways = if i == 0 { &ways[..] } else { &[] };
         trials.extend(pinned::trials(real, &prefix, LONG, ways, absent));
+    }
+    for real in &GGUF_FILES {
+        let absent = real.absent();
+        let trial =
+            |(name, check)| real.trial(format!("{}.gguf::{name}", real.name), check, absent);
+        trials.extend(GGUF_TESTS.map(trial));
     }
     // One at a time: each uses all cores.
     let arguments = Arguments {
@@ -114,5 +132,38 @@ fn span_absolute(real: &Real) -> Result<(), Failed> {
 fn span_natural(real: &Real) -> Result<(), Failed> {
     let (form, keep) = (ApplyMode::Overlay, Keep::Bos);
     real.span::<f32>(form, keep, Positions::Natural, 24, &PROMPTS);
+    Ok(())
+}
+
+/// The numbers of every tensor rounded once to bf16, as the folder was made; and not more alike than that.
+fn the_folder_has_its_weights(gguf: &Real) -> Result<(), Failed> {
+    let folder = Real::new(gguf.name);
+    let [gguf, folder] = [gguf.model(), folder.model()].map(|model| model.checkpoint().tensors());
+    assert!(gguf.names().eq(folder.names()));
+    let mut exact = 0;
+    for (name, tensor) in folder.iter() {
+        let stored = gguf.get(name, tensor.shape())?;
+        assert!(stored.to_vec::<bf16>() == tensor.to_vec::<bf16>(), "{name}");
+        exact += usize::from(stored.to_vec::<f32>() == tensor.to_vec::<f32>());
+    }
+    println!("{exact} of {} tensors are not rounded", folder.len());
+    assert!(exact < folder.len() / 2 + 1);
+    Ok(())
+}
+
+fn gguf_closed_form(real: &Real) -> Result<(), Failed> {
+    let f64 = real.protocol::<f64>(Solver::ClosedForm, ApplyMode::Overlay, 1);
+    let f32 = real.protocol::<f32>(Solver::ClosedForm, ApplyMode::Materialise, TOKENS);
+    assert!(
+        [f64, f32]
+            .iter()
+            .all(|summary| summary.matching == summary.tokens)
+    );
+    Ok(())
+}
+
+fn gguf_span(real: &Real) -> Result<(), Failed> {
+    let (form, keep) = (ApplyMode::Overlay, Keep::Bos);
+    real.span::<f32>(form, keep, Positions::Natural, 24, &PROMPTS[..2]);
     Ok(())
 }

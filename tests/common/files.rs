@@ -30,12 +30,15 @@ pub fn real_models() -> Vec<(&'static str, PathBuf)> {
     here
 }
 
-/// The GGUF files of real models that are here as `models/NAME.gguf`, by the model's name.
+/// The GGUF files of real models that are here as `models/NAME.gguf`, by the model's name; all of them where
+/// `CONTEXT_PATCH_REQUIRE_MODELS=1` says that they must be.
 pub fn real_gguf_files() -> Vec<(&'static str, PathBuf)> {
     let files = REAL_MODELS.map(|name| (name, reference(&format!("../models/{name}.gguf"))));
     let (here, missing): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, file)| file.exists());
+    let required = super::real::required();
+    assert!(!required || missing.is_empty(), "missing: {missing:?}");
     for (name, _) in missing {
-        println!("skipped: no models/{name}.gguf");
+        println!("skipped: no models/{name}.gguf (python3 reference/fetch_models.py brings it)");
     }
     here
 }

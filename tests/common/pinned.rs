@@ -88,7 +88,7 @@ fn open(real: &Real, level: Option<Level>, access: Access) -> Model {
         access,
         ..ModelOptions::default()
     };
-    Model::open_with(real.directory().to_str().unwrap(), options).unwrap()
+    Model::open_with(real.path().to_str().unwrap(), options).unwrap()
 }
 
 fn ids(model: &Model) -> Vec<u32> {

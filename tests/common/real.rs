@@ -15,9 +15,11 @@ use serde_json::Value;
 
 use super::{Golden, linf, reference, top_and_margin};
 
-/// A real model by its name, which is that of its folder in `models/` and of its golden files.
+/// A real model by its name, which is that of its folder in `models/` and of its golden files, or the GGUF file that the folder
+/// was made of.
 pub struct Real {
     pub name: &'static str,
+    suffix: &'static str,
     model: OnceLock<Model>,
 }
 
@@ -62,31 +64,44 @@ pub struct Prompt {
 }
 
 impl Real {
+    /// The folder.
     pub const fn new(name: &'static str) -> Self {
         Self {
             name,
+            suffix: "",
             model: OnceLock::new(),
         }
     }
 
-    pub fn directory(&self) -> PathBuf {
-        reference("../models").join(self.name)
+    /// The GGUF file.
+    pub const fn gguf(name: &'static str) -> Self {
+        Self {
+            name,
+            suffix: ".gguf",
+            model: OnceLock::new(),
+        }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        reference("../models").join(format!("{}{}", self.name, self.suffix))
     }
 
     /// Whether its tests are ignored; says what would bring it.
     pub fn absent(&self) -> bool {
         let name = self.name;
-        let absent = !required() && !self.directory().join("model.safetensors").exists();
+        let path = self.path();
+        let absent = !required() && !path.is_file() && !path.join("model.safetensors").exists();
         if absent {
             println!(
-                "ignored without models/{name}: python3 reference/fetch_models.py {name} brings it"
+                "ignored without models/{name}{}: python3 reference/fetch_models.py {name} brings it",
+                self.suffix
             );
         }
         absent
     }
 
     pub fn model(&self) -> &Model {
-        let open = || Model::open(self.directory().to_str().unwrap()).unwrap();
+        let open = || Model::open(self.path().to_str().unwrap()).unwrap();
         self.model.get_or_init(open)
     }
 
@@ -330,7 +345,7 @@ fn program(arguments: &[&str]) -> String {
 /// As a user would: a patch file, and then the answer from the first token and the query alone.
 pub fn apply_writes_what_the_prompt_would(real: &Real) -> Result<(), Failed> {
     let dir = tempfile::tempdir()?;
-    let (model, file) = (real.directory(), dir.path().join("prompt.patch"));
+    let (model, file) = (real.path(), dir.path().join("prompt.patch"));
     let (model, file) = (model.to_str().unwrap(), file.to_str().unwrap());
     let generate = |prompt: &str| {
         program(&[

@@ -40,11 +40,12 @@ impl Gguf {
         }
         set("vocab_size", self.vocabulary()?.into());
         set("tie_word_embeddings", (!self.has("output.weight")).into());
-        for (field, key) in [("bos_token_id", "bos"), ("eos_token_id", "eos")] {
-            let id = self
-                .metadata
-                .unsigned(&format!("tokenizer.ggml.{key}_token_id"))?;
-            set(field, id.into());
+        // SentencePiece's own, where it is such a tokenizer and they are left out.
+        let sentence_piece = self.metadata.string("tokenizer.ggml.model")? == Some("llama");
+        for (field, key, default) in [("bos_token_id", "bos", 1), ("eos_token_id", "eos", 2)] {
+            let key = format!("tokenizer.ggml.{key}_token_id");
+            let id = self.metadata.unsigned(&key)?;
+            set(field, id.or(sentence_piece.then_some(default)).into());
         }
         set("torch_dtype", "float32".into());
         match self.architecture.name {
