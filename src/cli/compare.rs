@@ -315,9 +315,8 @@ fn activations(report: &Report) -> String {
     }
     let kinds = kinds.iter().map(|(kind, count)| format!("{kind} {count}"));
     paragraph(&format!(
-        "activations-q8: {}, {} first: a product of quantised weights and activations rounded to 8 bits ({}), as ggml has it; with that rounding \
-         it is right",
-        counted(rounded(report).count(), "tensor"),
+        "activations-q8: in {}, {} first, activations are rounded to 8 bits ({}), as in ggml; apart from that these products are right",
+        counted(rounded(report).count(), "product"),
         first.name,
         kinds.collect::<Vec<_>>().join(", "),
     ))
