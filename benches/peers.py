@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "benches/peers"
 sys.path.insert(0, str(ROOT / "reference"))
 
-from program import PROMPTS  # noqa: E402
+from program import PROGRAM, PROMPTS  # noqa: E402
 
 DEFAULT_MODEL = ROOT / "models/gemma-3-270m"
 # What candle's worker can run.
@@ -155,20 +155,10 @@ def call(*command, **options):
 def build(engines, flags):
     """Builds the Rust workers."""
     cargo = ("cargo", "build", "--release", "--quiet", "--locked", "--target-dir")
-    call(*cargo, ROOT / "target", "--example", "peer", cwd=ROOT)
+    call(*cargo, ROOT / "target", "--bin", "context-patch", "--example", "peer", cwd=ROOT)
     if "candle" in engines:
         environment = os.environ | {"RUSTFLAGS": flags}
         call(*cargo, ROOT / "target/candle", cwd=HERE / "candle", env=environment)
-
-
-def write_gguf(python, model, path, dtype):
-    """The checkpoint as GGUF, by the script that checks exports in llama.cpp."""
-    code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
-        "from check_llama_cpp import write_base;"
-        "write_base(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == 'bf16')"
-    )
-    call(python, "-c", code, ROOT / "reference", model, path, dtype)
 
 
 def make_engines(arguments, model, work):
@@ -177,12 +167,17 @@ def make_engines(arguments, model, work):
     model = Path(shutil.copytree(model, Path(work) / "model"))
     python = arguments.llama_python
     ours = ROOT / "target/release/examples/peer"
+    if arguments.gguf:
+        quantised = Path(shutil.copy(arguments.gguf, Path(work) / "model.gguf"))
+        engines = [Engine("ours", "f32", (ours, quantised, "f32", "mapped")), Engine("ours", "bf16", (ours, model, "bf16", "mapped"))]
+        # Its products are of 8 bits, its cache of F16.
+        return engines + [Engine("llama.cpp", "8 bits", (python, HERE / "worker_llama.py", quantised, "8 bits"), text=False)]
     engines = [Engine("ours", dtype, (ours, model, dtype, "mapped")) for dtype in ("f32", "bf16")]
     engines += [Engine("ours, read", dtype, (ours, model, dtype, "read")) for dtype in ("f32", "bf16")]
     for dtype in ("f32", "bf16"):
         if "llama.cpp" in arguments.engines:
             path = Path(work) / f"{dtype}.gguf"
-            write_gguf(python, model, path, dtype)
+            call(PROGRAM, "convert", model, path, "--dtype", dtype)
             # The GGUF file has no vocabulary.
             engines.append(Engine("llama.cpp", dtype, (python, HERE / "worker_llama.py", path, dtype), text=False))
         if "transformers" in arguments.engines:
@@ -420,12 +415,14 @@ def cell(found, name, dtype, threads, measure):
     if value is None:
         return "–"
     shown = f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-    return shown if name == "ours" else f"{shown} ({value / found['ours', dtype, threads, measure]:.2f})"
+    ours = found.get(("ours", dtype, threads, measure)) or found["ours", "f32", threads, measure]
+    return shown if name == "ours" else f"{shown} ({value / ours:.2f})"
 
 
 def main():
     parser = argparse.ArgumentParser(description="Other engines beside ours on a real model.")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="Hugging Face folder, by default Gemma 3 270M")
+    parser.add_argument("--gguf", type=Path, help="compare on this file of the same model: ours in f32 on it and in bf16 on the folder, and llama.cpp")
     parser.add_argument("--engines", nargs="*", default=["llama.cpp", "transformers", "candle"], help="beside ours")
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5, help="of decoding and prefill")
@@ -445,7 +442,8 @@ def main():
 def run(arguments):
     """Measures everything; returns the file it wrote."""
     checkpoint = Checkpoint(arguments.model)
-    path = arguments.output or HERE / f"{datetime.date.today()}-{checkpoint.name}.csv"
+    name = f"{checkpoint.name}-gguf" if arguments.gguf else checkpoint.name
+    path = arguments.output or HERE / f"{datetime.date.today()}-{name}.csv"
     record = Record(checkpoint.name)
     if "candle" in arguments.engines and checkpoint.model_type != CANDLE_MODEL_TYPE:
         arguments.engines = [name for name in arguments.engines if name != "candle"]

@@ -6,7 +6,7 @@
 
 For each benchmark of benches/compile the program compiles the prompt in f32, at rank 32, from the queries of `train`, and exports
 the patch. The queries of `test` are then asked in the program itself ("at home"; logits are those of the merged checkpoint), in
-transformers with the PEFT adapter, in f32 and bf16, and in llama.cpp with the GGUF adapter on the model in BF16 (hf_to_gguf.py) and
+transformers with the PEFT adapter, in f32 and bf16, and in llama.cpp with the GGUF adapter on the model in BF16 (`convert`) and
 on the Q4_K_M file that the checkpoint was made from (brought by pip; --q4 where it is there already). Printed of each, with KL in
 nats a token over home's greedy answers with the prompt:
 
@@ -38,9 +38,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-import fetch_models
 from check_llama_cpp import Llama, log
-from hf_to_gguf import Failure, write_base
 from program import ROOT, program
 
 MODEL = ROOT / "models/gemma-3-270m"
@@ -219,8 +217,8 @@ def verdict(results):
 def check(arguments, work):
     """Prints what every engine makes of every benchmark."""
     bf16 = work / "bf16.gguf"
-    write_base(MODEL, bf16, True)
-    q4 = arguments.q4 or fetch_models.fetch_gguf(fetch_models.ALL[MODEL.name], sys.executable, work)
+    program("convert", MODEL, bf16)
+    q4 = MODEL.with_name(f"{MODEL.name}.gguf")
     f32 = Transformers(torch.float32)
     engines = [Home(), f32, Transformers(torch.bfloat16, f32),
                LlamaCpp(bf16, "BF16", arguments.threads), LlamaCpp(q4, "Q4_K_M", arguments.threads)]
@@ -242,7 +240,6 @@ def check(arguments, work):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("benchmarks", nargs="*", default=BENCHMARKS, help="of benches/compile; six of all kinds where none is named")
-    parser.add_argument("--q4", type=Path, help="the Q4_K_M file, where it need not be fetched")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -251,11 +248,8 @@ def main():
     packages = ("transformers", "peft", "torch", "llama-cpp-python")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     print(f"{datetime.date.today()}, {versions}, {program('--version').strip()}; {MODEL.name}, rank {RANK}")
-    try:
-        with tempfile.TemporaryDirectory() as work:
-            check(arguments, Path(work))
-    except (Failure, fetch_models.Failure, OSError) as error:
-        sys.exit(f"check_compiled.py: {error}")
+    with tempfile.TemporaryDirectory() as work:
+        check(arguments, Path(work))
 
 
 if __name__ == "__main__":

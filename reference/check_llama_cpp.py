@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Ask llama.cpp whether exported patches do there what they do here.
 
-    pip install llama-cpp-python gguf numpy        (in an environment of its own; it compiles llama.cpp)
+    pip install llama-cpp-python numpy        (in an environment of its own; it compiles llama.cpp)
     cargo build --release && python3 reference/check_llama_cpp.py > reference/check_llama_cpp.txt
 
 For each of the paper's prompts the program solves a span: the prompt's last token and its greedy answer, the first token (<bos>,
 where the model has one) kept, or what --keep says, natural positions, the rest gone. llama.cpp gets the adapter and the tokens left.
 
-The model, a Hugging Face folder, is written as GGUF in F32 and in BF16 to a temporary folder (hf_to_gguf.py). For each prompt, the
+The model, a Hugging Face folder, is written as GGUF in F32 and in BF16 to a temporary folder (`convert`). For each prompt, the
 greedy tokens of the full prompt without the adapter are the target, of the answer and the token after it. Printed is how many of
 the first ones are the same in the program itself (which says that the model was written right), in llama.cpp for the reduced
 prompt with the adapter, and there without it, as the control. Beside it stands the largest difference of the first token's
@@ -22,18 +22,21 @@ import contextlib
 import ctypes
 import datetime
 import importlib.metadata
+import json
 import platform
-import sys
 import tempfile
 from pathlib import Path
 
 import llama_cpp
 import numpy as np
 
-from hf_to_gguf import Failure, write_base
-from program import PROMPTS, ROOT, solve
+from program import PROMPTS, ROOT, program, solve
 
 MODELS = ["gemma-3-270m", "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"]
+
+
+class Failure(Exception):
+    """Something that llama.cpp does not do."""
 
 
 def load(path):
@@ -168,15 +171,21 @@ def solve_case(model, text, arguments, path):
     }
 
 
+def vocab_size(model):
+    """The rows of a folder's embedding."""
+    config = json.loads((model / "config.json").read_text())
+    return config.get("text_config", config)["vocab_size"]
+
+
 def check(model, arguments):
     """Prints what llama.cpp makes of a model's patches."""
     with tempfile.TemporaryDirectory() as work:
         cases = [solve_case(model, text, arguments, Path(work) / str(i)) for i, text in enumerate(PROMPTS)]
-        for bf16 in (False, True):
+        for dtype in ("f32", "bf16"):
             path = Path(work) / "base.gguf"
-            config = write_base(model, path, bf16)
-            print(f"\n{model.name} in {'BF16' if bf16 else 'F32'}, kept: {arguments.keep}; {datetime.date.today()}")
-            llama = Llama(path, config["vocab_size"], not bf16, arguments.threads)
+            program("convert", model, path, "--dtype", dtype)
+            print(f"\n{model.name} in {dtype.upper()}, kept: {arguments.keep}; {datetime.date.today()}")
+            llama = Llama(path, vocab_size(model), dtype == "f32", arguments.threads)
             run_cases(llama, cases)
             llama_cpp.llama_model_free(llama.model)
 
@@ -190,14 +199,11 @@ def main():
     arguments = parser.parse_args()
     llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("llama-cpp-python", "gguf", "numpy")]
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("llama-cpp-python", "numpy")]
     print(f"Python {platform.python_version()}", *versions, sep=", ")
     print(llama_cpp.llama_print_system_info().decode().strip())
-    try:
-        for model in arguments.models or [ROOT / "models" / name for name in MODELS]:
-            check(model, arguments)
-    except (Failure, OSError) as error:
-        sys.exit(f"check_llama_cpp.py: {error}")
+    for model in arguments.models or [ROOT / "models" / name for name in MODELS]:
+        check(model, arguments)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Record what llama.cpp computes, under the names that llama.cpp gives its tensors.
 
-    pip install llama-cpp-python gguf numpy        (in an environment of its own; it compiles llama.cpp)
+    pip install llama-cpp-python numpy        (in an environment of its own; it compiles llama.cpp)
     python3 reference/llama_trace.py models/gemma-3-270m --ids ids.json --output llama.npz
     python3 reference/llama_trace.py gemma-3-270m.Q4_K_M.gguf --ids ids.json --output llama.npz
 
 The model is a GGUF file, or a Hugging Face folder, which is written as GGUF in F32 (`--bf16`: matrices in BF16) to a temporary
-folder, as far as hf_to_gguf.py knows its family. It is run on the CPU, all tokens in one batch and every token's logits asked
+folder, as far as `context-patch convert` can. It is run on the CPU, all tokens in one batch and every token's logits asked
 for. The callback that llama.cpp's `llama-eval-callback` prints with (`cb_eval`) hands over each operation's result. Written is an
 .npz with the array `ids` and, for each tensor with a layer's or a result's name, an array in numpy's axes (ggml's reversed):
 
@@ -26,8 +26,8 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from check_llama_cpp import load, log
-from hf_to_gguf import Failure, write_base
+from check_llama_cpp import Failure, load, log
+from program import program
 
 VIEWS = {"RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE", "NONE"}
 UNNAMED = ("node_", "leaf_", "cache_", "norm")
@@ -174,7 +174,7 @@ def main():
             path = arguments.model
             if path.is_dir():
                 path = Path(work) / "base.gguf"
-                write_base(arguments.model, path, arguments.bf16)
+                program("convert", arguments.model, path, "--dtype", "bf16" if arguments.bf16 else "f32")
             model = load(path)
             if arguments.ids:
                 ids = json.loads(arguments.ids.read_text())

@@ -55,7 +55,7 @@ fn every_type_is_what_its_numbers_are_in_a_folder() {
         let quantised = parse(&llama(kind)).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("folder");
-        quantised.write_dir(&folder, Storage::F32).unwrap();
+        quantised.write_dir(&folder, Some(Storage::F32)).unwrap();
         let widened = Checkpoint::open(folder.to_str().unwrap(), Access::Mapped).unwrap();
         assert_eq!(quantised.config(), widened.config());
         let (quantised, widened) = (model(quantised), model(widened));
@@ -130,7 +130,7 @@ fn every_family_goes_there_and_back() {
     for name in FAMILIES {
         let original = model(sayable(name));
         let file = dir.path().join(format!("{name}.gguf"));
-        if let Err(error) = original.checkpoint().write_gguf(&file) {
+        if let Err(error) = original.checkpoint().write_gguf(&file, None) {
             let error = error.to_string();
             let (_, reason) = error.split_once(" cannot be written").unwrap();
             said += &format!("{name} cannot be written{reason}\n");
@@ -157,7 +157,7 @@ fn what_gguf_cannot_say_is_refused() {
     for name in ["gemma2", "gemma3-bias", "mistral", "qwen2", "llama-3"] {
         let original = open(&format!("checkpoints/{name}"));
         let path = reference(&format!("checkpoints/{name}"));
-        let error = original.checkpoint().write_gguf(&file).unwrap_err();
+        let error = original.checkpoint().write_gguf(&file, None).unwrap_err();
         said += &format!(
             "{}\n",
             error.to_string().replace(path.to_str().unwrap(), name)
@@ -438,4 +438,16 @@ fn a_merged_file_is_the_materialised_model_and_all_else_is_copied() {
         written.truncate(expected.bytes().len());
         assert!(written == expected.bytes(), "{storage}");
     }
+}
+
+#[test]
+fn a_file_in_another_type_has_the_same_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("wide.gguf");
+    let stored = model(parse(&small()).unwrap());
+    stored.checkpoint().write_gguf(&file, Some(Storage::F32)).unwrap();
+    let wide = model(Checkpoint::open(file.to_str().unwrap(), Access::Read).unwrap());
+    let mut types = wide.checkpoint().tensors().iter().map(|(_, tensor)| tensor.storage());
+    assert!(types.all(|storage| storage == Storage::F32));
+    assert_eq!(bits::<f32>(&stored), bits::<f32>(&wide));
 }

@@ -57,23 +57,24 @@ impl Checkpoint {
     }
 
     /// Writes the model to the new folder `dir`, as Hugging Face's transformers reads it, and says which tensors have another
-    /// type there.
-    ///
-    /// Quantised tensors, which such a folder cannot have, are widened to f32 and rounded once to `dequantised`; others stay as
-    /// they are, but for those whose numbers that type has, too.
+    /// type there: all that are not `storage`; where that is `None` the quantised ones, which such a folder cannot have, in bf16.
+    /// Numbers of quantised types are widened to f32 and then rounded once.
     ///
     /// # Errors
     ///
     /// [`Error::Io`] where `dir` is there and not empty or cannot be written, and those of [`file`](Self::file).
-    pub fn write_dir(&self, dir: &Path, dequantised: Storage) -> Result<Vec<Converted>> {
+    pub fn write_dir(&self, dir: &Path, storage: Option<Storage>) -> Result<Vec<Converted>> {
         let tensors: Vec<_> = self.tensors().iter().collect();
-        let targets: Vec<_> = tensors
-            .iter()
-            .map(|(_, tensor)| target(tensor, dequantised))
-            .collect();
+        let target = |tensor: &Tensor| match storage {
+            None if tensor.storage().is_quantised() => Storage::Bf16,
+            None => tensor.storage(),
+            Some(storage) => storage,
+        };
+        let targets: Vec<_> = tensors.iter().map(|(_, tensor)| target(tensor)).collect();
+        let most = storage.unwrap_or(Storage::Bf16);
         output::write_dir(dir, |dir| {
             self.write_files(dir)?;
-            self.say_dtype(dir, dequantised)?;
+            self.say_dtype(dir, most)?;
             let layout = tensors
                 .iter()
                 .zip(&targets)
@@ -87,7 +88,7 @@ impl Checkpoint {
             let mut file =
                 TensorsFile::create(&dir.join(SINGLE), &metadata, &layout.collect::<Vec<_>>())?;
             for ((name, tensor), &to) in tensors.iter().zip(&targets) {
-                convert(tensor, to, |bytes| Ok(file.append(name, bytes)?))?;
+                convert(tensor, to, |bytes| file.append(name, bytes))?;
             }
             Ok::<_, Error>(file.finish()?)
         })?;
@@ -131,31 +132,12 @@ fn write(path: &Path, content: &[u8]) -> Result<()> {
     Ok(std::fs::write(path, content).map_err(IoError::at("write", path))?)
 }
 
-/// What a tensor is stored as, where quantised ones become `dequantised`.
-fn target(tensor: &Tensor, dequantised: Storage) -> Storage {
-    let from = tensor.storage();
-    let numbers = || tensor.to_vec::<f64>();
-    if from == dequantised || from.is_quantised() {
-        dequantised
-    } else if tensor.shape().len() == 1 && numbers().into_iter().all(|x| holds(dequantised, x)) {
-        dequantised
-    } else {
-        from
-    }
-}
-
-/// Whether a type has this number.
-fn holds(storage: Storage, number: f64) -> bool {
-    let rounded = Tensor::from_f64(storage, vec![1], &[number]);
-    rounded.is_some_and(|rounded| rounded.number(0) == number)
-}
-
 /// Gives the bytes of a tensor as `to`, some rows at a time.
-fn convert(
+pub(super) fn convert<E>(
     tensor: &Tensor,
     to: Storage,
-    mut append: impl FnMut(&[u8]) -> Result<()>,
-) -> Result<()> {
+    mut append: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
     if tensor.storage() == to {
         return append(tensor.bytes());
     }

@@ -6,10 +6,10 @@ use clap::Args;
 use context_patch::Result;
 use context_patch::checkpoint::{Access, Checkpoint, Converted};
 use context_patch::output::{check_new_dir, check_writable};
-use context_patch::tensor::{Dtype, Storage};
+use context_patch::tensor::Storage;
 
 use super::progress::waiting;
-use super::solving::{is_gguf, storage_of};
+use super::solving::is_gguf;
 use super::words::{commands, counted, rows, shell, size_of};
 use super::{OK, print, program};
 
@@ -32,7 +32,8 @@ pub(super) struct Convert {
     #[arg(value_name = "TO")]
     to: PathBuf,
 
-    /// What quantised tensors become in a folder: bf16 (rounded once), or f32 (as they are meant) [default: bf16]
+    /// Store every tensor of a folder, or every matrix of a GGUF file, as bf16 (rounded once) or f32 [default: as they are stored,
+    /// but quantised ones of a folder in bf16]
     #[arg(long, value_name = "TYPE", value_parser = ["bf16", "f32"])]
     dtype: Option<String>,
 }
@@ -46,15 +47,17 @@ impl Convert {
             check_new_dir(&self.to)?;
         }
         let checkpoint = Checkpoint::open(&self.from, Access::Mapped)?;
-        let dtype = match self.dtype.as_deref() {
-            Some("f32") => Dtype::F32,
-            _ => Dtype::Bf16,
-        };
+        let storage = self.dtype.as_deref().map(|dtype| match dtype {
+            "f32" => Storage::F32,
+            _ => Storage::Bf16,
+        });
         let converted = waiting("Writing", || {
             if to_gguf {
-                return checkpoint.write_gguf(&self.to).map(|()| Vec::new());
+                return checkpoint
+                    .write_gguf(&self.to, storage)
+                    .map(|()| Vec::new());
             }
-            checkpoint.write_dir(&self.to, storage_of(dtype))
+            checkpoint.write_dir(&self.to, storage)
         })?;
         let to = shell(&self.to.to_string_lossy());
         let size = size_of(&self.to).map_or_else(String::new, |size| format!(", {size}"));
@@ -83,6 +86,9 @@ fn changed(converted: &Converted) -> String {
     match (from.is_quantised(), to) {
         (true, Storage::F32) => format!("{tensors} of {from} dequantised to {to}"),
         (true, _) => format!("{tensors} of {from} dequantised, and rounded to {to}"),
-        (false, _) => format!("{tensors} of {from} stored as {to}, which has all their numbers"),
+        (false, Storage::F32) if *from != Storage::F64 => {
+            format!("{tensors} of {from} widened to {to}")
+        }
+        (false, _) => format!("{tensors} of {from} rounded to {to}"),
     }
 }

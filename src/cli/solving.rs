@@ -54,7 +54,7 @@ fn at_least_one(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
-pub(super) fn storage_of(dtype: Dtype) -> Storage {
+fn storage_of(dtype: Dtype) -> Storage {
     match dtype {
         Dtype::F64 => Storage::F64,
         Dtype::F32 => Storage::F32,

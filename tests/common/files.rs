@@ -8,15 +8,17 @@ use serde_json::Value;
 
 use super::reference;
 
+/// The real models that fetch_models.py brings.
+const REAL_MODELS: [&str; 3] = [
+    "gemma-3-270m",
+    "smollm2-135m-instruct",
+    "qwen2.5-coder-0.5b-instruct",
+];
+
 /// The real models that fetch_models.py brings and that are here, by name; all of them where
 /// `CONTEXT_PATCH_REQUIRE_MODELS=1` says that they must be.
 pub fn real_models() -> Vec<(&'static str, PathBuf)> {
-    let names = [
-        "gemma-3-270m",
-        "smollm2-135m-instruct",
-        "qwen2.5-coder-0.5b-instruct",
-    ];
-    let models = names.map(|name| (name, reference("../models").join(name)));
+    let models = REAL_MODELS.map(|name| (name, reference("../models").join(name)));
     let (here, missing): (Vec<_>, Vec<_>) = models
         .into_iter()
         .partition(|(_, dir)| dir.join("model.safetensors").exists());
@@ -24,6 +26,16 @@ pub fn real_models() -> Vec<(&'static str, PathBuf)> {
     assert!(!required || missing.is_empty(), "missing: {missing:?}");
     for (name, _) in missing {
         println!("skipped: no models/{name} (python3 reference/fetch_models.py brings it)");
+    }
+    here
+}
+
+/// The GGUF files of real models that are here as `models/NAME.gguf`, by the model's name.
+pub fn real_gguf_files() -> Vec<(&'static str, PathBuf)> {
+    let files = REAL_MODELS.map(|name| (name, reference(&format!("../models/{name}.gguf"))));
+    let (here, missing): (Vec<_>, Vec<_>) = files.into_iter().partition(|(_, file)| file.exists());
+    for (name, _) in missing {
+        println!("skipped: no models/{name}.gguf");
     }
     here
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use super::tensors::EXPERTS;
 use super::writer::{Layout, Values, write_gguf};
 use super::{Gguf, Placed};
 use crate::checkpoint::config::Config;
+use crate::checkpoint::folder::convert;
 use crate::checkpoint::form::BlockForm;
 use crate::tensor::{Storage, Tensor};
 
@@ -36,17 +38,22 @@ impl Checkpoint {
     /// Writes the model as one GGUF file.
     ///
     /// Of a model that is a GGUF file everything is copied, but for tensors that were replaced and for the division into several
-    /// files. Of another one matrices are written as they are stored and vectors in f32, which for Gemma's norms (1 + w) is a
-    /// rounding; there is no tokenizer.
+    /// files. Of another one matrices are written as they are stored, or as `storage`, and vectors in f32, which for Gemma's norms
+    /// (1 + w) is a rounding; there is no tokenizer.
     ///
     /// # Errors
     ///
     /// [`Error::NotForGguf`] where GGUF cannot say all of the config or has no place for a tensor, and [`Error::Io`].
-    pub fn write_gguf(&self, file: &Path) -> Result<()> {
-        let (values, tensors) = match self.gguf() {
+    pub fn write_gguf(&self, file: &Path, storage: Option<Storage>) -> Result<()> {
+        let (values, mut tensors) = match self.gguf() {
             Some(gguf) => (gguf.copied_values(), self.copied(gguf)?),
             None => self.described(file)?,
         };
+        if let Some(storage) = storage {
+            tensors
+                .iter_mut()
+                .for_each(|tensor| tensor.store_as(storage));
+        }
         let layouts: Vec<_> = tensors.iter().map(|tensor| tensor.layout.clone()).collect();
         write_gguf(file, &values, &layouts, |place| Ok(tensors[place].bytes()))
     }
@@ -216,7 +223,36 @@ impl Outgoing {
         }
     }
 
+    /// Makes a matrix one of this type.
+    fn store_as(&mut self, storage: Storage) {
+        let numbers = self.layout.shape.iter().product::<usize>();
+        if let ([tensor, ..], None, Some(length)) =
+            (self.from.as_slice(), self.vector, storage.bytes_of(numbers))
+            && tensor.shape().len() > 1
+        {
+            (self.layout.storage, self.layout.length) = (storage, length);
+        }
+    }
+
     fn bytes(&self) -> Cow<'_, [u8]> {
+        let bytes = self.as_stored();
+        let (from, to) = (self.from[0].storage(), self.layout.storage);
+        if self.vector.is_some() || from == to {
+            return bytes;
+        }
+        let tensor = Tensor::new(from, self.layout.shape.clone(), bytes.into_owned().into());
+        let mut converted = Vec::with_capacity(self.layout.length);
+        if let Some(tensor) = tensor {
+            let Ok(()) = convert::<Infallible>(&tensor, to, |bytes| {
+                converted.extend(bytes);
+                Ok(())
+            });
+        }
+        Cow::Owned(converted)
+    }
+
+    /// The bytes in the type that the tensor is stored in here.
+    fn as_stored(&self) -> Cow<'_, [u8]> {
         let tensor = match (&self.order, self.from.as_slice()) {
             (Some(order), [tensor]) => &reordered(tensor, order),
             (None, [tensor]) if self.transposed => &tensor.transposed(),

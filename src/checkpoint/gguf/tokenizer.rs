@@ -9,6 +9,7 @@
 //!   part of a text between special tokens, be there a space or not.
 //! * Gemma's runs of spaces are merged like other tokens; llama.cpp takes the longest first.
 //! * Falcon looks for digits among the characters that stand for bytes, where ¼ is one.
+//! * DeepSeek's words of Chinese characters have what stands between U+0800 and those, too, some spaces among it.
 //! * Words that look like the end of a turn (`</s>` in Qwen2's vocabulary) are words where the file says so.
 //! * Tokens that only fill up the vocabulary (`[PAD151646]`) are in no text.
 //!
@@ -20,7 +21,7 @@ mod settings;
 mod vocabulary;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokenizers::models::bpe::BPE;
 use tokenizers::{AddedToken, PostProcessorWrapper};
 
@@ -147,32 +148,44 @@ fn post_processor(
     adds_bos: bool,
     special: &SpecialTokens<'_>,
 ) -> Result<Value> {
-    let mut tokens = json!({});
-    let mut token = |purpose: &str, usual: bool| -> Result<Option<Value>> {
+    let token = |purpose: &str, usual: bool| -> Result<Option<(u32, &str)>> {
         let key = format!("tokenizer.ggml.add_{purpose}_token");
         if !metadata.flag(&key)?.unwrap_or(usual) {
             return Ok(None);
         }
-        let Some((id, text)) = special.get(&format!("{purpose}_token")) else {
-            let expected = format!("the id of the token that {key} puts around a text");
-            return Err(metadata.wrong(&format!("tokenizer.ggml.{purpose}_token_id"), expected));
-        };
-        tokens[text] = json!({"id": text, "ids": [id], "tokens": [text]});
-        Ok(Some(json!({"SpecialToken": {"id": text, "type_id": 0}})))
+        let found = special.get(&format!("{purpose}_token"));
+        let id = format!("tokenizer.ggml.{purpose}_token_id");
+        let expected = format!("the id of the token that {key} puts around a text");
+        found.ok_or_else(|| metadata.wrong(&id, expected)).map(Some)
     };
     let [before, after] = [token("bos", adds_bos)?, token("eos", false)?];
     if before.is_none() && after.is_none() {
         return Ok(Value::Null);
     }
-    let around = |sequence: &str| {
-        let text = json!({"Sequence": {"id": sequence, "type_id": 0}});
-        let parts = [before.clone(), Some(text), after.clone()];
+    let around = |sequence: &str, kind: u32| {
+        let part = |text: &str| json!({"SpecialToken": {"id": text, "type_id": kind}});
+        let text = json!({"Sequence": {"id": sequence, "type_id": kind}});
+        let parts = [
+            before.map(|token| part(token.1)),
+            Some(text),
+            after.map(|token| part(token.1)),
+        ];
         parts.into_iter().flatten().collect::<Vec<_>>()
     };
-    let pair = [around("A"), around("B")].concat();
-    Ok(
-        json!({"type": "TemplateProcessing", "single": around("A"), "pair": pair, "special_tokens": tokens}),
-    )
+    let entry = |(id, text): (u32, &str)| {
+        (
+            text.to_owned(),
+            json!({"id": text, "ids": [id], "tokens": [text]}),
+        )
+    };
+    let tokens: Map<String, Value> = before.into_iter().chain(after).map(entry).collect();
+    let pair = [around("A", 0), around("B", 1)].concat();
+    Ok(json!({
+        "type": "TemplateProcessing",
+        "single": around("A", 0),
+        "pair": pair,
+        "special_tokens": tokens,
+    }))
 }
 
 fn refused(metadata: &Metadata, error: tokenizers::Error) -> Error {

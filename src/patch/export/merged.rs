@@ -56,7 +56,7 @@ pub fn merged_gguf(
     file: &Path,
 ) -> Result<()> {
     let patched = materialise(model, patch, storage)?.into_model();
-    Ok(patched.checkpoint().write_gguf(file)?)
+    Ok(patched.checkpoint().write_gguf(file, None)?)
 }
 
 fn weights(

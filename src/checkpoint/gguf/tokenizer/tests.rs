@@ -46,7 +46,7 @@ fn metadata(entries: &Entries) -> Metadata {
         match value {
             Text(text) => values.text(key, text),
             Count(count) => values.count(key, *count),
-            Flag(flag) => values.flag(key, *flag),
+            Flag(flag) => values.copied(&entry(key, 7, [u8::from(*flag)])),
             Texts(texts) => {
                 let bytes =
                     |text: &String| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
@@ -69,14 +69,22 @@ fn metadata(entries: &Entries) -> Metadata {
     Metadata::read(path, &mut Cursor::new(path, &bytes), values.len()).unwrap()
 }
 
+/// A key, a type and the bytes of a value.
+fn entry(key: &str, kind: u32, value: impl IntoIterator<Item = u8>) -> Vec<u8> {
+    let length = (key.len() as u64).to_le_bytes();
+    let mut bytes = [&length, key.as_bytes(), &kind.to_le_bytes()].concat();
+    bytes.extend(value);
+    bytes
+}
+
 /// A key and an array of elements of a type.
 fn array(key: &str, kind: u32, elements: impl ExactSizeIterator<Item = Vec<u8>>) -> Vec<u8> {
-    let mut bytes = (key.len() as u64).to_le_bytes().to_vec();
-    bytes.extend(key.as_bytes());
-    bytes.extend([9u32, kind].map(u32::to_le_bytes).concat());
-    bytes.extend((elements.len() as u64).to_le_bytes());
-    bytes.extend(elements.flatten());
-    bytes
+    let head = [
+        &kind.to_le_bytes()[..],
+        &(elements.len() as u64).to_le_bytes(),
+    ]
+    .concat();
+    entry(key, 9, head.into_iter().chain(elements.flatten()))
 }
 
 const KINDS: &str = "tokenizer.ggml.token_type";
