@@ -139,6 +139,9 @@ impl Row {
     }
 }
 
+/// Gives a number of the outcome of a map from the map's name, its rows, the number's place and the activations.
+type Kernel<'k> = dyn Fn(&str, &[Row], usize, &[Block]) -> f32 + 'k;
+
 /// A model, tokens and two recordings of them; one is in f64.
 struct Bench {
     dir: TempDir,
@@ -180,8 +183,8 @@ impl Bench {
             .unwrap();
     }
 
-    /// Does every product again, from what is recorded of its input; `kernel` gives number `row` of the outcome of a map.
-    fn products(&self, rounding: Rounding, kernel: impl Fn(&str, &[Row], usize, &[Block]) -> f32) {
+    /// Does every product again, from what is recorded of its input.
+    fn products(&self, rounding: Rounding, kernel: &Kernel<'_>) {
         let product = |map: &str, x: &(Vec<usize>, Vec<f32>)| {
             let name = match map {
                 "lm_head" => "model.embed_tokens.weight".into(),
@@ -298,7 +301,7 @@ fn right(_: &str, rows: &[Row], row: usize, x: &[Block]) -> f32 {
 fn every_type_is_called_by_what_ggml_rounds_to() {
     for (kind, expected) in TYPES.into_iter().zip(EXPECTED) {
         let bench = Bench::new(kind);
-        bench.products(rounding(expected), right);
+        bench.products(rounding(expected), &right);
         let report = bench.report();
         assert!(report.finding.is_none(), "{}: {:?}", kind.0, report.finding);
         assert_called(&report, expected);
@@ -338,7 +341,7 @@ fn another_rounding_is_a_finding() {
         let called = |report: &Report| report.rows.iter().any(|row| row.activations.is_some());
         assert!(!called(&exact), "{}", kind.0);
         for (i, rounding) in roundings.into_iter().enumerate() {
-            bench.products(rounding, right);
+            bench.products(rounding, &right);
             let report = bench.report();
             let finding = report.finding.as_ref().unwrap();
             let first = "model.layers.0.self_attn.q_proj";
@@ -372,7 +375,7 @@ fn a_wrong_kernel_is_found_behind_the_rounding() {
     };
     for (kind, expected) in [0, 1, 7, 9].map(|i| (TYPES[i], EXPECTED[i])) {
         let bench = Bench::new(kind);
-        let found = |kernel: &dyn Fn(&str, &[Row], usize, &[Block]) -> f32| {
+        let found = |kernel: &Kernel<'_>| {
             bench.products(rounding(expected), kernel);
             let report = bench.report();
             let finding = report.finding.unwrap();
@@ -413,7 +416,7 @@ fn compare(dir: &Path, options: &[&str]) -> String {
 #[test]
 fn the_program_says_so() {
     let bench = Bench::new(TYPES[7]);
-    bench.products(Q8_K, right);
+    bench.products(Q8_K, &right);
     let dir = bench.dir.path();
     insta::assert_snapshot!("activations_q8", compare(dir, &[]));
     let exact = compare(dir, &["--exact-activations"]);

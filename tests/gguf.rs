@@ -445,16 +445,9 @@ fn a_file_in_another_type_has_the_same_numbers() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("wide.gguf");
     let stored = model(parse(&small()).unwrap());
-    stored
-        .checkpoint()
-        .write_gguf(&file, Some(Storage::F32))
-        .unwrap();
+    stored.checkpoint().write_gguf(&file, Some(Storage::F32)).unwrap();
     let wide = model(Checkpoint::open(file.to_str().unwrap(), Access::Read).unwrap());
-    let mut types = wide
-        .checkpoint()
-        .tensors()
-        .iter()
-        .map(|(_, tensor)| tensor.storage());
+    let mut types = wide.checkpoint().tensors().iter().map(|(_, tensor)| tensor.storage());
     assert!(types.all(|storage| storage == Storage::F32));
     assert_eq!(bits::<f32>(&stored), bits::<f32>(&wide));
 }

@@ -69,7 +69,8 @@ impl<'m> Quantised<'m> {
         let numbers = rounded.iter().flat_map(|x| x.x.iter().copied()).collect();
         let x = Matrix::from_vec(cols, numbers);
         let y = matmul(Level::best(), &x, self.w);
-        // A block's sum has at most five roundings of its own: of d, the product of the scales, the integer, their product; d has two.
+        // What a block adds is rounded six times at most: d twice, the product of the scales, the integer, the product of both, and
+        // where codes and offsets are summed apart, the sum of the two.
         let walk = rounding.walk(cols / BLOCK) + 6.0 * rounding.unit();
         let denormal = cols as f64 * f64::from(f32::MIN_POSITIVE);
         let sizes: Vec<_> = x
@@ -139,4 +140,44 @@ fn offsets(w: &Tensor) -> Option<Tensor> {
         block[codes.clone()].fill(0);
     }
     Tensor::new(w.storage(), w.shape().into(), Bytes::from(blocks))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each number is its group's offset and a multiple of the group's scale, which is of one sign.
+    #[test]
+    fn codes_of_zero_leave_the_offsets() {
+        for (storage, f16) in [
+            (Storage::Q4_1, vec![0, 2]),
+            (Storage::Q5_1, vec![0, 2]),
+            (Storage::Q2K, vec![80, 82]),
+            (Storage::Q4K, vec![0, 2]),
+            (Storage::Q5K, vec![0, 2]),
+            (Storage::Q6K, vec![208]),
+        ] {
+            let size = storage.block();
+            let mut block: Vec<_> = (0..size.bytes)
+                .map(|i| (i * i * 41 + 7 * i) as u8)
+                .collect();
+            for at in f16 {
+                block[at..at + 2].copy_from_slice(&[0, 0x3c]);
+            }
+            let w = Tensor::new(storage, vec![size.numbers], block.into()).unwrap();
+            let offsets = offsets(&w).unwrap().to_vec::<f64>();
+            assert!(offsets.iter().any(|&offset| offset != 0.0), "{storage}");
+            let w = w.to_vec::<f64>();
+            assert_ne!(w, offsets, "{storage}");
+            for (w, offsets) in w.chunks(16).zip(offsets.chunks(16)) {
+                assert!(
+                    offsets.iter().all(|&offset| offset == offsets[0]),
+                    "{storage}"
+                );
+                let signs = w.iter().map(|w| w - offsets[0]).filter(|&code| code != 0.0);
+                let signs: Vec<_> = signs.map(f64::signum).collect();
+                assert!(signs.iter().all(|&sign| sign == signs[0]), "{storage}");
+            }
+        }
+    }
 }
