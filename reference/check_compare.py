@@ -5,9 +5,10 @@
     cargo build --release && python3 reference/check_compare.py > reference/check_compare.txt
 
 Records, by hf_trace.py, every point of the small checkpoints of all families and of the real models in f32 and bf16, and by
-llama_trace.py those of the real models with F32 and with BF16 weights, and prints what `context-patch compare` says: a line each,
-then every figure of the 270M in transformers. The 270M runs a prompt of 679 tokens, more than its window has. Needs 6 GB in the
-temporary folder. Models named on the command line are the only ones; llama.cpp is left out without llama-cpp-python.
+llama_trace.py those of the real models with F32 and with BF16 weights and of their GGUF files, and prints what `context-patch
+compare` says: a line each, then every figure of the 270M in transformers. The 270M runs a prompt of 679 tokens, more than its
+window has. Needs 6 GB in the temporary folder. Models named on the command line are the only ones; llama.cpp is left out without
+llama-cpp-python.
 
 Phi 3 has no checkpoint of its own here: `phi3` is Mistral's, its maps in one where Phi 3 has one.
 
@@ -33,6 +34,8 @@ MODEL = "models/gemma-3-270m"
 OTHERS = ["models/smollm2-135m-instruct", "models/qwen2.5-coder-0.5b-instruct"]
 PHI3 = "phi3"
 OTHERS_TOKENS = 100
+# Their weights as they are stored, for llama.cpp alone.
+FILES = [f"{model}.gguf" for model in (MODEL, *OTHERS)]
 SMALL_TOKENS = 40
 
 
@@ -57,11 +60,12 @@ def write_phi3(folder):
 
 def ids_of(model, folder):
     """The token ids that a model runs, which lies in `folder`."""
+    model = model.removesuffix(".gguf")
     if model == MODEL:
         golden = json.loads((ROOT / "reference/golden/gemma-3-270m.json").read_text())
         return next(prompt["ids"] for prompt in golden["prompts"] if prompt["name"] == "refrain")
     if model in OTHERS:
-        golden = json.loads((ROOT / f"reference/golden/{folder.name}.json").read_text())
+        golden = json.loads((ROOT / f"reference/golden/{Path(model).name}.json").read_text())
         return max((prompt["ids"] for prompt in golden["prompts"]), key=len)[:OTHERS_TOKENS]
     config = json.loads((folder / "config.json").read_text())
     vocab_size = config.get("text_config", config)["vocab_size"]
@@ -115,7 +119,10 @@ def compare(label, reference, other, *options):
     rows = report["rows"]
     beyond = Counter(row["name"].split(".", 3)[-1] for row in rows if row["beyond"])
     replayed = sum(row["replayed"] for row in rows)
+    rounded = Counter(row["activations"] for row in rows if row["activations"])
     line = f"{label:<55} tokens {report['tokens']}, tensors {len(rows)}, replayed {replayed}, beyond {sum(beyond.values())}"
+    if rounded:
+        line += f", activations-q8 {rounded.total()} (" + ", ".join(f"{name} {n}" for name, n in sorted(rounded.items())) + ")"
     if report["finding"]:
         causes = " or ".join(cause["name"] for cause in report["finding"]["causes"]) or "no known bug"
         line += f", first {report['finding']['tensor']}: {causes}; " + ", ".join(f"{name} {n}" for name, n in beyond.items())
@@ -136,7 +143,7 @@ def main():
     versions = [version(name) for name in names[:-1]] + [program("--version").split()[-1]]
     print(", ".join(f"{name} {version}" for name, version in zip(names, versions) if version), end="\n\n")
     small = sorted(path.relative_to(ROOT) for path in (ROOT / "reference/checkpoints").iterdir())
-    models = sys.argv[1:] or ["reference/tiny", *map(str, small), PHI3, MODEL, *OTHERS]
+    models = sys.argv[1:] or ["reference/tiny", *map(str, small), PHI3, MODEL, *OTHERS, *FILES]
     tables = {}
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
@@ -147,14 +154,15 @@ def main():
             folder = work / PHI3 if model == PHI3 else ROOT / model
             ids.write_text(json.dumps(ids_of(model, folder)))
             program("trace", "--model", folder, "--ids", ids, "--dtype", "f64", "--output", reference)
-            for dtype in ("f32", "bf16"):
+            for dtype in () if model.endswith(".gguf") else ("f32", "bf16"):
                 record("hf_trace.py", folder, "--ids", ids, "--dtype", dtype, "--output", other)
                 tables[model, dtype] = compare(f"transformers {model} {dtype}", reference, other)
-            if model not in (MODEL, *OTHERS) or not version("llama-cpp-python"):
+            if model not in (MODEL, *OTHERS, *FILES) or not version("llama-cpp-python"):
                 continue
-            for weights, options in (("F32", []), ("BF16", ["--bf16"])):
+            as_stored, converted = [("", [])], [(" F32", []), (" BF16", ["--bf16"])]
+            for weights, options in as_stored if model in FILES else converted:
                 record("llama_trace.py", folder, "--ids", ids, *options, "--output", arrays)
-                compare(f"llama.cpp {model} {weights}", reference, arrays, "--partial", "--dtype", "f32")
+                compare(f"llama.cpp {model}{weights}", reference, arrays, "--partial", "--dtype", "f32")
     for dtype in ("f32", "bf16") if MODEL in models else ():
         print(f"\ntransformers {MODEL} {dtype}\n{tables[MODEL, dtype]}", end="")
 

@@ -35,15 +35,25 @@ from program import PROMPTS, ROOT, program, solve
 MODELS = ["gemma-3-270m", "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct"]
 
 
+class Failure(Exception):
+    """Something that llama.cpp does not do."""
+
+
+def load(path):
+    """llama.cpp's model of a GGUF file, for the CPU."""
+    options = llama_cpp.llama_model_default_params()
+    options.n_gpu_layers = 0
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), options)
+    if not model:
+        raise Failure(f"llama.cpp does not load {path}")
+    return model
+
+
 class Llama:
     """A model of llama.cpp, by its low-level interface."""
 
     def __init__(self, path, vocab, exact, threads):
-        options = llama_cpp.llama_model_default_params()
-        options.n_gpu_layers = 0
-        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), options)
-        if not self.model:
-            raise Failure(f"llama.cpp does not load {path}")
+        self.model = load(path)
         self.vocab, self.exact, self.threads = vocab, exact, threads
 
     def adapter(self, path):

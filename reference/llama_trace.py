@@ -3,12 +3,12 @@
 
     pip install llama-cpp-python numpy        (in an environment of its own; it compiles llama.cpp)
     python3 reference/llama_trace.py models/gemma-3-270m --ids ids.json --output llama.npz
+    python3 reference/llama_trace.py gemma-3-270m.Q4_K_M.gguf --ids ids.json --output llama.npz
 
-The model, a Hugging Face folder, is written as GGUF in F32 (`--bf16`: matrices in BF16) to a temporary folder, as far as
-`context-patch convert` can; of another, give with `--gguf` what llama.cpp's converter makes of the folder. It is run on
-the CPU, all tokens in one batch and every token's logits asked for. The callback that llama.cpp's `llama-eval-callback` prints
-with (`cb_eval`) hands over each operation's result. Written is an .npz with the array `ids` and, for each tensor with a
-layer's or a result's name, an array in numpy's axes (ggml's reversed):
+The model is a GGUF file, or a Hugging Face folder, which is written as GGUF in F32 (`--bf16`: matrices in BF16) to a temporary
+folder, as far as `context-patch convert` can. It is run on the CPU, all tokens in one batch and every token's logits asked
+for. The callback that llama.cpp's `llama-eval-callback` prints with (`cb_eval`) hands over each operation's result. Written is an
+.npz with the array `ids` and, for each tensor with a layer's or a result's name, an array in numpy's axes (ggml's reversed):
 
 * `l_out-3`: the tensor of that name;
 * `Qcur-3.MUL_MAT`, `Qcur-3.ROPE`: where several operations share a name, each with its operation. Results
@@ -26,7 +26,7 @@ from pathlib import Path
 import llama_cpp
 import numpy as np
 
-from check_llama_cpp import Llama, log
+from check_llama_cpp import Failure, load, log
 from program import program
 
 VIEWS = {"RESHAPE", "VIEW", "PERMUTE", "TRANSPOSE", "NONE"}
@@ -120,7 +120,17 @@ class Recorder:
         return arrays
 
 
-def run(llama, ids, recorder, threads):
+def tokens_of(model, text):
+    """The token ids of a text, special tokens in it and around it included, as llama.cpp has them."""
+    vocab, text = llama_cpp.llama_model_get_vocab(model), text.encode()
+    tokens = (llama_cpp.llama_token * (len(text) + 8))()
+    count = llama_cpp.llama_tokenize(vocab, text, len(text), tokens, len(tokens), True, True)
+    if count < 0:
+        raise Failure("llama.cpp makes no tokens of the prompt")
+    return list(tokens[:count])
+
+
+def run(model, ids, recorder, threads):
     """Runs `ids` in one batch, every token's logits asked for."""
     options = llama_cpp.llama_context_default_params()
     options.n_ctx = options.n_batch = options.n_ubatch = len(ids)
@@ -128,7 +138,7 @@ def run(llama, ids, recorder, threads):
     options.type_k = options.type_v = 0  # GGML_TYPE_F32
     options.flash_attn_type = 0  # off: with it there is no softmax to look at
     options.cb_eval = ctypes.cast(recorder.callback, type(options.cb_eval))
-    context = llama_cpp.llama_init_from_model(llama.model, options)
+    context = llama_cpp.llama_init_from_model(model, options)
     if not context:
         raise Failure("llama.cpp makes no context")
     batch = llama_cpp.llama_batch_init(len(ids), 0, 1)
@@ -148,38 +158,37 @@ def run(llama, ids, recorder, threads):
 
 def main():
     parser = argparse.ArgumentParser(description="Record the intermediates of llama.cpp.")
-    parser.add_argument("model", type=Path, help="Hugging Face folder")
+    parser.add_argument("model", type=Path, help="GGUF file, or Hugging Face folder")
     given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument("--prompt", help="text to run; needs the tokenizers package")
+    given.add_argument("--prompt", help="text to run; of a folder it needs the tokenizers package")
     given.add_argument("--ids", type=Path, help="file with a JSON list of token ids to run")
-    weights = parser.add_mutually_exclusive_group()
-    weights.add_argument("--bf16", action="store_true", help="matrices in BF16; otherwise F32")
-    weights.add_argument("--gguf", type=Path, help="run this file of the model's weights")
+    parser.add_argument("--bf16", action="store_true", help="matrices of a folder in BF16; otherwise F32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, required=True, help=".npz file to write")
     arguments = parser.parse_args()
     llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     try:
-        if arguments.ids:
-            ids = json.loads(arguments.ids.read_text())
-        else:
-            from tokenizers import Tokenizer
-
-            ids = Tokenizer.from_file(str(arguments.model / "tokenizer.json")).encode(arguments.prompt).ids
         recorder = Recorder(open_ggml())
         with tempfile.TemporaryDirectory() as work:
-            path = arguments.gguf or Path(work) / "base.gguf"
-            if not arguments.gguf:
+            path = arguments.model
+            if path.is_dir():
+                path = Path(work) / "base.gguf"
                 program("convert", arguments.model, path, "--dtype", "bf16" if arguments.bf16 else "f32")
-            config = json.loads((arguments.model / "config.json").read_text())
-            vocab_size = config.get("text_config", config)["vocab_size"]
-            llama = Llama(path, vocab_size, not arguments.bf16, arguments.threads)
-            run(llama, ids, recorder, arguments.threads)
-            llama_cpp.llama_model_free(llama.model)
+            model = load(path)
+            if arguments.ids:
+                ids = json.loads(arguments.ids.read_text())
+            elif arguments.model.is_dir():
+                from tokenizers import Tokenizer
+
+                ids = Tokenizer.from_file(str(arguments.model / "tokenizer.json")).encode(arguments.prompt).ids
+            else:
+                ids = tokens_of(model, arguments.prompt)
+            run(model, ids, recorder, arguments.threads)
+            llama_cpp.llama_model_free(model)
         with open(arguments.output, "wb") as file:
             np.savez(file, ids=np.array(ids, np.int64), **recorder.arrays())
-    except OSError as error:
+    except (Failure, OSError) as error:
         sys.exit(f"llama_trace.py: {error}")
 
 

@@ -1,5 +1,6 @@
 //! `context-patch compare`.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -24,8 +25,9 @@ use super::{BROKEN, OK, builtin, is_closed_output, one_line, print};
 /// .npz or a folder of .npy files, with the names of Hugging Face, llama.cpp, candle or TransformerLens, or what --map says.
 /// Every operation is done again on what OTHER recorded of its inputs. What that is off from REFERENCE is inherited, and
 /// what OTHER is off from that is added there; numbers that no rounding explains are beyond, and the first tensor that
-/// has some is the finding, named with its cause where it is a known bug. Exit code 0 when there is none, 1 when there is one,
-/// 2 when a file cannot be used.
+/// has some is the finding, named with its cause where it is a known bug. A product that is as ggml has it, with activations in
+/// 8 bits where the weight is quantised, is called activations-q8 and is no finding. Exit code 0 when there is none, 1 when
+/// there is one, 2 when a file cannot be used.
 #[derive(Args)]
 #[command(before_help = "\
 Example, with the small model that is built in, and a copy of it that is wrong:
@@ -58,6 +60,10 @@ pub(super) struct Compare {
     /// Compare what is there, also where OTHER lacks tensors
     #[arg(long)]
     partial: bool,
+
+    /// Exit with code 1 also where the activations of products were rounded to 8 bits, as ggml rounds them
+    #[arg(long)]
+    exact_activations: bool,
 
     /// Print a line for every tensor, and not only for those that are beyond rounding
     #[arg(long)]
@@ -95,7 +101,11 @@ impl Compare {
             Err(error) if !is_closed_output(&error) => return Err(error),
             _ => {}
         }
-        Ok(if report.finding.is_none() { OK } else { BROKEN })
+        let refused = self.exact_activations && rounded(&report).next().is_some();
+        Ok(match report.finding {
+            None if !refused => OK,
+            _ => BROKEN,
+        })
     }
 
     fn open(&self, level: Option<Level>) -> Result<Model> {
@@ -173,9 +183,10 @@ fn cells(row: &Row, dtype: &str) -> Vec<String> {
         figure(floor),
         figure(row.inherited),
         figure(row.added),
-        match &row.beyond {
-            None => "–".into(),
-            Some(beyond) => share(beyond.numbers, row.numbers),
+        match (&row.beyond, row.activations) {
+            (None, None) => "–".into(),
+            (None, Some(activations)) => activations.to_string(),
+            (Some(beyond), _) => share(beyond.numbers, row.numbers),
         },
     ]
 }
@@ -196,6 +207,7 @@ fn verdict(report: &Report) -> String {
     }
     text += &aside(&report.aside);
     text += &stored(report);
+    text += &activations(report);
     let Some(finding) = &report.finding else {
         return text + &within(report);
     };
@@ -286,14 +298,43 @@ fn stored(report: &Report) -> String {
     text
 }
 
+/// The products whose activations were rounded to 8 bits.
+fn rounded(report: &Report) -> impl Iterator<Item = &Row> {
+    let rows = report.rows.iter();
+    rows.filter(|row| row.activations.is_some())
+}
+
+/// How many these are, and what that means.
+fn activations(report: &Report) -> String {
+    let Some(first) = rounded(report).next() else {
+        return String::new();
+    };
+    let mut kinds = BTreeMap::new();
+    for kind in rounded(report).filter_map(|row| row.activations) {
+        *kinds.entry(kind).or_insert(0) += 1;
+    }
+    let kinds = kinds.iter().map(|(kind, count)| format!("{kind} {count}"));
+    paragraph(&format!(
+        "activations-q8: in {}, {} first, activations are rounded to 8 bits ({}), as in ggml; apart from that these products are right",
+        counted(rounded(report).count(), "product"),
+        first.name,
+        kinds.collect::<Vec<_>>().join(", "),
+    ))
+}
+
 /// That nothing is beyond, and how far off the last tensor is.
 fn within(report: &Report) -> String {
-    let rows = report.rows.len();
+    let (rows, rounded) = (report.rows.len(), rounded(report).count());
     let mut text = format!(
-        "Within rounding of {}: {rows} of {}.\n",
+        "Within rounding of {}: {} of {}",
         report.dtype,
+        rows - rounded,
         counted(rows, "tensor")
     );
+    text += &match rounded {
+        0 => ".\n".into(),
+        more => format!(", and with activations in 8 bits {more}.\n"),
+    };
     if let Some(last) = report.rows.last() {
         text += &paragraph(&format!(
             "{} is off by {} at most, of which {} came in with its inputs; our own pass is off by {} in f32, {} in bf16.",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::activations::Activations;
 use super::distance::Measure;
 use super::error::Result;
 use super::interval::{Interval, Rounding};
@@ -35,6 +36,8 @@ pub(super) struct Checked {
     pub(super) distance: Distance,
     pub(super) inherited: f64,
     pub(super) added: f64,
+    /// What its activations were rounded to, where that alone explains what is beyond.
+    pub(super) activations: Option<Activations>,
     pub(super) beyond: Option<Beyond>,
     pub(super) numbers: usize,
     pub(super) overflowed: usize,
@@ -98,10 +101,30 @@ impl<'a> Replay<'a> {
         operation.is_some_and(|operation| operation.inputs.is_empty())
     }
 
-    /// Holds a tensor against the replay, and against the reference where there is one.
+    /// Holds a tensor against the replay, and against the reference where there is one. Where it is beyond, the replay is done again
+    /// with activations in 8 bits, if the operation may have them.
     pub(super) fn check(&self, name: &str, reference: Option<&Recording>) -> Result<Checked> {
+        let mut step = self.step(name, self.other.rows(name))?;
+        let mut checked = self.hold(name, step.as_ref(), reference)?;
+        if checked.beyond.is_some()
+            && let Some(step) = &mut step
+            && let Some(activations) = step.round_activations()
+            && self.hold(name, Some(step), None)?.beyond.is_none()
+        {
+            checked.beyond = None;
+            checked.activations = Some(activations);
+        }
+        Ok(checked)
+    }
+
+    /// Holds a tensor against `step`, or against our own pass where there is none.
+    fn hold(
+        &self,
+        name: &str,
+        step: Option<&Step<'_>>,
+        reference: Option<&Recording>,
+    ) -> Result<Checked> {
         let rows = self.other.rows(name);
-        let step = self.step(name, rows)?;
         let stored = self.other.stored(name).unwrap_or(self.dtype);
         let mut check = Check::new(self.dtype, stored);
         let mut first = 0;
@@ -114,7 +137,7 @@ impl<'a> Replay<'a> {
             let Some(got) = self.other.read_rows(name, these.clone())? else {
                 break;
             };
-            let expected = match &step {
+            let expected = match step {
                 Some(step) => step.rows(these.clone()),
                 None => self.whole_rows(name, rows, these.clone()),
             };
@@ -285,6 +308,7 @@ impl Check {
             distance: self.measure.distance(),
             inherited: self.inherited,
             added: self.added,
+            activations: None,
             beyond: self.beyond,
             numbers: self.numbers,
             overflowed: self.overflowed,

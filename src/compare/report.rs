@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Aside, Distance};
+use super::{Activations, Aside, Distance};
 use crate::model::KnownBug;
 
 /// Two recordings, tensor by tensor.
@@ -54,6 +54,8 @@ pub struct Row {
     pub coarse: bool,
     /// How many of them were too large for that type.
     pub overflowed: usize,
+    /// What the activations of a product were rounded to, where that explains all that is beyond the compute type's rounding.
+    pub activations: Option<Activations>,
     /// Those that rounding does not explain.
     pub beyond: Option<Beyond>,
 }

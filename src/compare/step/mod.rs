@@ -11,12 +11,14 @@ mod mix;
 mod norm;
 mod product;
 mod rope;
+mod rounded;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::Precision;
+use super::activations::Activations;
 use super::interval::{Interval, Rounding};
 use super::operation::{Kind, Operation};
 use crate::kernels::activation::{Activation, gelu_by_f16};
@@ -24,6 +26,7 @@ use crate::model::Model;
 use crate::tensor::{Matrix, Tensor};
 use mix::seen;
 use product::Weight;
+use rounded::Quantised;
 
 /// The steepest that an activation is: GeLU at 1.4.
 const STEEPEST: f64 = 1.13;
@@ -45,6 +48,8 @@ pub(super) struct Step<'m> {
     rounding: Rounding,
     /// Those of the map, or of every expert gate, up and down.
     weights: Vec<Weight<'m>>,
+    /// The weight of a map whose activations are rounded to 8 bits.
+    quantised: Option<Quantised<'m>>,
     /// Keys and values of all tokens, for attention.
     looked_back_at: Vec<Vec<Vec<Interval>>>,
 }
@@ -70,6 +75,7 @@ impl<'m> Step<'m> {
             inputs,
             rounding,
             weights,
+            quantised: None,
             looked_back_at: vec![],
         };
         if step.operation.looks_back() {
@@ -78,6 +84,20 @@ impl<'m> Step<'m> {
             step.looked_back_at = vec![all(1), all(2)];
         }
         step
+    }
+
+    /// Has the activations of a map rounded to 8 bits from now on, as ggml does where the weight is quantised, and says to what;
+    /// `None` where ggml does not. Of a recording that is coarser than f32 it is not known what was rounded.
+    pub(super) fn round_activations(&mut self) -> Option<Activations> {
+        let (Kind::Product(map) | Kind::Logits(map, _)) = self.operation.kind else {
+            return None;
+        };
+        let compute = self.rounding.0;
+        if compute != Precision::F32 || compute.coarsened_by(self.inputs[0].stored) {
+            return None;
+        }
+        self.quantised = Quantised::new(&map.weight);
+        self.quantised.as_ref().map(Quantised::activations)
     }
 
     /// What some rows of the outcome may be, one after the other.

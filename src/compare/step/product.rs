@@ -23,9 +23,19 @@ impl Step<'_> {
             return vec![];
         };
         let x = self.inputs[0].rows.slice_rows(rows);
-        let halves = x.iter_rows();
-        let halves = halves.map(|x| length(x.iter().map(|&x| self.recorded(0, x).half())));
-        let sums = weight.apply(&x, &halves.collect::<Vec<_>>(), self.rounding);
+        let sums = match &self.quantised {
+            Some(quantised) => {
+                let sums = quantised.apply(&x, self.rounding).into_iter().enumerate();
+                let columns = weight.w.rows();
+                let biased = |(i, y)| weight.with_bias(y, i % columns, self.rounding);
+                sums.map(biased).collect()
+            }
+            None => {
+                let halves = x.iter_rows();
+                let halves = halves.map(|x| length(x.iter().map(|&x| self.recorded(0, x).half())));
+                weight.apply(&x, &halves.collect::<Vec<_>>(), self.rounding)
+            }
+        };
         sums.into_par_iter().map(finish).collect()
     }
 }
