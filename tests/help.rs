@@ -7,11 +7,12 @@ mod common;
 use common::{in_path, program};
 
 /// Every command, and the exit code of its example: `compare`'s finds what it is there to find.
-const COMMANDS: [(&str, i32); 13] = [
+const COMMANDS: [(&str, i32); 14] = [
     ("apply", 0),
     ("compare", 1),
     ("compile", 0),
     ("conformance", 0),
+    ("convert", 0),
     ("demo", 0),
     ("generate", 0),
     ("inspect", 0),

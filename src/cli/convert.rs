@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use context_patch::Result;
-use context_patch::checkpoint::{Access, Checkpoint, Converted};
+use context_patch::checkpoint::Converted;
+use context_patch::model::ModelOptions;
 use context_patch::output::{check_new_dir, check_writable};
 use context_patch::tensor::Storage;
 
+use super::builtin;
 use super::progress::waiting;
 use super::solving::is_gguf;
 use super::words::{commands, counted, rows, shell, size_of};
@@ -19,12 +21,12 @@ use super::{OK, print, program};
 /// refused. Into a folder quantised tensors go dequantised, since it cannot hold them.
 #[derive(Args)]
 #[command(before_help = "\
-Examples:
-  context-patch convert gemma-3-270m.Q4_K_M.gguf gemma-3-270m
-  context-patch convert models/smollm2-135m-instruct smollm2.gguf")]
+Example, with the small model that is built in:
+  context-patch convert tiny tiny.gguf
+  context-patch convert tiny.gguf folder")]
 pub(super) struct Convert {
-    /// A GGUF file (the first one of a model in several), a Hugging Face folder, or a repository id in the local Hugging Face
-    /// cache
+    /// A GGUF file (the first one of a model in several), a Hugging Face folder, a repository id in the local Hugging Face cache, or
+    /// tiny: the small model that is built in
     #[arg(value_name = "FROM")]
     from: String,
 
@@ -46,7 +48,8 @@ impl Convert {
         } else {
             check_new_dir(&self.to)?;
         }
-        let checkpoint = Checkpoint::open(&self.from, Access::Mapped)?;
+        let model = builtin::open(&self.from, None, ModelOptions::default())?;
+        let checkpoint = model.checkpoint();
         let storage = self.dtype.as_deref().map(|dtype| match dtype {
             "f32" => Storage::F32,
             _ => Storage::Bf16,

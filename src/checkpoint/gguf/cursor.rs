@@ -134,7 +134,7 @@ impl<'a> Cursor<'a> {
         let (kind, count, start) = (self.u32()?, self.u64()?, self.at);
         match (kind, number_size(kind)) {
             (_, Some(size)) => {
-                let length = count.checked_mul(size as u64).unwrap_or(u64::MAX);
+                let length = count.saturating_mul(size as u64);
                 self.take(length)?;
             }
             (STRING, _) => {
