@@ -458,3 +458,12 @@ fn a_file_in_another_type_has_the_same_numbers() {
     assert!(types.all(|storage| storage == Storage::F32));
     assert_eq!(bits::<f32>(&stored), bits::<f32>(&wide));
 }
+
+#[test]
+fn a_file_without_a_chat_template_says_where_it_would_be() {
+    let error = parse(&small()).unwrap().chat_template().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "model.gguf has no chat template (no tokenizer.chat_template); use an instruction-tuned checkpoint, or leave out --chat"
+    );
+}

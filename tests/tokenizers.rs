@@ -6,7 +6,7 @@ use std::path::Path;
 
 use context_patch::checkpoint::{Access, Checkpoint, Conversation, Tokenizer};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 mod common;
 
@@ -209,5 +209,128 @@ fn real_gguf_files_have_the_tokenizers_of_their_models() {
         };
         let checkpoint = Checkpoint::open(file.to_str().unwrap(), Access::Mapped).unwrap();
         compare_with_golden(name, &checkpoint.tokenizer().unwrap(), without_special);
+    }
+}
+
+/// The checkpoint as a GGUF file and read again, or why there is no tokenizer in that.
+fn through_gguf(checkpoint: &Checkpoint) -> Result<Checkpoint, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("model.gguf");
+    let reason = checkpoint.write_gguf(&file, None).unwrap();
+    let back = Checkpoint::open(file.to_str().unwrap(), Access::Read).unwrap();
+    assert_eq!(back.tokenizer().is_err(), reason.is_some());
+    reason.map_or(Ok(back), Err)
+}
+
+/// Which of the tokenizers of `golden`, with `more` changes, can be written as GGUF; those have the same ids there.
+fn written_as_gguf(name: &str, folder: &str, first: u32, more: &Value) -> String {
+    let mut cases = golden::<Value>(name).into_iter();
+    let texts: Vec<String> =
+        serde_json::from_value(cases.next().unwrap()["texts"].clone()).unwrap();
+    let mut said = String::new();
+    for case in cases {
+        let mut case: Files = serde_json::from_value(case).unwrap();
+        merge(
+            case.changes.entry("tokenizer.json").or_insert(json!({})),
+            more,
+        );
+        let original = changed(folder, first, &case.changes);
+        let outcome = match through_gguf(&original) {
+            Err(reason) => reason,
+            Ok(back) => {
+                let [original, tokenizer] = [original, back].map(|of| of.tokenizer().unwrap());
+                for text in &texts {
+                    let ids = original.encode(text).unwrap();
+                    let decoded = original.decode(&ids).unwrap();
+                    let wrong = differences(&tokenizer, text, &ids, &decoded);
+                    assert!(wrong.is_empty(), "{}, {}", case.name, wrong.join("\n"));
+                }
+                "written".into()
+            }
+        };
+        said += &format!("{}: {outcome}\n", case.name);
+    }
+    said
+}
+
+/// All pairs of the tiny model's tokens that are a token together, as SentencePiece merges them.
+fn all_merges() -> Value {
+    let json = fs::read(reference("tiny/tokenizer.json")).unwrap();
+    let json: Value = serde_json::from_slice(&json).unwrap();
+    let vocabulary = json["model"]["vocab"].as_object().unwrap();
+    let mut all: Vec<[&str; 2]> = Vec::new();
+    for merge in json["model"]["merges"].as_array().unwrap() {
+        let token = [0, 1].map(|side| merge[side].as_str().unwrap()).concat();
+        let (token, _) = vocabulary.get_key_value(&token).unwrap();
+        let pairs = token.char_indices().map(|(end, _)| token.split_at(end));
+        let both = |(left, right): &(&str, &str)| {
+            vocabulary.contains_key(*left) && vocabulary.contains_key(*right)
+        };
+        all.extend(pairs.rev().filter(both).map(|(left, right)| [left, right]));
+    }
+    json!({"model": {"merges": all}})
+}
+
+#[test]
+fn tokenizers_go_into_gguf_where_it_can_say_them() {
+    let tiny = changed("tiny", 2, &Map::new());
+    let mut said = format!("tiny: {}\n\n", through_gguf(&tiny).unwrap_err());
+    said += &written_as_gguf("tiny", "tiny", 2, &all_merges());
+    said += "\n";
+    said += &written_as_gguf("byte-level", "tokenizers/byte-level", 0, &json!({}));
+    insta::assert_snapshot!(said);
+}
+
+#[test]
+fn why_a_tokenizer_is_left_out_of_gguf() {
+    let says_bos = json!({"bos_token": null, "chat_template": "{{ bos_token }}"});
+    let mut said = String::new();
+    for changes in [
+        json!({"tokenizer.json": null}),
+        json!({"tokenizer.json": {"model": {"type": "Unigram"}}}),
+        json!({"tokenizer_config.json": {"tokenizer_class": "T5Tokenizer"}}),
+        json!({"tokenizer_config.json": {"chat_template": 3}}),
+        json!({"tokenizer_config.json": says_bos}),
+        json!({"tokenizer.json": {"pre_tokenizer": {"use_regex": false}}}),
+        json!({"tokenizer.json": {"decoder": {"type": "Fuse"}}}),
+    ] {
+        let checkpoint = changed("tokenizers/byte-level", 0, changes.as_object().unwrap());
+        let reason = through_gguf(&checkpoint).map(drop).unwrap_err();
+        said += &format!("{changes}: {reason}\n");
+    }
+    insta::assert_snapshot!(said);
+}
+
+#[test]
+fn all_chat_templates_go_into_gguf() {
+    let templates = json!([{"name": "default", "template": "D"}, {"name": "rag", "template": "{{ bos_token }}"}]);
+    for templates in [templates, json!("D{{ bos_token }}")] {
+        let changes = json!({"tokenizer_config.json": {"chat_template": templates}});
+        let original = changed("tokenizers/byte-level", 0, changes.as_object().unwrap());
+        let back = through_gguf(&original).map_err(|reason| panic!("{reason}"));
+        let json = back
+            .unwrap()
+            .file("tokenizer_config.json")
+            .unwrap()
+            .unwrap();
+        let json: Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json["chat_template"], templates);
+    }
+}
+
+#[test]
+fn real_models_tokenizers_go_into_gguf() {
+    let messages = br#"[{"role": "user", "content": "Hello!"}]"#;
+    let messages = Conversation::parse(Path::new("m"), messages).unwrap();
+    let chat = |checkpoint: &Checkpoint| {
+        let template = checkpoint.chat_template().ok()?;
+        Some(template.render(&messages).unwrap())
+    };
+    for (name, dir) in real_models() {
+        let original = with_tiny_weights(&dir);
+        let back = through_gguf(&original).unwrap();
+        compare_with_golden(name, &back.tokenizer().unwrap(), str::to_owned);
+        assert_eq!(chat(&back), chat(&original), "{name}");
+        assert_eq!(chat(&back).is_some(), name.ends_with("instruct"), "{name}");
     }
 }

@@ -372,10 +372,12 @@ pub enum Error {
         vocab_size: usize,
     },
     /// A checkpoint without a chat template.
-    #[error("{} has no chat template (no chat_template.jinja, and no chat_template in tokenizer_config.json, processor_config.json or chat_template.json); use an instruction-tuned checkpoint, or leave out --chat", dir.display())]
+    #[error("{} has no chat template ({looked}); use an instruction-tuned checkpoint, or leave out --chat", dir.display())]
     NoChatTemplate {
-        /// The directory, or the name of a model in memory.
+        /// The directory or the GGUF file, or the name of a model in memory.
         dir: PathBuf,
+        /// The places where it could have been.
+        looked: &'static str,
     },
     /// A chat template that cannot be parsed or that refuses the messages.
     #[error("the chat template of {}: {reason}", path.display())]

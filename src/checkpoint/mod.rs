@@ -22,7 +22,8 @@ mod tokenizer;
 mod tokenizer_config;
 mod writer;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -46,6 +47,9 @@ use fields::{Fields, parse_object};
 use files::Files;
 use gguf::Gguf;
 use tokenizer_config::TokenizerConfig;
+
+/// Texts by name.
+type Named = BTreeMap<String, String>;
 
 /// A model's files, the config and the weights parsed and checked, the rest read when asked for.
 #[derive(Clone, Debug)]
@@ -274,20 +278,32 @@ impl Checkpoint {
     ///
     /// [`Error::NoChatTemplate`], [`Error::ChatTemplate`], and those of reading JSON files.
     pub fn chat_template(&self) -> Result<ChatTemplate> {
-        let mut settings = self.tokenizer_config()?;
-        let sources = std::mem::take(&mut settings.chat_templates);
-        let Some((path, sources)) = chat::sources(&self.files, sources)? else {
-            return Err(Error::NoChatTemplate {
+        match self.chat_sources()? {
+            (Some((path, sources)), tokens) => ChatTemplate::of_several(&path, sources, tokens),
+            (None, _) => Err(Error::NoChatTemplate {
                 dir: self.files.path(""),
-            });
-        };
+                looked: match &self.files {
+                    Files::Gguf(_) => "no tokenizer.chat_template",
+                    Files::Dir(_) | Files::Memory { .. } => {
+                        "no chat_template.jinja, and no chat_template in tokenizer_config.json, processor_config.json or \
+                         chat_template.json"
+                    }
+                },
+            }),
+        }
+    }
+
+    /// The chat templates by name with the file that has them, and the special tokens by name.
+    fn chat_sources(&self) -> Result<(Option<(PathBuf, Named)>, Named)> {
+        let mut settings = self.tokenizer_config()?;
+        let configured = std::mem::take(&mut settings.chat_templates);
+        let sources = chat::sources(&self.files, configured)?;
         // A GGUF file's does not pad, and takes time to write.
         let json = match &self.files {
             Files::Gguf(_) => Bytes::new(),
             files => files.read("tokenizer.json")?.unwrap_or_default(),
         };
-        let tokens = tokenizer::special_tokens(settings, &json)?;
-        ChatTemplate::of_several(&path, sources, tokens)
+        Ok((sources, tokenizer::special_tokens(settings, &json)?))
     }
 
     /// The tokenizer's settings, with the model type of config.json, and its class where they name none.

@@ -10,6 +10,8 @@ use tokenizers::{
 };
 
 mod class;
+mod lengths;
+mod parts;
 mod rebuilt;
 mod stream;
 
@@ -18,6 +20,7 @@ use super::error::{Error, Result};
 use super::tokenizer_config::TokenizerConfig;
 use crate::message::one_line;
 use class::Class;
+pub(super) use parts::{Parts, steps};
 pub(super) use rebuilt::{QWEN2_PARTS, Rebuilt, byte_level, parse};
 pub use stream::TextStream;
 use stream::{Bytes, level_bytes};
@@ -89,10 +92,12 @@ impl Tokenizer {
         settings: TokenizerConfig,
     ) -> Result<Self> {
         let class = Class::of(&settings, json)?;
-        let inner = serde_json::from_slice(json).map_err(|e| Error::Tokenizer {
+        let refused = |e: &dyn std::fmt::Display| Error::Tokenizer {
             path: path.into(),
             reason: one_line(&format!("not a tokenizer this crate can read: {e}"), 300),
-        })?;
+        };
+        lengths::check(json).map_err(|e| refused(&e))?;
+        let inner = serde_json::from_slice(json).map_err(|e| refused(&e))?;
         Self::of_class(class, path, inner, config, settings)
     }
 

@@ -18,7 +18,7 @@ use super::{OK, print, program};
 /// Write a GGUF file as a Hugging Face folder, or a folder as a GGUF file
 ///
 /// Into a GGUF file goes what it can hold without loss, matrices as they are stored and vectors in f32; what it cannot say is
-/// refused. Into a folder quantised tensors go dequantised, since it cannot hold them.
+/// refused, but for the tokenizer, which is left out then. Into a folder quantised tensors go dequantised, since it cannot hold them.
 #[derive(Args)]
 #[command(before_help = "\
 Example, with the small model that is built in:
@@ -54,13 +54,15 @@ impl Convert {
             "f32" => Storage::F32,
             _ => Storage::Bf16,
         });
-        let converted = waiting("Writing", || {
+        let (converted, without_tokenizer) = waiting("Writing", || {
             if to_gguf {
-                return checkpoint
-                    .write_gguf(&self.to, storage)
-                    .map(|()| Vec::new());
+                let reason = checkpoint.write_gguf(&self.to, storage)?;
+                return Ok((Vec::new(), reason));
             }
-            checkpoint.write_dir(&self.to, storage)
+            Ok::<_, context_patch::checkpoint::Error>((
+                checkpoint.write_dir(&self.to, storage)?,
+                None,
+            ))
         })?;
         let to = shell(&self.to.to_string_lossy());
         let size = size_of(&self.to).map_or_else(String::new, |size| format!(", {size}"));
@@ -73,10 +75,13 @@ impl Convert {
                 .iter()
                 .map(|converted| ("changed", changed(converted))),
         );
-        let next = format!(
-            "{} generate --model {to} --prompt 'Once upon a time'",
-            program()
-        );
+        let next = match &without_tokenizer {
+            None => format!("generate --model {to} --prompt 'Once upon a time'"),
+            Some(_) => format!("verify --model {to} --tokens 5"),
+        };
+        let next = format!("{} {next}", program());
+        let reason = without_tokenizer.map(|reason| ("tokenizer", format!("left out: {reason}")));
+        said.extend(reason);
         print(&format!("{}\n{}", rows(said), commands(&[next])))?;
         Ok(OK)
     }

@@ -9,6 +9,7 @@ use context_patch::output::{check_new_dir, check_writable};
 use context_patch::patch::{ApplyMode, Error, Method, Result, SavedPatch, Solver, export};
 use context_patch::tensor::{Dtype, Storage};
 
+use super::one_line;
 use super::progress::waiting;
 use super::words::size_of;
 
@@ -133,7 +134,11 @@ impl ExportArgs {
             "peft" => export::peft(model, &saved.patch, base, path),
             "gguf" => export::gguf(model, &saved.patch, base, path),
             "merged" if is_gguf(path) => {
-                export::merged_gguf(model, &saved.patch, Some(storage), path)
+                let reason = export::merged_gguf(model, &saved.patch, Some(storage), path)?;
+                if let Some(reason) = reason {
+                    eprintln!("no tokenizer in {}: {}", path.display(), one_line(&reason));
+                }
+                Ok(())
             }
             "merged" => export::merged(model, &saved.patch, Some(storage), path),
             _ => Err(Error::ExportKind { kind: kind.into() }),

@@ -43,14 +43,47 @@ pub fn real_gguf_files() -> Vec<(&'static str, PathBuf)> {
     here
 }
 
-/// A checkpoint of these files and the tiny model's weights.
+/// A checkpoint of these files and the tiny model's weights, whose embedding gets the rows that config.json says.
 pub fn in_memory<'a>(files: impl Iterator<Item = (&'a str, Vec<u8>)>) -> Checkpoint {
-    let weights = fs::read(reference("tiny/model.safetensors")).unwrap();
-    let weights = ("model.safetensors", weights);
-    let files = files
-        .chain([weights])
-        .map(|(name, bytes)| (name, bytes.into()));
+    let mut files: Vec<_> = files.collect();
+    let (_, config) = files
+        .iter()
+        .find(|(name, _)| *name == "config.json")
+        .unwrap();
+    let config: Value = serde_json::from_slice(config).unwrap();
+    let rows = usize::try_from(config["vocab_size"].as_u64().unwrap()).unwrap();
+    files.push(("model.safetensors", weights_of(rows)));
+    let files = files.into_iter().map(|(name, bytes)| (name, bytes.into()));
     Checkpoint::from_files("tiny", files).unwrap()
+}
+
+/// The tiny model's weights with zeros behind its embedding, which is the first tensor, up to so many rows.
+fn weights_of(rows: usize) -> Vec<u8> {
+    let file = fs::read(reference("tiny/model.safetensors")).unwrap();
+    let (length, rest) = file.split_first_chunk().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let mut header: Value = serde_json::from_slice(header).unwrap();
+    let embedding = "model.embed_tokens.weight";
+    let end = header[embedding]["data_offsets"][1].as_u64().unwrap() as usize;
+    let added = rows * 64 * 2 - end;
+    header[embedding]["shape"][0] = rows.into();
+    for (name, tensor) in header.as_object_mut().unwrap() {
+        let places = tensor.get_mut("data_offsets").and_then(Value::as_array_mut);
+        for place in places.into_iter().flatten() {
+            let stays = name == embedding && *place == 0;
+            *place = (place.as_u64().unwrap() as usize + if stays { 0 } else { added }).into();
+        }
+    }
+    let header = header.to_string().into_bytes();
+    let length = (header.len() as u64).to_le_bytes();
+    [
+        &length[..],
+        &header,
+        &data[..end],
+        &vec![0; added],
+        &data[end..],
+    ]
+    .concat()
 }
 
 /// A model's tokenizer and template with the tiny model's config and weights, which are read faster.
@@ -60,7 +93,7 @@ pub fn with_tiny_weights(dir: &Path) -> Checkpoint {
         parse(reference("tiny/config.json")),
         parse(dir.join("config.json")),
     );
-    for name in ["vocab_size", "bos_token_id"] {
+    for name in ["vocab_size", "bos_token_id", "eos_token_id"] {
         config[name] = real[name].clone();
     }
     let config = ("config.json", config.to_string().into_bytes());

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -15,9 +16,11 @@ use super::described;
 use super::metadata::Metadata;
 use super::rows::{extent, grouped, halves, inverse, reordered};
 use super::tensors::EXPERTS;
+use super::tokenizer;
 use super::writer::{Layout, Values, write_gguf};
 use super::{Gguf, Placed};
 use crate::checkpoint::config::Config;
+use crate::checkpoint::files::Files;
 use crate::checkpoint::folder::convert;
 use crate::checkpoint::form::BlockForm;
 use crate::tensor::{Storage, Tensor};
@@ -39,14 +42,17 @@ impl Checkpoint {
     ///
     /// Of a model that is a GGUF file everything is copied, but for tensors that were replaced and for the division into several
     /// files. Of another one matrices are written as they are stored, or as `storage`, and vectors in f32, which for Gemma's norms
-    /// (1 + w) is a rounding; there is no tokenizer.
+    /// (1 + w) is a rounding.
+    ///
+    /// A tokenizer and its chat templates are written where a reader of the file gets the same ids from them. Else there are none in
+    /// the file, and what comes back is the reason.
     ///
     /// # Errors
     ///
     /// [`Error::NotForGguf`] where GGUF cannot say all of the config or has no place for a tensor, and [`Error::Io`].
-    pub fn write_gguf(&self, file: &Path, storage: Option<Storage>) -> Result<()> {
-        let (values, mut tensors) = match self.gguf() {
-            Some(gguf) => (gguf.copied_values(), self.copied(gguf)?),
+    pub fn write_gguf(&self, file: &Path, storage: Option<Storage>) -> Result<Option<String>> {
+        let (values, mut tensors, without_tokenizer) = match self.gguf() {
+            Some(gguf) => (gguf.copied_values(), self.copied(gguf)?, None),
             None => self.described(file)?,
         };
         if let Some(storage) = storage {
@@ -55,7 +61,10 @@ impl Checkpoint {
                 .for_each(|tensor| tensor.store_as(storage));
         }
         let layouts: Vec<_> = tensors.iter().map(|tensor| tensor.layout.clone()).collect();
-        write_gguf(file, &values, &layouts, |place| Ok(tensors[place].bytes()))
+        write_gguf(file, &values, &layouts, |place| {
+            Ok::<_, Error>(tensors[place].bytes())
+        })?;
+        Ok(without_tokenizer)
     }
 
     /// The tensors of a GGUF file, those that were replaced in their new form.
@@ -88,8 +97,8 @@ impl Checkpoint {
         Ok(outgoing)
     }
 
-    /// What is written of a model that is no GGUF file.
-    fn described(&self, file: &Path) -> Result<(Values, Vec<Outgoing>)> {
+    /// What is written of a model that is no GGUF file, and why there is no tokenizer in it where there is none.
+    fn described(&self, file: &Path) -> Result<(Values, Vec<Outgoing>, Option<String>)> {
         let config = self.config();
         let Some(architecture) = Architecture::of_config(config) else {
             let family = &config.model_type;
@@ -98,18 +107,104 @@ impl Checkpoint {
             )));
         };
         let tensors = self.outgoing(architecture)?;
+        let read = |values: &Values| self.read_back(file, architecture, values, &tensors);
         let mut values = described::values(architecture, config);
-        let eos = self.eos_token_ids().first().copied();
-        for (key, id) in [("bos", config.bos_token_id), ("eos", eos)] {
-            if let Some(id) = id {
-                values.count(&format!("tokenizer.ggml.{key}_token_id"), id);
+        let reason = match self.with_tokenizer(architecture, &values, read) {
+            Ok(with_tokenizer) => {
+                values = with_tokenizer;
+                None
             }
-        }
-        values.text("tokenizer.ggml.model", "no_vocab");
-        match difference(config, &said(file, architecture, &values, &tensors)?) {
+            Err(reason) => {
+                values.text(tokenizer::MODEL, "no_vocab");
+                let eos = self.eos_token_ids().first().copied();
+                for (key, id) in [("bos", config.bos_token_id), ("eos", eos)] {
+                    if let Some(id) = id {
+                        values.count(&format!("tokenizer.ggml.{key}_token_id"), id);
+                    }
+                }
+                Some(reason)
+            }
+        };
+        match difference(config, &read(&values)?.config) {
             Some(what) => Err(self.not_for_gguf(format!("{what} cannot be said there"))),
-            None => Ok((values, tensors)),
+            None => Ok((values, tensors, reason)),
         }
+    }
+
+    /// The values with the tokenizer among them, from which `read` gets the same one, or why that cannot be.
+    fn with_tokenizer(
+        &self,
+        architecture: &Architecture,
+        values: &Values,
+        read: impl Fn(&Values) -> Result<Self>,
+    ) -> std::result::Result<Values, String> {
+        let in_words = |e: Error| e.to_string();
+        let own = self.tokenizer().map_err(in_words)?;
+        let parts = own.parts().map_err(|e| e.to_string())?;
+        let (templates, special) = self.chat_sources().map_err(in_words)?;
+        let templates = templates.map(|(_, sources)| sources).unwrap_or_default();
+        let source = tokenizer::Source {
+            parts: &parts,
+            special: &special,
+            templates: &templates,
+            bos: self.config().bos_token_id,
+            eos: self.eos_token_ids(),
+            rows: self.config().vocab_size,
+            architecture: architecture.name,
+        };
+        let mut values = values.clone();
+        tokenizer::write(&source, &mut values)?;
+        let back = read(&values).map_err(in_words)?;
+        let (read_templates, read_special) = back.chat_sources().map_err(in_words)?;
+        let read_templates = read_templates
+            .map(|(_, sources)| sources)
+            .unwrap_or_default();
+        // Of the tokens that have a name, templates use some.
+        let used = |name: &&String| templates.values().any(|source| source.contains(&**name));
+        let names = special.keys().chain(read_special.keys()).filter(used);
+        let differs = |name: &&String| special.get(*name) != read_special.get(*name);
+        let what = if read_templates != templates {
+            Some("its chat templates".into())
+        } else if let Some(name) = names.into_iter().find(differs) {
+            Some(format!(
+                "a {name} of its chat template that is not the model's"
+            ))
+        } else {
+            own.difference(&parts, &back.tokenizer().map_err(in_words)?)
+        };
+        match what {
+            Some(what) => Err(format!("GGUF has no place for {what}")),
+            None => Ok(values),
+        }
+    }
+
+    /// What a reader of the file will see, but for the tensors.
+    fn read_back(
+        &self,
+        file: &Path,
+        architecture: &'static Architecture,
+        values: &Values,
+        tensors: &[Outgoing],
+    ) -> Result<Self> {
+        let written: Bytes = values.written().to_vec().into();
+        let place = |tensor: &Outgoing| Placed {
+            name: tensor.layout.name.clone(),
+            tensor: tensor.from[0].clone(),
+            file: file.into(),
+        };
+        let gguf = Gguf {
+            metadata: Metadata::read(file, &mut Cursor::new(file, &written), values.len())?,
+            architecture,
+            tensors: tensors.iter().map(place).collect(),
+        };
+        let json = gguf.file("config.json")?.unwrap_or_default();
+        let mut config = Config::parse(file, &json)?;
+        config.as_stored_in_gguf();
+        Ok(Self {
+            files: Files::Gguf(Arc::new(gguf)),
+            config,
+            ..self.clone()
+        })
     }
 
     /// All tensors, as they go into a file.
@@ -296,30 +391,6 @@ fn widened(tensors: &[Tensor]) -> Vec<Tensor> {
 fn is_buffer(name: &str) -> bool {
     let buffers = [".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"];
     buffers.iter().any(|buffer| name.ends_with(buffer))
-}
-
-/// The config that a reader of the file will see.
-fn said(
-    file: &Path,
-    architecture: &'static Architecture,
-    values: &Values,
-    tensors: &[Outgoing],
-) -> Result<Config> {
-    let written: Bytes = values.written().to_vec().into();
-    let place = |tensor: &Outgoing| Placed {
-        name: tensor.layout.name.clone(),
-        tensor: tensor.from[0].clone(),
-        file: file.into(),
-    };
-    let gguf = Gguf {
-        metadata: Metadata::read(file, &mut Cursor::new(file, &written), values.len())?,
-        architecture,
-        tensors: tensors.iter().map(place).collect(),
-    };
-    let json = gguf.file("config.json")?.unwrap_or_default();
-    let mut config = Config::parse(file, &json)?;
-    config.as_stored_in_gguf();
-    Ok(config)
 }
 
 /// The layer and the number of an expert, and what GGUF calls its tensor's kind.

@@ -19,6 +19,7 @@ mod byte_level;
 mod merges;
 mod settings;
 mod vocabulary;
+mod written;
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -32,9 +33,10 @@ use super::metadata::Metadata;
 use crate::message::one_line;
 pub(super) use settings::{end_tokens, tokenizer_config};
 use vocabulary::{Kind, SpecialTokens, Vocabulary};
+pub(super) use written::{Source, write};
 
 /// Names the kind of tokenizer.
-const MODEL: &str = "tokenizer.ggml.model";
+pub(super) const MODEL: &str = "tokenizer.ggml.model";
 
 /// The kinds of tokenizers that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

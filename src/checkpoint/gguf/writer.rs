@@ -45,18 +45,51 @@ impl Values {
         self.bytes.extend(number.to_le_bytes());
     }
 
+    /// True or false.
+    pub(crate) fn flag(&mut self, key: &str, flag: bool) {
+        self.key(key, 7);
+        self.bytes.push(u8::from(flag));
+    }
+
     /// A list of true and false.
     pub(crate) fn flags(&mut self, key: &str, flags: &[bool]) {
-        self.key(key, 9);
-        self.bytes.extend(7u32.to_le_bytes());
-        self.bytes.extend((flags.len() as u64).to_le_bytes());
+        self.list(key, 7, flags.len());
         self.bytes.extend(flags.iter().map(|&flag| u8::from(flag)));
+    }
+
+    /// A list of texts.
+    pub(crate) fn texts<T: AsRef<str>>(&mut self, key: &str, texts: &[T]) {
+        self.list(key, 8, texts.len());
+        for text in texts {
+            string(&mut self.bytes, text.as_ref().as_bytes());
+        }
+    }
+
+    /// A list of numbers, as f32.
+    pub(crate) fn numbers(&mut self, key: &str, numbers: &[f32]) {
+        self.list(key, 6, numbers.len());
+        self.bytes
+            .extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    }
+
+    /// A list of whole numbers, as i32.
+    pub(crate) fn integers(&mut self, key: &str, numbers: &[i32]) {
+        self.list(key, 5, numbers.len());
+        self.bytes
+            .extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
     }
 
     /// A key and its value as another file has them.
     pub(crate) fn copied(&mut self, written: &[u8]) {
         self.count += 1;
         self.bytes.extend(written);
+    }
+
+    /// What stands before the elements of a list.
+    fn list(&mut self, key: &str, kind: u32, length: usize) {
+        self.key(key, 9);
+        self.bytes.extend(kind.to_le_bytes());
+        self.bytes.extend((length as u64).to_le_bytes());
     }
 
     fn key(&mut self, key: &str, kind: u32) {

@@ -1,3 +1,5 @@
+use serde_json::{Value, json};
+
 use super::rebuilt::Rebuilt;
 use super::*;
 
@@ -32,7 +34,7 @@ fn json(words: &[&str], added: &[(&str, u32)]) -> String {
                 {{"type": "ByteFallback"}}, {{"type": "Fuse"}}]}},
             "model": {{"type": "BPE", "dropout": null, "unk_token": "<unk>",
                 "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": true,
-                "byte_fallback": true, "vocab": {{{}}}, "merges": []}}}}"#,
+                "byte_fallback": true, "ignore_merges": false, "vocab": {{{}}}, "merges": []}}}}"#,
         tokens.join(","),
         entries.join(",")
     )
@@ -369,6 +371,87 @@ fn a_model_types_class_is_auto_tokenizers() {
         assert_eq!(
             class, expected,
             "{model_type}, {declared:?}, bytes: {of_bytes}"
+        );
+    }
+}
+
+/// A tokenizer with `changes` to its JSON, each a pointer and a value.
+fn changed(changes: &[(&str, Value)]) -> Tokenizer {
+    let json = json(&["a", "b", "▁", "ab", "aa"], &[]);
+    let mut json: Value = serde_json::from_str(&json).unwrap();
+    for (pointer, value) in changes {
+        *json.pointer_mut(pointer).unwrap() = value.clone();
+    }
+    load(&json.to_string(), 266, None).unwrap()
+}
+
+#[test]
+fn whatever_decides_ids_is_a_difference() {
+    const MERGES: &str = "/model/merges";
+    let both = json!([["a", "b"], ["a", "a"]]);
+    let base = changed(&[(MERGES, both.clone())]);
+    let parts = base.parts().unwrap();
+    let difference = |pointer, value| {
+        let other = changed(&[(MERGES, both.clone()), (pointer, value)]);
+        base.difference(&parts, &other)
+    };
+    let mut said = String::new();
+    for (pointer, value) in [
+        (MERGES, both.clone()),
+        (
+            "/pre_tokenizer",
+            json!({"type": "Sequence", "pretokenizers": []}),
+        ),
+        ("/padding", json!(null)),
+        (MERGES, json!([["a", "a"], ["a", "b"]])),
+        (MERGES, json!([["a", "b"]])),
+        ("/normalizer", json!(null)),
+        ("/normalizer", json!({"type": "NFC"})),
+        (
+            "/pre_tokenizer",
+            json!({"type": "Digits", "individual_digits": true}),
+        ),
+        ("/decoder/decoders/0/content", json!("_")),
+        ("/post_processor", json!(null)),
+        ("/post_processor/special_tokens/<bos>/ids/0", json!(1)),
+        ("/model/vocab/a", json!(265)),
+        ("/model/byte_fallback", json!(false)),
+        ("/model/ignore_merges", json!(true)),
+        ("/model/end_of_word_suffix", json!("b")),
+        ("/added_tokens/1/special", json!(false)),
+        ("/added_tokens/1/lstrip", json!(true)),
+        ("/added_tokens/1/normalized", json!(true)),
+        ("/added_tokens", json!([])),
+    ] {
+        let what = difference(pointer, value.clone()).unwrap_or("the same".into());
+        said += &format!("{pointer} = {value}: {what}\n");
+    }
+    insta::assert_snapshot!(said);
+}
+
+#[test]
+fn merges_that_cannot_be_are_refused() {
+    const LONG: &str = "one of its merges makes a token that is not in its vocabulary";
+    const PREFIX: &str = r#""continuing_subword_prefix": "<0x0""#;
+    let plain = json(&["a", "b"], &[]);
+    let prefixed = plain.replace(r#""continuing_subword_prefix": null"#, PREFIX);
+    for (json, merges, reason) in [
+        (&plain, r#"[["<0x00>", "<0x00>"]]"#, LONG),
+        (&plain, r#"["<0x00> <0x00>"]"#, LONG),
+        (&plain, r#"[["a", "b"]]"#, "Token `ab` out of vocabulary"),
+        (&prefixed, r#"[["<bos>", "<0x00>"]]"#, LONG),
+        (
+            &prefixed,
+            r#"[["a", "b"]]"#,
+            "one of its merges lacks the continuing_subword_prefix",
+        ),
+    ] {
+        let json = json.replace(r#""merges": []"#, &format!(r#""merges": {merges}"#));
+        let error = load(&json, 262, None).unwrap_err().to_string();
+        let said = error.strip_prefix("m/tokenizer.json: not a tokenizer this crate can read: ");
+        assert!(
+            said.is_some_and(|said| said.starts_with(reason)),
+            "{merges}: {error}"
         );
     }
 }

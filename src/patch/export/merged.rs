@@ -44,7 +44,8 @@ pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path
 }
 
 /// Writes the model with `patch` in it as a GGUF file, as [`Checkpoint::write_gguf`](crate::Checkpoint::write_gguf) does: of one
-/// that is such a file everything but the patched tensors is copied.
+/// that is such a file everything but the patched tensors is copied. Returns why there is no tokenizer in the file, where one is
+/// left out.
 ///
 /// # Errors
 ///
@@ -54,7 +55,7 @@ pub fn merged_gguf(
     patch: &Patch,
     storage: Option<Storage>,
     file: &Path,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let patched = materialise(model, patch, storage)?.into_model();
     Ok(patched.checkpoint().write_gguf(file, None)?)
 }

@@ -5,12 +5,12 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::{DecoderWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::super::super::error::Result;
-use super::super::super::tokenizer::{Bpe, QWEN2_PARTS, byte_level, parse};
+use super::super::super::tokenizer::{Bpe, Parts, QWEN2_PARTS, byte_level, parse, steps};
 use super::super::metadata::Metadata;
 use super::vocabulary::Vocabulary;
 use super::{Built, merges, refused};
 
-const PRE: &str = "tokenizer.ggml.pre";
+pub(super) const PRE: &str = "tokenizer.ggml.pre";
 
 /// What a tokenizer does before its merges, by GGUF's names for it.
 struct Preparation {
@@ -132,6 +132,12 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
     ALL.iter().flat_map(|known| known.names).copied()
 }
 
+/// The name of what a tokenizer of these parts does before its merges, where GGUF has one that is read here.
+pub(super) fn name_of(parts: &Parts) -> Option<&'static str> {
+    let known = ALL.iter().find(|known| known.is_of(parts))?;
+    known.names.first().copied()
+}
+
 impl Preparation {
     /// What the file names. Older files name nothing; then the family tells, but for Llama's, whose members differ.
     fn of(metadata: &Metadata) -> Result<&'static Self> {
@@ -152,6 +158,20 @@ impl Preparation {
                 format!("one of {names}; give token ids instead of text"),
             )
         })
+    }
+
+    /// Whether it is what a tokenizer of these parts does.
+    fn is_of(&self, parts: &Parts) -> bool {
+        let same = |own: Option<Value>, steps_of: &Vec<Value>| {
+            steps(&own).is_ok_and(|own| own == *steps_of)
+        };
+        self.ignore_merges == parts.ignore_merges
+            && same(self.normalizer(), &parts.normalizer)
+            && same(Some(self.pre_tokenizer()), &parts.pre_tokenizer)
+    }
+
+    fn normalizer(&self) -> Option<Value> {
+        self.nfc.then(|| json!({"type": "NFC"}))
     }
 
     fn pre_tokenizer(&self) -> Value {
@@ -183,8 +203,8 @@ pub(super) fn build(metadata: &Metadata, vocabulary: &Vocabulary<'_>) -> Result<
     let build = || {
         let builder = BPE::builder().ignore_merges(preparation.ignore_merges);
         let mut inner = Bpe::new(builder.vocab_and_merges(ids, merges).build()?);
-        let normalizer = preparation.nfc.then(|| json!({"type": "NFC"}));
-        inner.with_normalizer(parse::<NormalizerWrapper>(normalizer.into())?)?;
+        let normalizer = preparation.normalizer().into();
+        inner.with_normalizer(parse::<NormalizerWrapper>(normalizer)?)?;
         inner.with_pre_tokenizer(parse::<PreTokenizerWrapper>(preparation.pre_tokenizer())?);
         inner.with_decoder(parse::<DecoderWrapper>(byte_level(true, true))?);
         Ok(inner)

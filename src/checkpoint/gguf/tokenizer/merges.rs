@@ -9,8 +9,8 @@ use super::super::metadata::Metadata;
 use super::vocabulary::{Kind, TOKENS, Vocabulary};
 use crate::message::shown;
 
-const MERGES: &str = "tokenizer.ggml.merges";
-const SCORES: &str = "tokenizer.ggml.scores";
+pub(super) const MERGES: &str = "tokenizer.ggml.merges";
+pub(super) const SCORES: &str = "tokenizer.ggml.scores";
 
 /// The longest token that is looked at for its merges, in bytes: the work grows with the square of it, and those of
 /// SentencePiece are a few dozen bytes long.

@@ -9,9 +9,9 @@ use super::super::metadata::Metadata;
 use super::Model;
 use super::vocabulary::{Kind, SpecialTokens, Vocabulary};
 
-const TEMPLATE: &str = "tokenizer.chat_template";
+pub(super) const TEMPLATE: &str = "tokenizer.chat_template";
 /// The names of templates beside the one that has none.
-const TEMPLATES: &str = "tokenizer.chat_templates";
+pub(super) const TEMPLATES: &str = "tokenizer.chat_templates";
 
 /// Tokens that end a turn or a text where a model chats, whether or not a file says so; llama.cpp knows them by their
 /// texts, too.

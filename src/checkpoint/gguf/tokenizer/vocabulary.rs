@@ -10,7 +10,7 @@ use super::Model;
 use crate::message::shown;
 
 pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
-const KINDS: &str = "tokenizer.ggml.token_type";
+pub(super) const KINDS: &str = "tokenizer.ggml.token_type";
 
 /// What a token is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,20 @@ pub(super) enum Kind {
     UserDefined,
     Unused,
     Byte,
+}
+
+impl Kind {
+    /// The number that stands for it in a file.
+    pub(super) fn number(self) -> i32 {
+        match self {
+            Self::Normal => 1,
+            Self::Unknown => 2,
+            Self::Control => 3,
+            Self::UserDefined => 4,
+            Self::Unused => 5,
+            Self::Byte => 6,
+        }
+    }
 }
 
 /// The tokens by id.
@@ -48,7 +62,10 @@ impl<'a> Vocabulary<'a> {
                     .is_some_and(|rest| rest == format!("{id}]"))
             {
                 Cow::Borrowed("")
-            } else if spells_spaces && !text.is_empty() && text.bytes().all(|byte| byte == b' ') {
+            } else if spells_spaces
+                && kinds[id] == Kind::UserDefined
+                && text.bytes().all(|byte| byte == b' ')
+            {
                 Cow::Owned("▁".repeat(text.len()))
             } else {
                 Cow::Borrowed(text)
@@ -127,7 +144,7 @@ fn kinds(metadata: &Metadata, tokens: usize) -> Result<Vec<Kind>> {
 }
 
 /// Hugging Face's names for the tokens that have a purpose, GGUF's, and SentencePiece's usual ids.
-const PURPOSES: [(&str, &str, Option<u32>); 7] = [
+pub(super) const PURPOSES: [(&str, &str, Option<u32>); 7] = [
     ("bos_token", "bos", Some(1)),
     ("eos_token", "eos", Some(2)),
     ("unk_token", "unknown", Some(0)),
