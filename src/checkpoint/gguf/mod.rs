@@ -5,6 +5,7 @@ mod architecture;
 mod config;
 mod cursor;
 mod described;
+mod export;
 mod header;
 mod metadata;
 mod outgoing;

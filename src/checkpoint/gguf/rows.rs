@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn an_order_and_its_inverse_change_nothing() {
-        for order in [halves(24, 3), grouped(24, [2, 1])].into_iter().flatten() {
+        for order in [halves(24, 3), grouped(24, [4, 2])].into_iter().flatten() {
             let there: Vec<_> = inverse(&order).into_iter().map(|row| order[row]).collect();
             assert_eq!(there, (0..24).collect::<Vec<_>>());
             assert_ne!(order, there, "an order that is none");

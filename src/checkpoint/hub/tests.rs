@@ -64,7 +64,7 @@ fn a_file_is_refused() {
     assert_eq!(
         resolve(path, None, |_| None).unwrap_err().to_string(),
         format!(
-            "{path} is a file; give the directory that holds config.json, or a repository id such as google/gemma-3-270m"
+            "{path} is a file, and no GGUF one; give a GGUF file, the directory that holds config.json, or a repository id such as google/gemma-3-270m"
         )
     );
 }
