@@ -2,7 +2,7 @@
 //!
 //! A transformer block that sees a context does the same as a block that does not see it but whose
 //! weights are patched ("Equivalence of Context and Parameter Updates in Modern Transformer Blocks",
-//! arXiv 2511.17864). This crate runs Llama, Qwen, Gemma, GPT-2 and their relatives from Hugging Face checkpoints in f64, f32 or bf16, solves
+//! arXiv 2511.17864). This crate runs Llama, Qwen, Gemma, GPT-2 and their relatives from Hugging Face checkpoints and GGUF files in f64, f32 or bf16, solves
 //! the patch of a token, and shows that the patched model without the context gives the logits of the
 //! original model with it.
 //!
@@ -12,7 +12,7 @@
 //! use context_patch::{Model, Session};
 //!
 //! # fn main() -> context_patch::Result<()> {
-//! // A Hugging Face directory, or a repository id in the local cache.
+//! // A Hugging Face directory, a GGUF file, or a repository id in the local cache.
 //! let model = Model::open("reference/tiny")?;
 //! let text = "Ann likes plums. Bob likes figs. Bob likes";
 //! let mut tokens = model.checkpoint().tokenizer()?.encode(text)?;
@@ -44,7 +44,7 @@
 //!
 //! | module | what is there |
 //! |---|---|
-//! | [`checkpoint`] | config.json, safetensors (mapped or read), tokenizer, chat template, the local Hugging Face cache |
+//! | [`checkpoint`] | config.json, safetensors (mapped or read), GGUF, tokenizer, chat template, the local Hugging Face cache |
 //! | [`model`] | [`Attention`](model::Attention), [`Inner`](model::Inner), [`Outer`](model::Outer), [`Block`](model::Block), and the [`Model`] and [`Session`] around them |
 //! | [`patch`] | the [lemmas](patch::lemmas), [Theorem 5](patch::theorem_5), the [solvers](patch::Solver), and patches lent to a pass, saved and exported |
 //! | [`forms`] | the blocks of other families as parts, small and random, and Theorem 5 tried on each |

@@ -23,7 +23,7 @@ pub struct ModelOptions {
 }
 
 impl Model {
-    /// Opens a Hugging Face directory, or a repository id in the local Hugging Face cache.
+    /// Opens a Hugging Face directory, a GGUF file, or a repository id in the local Hugging Face cache.
     ///
     /// # Errors
     ///
