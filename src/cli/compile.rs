@@ -10,7 +10,7 @@ use context_patch::model::{self, Model, Session};
 use context_patch::output::{check_new_dir, check_writable};
 use context_patch::patch::compile::{
     ANCHOR_TOKENS, Asked, Compiled, Estimate, FOLDS, Kept, Lesson, OWN_TOKENS, Prompt, Recipe,
-    Sample, Survey, compile, samples_hash,
+    Sample, Summary, Survey, compile, samples_hash,
 };
 use context_patch::patch::{self, Error, SavedPatch, Source};
 use context_patch::tensor::{Dtype, Element, Storage};
@@ -107,7 +107,8 @@ pub(super) struct Compile {
     #[arg(long, default_value_t = 0)]
     seed: u64,
 
-    /// Exit with 1 where fewer of the queries left out get the same answer, as a share of 1
+    /// Exit with 1 where fewer of the queries left out get the same answer, as a share of 1; without --queries and --chat, where at
+    /// fewer places the likeliest next token is the same
     #[arg(long, value_name = "X")]
     at_least: Option<f64>,
 
@@ -197,7 +198,7 @@ impl Compile {
         let worth = if self.json && self.report.is_none() {
             Vec::new()
         } else {
-            Self::worth(&compiled, reading::<E>(model, &compiled.context)?)
+            self.worth(&compiled, reading::<E>(model, &compiled.context)?)
         };
         if let (Some(dir), Some(survey)) = (&self.report, &survey) {
             compiled_report::write::<E>(dir, model, prompt, &saved, &compiled, &worth, survey)?;
@@ -211,7 +212,7 @@ impl Compile {
         let estimate = compiled.estimate.unwrap_or_default();
         let enough = self
             .at_least
-            .is_none_or(|least| estimate.patched.exact >= least);
+            .is_none_or(|least| self.alike(&estimate.patched) >= least);
         Ok(if enough { OK } else { BROKEN })
     }
 
@@ -335,7 +336,7 @@ impl Compile {
     }
 
     /// What someone wants to know who has just compiled a prompt, which takes so long to read.
-    fn worth(compiled: &Compiled, reading: Duration) -> Vec<(&'static str, String)> {
+    fn worth(&self, compiled: &Compiled, reading: Duration) -> Vec<(&'static str, String)> {
         let Some(estimate) = &compiled.estimate else {
             return Vec::new();
         };
@@ -350,18 +351,7 @@ impl Compile {
                     counted(anchors, "other text"),
                 ),
             ),
-            (
-                "Expect",
-                format!(
-                    "of queries like these {} get the same answer as with the prompt ({} the same first token, KL {} a \
-                     token); without prompt and patch {} (KL {})",
-                    percent(patched.exact),
-                    percent(patched.first),
-                    figure(patched.kl),
-                    percent(bare.exact),
-                    figure(bare.kl),
-                ),
-            ),
+            ("Expect", self.expected(patched, bare)),
         ];
         if estimate.elsewhere.samples > 0 {
             let [before, after] = estimate.elsewhere.bits;
@@ -383,6 +373,40 @@ impl Compile {
             ),
         ));
         said
+    }
+
+    /// Whether the queries are texts that were drawn: they have no end, and a whole one is hardly ever drawn twice.
+    fn drawn(&self) -> bool {
+        self.queries.is_none() && !self.chat
+    }
+
+    /// The share that `--at-least` asks for.
+    fn alike(&self, patched: &Summary) -> f64 {
+        if self.drawn() {
+            patched.tokens
+        } else {
+            patched.exact
+        }
+    }
+
+    /// How often the patched model does on queries left out as the prompted one does.
+    fn expected(&self, patched: &Summary, bare: &Summary) -> String {
+        let [(patched_kl, patched), (bare_kl, bare)] = [patched, bare].map(|s| (figure(s.kl), s));
+        if self.drawn() {
+            return format!(
+                "in texts like these the likeliest next token is the same as with the prompt at {} of the places (KL {patched_kl} a \
+                 token); without prompt and patch at {} (KL {bare_kl})",
+                percent(patched.tokens),
+                percent(bare.tokens),
+            );
+        }
+        format!(
+            "of queries like these {} get the same answer as with the prompt ({} the same first token, KL {patched_kl} a \
+             token); without prompt and patch {} (KL {bare_kl})",
+            percent(patched.exact),
+            percent(patched.first),
+            percent(bare.exact),
+        )
     }
 
     /// What the patch is worth, what was written, and what to do next.
