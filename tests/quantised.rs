@@ -5,21 +5,6 @@ use context_patch::tensor::{Storage, Tensor};
 use half::bf16;
 use safetensors::SafeTensors;
 
-const TYPES: [Storage; 12] = [
-    Storage::Q4_0,
-    Storage::Q4_1,
-    Storage::Q5_0,
-    Storage::Q5_1,
-    Storage::Q8_0,
-    Storage::Q2K,
-    Storage::Q3K,
-    Storage::Q4K,
-    Storage::Q5K,
-    Storage::Q6K,
-    Storage::Iq4Nl,
-    Storage::Iq4Xs,
-];
-
 /// For each type the golden blocks and what they are in f32.
 fn golden() -> Vec<(Tensor, Vec<f32>)> {
     let path = concat!(
@@ -39,7 +24,7 @@ fn golden() -> Vec<(Tensor, Vec<f32>)> {
             values,
         )
     };
-    TYPES.map(of_type).into()
+    Storage::QUANTISED.map(of_type).into()
 }
 
 /// All bits, but of NaN only that it is one.

@@ -85,24 +85,10 @@ fn matmul(u: &mut Unstructured<'_>, length: usize) -> Result<Op> {
     };
     let (bf16, f32) = (Storage::Bf16, Storage::F32);
     let storages = [bf16, bf16, f32, Storage::F16, Storage::F64];
-    let quantised = [
-        Storage::Q4_0,
-        Storage::Q4_1,
-        Storage::Q5_0,
-        Storage::Q5_1,
-        Storage::Q8_0,
-        Storage::Q2K,
-        Storage::Q3K,
-        Storage::Q4K,
-        Storage::Q5K,
-        Storage::Q6K,
-        Storage::Iq4Nl,
-        Storage::Iq4Xs,
-    ];
     let weights = match u.int_in_range(0..=3)? {
         0 | 1 => Weights::Typed,
         2 => Weights::Stored(*u.choose(&storages)?, u.int_in_range(0..=9)?),
-        _ => Weights::Stored(*u.choose(&quantised)?, u.int_in_range(0..=9)?),
+        _ => Weights::Stored(*u.choose(&Storage::QUANTISED)?, u.int_in_range(0..=9)?),
     };
     // Rows are whole blocks.
     let cols = match weights {

@@ -49,6 +49,22 @@ pub struct Block {
 }
 
 impl Storage {
+    /// All of ggml's quantised types.
+    pub const QUANTISED: [Self; 12] = [
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+        Self::Iq4Nl,
+        Self::Iq4Xs,
+    ];
+
     /// Its block.
     pub const fn block(self) -> Block {
         let (numbers, bytes) = match self {

@@ -99,7 +99,7 @@ mod tests {
 
     use super::*;
     use crate::kernels::Backend;
-    use crate::tensor::quantised::tests::{TYPES, blocks};
+    use crate::tensor::quantised::tests::blocks;
     use crate::tensor::{Storage, Tensor};
 
     /// Integers of many sizes below 2⁴⁰, whose products and sums an i128 has exactly; in a type that rounds them they
@@ -194,7 +194,7 @@ mod tests {
             assert_eq!(got, matmul(Level::best(), &x, (&typed).into()), "{storage}");
             assert!(got.is_finite());
         }
-        for storage in TYPES {
+        for storage in Storage::QUANTISED {
             let (rows, cols) = (10, 768);
             let x = Matrix::from_vec(cols, integers::<E>(2 * cols, 1));
             let data = blocks(storage, rows * cols / storage.block().numbers);

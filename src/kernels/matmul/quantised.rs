@@ -214,7 +214,7 @@ mod tests {
 
     use crate::kernels::matmul::matmul;
     use crate::kernels::simd::Level;
-    use crate::tensor::quantised::tests::{TYPES, blocks};
+    use crate::tensor::quantised::tests::blocks;
     use crate::tensor::{Element, Matrix, Storage, Tensor};
 
     /// A tensor of random blocks, the first of them at an odd address.
@@ -246,7 +246,7 @@ mod tests {
     }
 
     fn is_the_product_of_the_widened<E: Element>() {
-        for storage in TYPES {
+        for storage in Storage::QUANTISED {
             let block = storage.block().numbers;
             for (cols, sizes) in [
                 (block, [(1, 1), (5, 2), (4, 13)].as_slice()),

@@ -4,22 +4,6 @@ use half::{bf16, f16};
 use super::*;
 use crate::tensor::Tensor;
 
-/// All quantised types.
-pub(crate) const TYPES: [Storage; 12] = [
-    Storage::Q4_0,
-    Storage::Q4_1,
-    Storage::Q5_0,
-    Storage::Q5_1,
-    Storage::Q8_0,
-    Storage::Q2K,
-    Storage::Q3K,
-    Storage::Q4K,
-    Storage::Q5K,
-    Storage::Q6K,
-    Storage::Iq4Nl,
-    Storage::Iq4Xs,
-];
-
 /// Where a block has its f16 factors.
 fn factors(storage: Storage) -> &'static [usize] {
     match storage {
@@ -134,7 +118,7 @@ fn exactly(storage: Storage, block: &[u8], i: usize) -> i64 {
 
 #[test]
 fn every_number_is_exact_in_f64_and_rounded_once_in_f32() {
-    for storage in TYPES {
+    for storage in Storage::QUANTISED {
         let block = storage.block();
         let count = (1 << 18) / block.numbers;
         let bytes = blocks(storage, count);
@@ -176,7 +160,7 @@ fn contraction_changes_nothing_and_half_precision_does() {
         }
         assert!(narrower, "{storage}");
     }
-    for storage in TYPES {
+    for storage in Storage::QUANTISED {
         by_block!(storage, check(storage), unreachable!());
     }
 }
@@ -195,7 +179,7 @@ fn a_factor_is_widened_as_half_does() {
 
 #[test]
 fn numbers_of_a_tensor_are_found_one_by_one() {
-    for storage in TYPES {
+    for storage in Storage::QUANTISED {
         let numbers = storage.block().numbers;
         let bytes = Bytes::from(blocks(storage, 12));
         let tensor = Tensor::new(storage, vec![3, 2, 2 * numbers], bytes).unwrap();
@@ -223,7 +207,7 @@ fn blocks_have_the_sizes_of_their_types() {
     fn sizes<B: Block>() -> (usize, usize) {
         (B::NUMBERS, size_of::<B>())
     }
-    for storage in TYPES {
+    for storage in Storage::QUANTISED {
         let block = storage.block();
         let sizes = by_block!(storage, sizes(), (0, 0));
         assert_eq!((block.numbers, block.bytes), sizes, "{storage}");
@@ -232,7 +216,7 @@ fn blocks_have_the_sizes_of_their_types() {
 
 #[test]
 fn rows_are_whole_blocks() {
-    for storage in TYPES {
+    for storage in Storage::QUANTISED {
         let block = storage.block();
         let new = |shape: &[usize], bytes: usize| {
             Tensor::new(storage, shape.into(), Bytes::from(vec![0; bytes])).is_some()
@@ -254,7 +238,7 @@ fn rows_are_whole_blocks() {
 
 #[test]
 fn bf16_is_the_f32_number_rounded() {
-    for storage in TYPES {
+    for storage in Storage::QUANTISED {
         let bytes = blocks(storage, 64);
         let mut numbers = vec![0f32; 64 * storage.block().numbers];
         let mut rounded = vec![bf16::ZERO; numbers.len()];
