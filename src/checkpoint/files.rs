@@ -1,15 +1,23 @@
 //! Where a checkpoint's files are: in a directory, in memory, or in what a GGUF file says.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::error::Result;
-use super::gguf::Gguf;
 use crate::message::IoError;
+
+/// What stands for the files of a checkpoint without being a folder.
+pub(super) trait Source: fmt::Debug + Send + Sync {
+    /// What messages name.
+    fn path(&self) -> &Path;
+    /// The content of the file `name`, or `None` where there would be none.
+    fn file(&self, name: &str) -> Result<Option<Bytes>>;
+}
 
 /// The files of one checkpoint.
 #[derive(Clone, Debug)]
@@ -21,15 +29,15 @@ pub(super) enum Files {
         name: PathBuf,
         files: BTreeMap<String, Bytes>,
     },
-    /// What a GGUF file says in their place.
-    Gguf(Arc<Gguf>),
+    /// What something else, a GGUF file, says in their place.
+    Of(Arc<dyn Source>),
 }
 
 impl Files {
     /// The path of `file` for messages; the directory itself for an empty name.
     pub(super) fn path(&self, file: &str) -> PathBuf {
         match (self, file) {
-            (Self::Gguf(gguf), _) => gguf.path().into(),
+            (Self::Of(source), _) => source.path().into(),
             (Self::Dir(dir) | Self::Memory { name: dir, .. }, "") => dir.clone(),
             (Self::Dir(dir) | Self::Memory { name: dir, .. }, file) => dir.join(file),
         }
@@ -39,7 +47,7 @@ impl Files {
     pub(super) fn read(&self, file: &str) -> Result<Option<Bytes>> {
         match self {
             Self::Memory { files, .. } => Ok(files.get(file).cloned()),
-            Self::Gguf(gguf) => gguf.file(file),
+            Self::Of(source) => source.file(file),
             Self::Dir(_) => {
                 let path = self.path(file);
                 match std::fs::read(&path) {
@@ -59,7 +67,7 @@ impl Files {
                     |name: &String| Some(name.strip_prefix(folder)?.strip_prefix('/')?.into());
                 files.keys().filter_map(within).collect()
             }
-            Self::Gguf(_) => Vec::new(),
+            Self::Of(_) => Vec::new(),
             Self::Dir(_) => {
                 let path = self.path(folder);
                 let entries = match std::fs::read_dir(&path) {

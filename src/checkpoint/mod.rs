@@ -44,7 +44,7 @@ pub use writer::{TensorData, write_safetensors};
 
 use crate::tensor::Tensor;
 use fields::{Fields, parse_object};
-use files::Files;
+use files::{Files, Source};
 use gguf::Gguf;
 use tokenizer_config::TokenizerConfig;
 
@@ -56,6 +56,8 @@ type Named = BTreeMap<String, String>;
 pub struct Checkpoint {
     name: String,
     files: Files,
+    /// The GGUF file that it is, if it is one.
+    gguf: Option<Arc<Gguf>>,
     config: Config,
     tensors: Tensors,
     /// The file of weights that config.json names.
@@ -99,9 +101,10 @@ impl Checkpoint {
 
     fn of_gguf(name: &str, gguf: Gguf) -> Result<Self> {
         let gguf = Arc::new(gguf);
-        let files = Files::Gguf(gguf.clone());
+        let files = Files::Of(gguf.clone());
         let mut checkpoint = Self::with_weights(name, files, |_, _| gguf.checkpoint_tensors())?;
         checkpoint.config.as_stored_in_gguf();
+        checkpoint.gguf = Some(gguf);
         Ok(checkpoint)
     }
 
@@ -164,6 +167,7 @@ impl Checkpoint {
         Ok(Self {
             name: name.into(),
             files,
+            gguf: None,
             config,
             tensors,
             weights_file,
@@ -199,16 +203,13 @@ impl Checkpoint {
     pub fn dir(&self) -> Option<&Path> {
         match &self.files {
             Files::Dir(dir) => Some(dir),
-            Files::Memory { .. } | Files::Gguf(_) => None,
+            Files::Memory { .. } | Files::Of(_) => None,
         }
     }
 
     /// The GGUF file that it is, if it is one.
     fn gguf(&self) -> Option<&Gguf> {
-        match &self.files {
-            Files::Gguf(gguf) => Some(gguf),
-            Files::Dir(_) | Files::Memory { .. } => None,
-        }
+        self.gguf.as_deref()
     }
 
     /// The content of the file `name` of this checkpoint, or `None` where there is none: to copy it
@@ -257,7 +258,7 @@ impl Checkpoint {
     ///
     /// [`Error::NoTokenizer`], and those of [`Tokenizer::from_bytes`].
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        if let Files::Gguf(gguf) = &self.files {
+        if let Some(gguf) = &self.gguf {
             let settings = self.tokenizer_config()?;
             return Tokenizer::as_written(gguf.path(), gguf.tokenizer()?, &self.config, settings);
         }
@@ -282,9 +283,9 @@ impl Checkpoint {
             (Some((path, sources)), tokens) => ChatTemplate::of_several(&path, sources, tokens),
             (None, _) => Err(Error::NoChatTemplate {
                 dir: self.files.path(""),
-                looked: match &self.files {
-                    Files::Gguf(_) => "no tokenizer.chat_template",
-                    Files::Dir(_) | Files::Memory { .. } => {
+                looked: match &self.gguf {
+                    Some(_) => "no tokenizer.chat_template",
+                    None => {
                         "no chat_template.jinja, and no chat_template in tokenizer_config.json, processor_config.json or \
                          chat_template.json"
                     }
@@ -299,9 +300,9 @@ impl Checkpoint {
         let configured = std::mem::take(&mut settings.chat_templates);
         let sources = chat::sources(&self.files, configured)?;
         // A GGUF file's does not pad, and takes time to write.
-        let json = match &self.files {
-            Files::Gguf(_) => Bytes::new(),
-            files => files.read("tokenizer.json")?.unwrap_or_default(),
+        let json = match &self.gguf {
+            Some(_) => Bytes::new(),
+            None => self.files.read("tokenizer.json")?.unwrap_or_default(),
         };
         Ok((sources, tokenizer::special_tokens(settings, &json)?))
     }

@@ -16,7 +16,7 @@ use super::tokenizer;
 use super::writer::{Values, write_gguf};
 use super::{Gguf, Placed};
 use crate::checkpoint::config::Config;
-use crate::checkpoint::files::Files;
+use crate::checkpoint::files::{Files, Source};
 use crate::checkpoint::form::BlockForm;
 use crate::tensor::Storage;
 
@@ -153,8 +153,10 @@ impl Checkpoint {
         let json = gguf.file("config.json")?.unwrap_or_default();
         let mut config = Config::parse(file, &json)?;
         config.as_stored_in_gguf();
+        let gguf = Arc::new(gguf);
         Ok(Self {
-            files: Files::Gguf(Arc::new(gguf)),
+            files: Files::Of(gguf.clone()),
+            gguf: Some(gguf),
             config,
             ..self.clone()
         })

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::Result;
+use super::files::Source;
 use super::safetensors::{Access, load};
 use super::tokenizer::Bpe;
 use crate::message::IoError;
@@ -64,6 +65,30 @@ pub(super) fn is_gguf(path: &Path) -> Result<bool> {
     let mut file = File::open(path).map_err(IoError::at("read", path))?;
     let whole = file.read_exact(&mut begin).is_ok();
     Ok(whole && begin == header::MAGIC)
+}
+
+/// The files of the checkpoint that Hugging Face would have; messages name the file, or the first of several.
+impl Source for Gguf {
+    fn path(&self) -> &Path {
+        self.metadata.path()
+    }
+
+    fn file(&self, name: &str) -> Result<Option<Bytes>> {
+        let json = |map| Some(serde_json::Value::Object(map).to_string().into());
+        match name {
+            "config.json" => Ok(json(self.config()?)),
+            "generation_config.json" => {
+                let ids = tokenizer::end_tokens(&self.metadata)?;
+                let ids = (!ids.is_empty()).then_some(ids);
+                Ok(json(
+                    [("eos_token_id".into(), ids.into())].into_iter().collect(),
+                ))
+            }
+            "tokenizer.json" => tokenizer::tokenizer_json(&self.metadata),
+            "tokenizer_config.json" => Ok(json(tokenizer::tokenizer_config(&self.metadata)?)),
+            _ => Ok(None),
+        }
+    }
 }
 
 impl Gguf {
@@ -116,34 +141,6 @@ impl Gguf {
             metadata,
             tensors,
         })
-    }
-
-    /// The file, or the first of several.
-    pub(super) fn path(&self) -> &Path {
-        self.metadata.path()
-    }
-
-    /// The content of the file `name` of the checkpoint that Hugging Face would have, or `None` where there would be none.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::FieldType`](super::Error::FieldType), [`Error::FieldValue`](super::Error::FieldValue) and
-    /// [`Error::UnsupportedOption`](super::Error::UnsupportedOption).
-    pub(super) fn file(&self, name: &str) -> Result<Option<Bytes>> {
-        let json = |map| Some(serde_json::Value::Object(map).to_string().into());
-        match name {
-            "config.json" => Ok(json(self.config()?)),
-            "generation_config.json" => {
-                let ids = tokenizer::end_tokens(&self.metadata)?;
-                let ids = (!ids.is_empty()).then_some(ids);
-                Ok(json(
-                    [("eos_token_id".into(), ids.into())].into_iter().collect(),
-                ))
-            }
-            "tokenizer.json" => tokenizer::tokenizer_json(&self.metadata),
-            "tokenizer_config.json" => Ok(json(tokenizer::tokenizer_config(&self.metadata)?)),
-            _ => Ok(None),
-        }
     }
 
     /// All values as the files have them, but for the division into several files and the alignment.

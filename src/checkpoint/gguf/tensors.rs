@@ -37,7 +37,7 @@ impl Gguf {
                 entries.insert(name, entry);
             }
         }
-        Ok(Tensors::new(self.path(), entries, BTreeMap::new()))
+        Ok(Tensors::new(self.metadata.path(), entries, BTreeMap::new()))
     }
 
     /// What a tensor is there, under its name or names there.
