@@ -99,7 +99,7 @@ impl Gguf {
     }
 
     /// A number of the architecture, which may be given for each layer, but must be the same for all.
-    fn same_for_all_layers(&self, name: &str) -> Result<Option<Value>> {
+    pub(super) fn same_for_all_layers(&self, name: &str) -> Result<Option<Value>> {
         let key = self.architecture.key(name);
         if !self.metadata.is_array(&key) {
             let number = self.metadata.number(&key)?;

@@ -75,17 +75,9 @@ impl Gguf {
     pub(super) fn heads(&self) -> Result<[usize; 2]> {
         let of = |name: &str| -> Result<Option<usize>> {
             let key = self.architecture.key(name);
-            let heads = if self.metadata.is_array(&key) {
-                self.metadata
-                    .unsigneds(&key)?
-                    .unwrap_or_default()
-                    .first()
-                    .copied()
-            } else {
-                self.metadata.unsigned(&key)?
-            };
-            match heads.map(usize::try_from) {
-                Some(Ok(heads)) if (1..=1 << 12).contains(&heads) => Ok(Some(heads)),
+            let heads = self.same_for_all_layers(name)?;
+            match heads.map(|heads| heads.as_u64()) {
+                Some(Some(heads @ 1..=4096)) => Ok(Some(heads as usize)),
                 None => Ok(None),
                 _ => Err(self.metadata.wrong(&key, "a number of heads up to 4096")),
             }
