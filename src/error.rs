@@ -1,7 +1,7 @@
 //! The error of the crate as a whole: one of its modules' errors.
 
 use crate::message::{IoError, flattened};
-use crate::{checkpoint, compare, conformance, model, patch, trace, verify};
+use crate::{checkpoint, compare, conformance, model, patch, receipt, trace, verify};
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -28,6 +28,9 @@ pub enum Error {
     /// A patch cannot be solved, read or written.
     #[error(transparent)]
     Patch(patch::Error),
+    /// A receipt cannot be written, read or checked.
+    #[error(transparent)]
+    Receipt(receipt::Error),
     /// A verification cannot be run, read or written.
     #[error(transparent)]
     Verify(verify::Error),
@@ -44,6 +47,7 @@ flattened! {
     model => Model(Io, Checkpoint);
     trace => Trace(Io, Checkpoint, Model);
     patch => Patch(Io, Checkpoint, Model);
+    receipt => Receipt(Io, Checkpoint, Model, Patch);
     verify => Verify(Io, Checkpoint, Model, Patch);
     compare => Compare(Io, Checkpoint, Model, Trace);
     conformance => Conformance(Io, Checkpoint, Model, Trace, Compare);

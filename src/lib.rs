@@ -86,6 +86,7 @@ mod message;
 pub mod model;
 pub mod output;
 pub mod patch;
+pub mod receipt;
 #[cfg(feature = "report")]
 pub mod report;
 pub mod tensor;

@@ -6,8 +6,10 @@ use clap::Args;
 use context_patch::Result;
 use context_patch::checkpoint::{Conversation, Message, Tokenizer};
 use context_patch::kernels::Level;
-use context_patch::model::generate::{Sampler, Stop, generate};
+use context_patch::model::generate::{Stop, generate_by};
 use context_patch::model::{Model, Session};
+use context_patch::output::check_writable;
+use context_patch::receipt::{Receipt, Sampling};
 use context_patch::tensor::{Dtype, Element};
 
 use super::text::{print_written, read_input};
@@ -74,6 +76,10 @@ pub(super) struct Generate {
     #[arg(long, default_value_t = 0, requires = "temperature")]
     seed: u64,
 
+    /// Write to FILE what this was made of and a hash of every step's logits, for `context-patch check`
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+
     /// Print one JSON object at the end instead of the text
     #[arg(long)]
     json: bool,
@@ -103,11 +109,14 @@ struct Output<'a> {
     prompt_ids: &'a [u32],
     ids: &'a [u32],
     text: &'a str,
-    stop: &'a str,
+    stop: Stop,
 }
 
 impl Generate {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
+        if let Some(file) = &self.receipt {
+            check_writable(file)?;
+        }
         let text = self.prompt.as_deref().unwrap_or_default();
         let conversation = if let Some(path) = &self.messages {
             Some(Conversation::parse(path, &read_input(path)?)?)
@@ -135,7 +144,17 @@ impl Generate {
         tokenizer: &Tokenizer,
         prompt: &[u32],
     ) -> Result<u8> {
-        let mut sampler = Sampler::new(self.temperature, self.top_k, self.top_p, self.seed);
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            seed: self.seed,
+            ..Sampling::default()
+        };
+        let mut sampler = sampling.sampler();
+        let input = (prompt.to_vec(), (0..prompt.len()).collect());
+        let new = || Receipt::new(model, self.dtype, input, sampling, self.max_tokens);
+        let mut receipt = self.receipt.as_ref().map(|_| new()).transpose()?;
         let mut stream = tokenizer.stream();
         let (mut ids, mut text) = (Vec::new(), String::new());
         let mut session = Session::<E>::new(model).with_cancel(signals::cancel());
@@ -147,11 +166,22 @@ impl Generate {
                 print_written(piece)
             }
         };
-        let stop = generate(&mut session, prompt, self.max_tokens, &mut sampler, |id| {
+        let choose = |logits: &[E]| {
+            if let Some(receipt) = &mut receipt {
+                receipt.step(logits);
+            }
+            sampler.next(logits)
+        };
+        let stop = generate_by(&mut session, prompt, self.max_tokens, choose, |id| {
             ids.push(id);
             say(&stream.push(id)?, &mut text)
         })?;
         say(&stream.finish()?, &mut text)?;
+        if let Some((receipt, file)) = receipt.zip(self.receipt.as_ref()) {
+            receipt
+                .finished(ids.clone(), text.clone(), stop)
+                .write(file)?;
+        }
         if self.json {
             let output = Output {
                 model: model.checkpoint().name(),
@@ -159,11 +189,7 @@ impl Generate {
                 prompt_ids: prompt,
                 ids: &ids,
                 text: &text,
-                stop: match stop {
-                    Stop::End => "end",
-                    Stop::Length => "length",
-                    Stop::Cancelled => "cancelled",
-                },
+                stop,
             };
             print(&format!("{}\n", serde_json::json!(output)))?;
         } else {
