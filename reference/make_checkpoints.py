@@ -5,9 +5,9 @@
     python3 reference/make_checkpoints.py                  # all of them, in place
     python3 reference/make_checkpoints.py --only gpt2 --output DIR
 
-Each folder's config.json is written by hand, in the spelling of the published checkpoints of its family and year;
-this script adds the tensors, under the names that those checkpoints have. CHECKPOINTS says what each one covers.
-No size is larger than it must be, and few are powers of two. The same seed gives the same bytes.
+Each folder's config.json, and preprocessor_config.json where it sees, is written by hand, in the spelling of the
+published checkpoints of its family and year; this script adds the tensors, under the names that those checkpoints have.
+CHECKPOINTS says what each one covers. No size is larger than it must be, and few are powers of two. The same seed gives the same bytes.
 
 hf_golden.py reads these folders and writes what Hugging Face transformers computes from them.
 """
@@ -178,7 +178,7 @@ def respell(file, spelling):
 
 def make(name, folder):
     """Writes one checkpoint."""
-    config_json = (FOLDER / name / "config.json").read_bytes()
+    written = {path.name: path.read_bytes() for path in (FOLDER / name).glob("*config.json")}
     config = AutoConfig.from_pretrained(FOLDER / name)
     model = random_model(config, np.random.default_rng(zlib.crc32(SEED.get(name, name).encode())))
 
@@ -187,7 +187,8 @@ def make(name, folder):
     if name in SPELLING:
         respell(folder / "model.safetensors", SPELLING[name])
     (folder / "generation_config.json").unlink(missing_ok=True)
-    (folder / "config.json").write_bytes(config_json)  # save_pretrained's spells every field out in the newest way
+    for file, content in written.items():  # save_pretrained's config.json spells every field out in the newest way
+        (folder / file).write_bytes(content)
     for file in folder.iterdir():
         file.chmod(0o644)
 
