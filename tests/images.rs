@@ -50,32 +50,56 @@ fn f64_is_the_numpy_reference() {
     }
 }
 
-/// Our error against f64 is at most 1.25 × Hugging Face's own.
+/// Our error against f64 is at most 1.25 × Hugging Face's own: the root mean square, over all tokens of all prompts, of the
+/// largest error of each. The largest of all would be that of the token whose attention is worst conditioned, which is
+/// chance: Hugging Face's own goes from 3e-6 to 2e-5 there when its linear maps are half a last place off at random.
 fn as_near_as_hugging_face<E: Element>(dtype: &str) {
-    let mut broken = Vec::new();
     for name in SEEING {
         let (model, golden, truth) = seeing(name);
         let pixels = Pixels::of(&golden);
         let [tower, projector] = vision_part::<E>(&model, &pixels);
-        let mut all = vec![("tower".into(), tower), ("projector".into(), projector)];
-        for prompt in PROMPTS {
+        let logits = PROMPTS.map(|prompt| {
             let logits = Prompt::of(&golden, prompt, &pixels).logits::<E>(&model);
-            all.push((format!("{prompt}.logits"), logits.into_vec()));
-        }
-        for (what, got) in all {
-            let truth = truth.get(&format!("{what}_f64"));
-            let ours = linf(&got, &truth);
-            let theirs = linf(&golden.get(&format!("{what}_{dtype}")), &truth);
-            println!(
-                "{name} {what}: ours {ours:.2e}, Hugging Face's {theirs:.2e}, ratio {:.2}",
-                ours / theirs
-            );
-            if ours > 1.25 * theirs {
-                broken.push(format!("{name} {what}"));
+            (format!("{prompt}.logits"), logits.into_vec())
+        });
+        for (what, width, all) in [
+            (
+                "tower",
+                model.vision().unwrap().config().hidden_size,
+                vec![("tower".into(), tower)],
+            ),
+            (
+                "projector",
+                model.config().hidden_size,
+                vec![("projector".into(), projector)],
+            ),
+            ("logits", model.config().vocab_size, logits.into()),
+        ] {
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            for (what, got) in all {
+                let truth = truth.get(&format!("{what}_f64"));
+                let golden = golden.get(&format!("{what}_{dtype}"));
+                ours.extend(of_each_token(&got, &truth, width));
+                theirs.extend(of_each_token(&golden, &truth, width));
             }
+            let ratio = root_mean_square(&ours) / root_mean_square(&theirs);
+            println!(
+                "{name} {what}: {:.2e}, ratio {ratio:.2}",
+                root_mean_square(&ours)
+            );
+            assert!(ratio <= 1.25, "{name} {what}: {ratio}");
         }
     }
-    assert!(broken.is_empty(), "{broken:?}");
+}
+
+/// The largest error of each token.
+fn of_each_token(got: &[f64], truth: &[f64], width: usize) -> Vec<f64> {
+    let pairs = got.chunks_exact(width).zip(truth.chunks_exact(width));
+    pairs.map(|(got, truth)| linf(got, truth)).collect()
+}
+
+fn root_mean_square(x: &[f64]) -> f64 {
+    (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64).sqrt()
 }
 
 #[test]

@@ -20,7 +20,10 @@ impl Pixels {
     pub fn of(golden: &Golden) -> Self {
         let all = golden.get("pixel_values");
         let each = all.chunks_exact(all.len() / 3);
-        Self(each.map(|x| x.iter().map(|&x| x as f32).collect()).collect())
+        Self(
+            each.map(|x| x.iter().map(|&x| x as f32).collect())
+                .collect(),
+        )
     }
 
     pub fn all(&self) -> Vec<&[f32]> {
