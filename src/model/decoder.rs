@@ -5,6 +5,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
+use super::images::looked_up;
 use super::ops::Ops;
 use super::overlay::OverlaidRows;
 use super::pass::{Pass, Sequence};
@@ -124,18 +125,23 @@ impl Model {
         Ok(())
     }
 
-    /// [`check_tokens`](Self::check_tokens) for tokens of which some may be images', which need no place in the vocabulary.
-    pub(crate) fn check_inputs<E: Element>(
+    /// [`check_tokens`](Self::check_tokens) for tokens of which those at `spans` are images', which need no place in the
+    /// vocabulary and must be there whole.
+    pub(crate) fn check_with_images(
         &self,
-        tokens: Tokens<'_, E>,
+        ids: &[u32],
+        spans: &[Range<usize>],
         first_position: usize,
     ) -> Result<()> {
         #[cfg(feature = "cuda")]
-        if tokens.images.is_some() && self.device().is_some() {
+        if !spans.is_empty() && self.device().is_some() {
             return Err(Error::ImageOnDevice);
         }
-        tokens.check_whole()?;
-        let ids = tokens.looked_up(0..tokens.ids.len(), self.config().vocab_size);
+        let tokens = ids.len();
+        if spans.iter().any(|span| span.end > tokens) {
+            return Err(Error::ImageCut { tokens });
+        }
+        let ids = looked_up(ids, spans, self.config().vocab_size);
         self.check_tokens(&ids, first_position)
     }
 
@@ -188,8 +194,8 @@ impl Model {
         rows: Range<usize>,
         positions: &[usize],
     ) -> Matrix<E> {
-        let ids = tokens.looked_up(rows.clone(), self.config().vocab_size);
-        let mut x = self.embed(run, &ids, positions);
+        let ids = looked_up(tokens.ids, &tokens.spans(0), self.config().vocab_size);
+        let mut x = self.embed(run, &ids[rows.clone()], positions);
         if let Some(images) = tokens.images {
             images.put(rows, &mut x);
             run.record_global(INPUTS_EMBEDS, &x);

@@ -38,13 +38,70 @@ pub struct Images<E: Element> {
     spans: Vec<Range<usize>>,
 }
 
-impl<'a> From<&'a [u32]> for Inputs<'a> {
-    fn from(ids: &'a [u32]) -> Self {
+impl<'a> Inputs<'a> {
+    /// Token ids without images.
+    pub fn text(ids: &'a [u32]) -> Self {
         Self {
             ids,
             pixel_values: &[],
         }
     }
+
+    /// The ranges of tokens that are of images.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Checkpoint::vision_config`](crate::Checkpoint::vision_config), and [`Error::ImageTokens`].
+    pub(crate) fn spans(&self, model: &Model) -> Result<Vec<Range<usize>>> {
+        match self.pixel_values.len() {
+            0 => Ok(Vec::new()),
+            images => {
+                let config = model.checkpoint().vision_config()?;
+                spans(&config, self.ids, images * config.mm_tokens_per_image)
+            }
+        }
+    }
+}
+
+impl<'a> From<&'a [u32]> for Inputs<'a> {
+    fn from(ids: &'a [u32]) -> Self {
+        Self::text(ids)
+    }
+}
+
+impl<'a> From<&'a Vec<u32>> for Inputs<'a> {
+    fn from(ids: &'a Vec<u32>) -> Self {
+        Self::text(ids)
+    }
+}
+
+impl<'a, const N: usize> From<&'a [u32; N]> for Inputs<'a> {
+    fn from(ids: &'a [u32; N]) -> Self {
+        Self::text(ids)
+    }
+}
+
+/// The ranges of image tokens among `ids`, which must be `expected`.
+fn spans(config: &VisionConfig, ids: &[u32], expected: usize) -> Result<Vec<Range<usize>>> {
+    let id = config.image_token_index;
+    let mut spans = Vec::new();
+    let mut start = 0;
+    for run in ids.chunk_by(|a, b| (*a == id) == (*b == id)) {
+        if run[0] == id {
+            spans.push(start..start + run.len());
+        }
+        start += run.len();
+    }
+    let tokens = spans.iter().map(Range::len).sum();
+    if tokens == expected {
+        return Ok(spans);
+    }
+    Err(Error::ImageTokens {
+        id,
+        tokens,
+        images: expected / config.mm_tokens_per_image,
+        each: config.mm_tokens_per_image,
+    })
 }
 
 impl<'a, E: Element> Tokens<'a, E> {
@@ -59,26 +116,6 @@ impl<'a, E: Element> Tokens<'a, E> {
         spans
             .map(|span| first + span.start..first + span.end)
             .collect()
-    }
-
-    /// Refuses tokens that do not have all of every image.
-    pub(crate) fn check_whole(&self) -> Result<()> {
-        let end = self.ids.len();
-        match self.spans(0).iter().find(|span| span.end > end) {
-            Some(_) => Err(Error::ImageCut { tokens: end }),
-            None => Ok(()),
-        }
-    }
-
-    /// The ids of some tokens, as they are looked up in an embedding of `vocab_size` rows: an image's that has none takes
-    /// the first one, as in transformers.
-    pub(crate) fn looked_up(&self, rows: Range<usize>, vocab_size: usize) -> Cow<'a, [u32]> {
-        let ids = &self.ids[rows];
-        if self.images.is_none() {
-            return ids.into();
-        }
-        let known = |&id: &u32| if (id as usize) < vocab_size { id } else { 0 };
-        ids.iter().map(known).collect()
     }
 }
 
@@ -100,6 +137,23 @@ impl<'a, E: Element, const N: usize> From<&'a [u32; N]> for Tokens<'a, E> {
     }
 }
 
+/// The ids as they are looked up in an embedding of `vocab_size` rows: the first row for those of images, which are at `spans`,
+/// that have none. So does transformers.
+pub(crate) fn looked_up<'a>(
+    ids: &'a [u32],
+    spans: &[Range<usize>],
+    vocab_size: usize,
+) -> Cow<'a, [u32]> {
+    let mut ids = Cow::Borrowed(ids);
+    for span in spans {
+        let outside = |&i: &usize| ids[i] as usize >= vocab_size;
+        for i in span.clone().filter(outside).collect::<Vec<_>>() {
+            ids.to_mut()[i] = 0;
+        }
+    }
+    ids
+}
+
 impl<E: Element> Images<E> {
     /// What `features` `[images · mm_tokens_per_image, hidden]` put in the place of the image tokens among `ids`, in order.
     ///
@@ -107,24 +161,7 @@ impl<E: Element> Images<E> {
     ///
     /// [`Error::ImageTokens`] where there are not as many.
     pub fn new(config: &VisionConfig, ids: &[u32], features: Matrix<E>) -> Result<Self> {
-        let id = config.image_token_index;
-        let mut spans = Vec::new();
-        let mut start = 0;
-        for run in ids.chunk_by(|a, b| (*a == id) == (*b == id)) {
-            if run[0] == id {
-                spans.push(start..start + run.len());
-            }
-            start += run.len();
-        }
-        let tokens = spans.iter().map(Range::len).sum();
-        if tokens != features.rows() {
-            return Err(Error::ImageTokens {
-                id,
-                tokens,
-                images: features.rows() / config.mm_tokens_per_image,
-                each: config.mm_tokens_per_image,
-            });
-        }
+        let spans = spans(config, ids, features.rows())?;
         Ok(Self { features, spans })
     }
 

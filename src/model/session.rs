@@ -131,8 +131,10 @@ impl<'m, E: Element> Session<'m, E> {
         if self.spent {
             return Err(Error::SpentSession);
         }
-        self.model.check_inputs(tokens, self.position)?;
-        let together = tokens.spans(0).iter().map(Range::len).max();
+        let spans = tokens.spans(0);
+        self.model
+            .check_with_images(tokens.ids, &spans, self.position)?;
+        let together = spans.iter().map(Range::len).max();
         self.check_room_together(tokens.ids.len(), together.unwrap_or(1))?;
         Ok(self.pass(recorder))
     }
