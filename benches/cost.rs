@@ -109,7 +109,7 @@ fn verify<E: Element>(
     };
     let begun = prompts.iter().enumerate().map(|(prompt, ids)| Begun {
         prompt,
-        ids,
+        inputs: Inputs::text(ids),
         written: Vec::new(),
     });
     let mut steps = Vec::new();

@@ -38,7 +38,7 @@ fn solved(model: &Model, solver: Solver) -> SavedPatch {
     let split = Split::new(tokens, vec![0], tokens_for, Positions::Absolute).unwrap();
     let method = Method::new(solver);
     let (patch, report) = match solver {
-        Solver::Span => span::solve::<f32>(model, &split, &method, |_| {}).unwrap(),
+        Solver::Span => span::solve::<f32>(model, &split, None, &method, |_| {}).unwrap(),
         _ => {
             let mut contextual = Session::<f32>::new(model);
             contextual.forward(split.context(), 0).unwrap();

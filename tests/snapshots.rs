@@ -36,7 +36,9 @@ fn solved<E: Element>(model: &Model, solver: Solver, form: ApplyMode) -> Patch {
     };
     if solver == Solver::Span {
         let split = Split::new(ids, vec![0], 3, Positions::Natural).unwrap();
-        return span::solve::<E>(model, &split, &method, |_| {}).unwrap().0;
+        return span::solve::<E>(model, &split, None, &method, |_| {})
+            .unwrap()
+            .0;
     }
     let (&last, context) = ids.split_last().unwrap();
     let mut session = Session::<E>::new(model);

@@ -162,7 +162,7 @@ fn a_batch_is_each_of_them<E: Element>(model: &Model, solver: Solver, keep: Keep
     let prompts = prompts(model);
     let begun = |prompt: usize| Begun {
         prompt,
-        ids: &prompts[prompt],
+        inputs: Inputs::text(&prompts[prompt]),
         written: Vec::new(),
     };
     let alone = |prompt| together::<E>(&verification, &[begun(prompt)]).0;
@@ -212,7 +212,7 @@ fn spans_in_a_batch_come_one_after_the_other() {
     let prompts = prompts(&model);
     let begun = |prompt: usize| Begun {
         prompt,
-        ids: &prompts[prompt],
+        inputs: Inputs::text(&prompts[prompt]),
         written: Vec::new(),
     };
     let alone = [0, 1].map(|prompt| together::<f64>(&verification, &[begun(prompt)]).0);

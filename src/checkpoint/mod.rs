@@ -21,6 +21,7 @@ mod safetensors;
 mod tensors;
 mod tokenizer;
 mod tokenizer_config;
+mod vision;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,7 @@ pub(crate) use safetensors::{SINGLE, is_index, list, load};
 pub(crate) use tensors::Stored;
 pub use tensors::Tensors;
 pub use tokenizer::{TextStream, Tokenizer};
+pub use vision::VisionConfig;
 pub(crate) use writer::{Layout, TensorsFile, write_tensors, written, written_length};
 pub use writer::{TensorData, write_safetensors};
 

@@ -140,7 +140,7 @@ impl Patch {
         let (patch, report) = solve_split::<E>(model, &split, &method)?;
         let overlay = Overlay::<E>::new(model, &patch, method.form);
         let steps = waiting("Trying the patch", || {
-            check(model, &split, &overlay, 0, Some(report.clone()))
+            check(model, &split, None, &overlay, 0, Some(report.clone()))
         })?;
         let source = patch::Solved {
             split,
@@ -227,7 +227,7 @@ fn solve_split<E: Element>(
 ) -> Result<(patch::Patch, SolverReport)> {
     if method.solver == Solver::Span {
         let bar = ProgressBar::new_spinner();
-        let solved = span::solve::<E>(model, split, method, |quality| {
+        let solved = span::solve::<E>(model, split, None, method, |quality| {
             bar.inc(1);
             let (pass, differing) = (bar.position(), quality.differing);
             bar.set_message(format!(

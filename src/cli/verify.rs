@@ -135,7 +135,7 @@ impl Verify {
         let (done, all) = shard.progress(&record);
         let bar = bar(done, all);
         let cancel = signals::cancel();
-        let unsolved = campaign::run(&model, &mut record, shard, |kind, step| {
+        let unsolved = campaign::run(&model, &mut record, &[], shard, |kind, step| {
             bar.set_message(kind.to_string());
             bar.inc(1);
             if let Some(file) = &mut file {

@@ -12,6 +12,7 @@ mod disturbance;
 mod error;
 mod experts;
 pub mod generate;
+mod images;
 mod inner;
 mod known_bug;
 mod linear;
@@ -28,6 +29,7 @@ mod run;
 mod session;
 #[cfg(test)]
 mod tests;
+mod vision;
 
 pub use block::Block;
 pub(crate) use block::{Attended, Rest};
@@ -36,6 +38,7 @@ pub(crate) use cache::Cache;
 pub use decoder::EmbeddingScale;
 pub(crate) use decoder::{Decoder, Embedding};
 pub use error::{Error, Result};
+pub use images::{Images, Inputs, Tokens};
 pub use inner::{Inner, Maps};
 pub use known_bug::KnownBug;
 pub use linear::Linear;
@@ -52,6 +55,7 @@ pub(crate) use plan::{Operation, Plan};
 pub(crate) use run::ForwardRun;
 pub use run::Recorder;
 pub use session::Session;
+pub use vision::Vision;
 
 #[cfg(feature = "cuda")]
 use std::sync::{Arc, Mutex, PoisonError};

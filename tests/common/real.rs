@@ -170,7 +170,7 @@ impl Real {
         let ids: Vec<_> = ids.collect();
         let begun = ids.iter().enumerate().map(|(prompt, ids)| Begun {
             prompt,
-            ids,
+            inputs: Inputs::text(ids),
             written: Vec::new(),
         });
         let mut steps = Vec::new();
