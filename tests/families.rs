@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{FAMILIES, Golden, open, reference};
-use context_patch::model::ModelOptions;
+use context_patch::model::{Inputs, ModelOptions};
 use context_patch::patch::{
     ApplyMode, Case, LayerPatch, Method, Overlay, Patch, Positions, Solver, Split, TensorChange,
     export, span,

@@ -5,6 +5,7 @@ mod common;
 
 use common::open;
 use context_patch::kernels::Backend;
+use context_patch::model::Inputs;
 use context_patch::patch::{Method, Positions, Solver, Variant};
 use context_patch::tensor::Element;
 use context_patch::verify::{self, Begun, Keep, LogitsDistance, Verification};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use context_patch::model::Inputs;
 use context_patch::model::generate::greedy;
 use context_patch::patch::{ApplyMode, Method, Positions, Solver};
 use context_patch::tensor::{Element, Matrix};
