@@ -1,0 +1,17 @@
+//! Pictures in prompts: from the bytes of a file to what SigLIP reads, and from a text to the tokens among which it stands.
+//!
+//! A [`Picture`] is decoded as Pillow decodes it, a [`Preprocessor`] makes [`PixelValues`] of it as transformers'
+//! `Gemma3ImageProcessor` does.
+
+mod draw;
+mod error;
+mod formats;
+mod orientation;
+mod picture;
+mod preprocess;
+mod resize;
+
+pub use draw::{half_blocks, thumbnail};
+pub use error::{Error, Result};
+pub use picture::{Format, MAX_BYTES, MAX_PIXELS, Picture};
+pub use preprocess::{PanAndScan, PixelValues, Preprocessor};
