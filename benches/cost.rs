@@ -12,6 +12,7 @@
 mod common;
 
 use common::timed;
+use context_patch::model::Inputs;
 use context_patch::model::generate::greedy;
 use context_patch::patch::{Method, Positions, Solver};
 use context_patch::tensor::Element;

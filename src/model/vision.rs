@@ -15,6 +15,11 @@ use crate::tensor::{Element, Float, Matrix, Tensor};
 /// What goes into the tower, in recordings.
 pub(crate) const PIXEL_VALUES: &str = "pixel_values";
 
+/// The module of the learned positions.
+fn position_embedding() -> String {
+    format!("{}.position_embedding", VisionConfig::EMBEDDINGS)
+}
+
 /// The vision part of a model, whose weights stay as they are stored.
 #[derive(Clone, Debug)]
 pub struct Vision<'m> {
@@ -58,7 +63,7 @@ impl Model {
             bias: Some(loader.tensor(&format!("{module}.bias"), &[hidden])?),
             form: LinearForm::new(module).biased(true),
         };
-        let positions = format!("{}.position_embedding.weight", VisionConfig::EMBEDDINGS);
+        let positions = format!("{}.weight", position_embedding());
         let count = config.patches_per_side().pow(2);
         let weight = format!("{}.mm_input_projection_weight", VisionConfig::PROJECTOR);
         let weight = loader.tensor(&weight, &[hidden, self.config().hidden_size])?;
@@ -102,15 +107,25 @@ impl Vision<'_> {
         recorder: Option<&mut dyn Recorder>,
     ) -> Result<Matrix<E>> {
         let mut run = ForwardRun::of_vision(self.model, recorder);
-        let each = pixel_values
-            .iter()
-            .map(|pixels| self.image(&mut run, pixels));
+        let positions = Matrix::from_vec(self.config.hidden_size, self.positions.to_vec());
+        let each = pixel_values.iter().enumerate().map(|(i, pixels)| {
+            if i == 0 {
+                // Those of all images, as in transformers.
+                run.record_global(&position_embedding(), &positions);
+            }
+            self.image(&mut run, pixels, &positions)
+        });
         let each = each.collect::<Result<_>>()?;
         Ok(Matrix::stack(self.model.config().hidden_size, each))
     }
 
     /// The tokens of one image.
-    fn image<E: Element>(&self, run: &mut ForwardRun<'_>, pixels: &[f32]) -> Result<Matrix<E>> {
+    fn image<E: Element>(
+        &self,
+        run: &mut ForwardRun<'_>,
+        pixels: &[f32],
+        positions: &Matrix<E>,
+    ) -> Result<Matrix<E>> {
         let config = &self.config;
         if pixels.len() != config.pixels() {
             return Err(Error::PixelValues {
@@ -121,9 +136,8 @@ impl Vision<'_> {
         let pixels = pixels.iter().map(|&x| E::from_f32(x)).collect();
         let pixels = Matrix::from_vec(config.image_size, pixels);
         run.record_global(PIXEL_VALUES, &pixels);
-        let positions = Matrix::from_vec(config.hidden_size, self.positions.to_vec());
         let patches = self.patches(&pixels);
-        let mut x = self.embed(&mut Pass::of_rows(run, &[]), &patches, &positions);
+        let mut x = self.embed(&mut Pass::of_rows(run, &[]), &patches, positions);
         let places: Vec<_> = (0..x.rows()).collect();
         let form = &config.block.attention;
         for (layer, block) in self.blocks.iter().enumerate() {
@@ -171,8 +185,6 @@ impl Vision<'_> {
     ) -> O::Rows {
         let [x] = ops.linear([&self.patches], patches);
         ops.record_global(self.patches.name(), &x);
-        let name = format!("{}.position_embedding", VisionConfig::EMBEDDINGS);
-        ops.record_global(&name, positions);
         let x = ops.add(&x, positions);
         ops.record_global(VisionConfig::EMBEDDINGS, &x);
         x
