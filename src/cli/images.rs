@@ -42,6 +42,11 @@ pub(super) struct Prompt {
 }
 
 impl ImageArgs {
+    /// Whether a prompt for this model may have pictures, or lack them.
+    pub(super) fn concern(&self, checkpoint: &Checkpoint) -> bool {
+        !self.files.is_empty() || checkpoint.vision_config().is_ok()
+    }
+
     /// The tokens of a prompt, with the pictures in their places.
     ///
     /// A text for a model that sees may have no token of a picture where there is none; another model's is as it ever was.

@@ -14,6 +14,6 @@ mod resize;
 
 pub use draw::{half_blocks, thumbnail};
 pub use error::{Error, Result};
-pub use picture::{Format, MAX_BYTES, MAX_PIXELS, Picture};
+pub use picture::{Format, MAX_BYTES, MAX_PIXELS, Picture, PictureRecord};
 pub use preprocess::{PanAndScan, PixelValues, Preprocessor};
 pub use prompt::Processor;
