@@ -7,8 +7,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::Model;
 use super::error::{Error, Result};
-use super::{Model, Recorder};
 use crate::checkpoint::VisionConfig;
 use crate::tensor::{Element, Matrix};
 
@@ -170,16 +170,12 @@ impl<E: Element> Images<E> {
     /// # Errors
     ///
     /// Those of [`Model::vision`], of [`Vision::features`](super::Vision::features) and of [`new`](Self::new).
-    pub fn of(
-        model: &Model,
-        inputs: Inputs<'_>,
-        recorder: Option<&mut dyn Recorder>,
-    ) -> Result<Option<Self>> {
+    pub fn of(model: &Model, inputs: Inputs<'_>) -> Result<Option<Self>> {
         if inputs.pixel_values.is_empty() {
             return Ok(None);
         }
         let vision = model.vision()?;
-        let features = vision.features(inputs.pixel_values, recorder)?;
+        let features = vision.features(inputs.pixel_values, None)?;
         Self::new(vision.config(), inputs.ids, features).map(Some)
     }
 

@@ -60,10 +60,15 @@ impl<'a> ForwardRun<'a> {
     }
 
     /// A pass through a model's vision part, which runs on the CPU.
-    pub(super) fn of_vision(model: &Model, recorder: Option<&'a mut dyn Recorder>) -> Self {
+    pub(super) fn of_vision(
+        model: &Model,
+        recorder: Option<&'a mut dyn Recorder>,
+        cancel: Option<Arc<AtomicBool>>,
+    ) -> Self {
         Self {
             layers: VisionConfig::LAYERS,
             recorder,
+            cancel,
             ..Self::on(model.level(), model.backend())
         }
     }

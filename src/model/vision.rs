@@ -2,6 +2,9 @@
 //! the text model of its output.
 
 use super::build::Weights;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use super::error::{Error, Result};
 use super::load::{Loader, refuse_extra_layers};
 use super::ops::Ops;
@@ -13,10 +16,10 @@ use crate::checkpoint::form::LinearForm;
 use crate::tensor::{Element, Float, Matrix, Tensor};
 
 /// What goes into the tower, in recordings.
-pub(crate) const PIXEL_VALUES: &str = "pixel_values";
+pub(super) const PIXEL_VALUES: &str = "pixel_values";
 
 /// The module of the learned positions.
-fn position_embedding() -> String {
+pub(super) fn position_embedding() -> String {
     format!("{}.position_embedding", VisionConfig::EMBEDDINGS)
 }
 
@@ -34,6 +37,7 @@ pub struct Vision<'m> {
     soft_norm: Norm,
     /// The text model's hidden size from the tower's.
     projection: Linear,
+    cancel: Option<Arc<AtomicBool>>,
 }
 
 impl Model {
@@ -84,6 +88,7 @@ impl Model {
                 form: LinearForm::new(VisionConfig::PROJECTOR),
             },
             config,
+            cancel: None,
         })
     }
 }
@@ -94,19 +99,31 @@ impl Vision<'_> {
         &self.config
     }
 
+    /// The tower's blocks in order.
+    pub(super) fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// Lets `cancel` end a pass: the flag is read before every layer of every image.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: Arc<AtomicBool>) -> Self {
+        self.cancel = Some(cancel);
+        self
+    }
+
     /// What takes the place of embeddings at the tokens of some images, `[images · mm_tokens_per_image, hidden]`, from the
     /// `[3, image_size, image_size]` pixels of each. It is computed on the CPU, wherever the text model is.
     ///
     /// # Errors
     ///
-    /// [`Error::PixelValues`]; [`NotFinite`](crate::checkpoint::Error::NotFinite) and [`Error::Overflow`] where a number is not
+    /// [`Error::PixelValues`]; [`Error::Cancelled`]; [`NotFinite`](crate::checkpoint::Error::NotFinite) and [`Error::Overflow`] where a number is not
     /// finite.
     pub fn features<E: Element>(
         &self,
         pixel_values: &[&[f32]],
         recorder: Option<&mut dyn Recorder>,
     ) -> Result<Matrix<E>> {
-        let mut run = ForwardRun::of_vision(self.model, recorder);
+        let mut run = ForwardRun::of_vision(self.model, recorder, self.cancel.clone());
         let positions = Matrix::from_vec(self.config.hidden_size, self.positions.to_vec());
         let each = pixel_values.iter().enumerate().map(|(i, pixels)| {
             if i == 0 {
@@ -177,7 +194,7 @@ impl Vision<'_> {
     }
 
     /// What goes into the first block: the patches mapped, and their positions added.
-    pub(crate) fn embed<O: Ops>(
+    pub(super) fn embed<O: Ops>(
         &self,
         ops: &mut O,
         patches: &O::Rows,
@@ -191,7 +208,7 @@ impl Vision<'_> {
     }
 
     /// The norm behind the last block.
-    pub(crate) fn normed<O: Ops>(&self, ops: &mut O, x: &O::Rows) -> O::Rows {
+    pub(super) fn normed<O: Ops>(&self, ops: &mut O, x: &O::Rows) -> O::Rows {
         let x = ops.norm(&self.post_norm, x);
         ops.record_global(self.post_norm.name(), &x);
         x
@@ -222,7 +239,7 @@ impl Vision<'_> {
     }
 
     /// The pooled patches as tokens of the text model.
-    pub(crate) fn project<O: Ops>(&self, ops: &mut O, pooled: &O::Rows) -> O::Rows {
+    pub(super) fn project<O: Ops>(&self, ops: &mut O, pooled: &O::Rows) -> O::Rows {
         ops.record_global(&format!("{}.avg_pool", VisionConfig::PROJECTOR), pooled);
         let x = ops.norm(&self.soft_norm, pooled);
         ops.record_global(self.soft_norm.name(), &x);

@@ -232,7 +232,7 @@ impl Verification<'_> {
         };
         let tokens = [ids, written].concat();
         let (context, token) = (&tokens[..tokens.len() - 1], tokens[tokens.len() - 1]);
-        let images = Images::of(self.model, begun.inputs, None)?;
+        let images = Images::of(self.model, begun.inputs)?;
         let mut contextual = Session::new(self.model);
         contextual.forward(Tokens::new(context, images.as_ref()), 0)?;
         Ok(Decoding {
@@ -298,7 +298,7 @@ impl Verification<'_> {
 
     /// The prompt's last token and the tokens that the model writes after it, all served by one patch.
     fn span<E: Element>(&self, begun: &Begun<'_>) -> Result<Vec<Step>> {
-        let images = Images::of(self.model, begun.inputs, None)?;
+        let images = Images::of(self.model, begun.inputs)?;
         let images = images.as_ref();
         let (split, overlay, report) = self.solved_span::<E>(begun.inputs.ids, images)?;
         let report = Some(report);

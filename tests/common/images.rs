@@ -54,7 +54,7 @@ impl<'a> Prompt<'a> {
     }
 
     pub fn images<E: Element>(&self, model: &Model) -> Images<E> {
-        Images::of(model, self.inputs(), None).unwrap().unwrap()
+        Images::of(model, self.inputs()).unwrap().unwrap()
     }
 
     /// The logits of all tokens, `[tokens, vocab]`.

@@ -187,7 +187,7 @@ fn pass<E: Element>(model: &Model, inputs: Inputs<'_>, last: usize, way: Way) ->
         logits: Vec::new(),
     };
     let mut session = Session::<E>::new(model).with_chunk(way.chunk);
-    let images = Images::of(model, inputs, None).unwrap();
+    let images = Images::of(model, inputs).unwrap();
     let ids = inputs.ids;
     let decoded_from = ids.len().saturating_sub(way.decoded).max(1);
     let (prompt, rest) = ids.split_at(decoded_from.max(end_of_images(model, inputs)));
