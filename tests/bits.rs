@@ -7,8 +7,9 @@
 mod common;
 
 use bytes::Bytes;
+use common::images::{PROMPTS, Pixels, Prompt, SEEING};
 use common::ways::{AT_ONCE, FEW_TOKENS, LEVELS, OTHERS, Way, hash, hashes, levels_here};
-use common::{all_models, gguf, open, reference};
+use common::{Golden, all_models, gguf, open, reference};
 use context_patch::checkpoint::{Access, Checkpoint};
 use context_patch::kernels::Level;
 use context_patch::model::ModelOptions;
@@ -115,6 +116,62 @@ fn are_pinned(level: Level, access: Access, way: Way) {
     };
     let hashes: String = all_models().into_iter().map(of_model).collect();
     insta::assert_snapshot!("hashes", hashes);
+    insta::assert_snapshot!("images", of_images(options, way));
+}
+
+/// Prompts with images, as long as the model has positions, and one of images that together are more than enter a cache at
+/// once.
+fn of_images(options: ModelOptions, way: Way) -> String {
+    let mut all = String::new();
+    for name in SEEING {
+        let model = seeing(name, options);
+        let golden = Golden::open(&format!("{name}.images"));
+        let pixels = Pixels::of(&golden);
+        let image_token = model
+            .checkpoint()
+            .vision_config()
+            .unwrap()
+            .image_token_index;
+        for prompt in PROMPTS {
+            let mut prompt_of = Prompt::of(&golden, prompt, &pixels);
+            let text = (0..200).map(|i| (i * i * 7 + 3) % image_token);
+            prompt_of.ids.extend(text);
+            let name = format!("{name}.{prompt}");
+            all += &hashes(&name, &model, prompt_of.inputs(), usize::MAX, way);
+        }
+    }
+    let model = seeing("vision-window", options);
+    let pixels = Pixels::of(&Golden::open("vision-window.images"));
+    let images = 70;
+    let prompt = Prompt {
+        ids: [vec![7; 30], vec![92; 4 * images], vec![9; 20]].concat(),
+        pixel_values: pixels.all().into_iter().cycle().take(images).collect(),
+    };
+    all + &hashes(
+        "vision-window.long",
+        &model,
+        prompt.inputs(),
+        usize::MAX,
+        way,
+    )
+}
+
+/// A random checkpoint that sees, with more positions than it has.
+fn seeing(name: &str, options: ModelOptions) -> Model {
+    let dir = reference(&format!("checkpoints/{name}"));
+    let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
+    let positions = r#""max_position_embeddings": "#;
+    assert_eq!(config.matches(&format!("{positions}256")).count(), 1);
+    let longer = config.replace(&format!("{positions}256"), &format!("{positions}512"));
+    let files = [
+        ("config.json", longer.into()),
+        (
+            "model.safetensors",
+            std::fs::read(dir.join("model.safetensors")).unwrap().into(),
+        ),
+    ];
+    let checkpoint = Checkpoint::from_files(name, files).unwrap();
+    Model::from_checkpoint(checkpoint, options).unwrap()
 }
 
 fn hash_of<E: Element>(model: &Model, ids: &[u32]) -> String {
@@ -127,7 +184,7 @@ fn another_token_changes_the_hash() {
         let ids = ids(model);
         let mut others = ids.clone();
         others[0] ^= 1;
-        let all = |ids| hashes(&name, model, ids, usize::MAX, AT_ONCE);
+        let all = |ids: &[u32]| hashes(&name, model, ids, usize::MAX, AT_ONCE);
         for (before, after) in all(&ids).lines().zip(all(&others).lines()) {
             assert_ne!(before, after);
         }

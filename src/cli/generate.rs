@@ -12,6 +12,7 @@ use context_patch::output::check_writable;
 use context_patch::receipt::{Receipt, Sampling};
 use context_patch::tensor::{Dtype, Element};
 
+use super::images::{ImageArgs, Prompt, Written};
 use super::text::{print_written, read_input};
 use super::{BackendArgs, ModelArgs, OK, end_line, print, refuse_empty, signals, with_dtype};
 
@@ -52,6 +53,9 @@ pub(super) struct Generate {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "chat"])]
     messages: Option<PathBuf>,
 
+    #[command(flatten)]
+    images: ImageArgs,
+
     /// Tokens to write at most
     #[arg(long, default_value_t = 128)]
     max_tokens: usize,
@@ -77,7 +81,7 @@ pub(super) struct Generate {
     seed: u64,
 
     /// Write to FILE what this was made of and a hash of every step's logits, for `context-patch check`
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "files")]
     receipt: Option<PathBuf>,
 
     /// Print one JSON object at the end instead of the text
@@ -118,31 +122,30 @@ impl Generate {
             check_writable(file)?;
         }
         let text = self.prompt.as_deref().unwrap_or_default();
-        let conversation = if let Some(path) = &self.messages {
-            Some(Conversation::parse(path, &read_input(path)?)?)
+        let written = if let Some(path) = &self.messages {
+            Written::Messages(Conversation::parse(path, &read_input(path)?)?)
         } else {
             refuse_empty(text)?;
             let system = self.system.as_deref().map(Message::system);
             let messages = system.into_iter().chain([Message::user(text)]);
-            self.chat.then(|| Conversation::new(messages))
+            match self.chat {
+                true => Written::Chat(Conversation::new(messages)),
+                false => Written::Text(text),
+            }
         };
         let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
         let model = model.on(self.products.backend)?;
-        let ids = match conversation {
-            Some(conversation) => {
-                let template = model.checkpoint().chat_template()?;
-                tokenizer.encode_as_written(&template.render(&conversation)?)?
-            }
-            None => tokenizer.encode(text)?,
-        };
-        with_dtype!(self.dtype, E => self.generate::<E>(&model, &tokenizer, &ids))
+        let prompt = self
+            .images
+            .prompt(model.checkpoint(), &tokenizer, written)?;
+        with_dtype!(self.dtype, E => self.generate::<E>(&model, &tokenizer, &prompt))
     }
 
     fn generate<E: Element>(
         &self,
         model: &Model,
         tokenizer: &Tokenizer,
-        prompt: &[u32],
+        prompt: &Prompt,
     ) -> Result<u8> {
         let sampling = Sampling {
             temperature: self.temperature,
@@ -152,7 +155,7 @@ impl Generate {
             ..Sampling::default()
         };
         let mut sampler = sampling.sampler();
-        let input = (prompt.to_vec(), (0..prompt.len()).collect());
+        let input = (prompt.ids.clone(), (0..prompt.ids.len()).collect());
         let new = || Receipt::new(model, self.dtype, input, sampling, self.max_tokens);
         let mut receipt = self.receipt.as_ref().map(|_| new()).transpose()?;
         let mut stream = tokenizer.stream();
@@ -172,7 +175,8 @@ impl Generate {
             }
             sampler.next(logits)
         };
-        let stop = generate_by(&mut session, prompt, self.max_tokens, choose, |id| {
+        let rest = prompt.take_in(&mut session)?;
+        let stop = generate_by(&mut session, rest, self.max_tokens, choose, |id| {
             ids.push(id);
             say(&stream.push(id)?, &mut text)
         })?;
@@ -186,7 +190,7 @@ impl Generate {
             let output = Output {
                 model: model.checkpoint().name(),
                 dtype: self.dtype.to_string(),
-                prompt_ids: prompt,
+                prompt_ids: &prompt.ids,
                 ids: &ids,
                 text: &text,
                 stop,

@@ -108,7 +108,7 @@ impl Trace {
             }
             Ok(())
         })?;
-        let shapes = recording.shapes(&model, tokens.len());
+        let shapes = recording.shapes(&model, &tokens)?;
         if self.json {
             let shapes: serde_json::Map<_, _> = shapes
                 .into_iter()

@@ -108,6 +108,13 @@ impl Tensor {
         })
     }
 
+    /// The same numbers as a matrix: all dimensions but the first, of which there are some, taken together.
+    pub(crate) fn with_long_rows(mut self) -> Self {
+        let rows = self.shape.first().copied().unwrap_or(1);
+        self.shape = vec![rows, self.shape.iter().skip(1).product()];
+        self
+    }
+
     /// The matrix with rows and columns exchanged: a copy, of a quantised one in F64, which has its numbers exactly.
     pub(crate) fn transposed(&self) -> Self {
         if self.storage.is_quantised() {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use context_patch::model::Inputs;
 use context_patch::model::generate::greedy;
 use context_patch::patch::{ApplyMode, Method, Positions, Solver};
 use context_patch::tensor::{Element, Matrix};
@@ -171,7 +172,7 @@ impl Real {
         let ids: Vec<_> = ids.collect();
         let begun = ids.iter().enumerate().map(|(prompt, ids)| Begun {
             prompt,
-            ids,
+            inputs: Inputs::text(ids),
             written: Vec::new(),
         });
         let mut steps = Vec::new();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::common::{FAMILIES, Golden, open, reference};
-use context_patch::model::ModelOptions;
+use context_patch::model::{Inputs, ModelOptions};
 use context_patch::patch::{
     ApplyMode, Case, LayerPatch, Method, Overlay, Patch, Positions, Solver, Split, TensorChange,
     export, span,
@@ -24,9 +24,9 @@ fn ids(name: &str) -> Vec<u32> {
 /// states that repeat have no span.
 fn span<E: Element>(model: &Model, ids: &[u32], method: &Method) -> Vec<Step> {
     let split = Split::new(ids.to_vec(), vec![], 4, Positions::Absolute).unwrap();
-    let (patch, report) = span::solve::<E>(model, &split, method, drop).unwrap();
+    let (patch, report) = span::solve::<E>(model, &split, None, method, drop).unwrap();
     let overlay = Overlay::<E>::new(model, &patch, method.form);
-    verify::span::check(model, &split, &overlay, 0, Some(report)).unwrap()
+    verify::span::check(model, &split, None, &overlay, 0, Some(report)).unwrap()
 }
 
 fn steps<E: Element>(model: &Model, ids: &[u32], method: Method, keep: Keep) -> Vec<Step> {
@@ -39,7 +39,7 @@ fn steps<E: Element>(model: &Model, ids: &[u32], method: Method, keep: Keep) -> 
     };
     let begun = Begun {
         prompt: 0,
-        ids,
+        inputs: Inputs::text(ids),
         written: Vec::new(),
     };
     let mut steps = Vec::new();

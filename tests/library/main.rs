@@ -38,6 +38,7 @@ mod exports;
 mod families;
 mod gguf;
 mod golden;
+mod images;
 mod kernels;
 mod lemmas;
 mod patch_files;

@@ -32,7 +32,7 @@ fn solved(model: &Model, solver: Solver) -> SavedPatch {
     let split = Split::new(tokens, vec![0], tokens_for, Positions::Absolute).unwrap();
     let method = Method::new(solver);
     let (patch, report) = match solver {
-        Solver::Span => span::solve::<f32>(model, &split, &method, |_| {}).unwrap(),
+        Solver::Span => span::solve::<f32>(model, &split, None, &method, |_| {}).unwrap(),
         _ => {
             let mut contextual = Session::<f32>::new(model);
             contextual.forward(split.context(), 0).unwrap();
@@ -50,6 +50,7 @@ fn solved(model: &Model, solver: Solver) -> SavedPatch {
             split,
             method,
             report,
+            images: Vec::new(),
         })),
         dtype: Dtype::F32,
         model: "reference/tiny".into(),
@@ -85,6 +86,7 @@ fn small() -> SavedPatch {
             split: Split::new(vec![2, 5, 7, 8], vec![0], 2, Positions::Natural).unwrap(),
             method: Method::new(Solver::Span),
             report: SolverReport::default(),
+            images: Vec::new(),
         })),
         dtype: Dtype::Bf16,
         model: "a \"name\"\n".into(),

@@ -34,7 +34,7 @@ fn record() -> Record {
         ..Setting::new(&model, prompts, kinds).unwrap()
     };
     let mut record = Record::new(setting, vec![Machine::here(&model)]);
-    campaign::run(&model, &mut record, Shard::WHOLE, |_, _| Ok(())).unwrap();
+    campaign::run(&model, &mut record, &[], Shard::WHOLE, |_, _| Ok(())).unwrap();
     record
 }
 

@@ -34,7 +34,9 @@ fn solved<E: Element>(model: &Model, solver: Solver, form: ApplyMode) -> Patch {
     };
     if solver == Solver::Span {
         let split = Split::new(ids, vec![0], 3, Positions::Natural).unwrap();
-        return span::solve::<E>(model, &split, &method, |_| {}).unwrap().0;
+        return span::solve::<E>(model, &split, None, &method, |_| {})
+            .unwrap()
+            .0;
     }
     let (&last, context) = ids.split_last().unwrap();
     let mut session = Session::<E>::new(model);
@@ -141,7 +143,7 @@ fn inventory() {
     let file = std::fs::read(&path).unwrap();
     let recorded = safetensors::SafeTensors::deserialize(&file).unwrap();
     // What is promised is what is recorded.
-    let promised = trace.shapes(&model, ids.len());
+    let promised = trace.shapes(&model, &ids).unwrap();
     assert!(promised.iter().map(|(name, _)| name).eq(&names(&model)));
     let mut inventory = String::new();
     for (name, shape) in &promised {

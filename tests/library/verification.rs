@@ -2,6 +2,7 @@
 
 use crate::common::open;
 use context_patch::kernels::Backend;
+use context_patch::model::Inputs;
 use context_patch::patch::{Method, Positions, Solver, Variant};
 use context_patch::tensor::Element;
 use context_patch::verify::{self, Begun, Keep, LogitsDistance, Verification};
@@ -159,7 +160,7 @@ fn a_batch_is_each_of_them<E: Element>(model: &Model, solver: Solver, keep: Keep
     let prompts = prompts(model);
     let begun = |prompt: usize| Begun {
         prompt,
-        ids: &prompts[prompt],
+        inputs: Inputs::text(&prompts[prompt]),
         written: Vec::new(),
     };
     let alone = |prompt| together::<E>(&verification, &[begun(prompt)]).0;
@@ -209,7 +210,7 @@ fn spans_in_a_batch_come_one_after_the_other() {
     let prompts = prompts(&model);
     let begun = |prompt: usize| Begun {
         prompt,
-        ids: &prompts[prompt],
+        inputs: Inputs::text(&prompts[prompt]),
         written: Vec::new(),
     };
     let alone = [0, 1].map(|prompt| together::<f64>(&verification, &[begun(prompt)]).0);
