@@ -2,6 +2,7 @@
 
 mod attend;
 mod attention;
+pub mod batch;
 mod block;
 mod build;
 mod cache;
@@ -29,6 +30,7 @@ mod run;
 mod session;
 #[cfg(test)]
 mod tests;
+mod together;
 
 pub use block::Block;
 pub(crate) use block::{Attended, Rest};
@@ -54,6 +56,7 @@ pub(crate) use plan::{Operation, Plan};
 pub(crate) use run::ForwardRun;
 pub use run::Recorder;
 pub use session::Session;
+pub(crate) use together::{consecutive, together};
 
 #[cfg(feature = "cuda")]
 use std::sync::{Arc, Mutex, PoisonError};
