@@ -1,6 +1,8 @@
 //! The error of the crate as a whole: one of its modules' errors.
 
 use crate::message::{IoError, flattened};
+#[cfg(feature = "server")]
+use crate::server;
 use crate::{checkpoint, compare, conformance, model, patch, trace, verify};
 
 /// A result of this crate.
@@ -37,6 +39,10 @@ pub enum Error {
     /// The conformance kit cannot be written or scored.
     #[error(transparent)]
     Conformance(conformance::Error),
+    /// A model cannot be served.
+    #[cfg(feature = "server")]
+    #[error(transparent)]
+    Server(server::Error),
 }
 
 flattened! {
@@ -47,6 +53,11 @@ flattened! {
     verify => Verify(Io, Checkpoint, Model, Patch);
     compare => Compare(Io, Checkpoint, Model, Trace);
     conformance => Conformance(Io, Checkpoint, Model, Trace, Compare);
+}
+
+#[cfg(feature = "server")]
+flattened! {
+    server => Server(Io, Checkpoint, Model, Patch);
 }
 
 #[cfg(test)]
