@@ -1,6 +1,8 @@
 //! The error of the crate as a whole: one of its modules' errors.
 
 use crate::message::{IoError, flattened};
+#[cfg(feature = "server")]
+use crate::server;
 use crate::{checkpoint, compare, conformance, model, patch, receipt, trace, verify, vision};
 
 /// A result of this crate.
@@ -43,6 +45,10 @@ pub enum Error {
     /// A picture cannot be read, or stands nowhere in a prompt.
     #[error(transparent)]
     Vision(vision::Error),
+    /// A model cannot be served.
+    #[cfg(feature = "server")]
+    #[error(transparent)]
+    Server(server::Error),
 }
 
 flattened! {
@@ -55,6 +61,11 @@ flattened! {
     verify => Verify(Io, Checkpoint, Model, Patch);
     compare => Compare(Io, Checkpoint, Model, Trace);
     conformance => Conformance(Io, Checkpoint, Model, Trace, Compare);
+}
+
+#[cfg(feature = "server")]
+flattened! {
+    server => Server(Io, Checkpoint, Model, Patch);
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ impl Prompt {
             ids: &self.ids,
             pixel_values: &self.pixel_values(),
         };
-        Ok(Images::of(model, inputs, None)?)
+        Ok(Images::of(model, inputs)?)
     }
 
     /// Lets a session take in the images and what stands before and between them; the tokens that are left.

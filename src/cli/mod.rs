@@ -20,6 +20,8 @@ mod outcome;
 mod patch;
 mod progress;
 mod report;
+#[cfg(feature = "server")]
+mod serve;
 mod signals;
 mod solved;
 mod solving;
@@ -97,6 +99,8 @@ enum Command {
     Lemmas(lemmas::Lemmas),
     Patch(Box<patch::Patch>),
     Report(report::Report),
+    #[cfg(feature = "server")]
+    Serve(Box<serve::Serve>),
     Trace(trace::Trace),
     Verify(verify::Verify),
 }
@@ -249,6 +253,8 @@ fn run(cli: &Cli) -> Result<u8> {
         Some(Command::Generate(generate)) => generate.run(cli.level),
         Some(Command::Lemmas(lemmas)) => lemmas.run(cli.level),
         Some(Command::Report(report)) => report.run(),
+        #[cfg(feature = "server")]
+        Some(Command::Serve(serve)) => serve.run(cli.level),
         Some(Command::Trace(trace)) => trace.run(cli.level),
         Some(Command::Verify(verify)) => verify.run(cli.level),
     }
