@@ -126,7 +126,9 @@ impl Generate {
         };
         let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
         let model = model.on(self.products.backend)?;
-        let prompt = self.images.prompt(model.checkpoint(), &tokenizer, written)?;
+        let prompt = self
+            .images
+            .prompt(model.checkpoint(), &tokenizer, written)?;
         with_dtype!(self.dtype, E => self.generate::<E>(&model, &tokenizer, &prompt))
     }
 

@@ -160,5 +160,10 @@ fn describe(saved: &SavedPatch, solved: &Solved) -> String {
             ),
         ),
     ];
-    rows([("absorbed", absorbed)].into_iter().chain(images).chain(others))
+    rows(
+        [("absorbed", absorbed)]
+            .into_iter()
+            .chain(images)
+            .chain(others),
+    )
 }

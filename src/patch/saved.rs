@@ -298,7 +298,10 @@ impl SavedPatch {
         if matches!(&self.source, Source::Solved(solved) if !solved.images.is_empty()) {
             // It stands for a part of an image, and needs no place in the vocabulary.
             let image = model.checkpoint().vision_config()?.image_token_index;
-            tokens.iter_mut().filter(|id| **id == image).for_each(|id| *id = 0);
+            tokens
+                .iter_mut()
+                .filter(|id| **id == image)
+                .for_each(|id| *id = 0);
         }
         Ok(model.check_tokens(&tokens, 0)?)
     }

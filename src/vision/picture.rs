@@ -118,7 +118,13 @@ pub struct PictureRecord {
 
 impl fmt::Display for PictureRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, format, width, height, .. } = self;
+        let Self {
+            file,
+            format,
+            width,
+            height,
+            ..
+        } = self;
         write!(f, "{}, {format}, {width} × {height}", shown(file))
     }
 }

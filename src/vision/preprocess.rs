@@ -152,7 +152,10 @@ fn crops(picture: &Rgb, settings: Option<PanAndScan>) -> Vec<Crop> {
     let Some((across, down)) = grid else {
         return Vec::new();
     };
-    let (width, height) = (picture.width.div_ceil(across), picture.height.div_ceil(down));
+    let (width, height) = (
+        picture.width.div_ceil(across),
+        picture.height.div_ceil(down),
+    );
     let tops = (0..picture.height).step_by(height);
     let crop = |left, top| Crop {
         left,
@@ -161,7 +164,8 @@ fn crops(picture: &Rgb, settings: Option<PanAndScan>) -> Vec<Crop> {
         height: height.min(picture.height - top),
     };
     let lefts = || (0..picture.width).step_by(width);
-    tops.flat_map(|top| lefts().map(move |left| crop(left, top))).collect()
+    tops.flat_map(|top| lefts().map(move |left| crop(left, top)))
+        .collect()
 }
 
 impl Crop {

@@ -58,8 +58,17 @@ impl Processor {
     /// # Errors
     ///
     /// [`Error::NoToken`], and [`Error::Placeholders`] where the text has not one for each picture.
-    pub fn expand(&self, tokenizer: &Tokenizer, text: &str, pictures: &[Picture]) -> Result<String> {
-        let VisionConfig { image_token_index, eoi_token_index, .. } = self.vision;
+    pub fn expand(
+        &self,
+        tokenizer: &Tokenizer,
+        text: &str,
+        pictures: &[Picture],
+    ) -> Result<String> {
+        let VisionConfig {
+            image_token_index,
+            eoi_token_index,
+            ..
+        } = self.vision;
         let begin = self.placeholder(tokenizer)?;
         let places = text.matches(&begin).count();
         if places != pictures.len() {
@@ -96,16 +105,29 @@ impl Processor {
     ///
     /// [`Error::ImageTokens`].
     pub fn pixel_values(&self, ids: &[u32], pictures: &[Picture]) -> Result<Vec<PixelValues>> {
-        let (id, each) = (self.vision.image_token_index, self.vision.mm_tokens_per_image);
-        let images = pictures.iter().map(|picture| 1 + self.preprocessor.crops(picture)).sum();
+        let (id, each) = (
+            self.vision.image_token_index,
+            self.vision.mm_tokens_per_image,
+        );
+        let images = pictures
+            .iter()
+            .map(|picture| 1 + self.preprocessor.crops(picture))
+            .sum();
         let runs = ids.chunk_by(|a, b| (*a == id) == (*b == id));
         let runs: Vec<usize> = runs.filter(|run| run[0] == id).map(<[u32]>::len).collect();
         let whole = runs.iter().all(|run| run.is_multiple_of(each));
         let tokens = runs.iter().sum();
         if !whole || tokens != images * each {
-            return Err(Error::ImageTokens { id, tokens, images, each });
+            return Err(Error::ImageTokens {
+                id,
+                tokens,
+                images,
+                each,
+            });
         }
-        let values = pictures.iter().map(|picture| self.preprocessor.pixel_values(picture));
+        let values = pictures
+            .iter()
+            .map(|picture| self.preprocessor.pixel_values(picture));
         Ok(values.flatten().collect())
     }
 }
