@@ -30,8 +30,6 @@ pub(super) enum Written<'a> {
     Chat(Conversation),
     /// Messages, which have pictures in their places.
     Messages(Conversation),
-    /// Token ids, which have those of pictures in their places.
-    Ids(Vec<u32>),
 }
 
 /// A prompt: tokens, and the pictures at some of them.
@@ -56,62 +54,84 @@ impl ImageArgs {
         tokenizer: &Tokenizer,
         written: Written<'_>,
     ) -> Result<Prompt> {
-        let open = |file: &PathBuf| Picture::open(file);
-        let pictures = self.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        let mut processor = match Processor::of(checkpoint) {
-            Err(_) if pictures.is_empty() => None,
-            processor => Some(processor?),
-        };
-        if self.pan_and_scan {
-            processor = processor.map(|p| p.with_pan_and_scan(PanAndScan::default()));
-        }
-        let expand = |text: String| match &processor {
-            Some(processor) => processor.expand(tokenizer, &text, &pictures),
-            None => Ok(text),
-        };
-        let has_places = |text: &str| -> Result<bool> {
-            let Some(processor) = processor.as_ref().filter(|_| !pictures.is_empty()) else {
-                return Ok(true);
-            };
-            Ok(text.contains(&processor.placeholder(tokenizer)?))
-        };
-        let render = |conversation: &Conversation| -> Result<String> {
-            Ok(checkpoint.chat_template()?.render(conversation)?)
-        };
-        let ids = match written {
-            Written::Text(text) => {
-                let mut text = text.to_owned();
-                if let (false, Some(processor)) = (has_places(&text)?, &processor) {
-                    let place = processor.placeholder(tokenizer)?;
-                    text.insert_str(0, &place.repeat(pictures.len()));
+        let (processor, pictures) = self.open(checkpoint)?;
+        // A tokenizer without the tokens of pictures will do for a text.
+        let knows = |p: &Processor| !pictures.is_empty() || p.placeholder(tokenizer).is_ok();
+        let Some(processor) = processor.filter(knows) else {
+            let ids = match written {
+                Written::Text(text) => tokenizer.encode(text)?,
+                Written::Chat(conversation) | Written::Messages(conversation) => {
+                    let text = checkpoint.chat_template()?.render(&conversation)?;
+                    tokenizer.encode_as_written(&text)?
                 }
-                tokenizer.encode(&expand(text)?)?
+            };
+            return Ok(Prompt::text(ids));
+        };
+        let place = processor.placeholder(tokenizer)?;
+        let expand = |text: &str| processor.expand(tokenizer, text, &pictures);
+        let ids = match written {
+            Written::Text(text) if text.contains(&place) => tokenizer.encode(&expand(text)?)?,
+            Written::Text(text) => {
+                let before = place.repeat(pictures.len());
+                tokenizer.encode(&expand(&(before + text))?)?
             }
             Written::Chat(conversation) => {
-                let mut text = render(&conversation)?;
-                if !has_places(&text)? {
-                    text = render(&conversation.with_images(pictures.len()))?;
+                let template = checkpoint.chat_template()?;
+                let mut text = template.render(&conversation)?;
+                if !text.contains(&place) && !pictures.is_empty() {
+                    text = template.render(&conversation.with_images(pictures.len()))?;
                 }
-                tokenizer.encode_as_written(&expand(text)?)?
+                tokenizer.encode_as_written(&expand(&text)?)?
             }
             Written::Messages(conversation) => {
-                tokenizer.encode_as_written(&expand(render(&conversation)?)?)?
+                let text = checkpoint.chat_template()?.render(&conversation)?;
+                tokenizer.encode_as_written(&expand(&text)?)?
             }
-            Written::Ids(ids) => ids,
         };
-        let values = match &processor {
-            Some(processor) => processor.pixel_values(&ids, &pictures)?,
-            None => Vec::new(),
+        Prompt::new(ids, &processor, pictures)
+    }
+
+    /// Token ids that have those of the pictures in their places.
+    pub(super) fn ids(&self, checkpoint: &Checkpoint, ids: Vec<u32>) -> Result<Prompt> {
+        match self.open(checkpoint)? {
+            (Some(processor), pictures) => Prompt::new(ids, &processor, pictures),
+            (None, _) => Ok(Prompt::text(ids)),
+        }
+    }
+
+    /// The pictures, and what puts them into a prompt; a model that does not see needs none where there are no pictures.
+    fn open(&self, checkpoint: &Checkpoint) -> Result<(Option<Processor>, Vec<Picture>)> {
+        let open = |file: &PathBuf| Picture::open(file);
+        let pictures = self.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let processor = match Processor::of(checkpoint) {
+            Err(_) if pictures.is_empty() => None,
+            Ok(processor) if self.pan_and_scan => {
+                Some(processor.with_pan_and_scan(PanAndScan::default()))
+            }
+            processor => Some(processor?),
         };
-        Ok(Prompt {
+        Ok((processor, pictures))
+    }
+}
+
+impl Prompt {
+    fn text(ids: Vec<u32>) -> Self {
+        Self {
+            ids,
+            pictures: Vec::new(),
+            values: Vec::new(),
+        }
+    }
+
+    fn new(ids: Vec<u32>, processor: &Processor, pictures: Vec<Picture>) -> Result<Self> {
+        let values = processor.pixel_values(&ids, &pictures)?;
+        Ok(Self {
             ids,
             pictures,
             values,
         })
     }
-}
 
-impl Prompt {
     /// What the model reads of each image, `[3, height, width]`.
     pub(super) fn pixel_values(&self) -> Vec<&[f32]> {
         self.values.iter().map(|image| &*image.values).collect()
