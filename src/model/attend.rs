@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::cache::LayerCache;
+use super::cache::{LayerCache, SLACK};
 use crate::checkpoint::form::AttentionForm;
 use crate::kernels::{Level, Panel, elementwise, multiply, softmax, tanh, weighted_sums};
 use crate::tensor::{Dtype, Element, Float, Matrix, round_to_bf16};
@@ -12,21 +12,42 @@ use crate::tensor::{Dtype, Element, Float, Matrix, round_to_bf16};
 /// Tokens whose queries share one pass over the keys, so that each key is read once for all of them.
 const QUERIES_PER_TILE: usize = 8;
 
-/// softmax(q kᵀ · scaling) v for some rows of `q`, `[tokens, heads · head_dim]`, into the same rows
-/// of `mixed`.
-pub(super) fn attend<E: Element>(
+/// softmax(q kᵀ · scaling) v for the `rows` of q, which are those of one sequence, into `mixed`; k and v enter its cache.
+pub(super) fn enter<E: Element>(
     form: &AttentionForm,
     level: Level,
-    q: &Matrix<E>,
+    [q, k, v]: [&Matrix<E>; 3],
     rows: Range<usize>,
     positions: &[usize],
-    cache: &LayerCache<E>,
-    mixed: &mut Matrix<E>,
+    cache: &mut LayerCache<E>,
+    mixed: &mut [E],
 ) {
     let width = q.cols();
-    let range = rows.start * width..rows.end * width;
-    let mixed = &mut mixed.as_mut_slice()[range.clone()];
-    let pieces = q.as_slice()[range].par_chunks(QUERIES_PER_TILE * width);
+    let q = &q.as_slice()[rows.start * width..rows.end * width];
+    // At most as many tokens at once as a sliding layer has room for beyond its window.
+    let pieces = q.chunks(SLACK * width).zip(mixed.chunks_mut(SLACK * width));
+    let mut row = rows.start;
+    for ((q, mixed), positions) in pieces.zip(positions.chunks(SLACK)) {
+        cache.make_room(positions[0], positions.len());
+        for &position in positions {
+            cache.push(position, k.row(row), v.row(row));
+            row += 1;
+        }
+        attend(form, level, q, positions, cache, mixed);
+    }
+}
+
+/// softmax(q kᵀ · scaling) v for some tokens, `[tokens, heads · head_dim]`, into `mixed`.
+fn attend<E: Element>(
+    form: &AttentionForm,
+    level: Level,
+    q: &[E],
+    positions: &[usize],
+    cache: &LayerCache<E>,
+    mixed: &mut [E],
+) {
+    let width = q.len() / positions.len();
+    let pieces = q.par_chunks(QUERIES_PER_TILE * width);
     pieces
         .zip(mixed.par_chunks_mut(QUERIES_PER_TILE * width))
         .zip(positions.par_chunks(QUERIES_PER_TILE))

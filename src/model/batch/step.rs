@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use super::SequenceId;
 use super::member::Member;
-use crate::model::session::LOGIT_ROWS;
 use crate::model::{Error, ForwardRun, Model, Overlay, Result, consecutive, together};
 use crate::tensor::{Element, Matrix};
+
+/// Rows whose logits are computed together, so that the head is read once for them. Their sums are there beside what is
+/// given: a megabyte each for Gemma's vocabulary.
+const LOGIT_ROWS: usize = 64;
 
 /// What a step gave.
 #[derive(Debug)]
