@@ -4,6 +4,7 @@
 //! python3 reference/fetch_models.py gemma-3-270m && cargo bench --bench batch
 //! context-patch convert models/gemma-3-270m bf16.gguf --dtype bf16
 //! cargo bench --bench batch -- PYTHON bf16.gguf       # a Python with llama-cpp-python
+//! cargo bench --bench batch -- 16 64                  # only so many sequences
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -43,18 +44,21 @@ fn main() {
     let Some(path) = common::gemma_270m() else {
         return;
     };
-    let arguments = common::arguments();
-    let mut peer = match &arguments[..] {
+    let (counts, peer): (Vec<_>, Vec<_>) = common::arguments()
+        .into_iter()
+        .partition(|argument| argument.parse::<usize>().is_ok());
+    let mut peer = match &peer[..] {
         [python, gguf] => Some(Peer::start(python, gguf)),
         _ => None,
     };
+    let asked = |count: usize| counts.is_empty() || counts.contains(&count.to_string());
     let model = Model::open(path).unwrap();
     let pool = common::pool(THREADS);
     println!(
         "{THREADS} threads, {}, bf16, prompts of {PROMPT}, answers of {ANSWER}; tokens/s of all answers, medians of {ROUNDS} rounds",
         model.level()
     );
-    for sequences in SEQUENCES {
+    for sequences in SEQUENCES.into_iter().filter(|&count| asked(count)) {
         let prompts: Vec<_> = (0..sequences).map(prompt).collect();
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
