@@ -50,9 +50,11 @@
 //! | [`forms`] | the blocks of other families as parts, small and random, and Theorem 5 tried on each |
 //! | [`verify`] | the paper's protocol, its figures, the table of tolerances, and runs that go on after they were killed |
 //! | `report` | a page about a verification, with figures (feature `report`) |
+//! | [`vision`] | pictures: decoded, preprocessed, and where they stand in a prompt |
 //! | [`trace`] | every intermediate under its name |
 //! | [`compare`] | another engine's recording held against ours, operation by operation |
 //! | [`conformance`] | the kit of small checkpoints that other engines are held against |
+//! | `server` | OpenAI's API over HTTP (feature `server`) |
 //! | `cuda` | passes on an NVIDIA GPU, with the same bits (feature `cuda`) |
 //! | [`kernels`] | the operations, each in a documented order: the same bits at every instruction set, thread count and chunking |
 //! | [`tensor`] | compute types, storage types, matrices |
@@ -86,11 +88,15 @@ mod message;
 pub mod model;
 pub mod output;
 pub mod patch;
+pub mod receipt;
 #[cfg(feature = "report")]
 pub mod report;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod tensor;
 pub mod trace;
 pub mod verify;
+pub mod vision;
 
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};

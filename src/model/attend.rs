@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::cache::{LayerCache, SLACK};
+use super::cache::LayerCache;
 use crate::checkpoint::form::AttentionForm;
 use crate::kernels::{Level, Panel, elementwise, multiply, softmax, tanh, weighted_sums};
 use crate::tensor::{Dtype, Element, Float, Matrix, round_to_bf16};
@@ -24,15 +24,15 @@ pub(super) fn enter<E: Element>(
 ) {
     let width = q.cols();
     let q = &q.as_slice()[rows.start * width..rows.end * width];
-    // At most as many tokens at once as a sliding layer has room for beyond its window.
-    let pieces = q.chunks(SLACK * width).zip(mixed.chunks_mut(SLACK * width));
-    let mut row = rows.start;
-    for ((q, mixed), positions) in pieces.zip(positions.chunks(SLACK)) {
+    for entry in cache.entries(positions) {
+        let positions = &positions[entry.clone()];
         cache.make_room(positions[0], positions.len());
-        for &position in positions {
+        for (i, &position) in entry.clone().zip(positions) {
+            let row = rows.start + i;
             cache.push(position, k.row(row), v.row(row));
-            row += 1;
         }
+        let numbers = entry.start * width..entry.end * width;
+        let (q, mixed) = (&q[numbers.clone()], &mut mixed[numbers]);
         attend(form, level, q, positions, cache, mixed);
     }
 }

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::Model;
 use super::disturbance::Disturbance;
 use super::error::{Error, Result};
+use crate::checkpoint::VisionConfig;
 #[cfg(feature = "cuda")]
 use crate::cuda::OnDevice;
 use crate::kernels::{Backend, CosSin, Level, Rotation, Rows, elementwise};
@@ -56,6 +57,20 @@ impl<'a> ForwardRun<'a> {
             cancel,
             #[cfg(feature = "cuda")]
             device: model.device().cloned(),
+            ..Self::on(model.level(), model.backend())
+        }
+    }
+
+    /// A pass through a model's vision part, which runs on the CPU.
+    pub(super) fn of_vision(
+        model: &Model,
+        recorder: Option<&'a mut dyn Recorder>,
+        cancel: Option<Arc<AtomicBool>>,
+    ) -> Self {
+        Self {
+            layers: VisionConfig::LAYERS,
+            recorder,
+            cancel,
             ..Self::on(model.level(), model.backend())
         }
     }
