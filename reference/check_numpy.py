@@ -4,12 +4,15 @@
     pip install -r reference/requirements.txt
     python3 reference/check_numpy.py > reference/check_numpy.txt
 
-First every small checkpoint as it is: the largest difference of the logits, and of all modules that both have. Then
-CASES, which change config.json: the largest difference again, and how far the change moves the logits, so that one that
-neither side reads would be seen. Run by hand; exits with 1 where something is off by more than TOLERANCE. transformers
-computes norms, softmax and RoPE in float32 even here, which is what is left.
+First every small checkpoint as it is: the largest difference of the logits, and of all modules that both have. Then those
+that see, with pictures: the vision tower and the projector among the modules, and how far other pictures move the logits.
+Then CASES, which change config.json: the largest difference again, and how far the change moves the logits, so that one
+that neither side reads would be seen. Run by hand; exits with 1 where something is off by more than TOLERANCE.
+
+transformers computes norms, softmax and RoPE in float32 in a model of any type; here its float32 is widened, too.
 """
 
+import contextlib
 import datetime
 import json
 import shutil
@@ -23,10 +26,11 @@ import transformers
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from oracle.files import read_ids
+from oracle.files import read_ids, read_safetensors
 from oracle.model import Model, trace
+from oracle.vision import Vision
 
-TOLERANCE = 2e-5
+TOLERANCE = 1e-9
 REFERENCE = Path(__file__).resolve().parent
 ABSENT = object()
 
@@ -76,12 +80,49 @@ CASES = [
     ("phi", {"layer_norm_eps": 0.1}),
     ("olmo2", {"rope_parameters": {"rope_type": "default", "rope_theta": 10.0}}),
 ]
+VISION_CASES = [
+    ("vision-window", {"layer_norm_eps": 0.1}),
+    ("vision-window", {"hidden_act": "gelu"}),
+    ("vision-no-pooling", {"layer_norm_eps": ABSENT}),
+    ("vision-odd-sizes", {"num_attention_heads": 1}),
+]
 
 
-def hugging_face(folder, ids):
+@contextlib.contextmanager
+def float32_widened():
+    """Has code that asks torch for float32 get float64."""
+    float32, widen = torch.float32, torch.Tensor.float
+    torch.float = torch.float32 = torch.float64
+    torch.Tensor.float = torch.Tensor.double
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.float = torch.float32 = float32
+        torch.Tensor.float = widen
+        torch.set_default_dtype(float32)
+
+
+def hugging_face(folder, ids, **pictures):
     """{module: what it gave, flat} and `logits`, all float64."""
     plainly = {"attn_implementation": "eager", "experts_implementation": "eager"}
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, **plainly).eval()
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, **plainly)
+    with float32_widened(), torch.no_grad():
+        model = type(loaded)(loaded.config).eval()  # made again, because RoPE's frequencies are made with the model
+        model.load_state_dict(loaded.state_dict())
+        given = run_hooked(model, torch.tensor([ids]), pictures)
+    heads_first = transformers.models.gemma3.modeling_gemma3.Gemma3Attention
+    for name, module in model.named_modules():
+        if isinstance(module, heads_first):  # its norms of q and k come after the transposition
+            for norm in ("q_norm", "k_norm"):
+                given[f"{name}.{norm}"] = given[f"{name}.{norm}"].transpose(1, 2)
+        if name in given and isinstance(module, torch.nn.Conv2d):  # channels first
+            given[name] = given[name].flatten(2).transpose(1, 2)
+    return {name: value.double().numpy().reshape(-1) for name, value in given.items()}
+
+
+def run_hooked(model, ids, pictures):
+    """What each module gives in one pass, and the logits."""
     given = {}
     for name, module in model.named_modules():
 
@@ -91,27 +132,51 @@ def hugging_face(folder, ids):
                 given[name] = output.clone()  # Falcon adds to its MLP's output in place
 
         module.register_forward_hook(hook)
-    with torch.no_grad():
-        given["logits"] = model(torch.tensor([ids])).logits
-    heads_first = transformers.models.gemma3.modeling_gemma3.Gemma3Attention
-    for name, module in model.named_modules():
-        if isinstance(module, heads_first):  # its norms of q and k come after the transposition
-            for norm in ("q_norm", "k_norm"):
-                given[f"{name}.{norm}"] = given[f"{name}.{norm}"].transpose(1, 2)
-    return {name: value.double().numpy().reshape(-1) for name, value in given.items()}
+    return given | {"logits": model(ids, **pictures).logits}
 
 
 def numpy(folder, ids):
-    """The same here, by transformers' names: it calls Mixtral's block_sparse_moe mlp, and multimodal models' text
-    model.language_model."""
-    record = trace(Model(folder), ids)
+    """The same here, by transformers' names."""
+    return renamed(folder, trace(Model(folder), ids))
+
+
+def renamed(folder, record):
+    """A record under transformers' names: it calls Mixtral's block_sparse_moe mlp, and multimodal models' text
+    model.language_model. Pooling gives its image with the channels first, so it is left out."""
     record.setdefault("logits", record["lm_head"])
     nested = "text_config" in json.loads((folder / "config.json").read_text())
-    renamed = {}
+    found = {}
     for name, value in record.items():
         name = name.replace("block_sparse_moe", "mlp")
-        renamed[name.replace("model.", "model.language_model.", 1) if nested else name] = value.reshape(-1)
-    return renamed
+        vision = name.startswith(("model.vision_tower", "model.multi_modal_projector"))
+        name = name.replace("model.", "model.language_model.", 1) if nested and not vision else name
+        found[name] = value.reshape(-1)
+    found.pop("model.multi_modal_projector.avg_pool", None)
+    return found
+
+
+def numpy_with_pictures(folder, ids, pixels):
+    """As `numpy`, with the pictures that the image tokens of `ids` stand for, and what their modules give."""
+    model, vision = Model(folder), Vision(folder)
+    features = vision.project(vision.tower(pixels))
+    model.look(ids, np.concatenate(features))
+    return renamed(folder, trace(model, ids) | vision.record)
+
+
+def compare_pictures(folder):
+    """differences, over the prompts of the golden data, and the most that other pictures move the logits."""
+    given = read_safetensors(REFERENCE / "golden" / f"{folder.name}.images.safetensors")
+    image_token = json.loads((folder / "config.json").read_text())["image_token_index"]
+    found = []
+    for name in (key.removesuffix(".ids") for key in given if key.endswith(".ids")):
+        ids, pixels = given[f"{name}.ids"].raw.tolist(), given["pixel_values"].f64()[given[f"{name}.images"].raw]
+        ours = numpy_with_pictures(folder, ids, pixels)
+        kinds = torch.tensor([ids]) == image_token
+        theirs = hugging_face(folder, ids, pixel_values=torch.from_numpy(pixels), token_type_ids=kinds.long())
+        moved = np.abs(numpy_with_pictures(folder, ids, -pixels)["logits"] - ours["logits"]).max()
+        found.append((*differences(ours, theirs), moved))
+    logits, worst, count, moved = zip(*found)
+    return max(logits), max(worst), min(count), min(moved), ours["logits"]
 
 
 def differences(ours, theirs):
@@ -121,10 +186,14 @@ def differences(ours, theirs):
     return np.abs(ours["logits"] - theirs["logits"]).max(), worst, len(both)
 
 
-def changed(base, change, folder):
+def changed(base, change, folder, vision=False):
+    """A copy of a checkpoint with another config.json, or another vision_config in it."""
     shutil.copytree(base, folder)
-    config = json.loads((folder / "config.json").read_text()) | change
-    config = {field: value for field, value in config.items() if value is not ABSENT}
+    config = json.loads((folder / "config.json").read_text())
+    inner = config["vision_config"] if vision else config
+    inner |= change
+    for field in [field for field, value in inner.items() if value is ABSENT]:
+        del inner[field]
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -143,17 +212,27 @@ def main():
         good &= bool(worst <= TOLERANCE)
         print(f"{distance:.1e}  {worst:.1e} of {count:3} {folder.name}", flush=True)
 
+    print("\nlogits   modules        moved by  with pictures")
+    for folder in sorted((REFERENCE / "checkpoints").glob("vision-*")):
+        distance, worst, count, moved, logits[folder.name + ".images"] = compare_pictures(folder)
+        good &= bool(worst <= TOLERANCE)
+        print(f"{distance:.1e}  {worst:.1e} of {count:3} {moved:.1e}   {folder.name}", flush=True)
+
     print("\nlogits   moved by  changed")
-    for base, change in CASES:
-        ids, before = logits[base]
+    for base, change, vision in [(*case, False) for case in CASES] + [(*case, True) for case in VISION_CASES]:
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place) / base
-            changed(REFERENCE / "checkpoints" / base, change, folder)
-            ours = numpy(folder, ids)
-            distance, worst, _ = differences(ours, hugging_face(folder, ids))
+            changed(REFERENCE / "checkpoints" / base, change, folder, vision)
+            if vision:
+                distance, worst, _, _, after = compare_pictures(folder)
+                before = logits[base + ".images"]
+            else:
+                ids, before = logits[base]
+                ours = numpy(folder, ids)
+                (distance, worst, _), after = differences(ours, hugging_face(folder, ids)), ours["logits"]
         good &= bool(worst <= TOLERANCE)
         what = json.dumps({field: "absent" if value is ABSENT else value for field, value in change.items()})
-        print(f"{distance:.1e}  {np.abs(ours['logits'] - before).max():.1e}   {base} {what}", flush=True)
+        print(f"{distance:.1e}  {np.abs(after - before).max():.1e}   {base} {'vision ' * vision}{what}", flush=True)
     return 0 if good else 1
 
 

@@ -9,6 +9,10 @@ fetch_models.py), skips what is not there, and writes
 
 * NAME.safetensors for each checkpoint and for the tiny model: `ids` [tokens] i64, and `logits_f32` and
   `logits_bf16` [tokens, vocab], both stored as f32;
+* NAME.images.safetensors for each checkpoint that sees: `pixel_values` [pictures, 3, height, width], what the vision
+  tower and the projector make of them, `tower_f32` [pictures, patches, hidden of the tower] and `projector_f32`
+  [pictures, image tokens, hidden of the text], and for each PROMPT of image_prompts its `PROMPT.ids`, `PROMPT.images`, which
+  are the pictures that its image tokens stand for, and `PROMPT.logits_f32` [tokens, vocab]; all of it in bf16 too;
 * MODEL.json for each real model: for each of ten prompts its text and ids, the 32 highest logits at its last
   position and their log-sum-exp over the whole vocabulary, in f32 and in bf16; and for the
   five prompts of the paper's protocol the greedy continuation, 64 tokens in f32 and 20 in bf16, with the
@@ -32,7 +36,7 @@ import numpy as np
 import torch
 import transformers
 from safetensors.numpy import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 import fetch_models
@@ -191,6 +195,65 @@ def small_golden(name, folder, output):
     save_arrays(output / f"{name}.safetensors", arrays)
 
 
+def pictures(config, rng):
+    """Pixels as preprocessing gives them, [3, 3, height, width] f32: noise, noise that fades, and white."""
+    side = config.vision_config.image_size
+    noise = rng.integers(0, 256, (2, 3, side, side))
+    noise[1] = noise[1] * np.arange(side) // side
+    pixels = np.concatenate([noise, np.full((1, 3, side, side), 255)])
+    return ((pixels / 255 - 0.5) / 0.5).astype(np.float32)
+
+
+def image_prompts(config, rng):
+    """{name: (ids, pictures)}: where an image can be, and several. Adjacent ones are one block to transformers."""
+    tokens = [config.image_token_id] * config.mm_tokens_per_image
+    image = [config.boi_token_id, *tokens, config.eoi_token_id]
+    special = {0, 1, 2, *image}
+    words = [token for token in range(config.text_config.vocab_size) if token not in special]
+
+    def text(count):
+        return rng.choice(words, count).tolist()
+
+    return {
+        "start": ([2, *image, *text(8)], [0]),
+        "middle": ([2, *text(6), *image, *text(7)], [1]),
+        "several": ([2, *text(3), *image, *text(2), *image, *image, *text(4)], [2, 0, 1]),
+        "adjacent": ([2, *text(2), *tokens, *tokens, *text(4)], [1, 0]),
+        "first": ([*tokens, *text(5)], [0]),
+    }
+
+
+@torch.no_grad()
+def look(model, pixel_values, prompts):
+    """{name in a golden file: what a model makes of pictures, and of prompts with them}."""
+    pixel_values = torch.from_numpy(pixel_values)
+    seen = model.model.get_image_features(pixel_values)
+    arrays = {"tower": seen.last_hidden_state, "projector": seen.pooler_output}
+    for name, (ids, images) in prompts.items():
+        ids = torch.tensor([ids])
+        kinds = (ids == model.config.image_token_id).long()
+        arrays[f"{name}.logits"] = model(ids, pixel_values=pixel_values[images], token_type_ids=kinds).logits[0]
+    return {name: tensor.float().contiguous().numpy() for name, tensor in arrays.items()}
+
+
+def images_golden(name, pixel_values, prompts, folder, output):
+    """The golden data of a checkpoint that sees."""
+    arrays = {"pixel_values": pixel_values}
+    for prompt, (ids, images) in prompts.items():
+        arrays |= {f"{prompt}.ids": np.array(ids), f"{prompt}.images": np.array(images)}
+    for dtype_name, dtype in DTYPES.items():
+        found = look(load(folder, dtype), pixel_values, prompts)
+        arrays |= {f"{key}_{dtype_name}": array for key, array in found.items()}
+    save_arrays(output / f"{name}.images.safetensors", arrays)
+
+
+def random_images_golden(name, folder, output):
+    """Of a random checkpoint that sees: of random pictures and prompts."""
+    config = AutoConfig.from_pretrained(folder)
+    rng = np.random.default_rng(zlib.crc32(name.encode()) + 2)
+    images_golden(name, pictures(config, rng), image_prompts(config, rng), folder, output)
+
+
 def real_golden(folder, output):
     """The golden data of a real model."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -232,6 +295,8 @@ def main():
             real_golden(folder, arguments.output)
         else:
             small_golden(name, folder, arguments.output)
+            if name.startswith("vision-"):
+                random_images_golden(name, folder, arguments.output)
 
 
 if __name__ == "__main__":

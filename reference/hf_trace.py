@@ -3,10 +3,16 @@
 
     pip install -r reference/requirements.txt
     python3 reference/hf_trace.py models/gemma-3-270m --prompt "The old clock" --output hf.safetensors
+    python3 reference/hf_trace.py reference/tiny-vision --image FILE --prompt "<start_of_image>What colour is the circle?
+    A:" --output hf.safetensors
 
 Eager attention, on the CPU, all tokens in one pass. The tensors have the names and shapes of `context-patch trace`,
 [tokens, width], in F32 (exact for bf16 too); `--last N` keeps the rows of the last N tokens. The metadata has `model`,
 `dtype`, `engine` and `ids`, a JSON list of all tokens that were run.
+
+Pictures are read and preprocessed with Pillow; `--ids` has their image tokens already. What the vision part makes of
+them is [patches, width] or [image tokens, width], one picture after another, and `pixel_values` [pictures * 3 * height,
+width]; `--last` leaves them whole.
 """
 
 import argparse
@@ -17,7 +23,8 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+from transformers.image_utils import load_image
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 ATTENTIONS = ("self_attn", "attn", "self_attention")
@@ -27,10 +34,11 @@ FINAL_NORMS = ("norm", "ln_f", "final_layernorm")
 # Modules whose point has another name.
 RENAMED = {"mlp.act": "mlp.act_fn", "mlp.activation_fn": "mlp.act_fn"}
 MIXTRAL = {"mlp.gate": "block_sparse_moe.gate", "mlp": "block_sparse_moe"}
+SIGLIP = {}
 
 
 class Recorder:
-    """Rows of the last tokens by name; an object that hooks hand their tensors to."""
+    """Rows of the last tokens by name, all of them where `last` is None; an object that hooks hand their tensors to."""
 
     def __init__(self, last):
         self.last, self.tensors = last, {}
@@ -40,12 +48,17 @@ class Recorder:
         if name in self.tensors:
             raise SystemExit(f"hf_trace.py: {name} was computed twice")
         tensor = tensor.reshape(-1, tensor.shape[-1])
+        first = max(len(tensor) - self.last, 0) if self.last else 0
         # A copy: Falcon adds to its MLP's output in place.
-        self.tensors[name] = tensor[-self.last :].detach().float().clone().contiguous()
+        self.tensors[name] = tensor[first:].detach().float().clone().contiguous()
 
     def record_heads(self, name, tensor):
         """A tensor [1, heads, tokens, head_dim]."""
         self.record(name, tensor.transpose(1, 2).flatten(2))
+
+    def record_image(self, name, tensor):
+        """A tensor [pictures, width, height of the picture, width of the picture]."""
+        self.record(name, tensor.flatten(2).transpose(1, 2))
 
     def output(self, module, name, record=None):
         """Records what a module gives, the first where it gives several."""
@@ -83,10 +96,26 @@ def hook(model, recorder):
     recorder.output(norm, f"{base}.{name}")
 
 
+def hook_vision(model, recorder):
+    """Sets the hooks on the vision tower and the projector."""
+    tower, projector = model.vision_tower, model.multi_modal_projector
+    path = "model.vision_tower.embeddings"
+    recorder.output(tower.embeddings.patch_embedding, f"{path}.patch_embedding", recorder.record_image)
+    recorder.output(tower.embeddings.position_embedding, f"{path}.position_embedding")
+    recorder.output(tower.embeddings, path)
+    for index, layer in enumerate(tower.encoder.layers):
+        hook_layer(tower, layer, f"model.vision_tower.encoder.layers.{index}", recorder)
+    recorder.output(tower.post_layernorm, "model.vision_tower.post_layernorm")
+    path = "model.multi_modal_projector"
+    recorder.output(projector.avg_pool, f"{path}.avg_pool", recorder.record_image)
+    recorder.output(projector.mm_soft_emb_norm, f"{path}.mm_soft_emb_norm")
+    recorder.output(projector, path)
+
+
 def hook_layer(model, layer, path, recorder):
     """Sets the hooks on a layer, called `path`."""
     kind = model.config.model_type
-    renamed = MIXTRAL if kind == "mixtral" else RENAMED
+    renamed = {"mixtral": MIXTRAL, "siglip_vision_model": SIGLIP}.get(kind, RENAMED)
     name, attention = part(layer, ATTENTIONS)
     # Before the modules inside, whose hooks run first anyway.
     recorder.output(layer, path)
@@ -118,7 +147,7 @@ def after_attention(layer):
         return layer.pre_feedforward_layernorm
     if hasattr(layer, "post_feedforward_layernorm"):  # OLMo 2 has no norm in front of the MLP.
         return layer.mlp
-    return next((getattr(layer, name) for name in ("post_attention_layernorm", "ln_2") if hasattr(layer, name)), None)
+    return next((getattr(layer, name) for name in ("post_attention_layernorm", "ln_2", "layer_norm2") if hasattr(layer, name)), None)
 
 
 def hook_rope(attention, path, recorder):
@@ -174,11 +203,23 @@ def on_result(code, function, attention, record):
     setattr(code, function, recorded)
 
 
-def read_ids(arguments):
-    """The tokens to run: of a JSON list, or of a text, <bos> before it."""
+def read_inputs(arguments):
+    """What the model is given: ids, those of a text with <bos> before it, and where there are pictures their pixels and
+    which tokens stand for them."""
+    folder, pictures = arguments.model, [load_image(str(path)) for path in arguments.image]
     if arguments.ids:
-        return json.loads(arguments.ids.read_text())
-    return AutoTokenizer.from_pretrained(arguments.model)(arguments.prompt)["input_ids"]
+        given = {"input_ids": torch.tensor([json.loads(arguments.ids.read_text())])}
+        if pictures:
+            processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+            given["pixel_values"] = processor(pictures, return_tensors="pt").pixel_values
+            image_token = AutoConfig.from_pretrained(folder).image_token_id
+            given["token_type_ids"] = (given["input_ids"] == image_token).long()
+        return given
+    if not pictures:
+        return {"input_ids": AutoTokenizer.from_pretrained(folder)(arguments.prompt, return_tensors="pt").input_ids}
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    given = processor(images=[pictures], text=arguments.prompt, return_tensors="pt")
+    return {name: given[name] for name in ("input_ids", "pixel_values", "token_type_ids")}
 
 
 def main():
@@ -187,28 +228,32 @@ def main():
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--prompt", help="text to run")
     given.add_argument("--ids", type=Path, help="file with a JSON list of token ids to run")
+    parser.add_argument("--image", type=Path, action="append", default=[], help="picture in the prompt; repeatable")
     parser.add_argument("--dtype", choices=DTYPES, default="f32")
     parser.add_argument("--last", type=int, help="keep the rows of the last N tokens only")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     arguments = parser.parse_args()
     if arguments.last is not None and arguments.last < 1:
         parser.error("--last must be at least 1")
-    ids = read_ids(arguments)
+    given = read_inputs(arguments)
     plainly = {"attn_implementation": "eager", "experts_implementation": "eager"}
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=DTYPES[arguments.dtype], **plainly).eval()
-    recorder = Recorder(arguments.last or len(ids))
+    recorder, seen = Recorder(arguments.last), Recorder(None)
     hook(model, recorder)
+    if arguments.image:
+        hook_vision(model.model, seen)
+        seen.record("pixel_values", given["pixel_values"])
     with torch.no_grad():
-        logits = model(torch.tensor([ids]), use_cache=False).logits
+        logits = model(**given, use_cache=False).logits
     # After their soft-cap, where they have one.
     recorder.record("lm_head", logits)
     metadata = {
         "model": str(arguments.model),
         "dtype": arguments.dtype,
         "engine": f"transformers {transformers.__version__}, torch {torch.__version__}",
-        "ids": json.dumps(ids),
+        "ids": json.dumps(given["input_ids"][0].tolist()),
     }
-    save_file(recorder.tensors, arguments.output, metadata)
+    save_file(recorder.tensors | seen.tensors, arguments.output, metadata)
 
 
 if __name__ == "__main__":

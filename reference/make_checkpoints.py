@@ -5,9 +5,9 @@
     python3 reference/make_checkpoints.py                  # all of them, in place
     python3 reference/make_checkpoints.py --only gpt2 --output DIR
 
-Each folder's config.json is written by hand, in the spelling of the published checkpoints of its family and year;
-this script adds the tensors, under the names that those checkpoints have. CHECKPOINTS says what each one covers.
-No size is larger than it must be, and few are powers of two. The same seed gives the same bytes.
+Each folder's config.json, and preprocessor_config.json where it sees, is written by hand, in the spelling of the
+published checkpoints of its family and year; this script adds the tensors, under the names that those checkpoints have.
+CHECKPOINTS says what each one covers. No size is larger than it must be, and few are powers of two. The same seed gives the same bytes.
 
 hf_golden.py reads these folders and writes what Hugging Face transformers computes from them.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 from transformers.utils import logging
 
@@ -37,6 +38,11 @@ CHECKPOINTS = {
     "odd-sizes": "no size is a multiple of 4; f64; old spelling. Hugging Face wants hidden_size to be a multiple of the heads",
     "all-global": "no local layer, and no sliding_window said; two shards and an index; new spelling",
     "gemma3-bias": "biases on q, k, v and o",
+    # Gemma 3 with pictures. mm_soft_emb_norm has the tower's layer_norm_eps.
+    "vision-window": "the published layout of the 4B; an image is longer than the sliding window, two of three layers slide",
+    "vision-no-pooling": "as many image tokens as patches; an eps that is felt; bf16; names as transformers 4.52 to 4.57 has them in memory",
+    "vision-odd-sizes": "pixels beyond the last patch, patches beyond the last pooled one; a pooling head, which nobody asks; f64; "
+    "names without vision_model, as transformers 5 saves them",
     # Other families.
     "gemma": "Gemma 1: no post-norms, a single key head, head_dim given",
     "gemma2": "both soft-caps, low enough to be felt; every other layer slides; an attention scale of its own",
@@ -59,6 +65,15 @@ SHARD_SIZE = {"all-global": "70KB", "llama-2": "40KB"}
 # What the seed is made from, where it is not the name. Mixtral's is one of which no router's second and third choice are
 # so close, over the tokens of its golden data, that rounding to bf16 changes the experts.
 SEED = {"mixtral": "mixtral 186"}
+# How names are spelled other than transformers 5 saves them: what they begin with there, and what in the file.
+SPELLING = {
+    "vision-window": {"vision_tower.": "vision_tower.vision_model."},
+    "vision-no-pooling": {
+        "vision_tower.": "model.vision_tower.vision_model.",
+        "multi_modal_projector.": "model.multi_modal_projector.",
+        "language_model.model.": "model.language_model.",
+    },
+}
 
 
 def weight(name, shape, config, gain, random):
@@ -85,6 +100,25 @@ def weight(name, shape, config, gain, random):
     return values / fan_in**0.5 * scale
 
 
+def vision_weight(name, shape, config, random):
+    """As `weight`, of the vision tower and what projects it.
+
+    A patch keeps the size of its pixels, and positions are as large; attention scores are about ± 1.5.
+    """
+    values = random.standard_normal(shape)
+    if config.image_token_id >= config.text_config.vocab_size or ".head." in name:  # nothing asks for them
+        return 0.1 * values
+    if name.endswith(".bias"):
+        return 0.3 * values
+    if len(shape) == 1:  # a norm; RMSNorm's scale is stored less 1
+        return 0.3 * values + (0.0 if "mm_soft_emb_norm" in name else 1.0)
+    if name.endswith("position_embedding.weight"):
+        return 0.5 * values
+    fan_in = shape[0] if name.endswith("mm_input_projection_weight") else np.prod(shape[1:])
+    gain = 1.5**0.5 if name.endswith(("q_proj.weight", "k_proj.weight")) else 1.0
+    return values / fan_in**0.5 * gain
+
+
 def query_and_key_gain(config, keys):
     """{suffix of a tensor's name: factor} that makes attention scores about ± 1.5, far from uniform."""
     scores = 1.5
@@ -108,7 +142,7 @@ def random_model(config, random):
         for key, parameter in parameters.items():
             shape = tuple(parameter.shape)
             if "vision" in key or "multi_modal" in key:
-                values = 0.1 * random.standard_normal(shape)
+                values = vision_weight(key, shape, config, random)
             else:
                 values = weight(key, shape, text, gain, random)
             parameter.copy_(torch.from_numpy(values))
@@ -133,16 +167,28 @@ def as_published(name, model):
     return model
 
 
+def respell(file, spelling):
+    """Renames the tensors of a file, each by the first beginning in `spelling` that it has."""
+    tensors = {}
+    for name, tensor in load_file(file).items():
+        old = next((old for old in spelling if name.startswith(old)), "")
+        tensors[spelling.get(old, "") + name.removeprefix(old)] = tensor
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
 def make(name, folder):
     """Writes one checkpoint."""
-    config_json = (FOLDER / name / "config.json").read_bytes()
+    written = {path.name: path.read_bytes() for path in (FOLDER / name).glob("*config.json")}
     config = AutoConfig.from_pretrained(FOLDER / name)
     model = random_model(config, np.random.default_rng(zlib.crc32(SEED.get(name, name).encode())))
 
     shutil.rmtree(folder, ignore_errors=True)
     as_published(name, model).save_pretrained(folder, max_shard_size=SHARD_SIZE.get(name, "1GB"))
+    if name in SPELLING:
+        respell(folder / "model.safetensors", SPELLING[name])
     (folder / "generation_config.json").unlink(missing_ok=True)
-    (folder / "config.json").write_bytes(config_json)  # save_pretrained's spells every field out in the newest way
+    for file, content in written.items():  # save_pretrained's config.json spells every field out in the newest way
+        (folder / file).write_bytes(content)
     for file in folder.iterdir():
         file.chmod(0o644)
 

@@ -55,6 +55,14 @@ Elsewhere it is Theorem 5's, OUTER is `outer` and INNER `inner`. For every chang
     P.LAYER.NAME.u           [out]
     P.LAYER.NAME.v           [in]
 
+That of a small model that sees, `golden/NAME.images.f64.safetensors`, holds of the pictures and the prompts of
+`golden/NAME.images.safetensors` what the tower and the projector make of each picture, and all of the above for each
+PROMPT, its image absorbed with the rest. An image token is not kept, so a prompt that begins with one has no `keep_first`:
+
+    tower_f64                [pictures, patches, hidden of the tower]
+    projector_f64            [pictures, image tokens, H]
+    PROMPT.ids, PROMPT.logits_f64, PROMPT.patch.logits, ...
+
 That of a real model, `golden/gemma-3-270m.f64.safetensors` say, holds, for each PROMPT of gemma-3-270m.json, the contextual
 logits of its last position, and how far from them the reduced ones are (all over the whole vocabulary):
 
@@ -76,6 +84,7 @@ import numpy as np
 from oracle.files import read_ids, read_prompts, read_safetensors, write_safetensors
 from oracle.model import Model, forward, trace
 from oracle.patch import linf, outcome
+from oracle.vision import Vision
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = HERE / "golden"
@@ -114,7 +123,9 @@ def factors(family, patch):
 def golden_small(model, ids):
     """See the top of this file. For models whose logits are few."""
     tensors = {"ids": np.array(ids), "logits_f64": model.logits(forward(model, ids))}
-    cases = {"patch": np.arange(len(ids) - 1), "keep_first": np.arange(1, len(ids) - 1)}
+    cases = {"patch": np.arange(len(ids) - 1)}
+    if ids[0] != model.config.image_token:
+        cases["keep_first"] = np.arange(1, len(ids) - 1)
     for case, absorbed in cases.items():
         solved = outcome(model, ids, absorbed)
         for i, patch in enumerate(solved.patches):
@@ -143,6 +154,20 @@ def golden_large(model, prompts):
     return tensors
 
 
+def golden_images(directory, given):
+    """For models that see, of the pictures and prompts in `given`."""
+    model, vision = Model(directory), Vision(directory)
+    tower = vision.tower(given["pixel_values"].f64())
+    features = vision.project(tower)
+    tensors = {"tower_f64": tower, "projector_f64": features}
+    for name in (key.removesuffix(".ids") for key in given if key.endswith(".ids")):
+        ids, images = (given[f"{name}.{which}"].raw for which in ("ids", "images"))
+        model.look(ids, np.concatenate(features[images]))
+        print(f"  {name}: {len(ids)} tokens, pictures {images.tolist()}")
+        tensors |= {f"{name}.{key}": array for key, array in golden_small(model, ids.tolist()).items()}
+    return tensors
+
+
 def report(title, model, solved):
     found = controls(model, solved).items()
     print(f"{title}: " + ", ".join(f"{name} {value:.3g}" for name, value in found), flush=True)
@@ -156,6 +181,9 @@ def golden_sources():
         ids = [path for path in ids if path.exists()]
         if (directory / "config.json").exists() and ids:
             yield directory.name, directory, ids[0]
+            images = GOLDEN / f"{directory.name}.images.safetensors"
+            if images.exists():
+                yield images.stem, directory, images
         else:
             print(f"{directory.name}: no checkpoint, or no golden/{directory.name}.safetensors with ids")
     for name in REAL:
@@ -167,6 +195,8 @@ def golden_sources():
 
 
 def make_golden(directory, ids):
+    if ids.name.endswith(".images.safetensors"):
+        return golden_images(directory, read_safetensors(ids))
     model, prompts = Model(directory), read_prompts(ids)
     if model.head.shape[0] > LARGE_VOCABULARY:
         return golden_large(model, prompts)
@@ -177,9 +207,9 @@ def compare_with_hugging_face(name, tensors):
     """Hugging Face's logits, where golden/NAME.safetensors has them: about 1e-5 off in float32."""
     path = GOLDEN / f"{name}.safetensors"
     for key, tensor in read_safetensors(path).items() if path.exists() else ():
-        head, middle, _ = key.rpartition("logits_")
-        if middle and head + "logits_f64" in tensors:
-            distance = linf(tensor.f64(), tensors[head + "logits_f64"])
+        ours = key.rpartition("_")[0] + "_f64"
+        if ours in tensors:
+            distance = linf(tensor.f64(), tensors[ours])
             print(f"  Hugging Face, {key}: L-infinity {distance:.2g}")
 
 

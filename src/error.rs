@@ -3,7 +3,7 @@
 use crate::message::{IoError, flattened};
 #[cfg(feature = "server")]
 use crate::server;
-use crate::{checkpoint, compare, conformance, model, patch, trace, verify};
+use crate::{checkpoint, compare, conformance, model, patch, receipt, trace, verify, vision};
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -30,6 +30,9 @@ pub enum Error {
     /// A patch cannot be solved, read or written.
     #[error(transparent)]
     Patch(patch::Error),
+    /// A receipt cannot be written, read or checked.
+    #[error(transparent)]
+    Receipt(receipt::Error),
     /// A verification cannot be run, read or written.
     #[error(transparent)]
     Verify(verify::Error),
@@ -39,6 +42,9 @@ pub enum Error {
     /// The conformance kit cannot be written or scored.
     #[error(transparent)]
     Conformance(conformance::Error),
+    /// A picture cannot be read, or stands nowhere in a prompt.
+    #[error(transparent)]
+    Vision(vision::Error),
     /// A model cannot be served.
     #[cfg(feature = "server")]
     #[error(transparent)]
@@ -48,8 +54,10 @@ pub enum Error {
 flattened! {
     checkpoint => Checkpoint(Io);
     model => Model(Io, Checkpoint);
+    vision => Vision(Io, Checkpoint);
     trace => Trace(Io, Checkpoint, Model);
     patch => Patch(Io, Checkpoint, Model);
+    receipt => Receipt(Io, Checkpoint, Model, Patch);
     verify => Verify(Io, Checkpoint, Model, Patch);
     compare => Compare(Io, Checkpoint, Model, Trace);
     conformance => Conformance(Io, Checkpoint, Model, Trace, Compare);

@@ -45,6 +45,7 @@ class Config:
         self.norm_eps = value("norm_eps", family.norm_eps)
         self.tied_head = value("tie_word_embeddings", family.tied_head)
         self.num_experts_per_tok = value("num_experts_per_tok")
+        self.image_token = top.get("image_token_index", 262_144)  # where there are pictures
         self.activation = value("activation", family.activation)
         if given["model_type"] == "gemma" and self.activation == "gelu":
             self.activation = "gelu_pytorch_tanh"  # what the first configurations of Gemma meant

@@ -31,6 +31,15 @@ class Model:
         self.head = self.tensors[heads[0]] if heads else self.embedding
         biases = [tensor for name, tensor in self.tensors.items() if name.endswith("lm_head.bias")]
         self.head_bias = biases[0].f64() if biases else 0.0
+        self.image_rows, self.blocks = {}, np.empty(0)
+
+    def look(self, ids, features):
+        """Has the image tokens of `ids` be `features` [image tokens, hidden], and those that lie side by side see each
+        other. Only positions count from now on: what is run must be tokens of `ids` at their places."""
+        images = np.asarray(ids) == self.config.image_token
+        begins = images & ~np.concatenate([[False], images[:-1]])
+        self.blocks = np.where(images, np.cumsum(begins), 0)
+        self.image_rows = dict(zip(np.nonzero(images)[0], features, strict=True))
 
     def weights(self, prefix):
         """{name after the prefix: float64 array}, for instance "mlp.gate_proj.weight" in a layer."""
@@ -55,6 +64,8 @@ class Model:
         if family.embedding_scaled:
             x = x * np.sqrt(np.float64(self.config.hidden_size))
         record[f"{family.base}.{family.embedding}"] = x
+        if self.image_rows:  # unscaled
+            x = np.stack([self.image_rows.get(position, row) for position, row in zip(positions, x)])
         if family.position_embedding:
             places = self.weights(family.position_embedding + ".")["weight"][positions]
             record[f"{family.base}.{family.position_embedding}"] = places
@@ -159,10 +170,13 @@ def softcap(x, cap):
     return x if cap is None else cap * np.tanh(x / cap)
 
 
-def visible(positions, window):
-    """[query, key]: key j is seen by query i when j <= i and, with a window, i - window < j."""
+def visible(positions, window, blocks):
+    """[query, key]: key j is seen by query i when j <= i or both are of one block of image tokens and, with a window,
+    i - window < j. `blocks` numbers them by position, 0 for text; it may end before the positions do."""
     i, j = np.asarray(positions)[:, None], np.asarray(positions)[None, :]
-    return (j <= i) if window is None else (j <= i) & (j > i - window)
+    block = np.array([blocks[position] if position < len(blocks) else 0 for position in positions])
+    seen = (j <= i) | (block[:, None] == block) & (block > 0)
+    return seen if window is None else seen & (j > i - window)
 
 
 def project(layer, a):
@@ -189,7 +203,7 @@ def attention(layer, a, positions):
         layer.record[f.attention + ".q_rope"] = q.reshape(len(a), -1)
         layer.record[f.attention + ".k_rope"] = k.reshape(len(a), -1)
 
-    mask = np.where(visible(positions, layer.window), 0.0, -np.inf)
+    mask = np.where(visible(positions, layer.window, layer.model.blocks), 0.0, -np.inf)
     group = c.num_attention_heads // c.num_key_value_heads  # query heads per key/value head
     heads = []
     for head in range(c.num_attention_heads):

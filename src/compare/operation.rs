@@ -78,6 +78,8 @@ impl<'p> Operation<'p> {
                 inputs = vec![inputs[0], z];
                 Kind::Experts(mixture)
             }
+            // A recording of text has nothing of images.
+            Planned::Pixels | Planned::Patches | Planned::Pool => return None,
             Planned::SplitHeads(..) | Planned::SplitHalves(_) => return None,
         };
         let inputs = inputs.into_iter().map(|place| Taken::of(plan, place));

@@ -13,6 +13,7 @@ mod disturbance;
 mod error;
 mod experts;
 pub mod generate;
+mod images;
 mod inner;
 mod known_bug;
 mod linear;
@@ -31,14 +32,16 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod together;
+mod vision;
 
 pub use block::Block;
 pub(crate) use block::{Attended, Rest};
 pub(crate) use build::Weights;
 pub(crate) use cache::Cache;
 pub use decoder::EmbeddingScale;
-pub(crate) use decoder::{Decoder, Embedding};
+pub(crate) use decoder::{Decoder, Embedding, INPUTS_EMBEDS};
 pub use error::{Error, Result};
+pub use images::{Images, Inputs, Tokens};
 pub use inner::{Inner, Maps};
 pub use known_bug::KnownBug;
 pub use linear::Linear;
@@ -52,11 +55,12 @@ pub(crate) use overlay::{LayerOverlay, OverlaidRows, TensorOverlay};
 pub use parts::{Attention, Experts};
 pub(crate) use parts::{Hidden, Projections};
 pub(crate) use pass::{Pass, Sequence};
-pub(crate) use plan::{Operation, Plan};
+pub(crate) use plan::{Operation, Plan, Rows};
 pub(crate) use run::ForwardRun;
 pub use run::Recorder;
 pub use session::Session;
 pub(crate) use together::{consecutive, together};
+pub use vision::Vision;
 
 #[cfg(feature = "cuda")]
 use std::sync::{Arc, Mutex, PoisonError};

@@ -5,7 +5,9 @@
 
 use super::ops::Ops;
 use super::parts::{Active, Attention, Experts};
-use super::{Linear, Model, Norm};
+use super::vision::{PIXEL_VALUES, position_embedding};
+use super::{Linear, Model, Norm, Vision};
+use crate::checkpoint::VisionConfig;
 use crate::kernels::activation::Activation;
 
 /// The operations of a model's pass, in the order in which they run.
@@ -16,6 +18,8 @@ pub(crate) struct Plan {
     pub(crate) nodes: Vec<Node>,
     /// What is recorded, in this order: a name and the node that gives it.
     pub(crate) named: Vec<(String, usize)>,
+    /// The rows of the next node.
+    rows: Rows,
     /// The experts whose router ran last.
     routed: Option<Experts>,
 }
@@ -30,12 +34,29 @@ pub(crate) struct Node {
     pub(crate) width: usize,
     /// How many heads they are of, where they are of heads.
     pub(crate) heads: Option<usize>,
+    pub(crate) rows: Rows,
+}
+
+/// How many rows a node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    /// One a token.
+    OfTokens,
+    /// These for each image.
+    OfEachImage(usize),
+    /// These for all images.
+    OfAllImages(usize),
 }
 
 /// What a node does with its inputs.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
     Embedding,
+    /// An image's pixels, and its patches.
+    Pixels,
+    Patches,
+    /// The mean of patches.
+    Pool,
     /// The learned positions.
     Positions,
     Norm(Norm),
@@ -61,13 +82,7 @@ impl Model {
     /// What a pass of this model computes.
     pub(crate) fn plan(&self) -> Plan {
         let decoder = self.decoder();
-        let mut plan = Plan {
-            path: decoder.form.layers,
-            layer: 0,
-            nodes: Vec::new(),
-            named: Vec::new(),
-            routed: None,
-        };
+        let mut plan = Plan::new(decoder.form.layers);
         let hidden = self.config().hidden_size;
         let mut x = plan.named(decoder.form.embed, Operation::Embedding, vec![], hidden);
         if let Some(learned) = decoder.form.positions {
@@ -83,7 +98,45 @@ impl Model {
     }
 }
 
+impl Vision<'_> {
+    /// What the vision part computes of images.
+    pub(crate) fn plan(&self) -> Plan {
+        let config = self.config();
+        let mut plan = Plan::new(VisionConfig::LAYERS);
+        let patches = config.patches_per_side().pow(2);
+        plan.rows = Rows::OfAllImages(patches);
+        let learned = position_embedding();
+        let positions = plan.named(&learned, Operation::Positions, vec![], config.hidden_size);
+        plan.rows = Rows::OfEachImage(3 * config.image_size);
+        let pixels = plan.named(PIXEL_VALUES, Operation::Pixels, vec![], config.image_size);
+        plan.rows = Rows::OfEachImage(patches);
+        let width = 3 * config.patch_size.pow(2);
+        let cut = plan.push(Operation::Patches, vec![pixels], width);
+        let mut x = self.embed(&mut plan, &cut, &positions);
+        for (layer, block) in self.blocks().iter().enumerate() {
+            plan.layer = layer;
+            x = block.forward(&mut plan, x);
+        }
+        let x = self.normed(&mut plan, &x);
+        plan.rows = Rows::OfEachImage(config.mm_tokens_per_image);
+        let pooled = plan.like(x, Operation::Pool, vec![x]);
+        self.project(&mut plan, &pooled);
+        plan
+    }
+}
+
 impl Plan {
+    fn new(path: &'static str) -> Self {
+        Self {
+            path,
+            layer: 0,
+            nodes: Vec::new(),
+            named: Vec::new(),
+            rows: Rows::OfTokens,
+            routed: None,
+        }
+    }
+
     /// The node that gives the tensor `name`.
     pub(crate) fn place(&self, name: &str) -> Option<Place> {
         self.named
@@ -104,6 +157,7 @@ impl Plan {
             inputs,
             width,
             heads,
+            rows: self.rows,
         });
         self.nodes.len() - 1
     }

@@ -26,12 +26,28 @@
 //! | `model.layers.I.self_attn.mixed` | p v, the input of `o_proj` |
 //! | `model.layers.I.residual_mid` | v = A(C, x) |
 //! | `model.layers.I.mlp.product` | h, the input of `down_proj` |
+//!
+//! A sequence with images has before these the names of its vision part, whose rows are not of tokens, for each image after
+//! the other:
+//!
+//! | name | what |
+//! |---|---|
+//! | `pixel_values` | what goes into the tower, `[3 · image_size, image_size]` |
+//! | `model.vision_tower.embeddings.patch_embedding` | the patches mapped, `[patches, hidden]` |
+//! | `model.vision_tower.embeddings.position_embedding` | the learned positions, for all images once |
+//! | `model.vision_tower.embeddings` | their sum |
+//! | `model.vision_tower.encoder.layers.I.…` | as in a block of text, `self_attn.out_proj`, `mlp.fc1` and `mlp.fc2` |
+//! | `model.vision_tower.post_layernorm` | after the last norm |
+//! | `model.multi_modal_projector.avg_pool` | the mean of each square of patches, `[mm_tokens_per_image, hidden]` |
+//! | `model.multi_modal_projector.mm_soft_emb_norm` | the same, normalised |
+//! | `model.multi_modal_projector` | what takes the place of embeddings |
+//! | `inputs_embeds` | x of the first layer: `model.embed_tokens` with that in its place |
 
 mod error;
 mod ids;
 mod points;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -42,11 +58,12 @@ use sha2::{Digest, Sha256};
 
 pub use error::{Error, Result};
 pub use ids::parse_ids;
+use points::of_images;
 pub use points::{Point, names};
 
 use crate::checkpoint::{Layout, TensorsFile};
 use crate::message::{IoError, hex};
-use crate::model::{Model, Recorder, Session};
+use crate::model::{INPUTS_EMBEDS, Images, Inputs, Model, Recorder, Session, Tokens};
 use crate::tensor::{Dtype, Element, Matrix, Storage, encoded};
 
 /// What is recorded of a pass: some tensors, the rows of the last tokens.
@@ -70,7 +87,10 @@ impl Trace {
     pub fn new(model: &Model, dtype: Dtype, globs: &[String], last: usize) -> Result<Self> {
         let all = ["*".to_owned()];
         let globs = if globs.is_empty() { &all } else { globs };
-        let names = names(model);
+        let mut names = names(model);
+        // A vision part that is broken is found when an image is to be seen.
+        let vision = of_images(model, 0).unwrap_or_default().into_iter();
+        names.extend(vision.map(|(name, _)| name));
         let mut set = GlobSetBuilder::new();
         for pattern in globs {
             let fail = |why: String| Error::Glob {
@@ -112,27 +132,49 @@ impl Trace {
         }
     }
 
-    /// The tensors that a pass over `tokens` tokens records, in forward order: name and shape, `[tokens, width]`.
-    pub fn shapes(&self, model: &Model, tokens: usize) -> Vec<(String, [usize; 2])> {
+    /// The tensors that a pass over some inputs records, in forward order: name and shape, `[tokens, width]` where they are not
+    /// of images.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Model::vision`], where there are images.
+    pub fn shapes<'i>(
+        &self,
+        model: &Model,
+        inputs: impl Into<Inputs<'i>>,
+    ) -> Result<Vec<(String, [usize; 2])>> {
+        let Inputs { ids, pixel_values } = inputs.into();
+        let rows = ids.len().min(self.last);
         let points = Point::all(model).into_iter();
-        let wanted = points.filter(|point| self.wanted.is_match(&point.name));
-        wanted
-            .map(|point| (point.name, [tokens.min(self.last), point.width]))
-            .collect()
+        let mut shapes: Vec<_> = points
+            .map(|point| (point.name, [rows, point.width]))
+            .collect();
+        if !pixel_values.is_empty() {
+            shapes.insert(1, (INPUTS_EMBEDS.into(), shapes[0].1));
+            shapes.splice(0..0, of_images(model, pixel_values.len())?);
+        }
+        shapes.retain(|(name, _)| self.wanted.is_match(name));
+        Ok(shapes)
     }
 
-    /// Runs `tokens` through `model` and writes a safetensors file.
+    /// Runs some inputs through `model` and writes a safetensors file.
     ///
-    /// Its metadata has `model`, `model_hash`, `dtype`, `backend`, `ids` (a JSON list of all `tokens` that were run) and
+    /// Its metadata has `model`, `model_hash`, `dtype`, `backend`, `ids` (a JSON list of all tokens that were run) and
     /// `version` (of this crate). Room for the file is taken before anything is computed, and rows are written as
     /// they come: no more is in memory than a pass needs, and a tensor's rows of one chunk of tokens.
     ///
     /// # Errors
     ///
     /// Those of [`Session::forward`], and [`Error::Io`]; no file appears then.
-    pub fn write(&self, path: &Path, model: &Model, tokens: &[u32]) -> Result<()> {
-        model.check_tokens(tokens, 0)?;
-        let shapes = self.shapes(model, tokens.len());
+    pub fn write<'i>(
+        &self,
+        path: &Path,
+        model: &Model,
+        inputs: impl Into<Inputs<'i>>,
+    ) -> Result<()> {
+        let inputs = inputs.into();
+        check(model, inputs)?;
+        let shapes = self.shapes(model, inputs)?;
         let storage = self.storage();
         let layout = shapes.iter().map(|(name, shape)| Layout {
             name,
@@ -141,25 +183,30 @@ impl Trace {
             length: shape.iter().product::<usize>() * storage.block().bytes,
         });
         let layout: Vec<_> = layout.collect();
-        let mut file = TensorsFile::create(path, &self.metadata(model, tokens), &layout)?;
-        self.record(model, tokens, &mut |name, bytes| file.append(name, bytes))?;
+        let mut file = TensorsFile::create(path, &self.metadata(model, inputs.ids), &layout)?;
+        self.record(model, inputs, &mut |name, bytes| file.append(name, bytes))?;
         Ok(file.finish()?)
     }
 
-    /// Runs `tokens` through `model`, and gives the SHA-256 of every tensor's bytes as [`write`](Self::write) would write them,
+    /// Runs some inputs through `model`, and gives the SHA-256 of every tensor's bytes as [`write`](Self::write) would write them,
     /// in forward order: two machines have the same bits if these are the same.
     ///
     /// # Errors
     ///
     /// Those of [`Session::forward`].
-    pub fn hashes(&self, model: &Model, tokens: &[u32]) -> Result<Vec<(String, String)>> {
-        model.check_tokens(tokens, 0)?;
+    pub fn hashes<'i>(
+        &self,
+        model: &Model,
+        inputs: impl Into<Inputs<'i>>,
+    ) -> Result<Vec<(String, String)>> {
+        let inputs = inputs.into();
+        check(model, inputs)?;
         let mut hashes: BTreeMap<String, Sha256> = BTreeMap::new();
-        self.record(model, tokens, &mut |name, bytes| {
+        self.record(model, inputs, &mut |name, bytes| {
             hashes.entry(name.to_owned()).or_default().update(bytes);
             Ok(())
         })?;
-        let shapes = self.shapes(model, tokens.len()).into_iter();
+        let shapes = self.shapes(model, inputs)?.into_iter();
         let named = shapes.map(|(name, _)| {
             let hash = hashes.remove(&name).unwrap_or_default().finalize();
             (name, hex(&hash))
@@ -167,19 +214,25 @@ impl Trace {
         Ok(named.collect())
     }
 
-    /// Runs `tokens` through `model`; `put` gets the bytes of each tensor's next rows.
-    fn record(&self, model: &Model, tokens: &[u32], put: &mut Put<'_>) -> Result<()> {
+    /// Runs some inputs through `model`; `put` gets the bytes of each tensor's next rows.
+    fn record(&self, model: &Model, inputs: Inputs<'_>, put: &mut Put<'_>) -> Result<()> {
+        let of_images = match inputs.pixel_values {
+            [] => Vec::new(),
+            _ => of_images(model, 0)?,
+        };
+        let whole = of_images.into_iter().map(|(name, _)| name);
         let mut sink = Sink {
             trace: self,
-            skip: tokens.len().saturating_sub(self.last),
+            whole: whole.chain(self.ends.clone()).collect(),
+            skip: inputs.ids.len().saturating_sub(self.last),
             skipped: BTreeMap::new(),
             put,
             error: None,
         };
         match self.dtype {
-            Dtype::F64 => self.run::<f64>(model, tokens, &mut sink)?,
-            Dtype::F32 => self.run::<f32>(model, tokens, &mut sink)?,
-            Dtype::Bf16 => self.run::<bf16>(model, tokens, &mut sink)?,
+            Dtype::F64 => self.run::<f64>(model, inputs, &mut sink)?,
+            Dtype::F32 => self.run::<f32>(model, inputs, &mut sink)?,
+            Dtype::Bf16 => self.run::<bf16>(model, inputs, &mut sink)?,
         }
         sink.error.map_or(Ok(()), |error| Err(error.into()))
     }
@@ -187,16 +240,34 @@ impl Trace {
     fn run<E: Element>(
         &self,
         model: &Model,
-        tokens: &[u32],
+        inputs: Inputs<'_>,
         sink: &mut Sink<'_, '_>,
     ) -> Result<()> {
+        let images = self.images(model, inputs, sink)?;
         let mut session = Session::<E>::new(model);
         if let Some(cancel) = &self.cancel {
             session = session.with_cancel(Arc::clone(cancel));
         }
         let ends = self.ends.iter().any(|name| self.wanted.is_match(name));
         let logits = if ends { self.last } else { 0 };
-        Ok(session.forward_recorded(tokens, logits, sink)?)
+        Ok(session.forward_recorded(Tokens::new(inputs.ids, images.as_ref()), logits, sink)?)
+    }
+
+    fn images<E: Element>(
+        &self,
+        model: &Model,
+        inputs: Inputs<'_>,
+        sink: &mut Sink<'_, '_>,
+    ) -> Result<Option<Images<E>>> {
+        if inputs.pixel_values.is_empty() {
+            return Ok(None);
+        }
+        let mut vision = model.vision()?;
+        if let Some(cancel) = &self.cancel {
+            vision = vision.with_cancel(Arc::clone(cancel));
+        }
+        let features = vision.features(inputs.pixel_values, Some(sink))?;
+        Ok(Some(Images::new(vision.config(), inputs.ids, features)?))
     }
 
     fn metadata(&self, model: &Model, tokens: &[u32]) -> BTreeMap<String, String> {
@@ -212,13 +283,20 @@ impl Trace {
     }
 }
 
+/// Refuses inputs that the model does not take, before a file is begun.
+fn check(model: &Model, inputs: Inputs<'_>) -> Result<()> {
+    Ok(model.check_with_images(inputs.ids, &inputs.spans(model)?, 0)?)
+}
+
 /// Takes the bytes of a tensor's next rows.
 type Put<'p> = dyn FnMut(&str, &[u8]) -> Result<(), IoError> + 'p;
 
 /// Puts what a pass gives where it belongs.
 struct Sink<'t, 'p> {
     trace: &'t Trace,
-    /// The first rows of every tensor, which are not recorded.
+    /// The tensors of which every row that comes is recorded.
+    whole: BTreeSet<String>,
+    /// The first rows of every other tensor, which are not recorded.
     skip: usize,
     /// How many of them are gone by.
     skipped: BTreeMap<String, usize>,
@@ -234,7 +312,7 @@ impl Recorder for Sink<'_, '_> {
 
     fn record(&mut self, name: &str, rows: &Matrix<f64>) {
         let mut first = 0;
-        if !self.trace.ends.iter().any(|end| end == name) {
+        if !self.whole.contains(name) {
             let skipped = self.skipped.entry(name.to_owned()).or_default();
             first = (self.skip - *skipped).min(rows.rows());
             *skipped += first;

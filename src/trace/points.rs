@@ -1,8 +1,8 @@
 //! The points of a model that are recorded.
 
-use crate::model::Model;
+use crate::model::{self, Model, Rows};
 
-/// Every name a pass of this model records, in forward order.
+/// Every name that a pass of this model records of a text, in forward order.
 pub fn names(model: &Model) -> Vec<String> {
     let points = Point::all(model).into_iter();
     points.map(|point| point.name).collect()
@@ -30,4 +30,19 @@ impl Point {
         });
         points.collect()
     }
+}
+
+/// What a pass of this model records of some images beside the [points](Point::all) of a text, before it: name and shape.
+pub(super) fn of_images(model: &Model, images: usize) -> model::Result<Vec<(String, [usize; 2])>> {
+    let plan = model.vision()?.plan();
+    let shapes = plan.named.iter().map(|(name, node)| {
+        let node = &plan.nodes[*node];
+        let rows = match node.rows {
+            Rows::OfEachImage(rows) => rows * images,
+            Rows::OfAllImages(rows) => rows,
+            Rows::OfTokens => 0,
+        };
+        (name.clone(), [rows, node.width])
+    });
+    Ok(shapes.collect())
 }

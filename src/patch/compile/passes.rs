@@ -43,7 +43,7 @@ impl<'m, E: Element> Batch<'m, E> {
             None => return Ok(Matrix::zeros(0, self.model.config().hidden_size)),
         };
         for (session, tokens) in self.sessions.iter().zip(&tokens) {
-            session.start(tokens, None)?;
+            session.start((*tokens).into(), None)?;
         }
         let (model, overlay) = (self.model, self.overlay);
         together(
@@ -95,7 +95,7 @@ impl<'m, E: Element> Batch<'m, E> {
         ) -> crate::patch::Result<Matrix<E>>,
     ) -> crate::patch::Result<Matrix<E>> {
         for (session, tokens) in self.sessions.iter().zip(&tokens) {
-            session.start(tokens, None)?;
+            session.start((*tokens).into(), None)?;
         }
         let mut run = ForwardRun::new(self.model, None, None);
         let model = self.model;
