@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use context_patch::kernels::Level;
-use context_patch::model::KnownBug;
+use context_patch::model::{Inputs, KnownBug};
 use context_patch::output::{check_writable, write_file};
 use context_patch::tensor::Dtype;
 use context_patch::{Result, trace};
@@ -13,6 +13,7 @@ use context_patch::{Result, trace};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::images::{ImageArgs, Written};
 use super::progress::waiting;
 use super::text::read_input;
 use super::words::{commands, counted, rows, shell, size_of};
@@ -42,6 +43,9 @@ pub(super) struct Trace {
     /// The token ids to run instead: a file with a JSON list, taken as they are; - is standard input
     #[arg(long, value_name = "FILE")]
     ids: Option<PathBuf>,
+
+    #[command(flatten)]
+    images: ImageArgs,
 
     /// Compute in f64, f32 or bf16
     #[arg(long, default_value_t = Dtype::F32)]
@@ -82,14 +86,20 @@ impl Trace {
             check_writable(file)?;
         }
         let mut model = self.model.open(level)?.on(self.products.backend)?;
-        let mut tokens = match &self.ids {
-            Some(file) => trace::parse_ids(file, &read_input(file)?)?,
+        let prompt = match &self.ids {
+            Some(file) => {
+                let ids = trace::parse_ids(file, &read_input(file)?)?;
+                self.images.ids(model.checkpoint(), ids)?
+            }
             None => {
                 let text = self.prompt.as_deref().unwrap_or_default();
                 refuse_empty(text)?;
-                model.checkpoint().tokenizer()?.encode(text)?
+                let tokenizer = model.checkpoint().tokenizer()?;
+                let text = Written::Text(text);
+                self.images.prompt(model.checkpoint(), &tokenizer, text)?
             }
         };
+        let mut tokens = prompt.ids.clone();
         if let Some(bug) = self.mutate {
             bug.check(model.config(), self.dtype, tokens.len())?;
             tokens = bug.tokens(&tokens).to_vec();
@@ -98,17 +108,21 @@ impl Trace {
         let last = self.last.map_or(usize::MAX, |last| last as usize);
         let recording = trace::Trace::new(&model, self.dtype, &self.names, last)?;
         let recording = recording.with_cancel(signals::cancel());
+        let inputs = Inputs {
+            ids: &tokens,
+            pixel_values: &prompt.pixel_values(),
+        };
         waiting("Recording", || -> Result<()> {
             if let Some(file) = &self.output {
-                recording.write(file, &model, &tokens)?;
+                recording.write(file, &model, inputs)?;
             }
             if let Some(file) = &self.hash {
-                let hashes = hash_lines(&recording.hashes(&model, &tokens)?);
+                let hashes = hash_lines(&recording.hashes(&model, inputs)?);
                 write_file(file, |out| out.write_all(hashes.as_bytes()))?;
             }
             Ok(())
         })?;
-        let shapes = recording.shapes(&model, &tokens)?;
+        let shapes = recording.shapes(&model, inputs)?;
         if self.json {
             let shapes: serde_json::Map<_, _> = shapes
                 .into_iter()

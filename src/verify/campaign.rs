@@ -7,7 +7,7 @@ use super::batches::batches;
 use super::error::{Error, Result};
 use super::record::{Added, Place};
 use super::{Begun, Crossing, Kind, Record, Run, Step};
-use crate::model::{Inputs, Model};
+use crate::model::Model;
 use crate::tensor::{Dtype, Element};
 
 /// A share of a verification: of all pairs of a kind and a prompt every N-th, so that N shares are the whole.
@@ -147,10 +147,7 @@ fn run_batch<E: Element>(
     let kind = run.kind;
     let begun = prompts.iter().map(|&prompt| Begun {
         prompt,
-        inputs: Inputs {
-            ids: &setting.prompt_ids[prompt],
-            pixel_values: pixel_values.get(prompt).map_or(&[], Vec::as_slice),
-        },
+        inputs: setting.inputs(prompt, pixel_values),
         written: written(run, prompt),
     });
     let begun: Vec<_> = begun.collect();

@@ -75,4 +75,41 @@ pub enum Error {
         /// What the decoder says.
         reason: String,
     },
+
+    /// A prompt that does not have one place for each picture.
+    #[error(
+        "the prompt has {places} × {token}, but there are {pictures} pictures (--image); write it once for each, or leave it out to have the pictures first"
+    )]
+    Placeholders {
+        /// The text of `boi_token_index`.
+        token: String,
+        /// How often the prompt has it.
+        places: usize,
+        /// How many pictures there are.
+        pictures: usize,
+    },
+    /// Token ids that do not have the tokens of the pictures.
+    #[error(
+        "the ids have {tokens} tokens of images (id {id}), but {images} images (--image) take {each} each, side by side; give the ids that the processor makes"
+    )]
+    ImageTokens {
+        /// `image_token_index`.
+        id: u32,
+        /// How often the ids have it.
+        tokens: usize,
+        /// The pictures and their crops.
+        images: usize,
+        /// `mm_tokens_per_image`.
+        each: usize,
+    },
+    /// A token of pictures that the tokenizer does not have.
+    #[error(
+        "the tokenizer has no token {id}, which is {field} of config.json; take the tokenizer.json of a model that sees, such as google/gemma-3-4b-it"
+    )]
+    NoToken {
+        /// The field that names it.
+        field: &'static str,
+        /// The token.
+        id: u32,
+    },
 }

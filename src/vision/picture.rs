@@ -4,11 +4,12 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
 use super::formats::{self, Decoded};
-use crate::message::{IoError, hex, one_line};
+use crate::message::{IoError, hex, one_line, shown};
 
 /// The longest file that is read as a picture.
 pub const MAX_BYTES: u64 = 64 << 20;
@@ -18,7 +19,8 @@ pub const MAX_BYTES: u64 = 64 << 20;
 pub const MAX_PIXELS: u64 = (1 << 28) / 3;
 
 /// What a file is, by its first bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Format {
     /// Portable Network Graphics.
@@ -97,6 +99,34 @@ pub struct Picture {
     format: Format,
     sha256: String,
     pixels: Rgb,
+}
+
+/// What is kept of a picture where it was used: enough to know it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PictureRecord {
+    /// The name of its file, without the folder.
+    pub file: String,
+    /// What the file is.
+    pub format: Format,
+    /// In pixels, after it was turned.
+    pub width: usize,
+    /// In pixels, after it was turned.
+    pub height: usize,
+    /// Of the file's bytes, in hexadecimal.
+    pub sha256: String,
+}
+
+impl fmt::Display for PictureRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            file,
+            format,
+            width,
+            height,
+            ..
+        } = self;
+        write!(f, "{}, {format}, {width} × {height}", shown(file))
+    }
 }
 
 impl fmt::Debug for Picture {
@@ -199,6 +229,18 @@ impl Picture {
     /// RGB, 8 bits a channel: `[height, width, 3]`.
     pub fn rgb(&self) -> &[u8] {
         &self.pixels.bytes
+    }
+
+    /// What is kept of it where it was used.
+    pub fn record(&self) -> PictureRecord {
+        let name = self.path.file_name().unwrap_or_default();
+        PictureRecord {
+            file: name.to_string_lossy().into_owned(),
+            format: self.format,
+            width: self.width(),
+            height: self.height(),
+            sha256: self.sha256.clone(),
+        }
     }
 
     pub(super) fn pixels(&self) -> &Rgb {

@@ -104,12 +104,17 @@ impl Preprocessor {
         }
     }
 
+    /// How many crops of a picture the model reads beside the whole.
+    pub fn crops(&self, picture: &Picture) -> usize {
+        crops(picture.pixels(), self.pan_and_scan).len()
+    }
+
     /// What the model reads of a picture: of the whole, then of its crops, in rows from the upper left.
     pub fn pixel_values(&self, picture: &Picture) -> Vec<PixelValues> {
         let whole = picture.pixels();
         let crops = crops(whole, self.pan_and_scan);
         std::iter::once(self.values(whole))
-            .chain(crops.iter().map(|crop| self.values(crop)))
+            .chain(crops.iter().map(|crop| self.values(&crop.of(whole))))
             .collect()
     }
 
@@ -133,8 +138,16 @@ impl Preprocessor {
     }
 }
 
+/// A part of a picture.
+struct Crop {
+    left: usize,
+    top: usize,
+    width: usize,
+    height: usize,
+}
+
 /// The crops of a picture; the last of them are smaller where it does not divide.
-fn crops(picture: &Rgb, settings: Option<PanAndScan>) -> Vec<Rgb> {
+fn crops(picture: &Rgb, settings: Option<PanAndScan>) -> Vec<Crop> {
     let grid = settings.and_then(|settings| settings.grid(picture.width, picture.height));
     let Some((across, down)) = grid else {
         return Vec::new();
@@ -143,22 +156,28 @@ fn crops(picture: &Rgb, settings: Option<PanAndScan>) -> Vec<Rgb> {
         picture.width.div_ceil(across),
         picture.height.div_ceil(down),
     );
-    let crop = |(left, top): (usize, usize)| {
-        let (right, bottom) = (
-            (left + width).min(picture.width),
-            (top + height).min(picture.height),
-        );
-        let rows = (top..bottom).flat_map(|y| {
-            let row = 3 * y * picture.width;
-            &picture.bytes[row + 3 * left..row + 3 * right]
+    let tops = (0..picture.height).step_by(height);
+    let crop = |left, top| Crop {
+        left,
+        top,
+        width: width.min(picture.width - left),
+        height: height.min(picture.height - top),
+    };
+    let lefts = || (0..picture.width).step_by(width);
+    tops.flat_map(|top| lefts().map(move |left| crop(left, top)))
+        .collect()
+}
+
+impl Crop {
+    fn of(&self, picture: &Rgb) -> Rgb {
+        let rows = (self.top..self.top + self.height).flat_map(|y| {
+            let at = 3 * (y * picture.width + self.left);
+            &picture.bytes[at..at + 3 * self.width]
         });
         Rgb {
-            width: right - left,
-            height: bottom - top,
+            width: self.width,
+            height: self.height,
             bytes: rows.copied().collect(),
         }
-    };
-    let corners = (0..down).flat_map(|y| (0..across).map(move |x| (x * width, y * height)));
-    let inside = corners.filter(|(left, top)| *left < picture.width && *top < picture.height);
-    inside.map(crop).collect()
+    }
 }

@@ -1,0 +1,158 @@
+//! `--image`: prompts with pictures.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use context_patch::checkpoint::{Conversation, Tokenizer};
+use context_patch::model::{Images, Inputs, Model, Session, Tokens};
+use context_patch::tensor::Element;
+use context_patch::vision::{PanAndScan, Picture, PixelValues, Processor};
+use context_patch::{Checkpoint, Result};
+
+/// The pictures of a prompt.
+#[derive(Args)]
+pub(super) struct ImageArgs {
+    /// A picture for the model to see, PNG, JPEG, WebP or GIF; again for each. They stand where the prompt has the token
+    /// <start_of_image>, in order, or before a prompt without it
+    #[arg(long = "image", value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// Let the model see crops of long pictures, too
+    #[arg(long, requires = "files")]
+    pan_and_scan: bool,
+}
+
+/// A prompt before it is tokens.
+pub(super) enum Written<'a> {
+    /// A text as it is.
+    Text(&'a str),
+    /// A text to put into the chat template.
+    Chat(Conversation),
+    /// Messages, which have pictures in their places.
+    Messages(Conversation),
+}
+
+/// A prompt: tokens, and the pictures at some of them.
+pub(super) struct Prompt {
+    pub(super) ids: Vec<u32>,
+    pub(super) pictures: Vec<Picture>,
+    values: Vec<PixelValues>,
+}
+
+impl ImageArgs {
+    /// Whether a prompt for this model may have pictures, or lack them.
+    pub(super) fn concern(&self, checkpoint: &Checkpoint) -> bool {
+        !self.files.is_empty() || checkpoint.vision_config().is_ok()
+    }
+
+    /// The tokens of a prompt, with the pictures in their places.
+    ///
+    /// A text for a model that sees may have no token of a picture where there is none; another model's is as it ever was.
+    pub(super) fn prompt(
+        &self,
+        checkpoint: &Checkpoint,
+        tokenizer: &Tokenizer,
+        written: Written<'_>,
+    ) -> Result<Prompt> {
+        let (processor, pictures) = self.open(checkpoint)?;
+        // A tokenizer without the tokens of pictures will do for a text.
+        let knows = |p: &Processor| !pictures.is_empty() || p.placeholder(tokenizer).is_ok();
+        let Some(processor) = processor.filter(knows) else {
+            let ids = match written {
+                Written::Text(text) => tokenizer.encode(text)?,
+                Written::Chat(conversation) | Written::Messages(conversation) => {
+                    let text = checkpoint.chat_template()?.render(&conversation)?;
+                    tokenizer.encode_as_written(&text)?
+                }
+            };
+            return Ok(Prompt::text(ids));
+        };
+        let place = processor.placeholder(tokenizer)?;
+        let expand = |text: &str| processor.expand(tokenizer, text, &pictures);
+        let ids = match written {
+            Written::Text(text) if text.contains(&place) => tokenizer.encode(&expand(text)?)?,
+            Written::Text(text) => {
+                let before = place.repeat(pictures.len());
+                tokenizer.encode(&expand(&(before + text))?)?
+            }
+            Written::Chat(conversation) => {
+                let template = checkpoint.chat_template()?;
+                let mut text = template.render(&conversation)?;
+                if !text.contains(&place) && !pictures.is_empty() {
+                    text = template.render(&conversation.with_images(pictures.len()))?;
+                }
+                tokenizer.encode_as_written(&expand(&text)?)?
+            }
+            Written::Messages(conversation) => {
+                let text = checkpoint.chat_template()?.render(&conversation)?;
+                tokenizer.encode_as_written(&expand(&text)?)?
+            }
+        };
+        Prompt::new(ids, &processor, pictures)
+    }
+
+    /// Token ids that have those of the pictures in their places.
+    pub(super) fn ids(&self, checkpoint: &Checkpoint, ids: Vec<u32>) -> Result<Prompt> {
+        match self.open(checkpoint)? {
+            (Some(processor), pictures) => Prompt::new(ids, &processor, pictures),
+            (None, _) => Ok(Prompt::text(ids)),
+        }
+    }
+
+    /// The pictures, and what puts them into a prompt; a model that does not see needs none where there are no pictures.
+    fn open(&self, checkpoint: &Checkpoint) -> Result<(Option<Processor>, Vec<Picture>)> {
+        let open = |file: &PathBuf| Picture::open(file);
+        let pictures = self.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let processor = match Processor::of(checkpoint) {
+            Err(_) if pictures.is_empty() => None,
+            Ok(processor) if self.pan_and_scan => {
+                Some(processor.with_pan_and_scan(PanAndScan::default()))
+            }
+            processor => Some(processor?),
+        };
+        Ok((processor, pictures))
+    }
+}
+
+impl Prompt {
+    fn text(ids: Vec<u32>) -> Self {
+        Self {
+            ids,
+            pictures: Vec::new(),
+            values: Vec::new(),
+        }
+    }
+
+    fn new(ids: Vec<u32>, processor: &Processor, pictures: Vec<Picture>) -> Result<Self> {
+        let values = processor.pixel_values(&ids, &pictures)?;
+        Ok(Self {
+            ids,
+            pictures,
+            values,
+        })
+    }
+
+    /// What the model reads of each image, `[3, height, width]`.
+    pub(super) fn pixel_values(&self) -> Vec<&[f32]> {
+        self.values.iter().map(|image| &*image.values).collect()
+    }
+
+    /// What the model makes of its images.
+    pub(super) fn images<E: Element>(&self, model: &Model) -> Result<Option<Images<E>>> {
+        let inputs = Inputs {
+            ids: &self.ids,
+            pixel_values: &self.pixel_values(),
+        };
+        Ok(Images::of(model, inputs)?)
+    }
+
+    /// Lets a session take in the images and what stands before and between them; the tokens that are left.
+    pub(super) fn take_in<E: Element>(&self, session: &mut Session<'_, E>) -> Result<&[u32]> {
+        let Some(images) = self.images(session.model())? else {
+            return Ok(&self.ids);
+        };
+        let (before, last) = self.ids.split_at(self.ids.len() - 1);
+        session.forward(Tokens::new(before, Some(&images)), 0)?;
+        Ok(last)
+    }
+}
