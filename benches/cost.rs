@@ -12,6 +12,7 @@
 mod common;
 
 use common::timed;
+use context_patch::model::Inputs;
 use context_patch::model::generate::greedy;
 use context_patch::patch::{Method, Positions, Solver};
 use context_patch::tensor::Element;
@@ -109,7 +110,7 @@ fn verify<E: Element>(
     };
     let begun = prompts.iter().enumerate().map(|(prompt, ids)| Begun {
         prompt,
-        ids,
+        inputs: Inputs::text(ids),
         written: Vec::new(),
     });
     let mut steps = Vec::new();

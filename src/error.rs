@@ -1,7 +1,7 @@
 //! The error of the crate as a whole: one of its modules' errors.
 
 use crate::message::{IoError, flattened};
-use crate::{checkpoint, compare, conformance, model, patch, trace, verify};
+use crate::{checkpoint, compare, conformance, model, patch, trace, verify, vision};
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -37,11 +37,15 @@ pub enum Error {
     /// The conformance kit cannot be written or scored.
     #[error(transparent)]
     Conformance(conformance::Error),
+    /// A picture cannot be read, or stands nowhere in a prompt.
+    #[error(transparent)]
+    Vision(vision::Error),
 }
 
 flattened! {
     checkpoint => Checkpoint(Io);
     model => Model(Io, Checkpoint);
+    vision => Vision(Io, Checkpoint);
     trace => Trace(Io, Checkpoint, Model);
     patch => Patch(Io, Checkpoint, Model);
     verify => Verify(Io, Checkpoint, Model, Patch);

@@ -50,6 +50,7 @@
 //! | [`forms`] | the blocks of other families as parts, small and random, and Theorem 5 tried on each |
 //! | [`verify`] | the paper's protocol, its figures, the table of tolerances, and runs that go on after they were killed |
 //! | `report` | a page about a verification, with figures (feature `report`) |
+//! | [`vision`] | pictures: decoded, preprocessed, and where they stand in a prompt |
 //! | [`trace`] | every intermediate under its name |
 //! | [`compare`] | another engine's recording held against ours, operation by operation |
 //! | [`conformance`] | the kit of small checkpoints that other engines are held against |
@@ -91,6 +92,7 @@ pub mod report;
 pub mod tensor;
 pub mod trace;
 pub mod verify;
+pub mod vision;
 
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};

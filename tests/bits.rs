@@ -1,13 +1,15 @@
 //! The same bits, however a sequence is computed: one hash per model and compute type, pinned in
 //! `tests/snapshots/bits__hashes.snap`, at every level and in every way.
 //!
-//! The names of these tests begin with the level; those of levels that the machine lacks are reported as ignored.
+//! At every level a sequence goes through all its kernels. Threads, company and the files' access are the same code at each, and
+//! are tried at the best. Tests that begin with a level that the machine lacks are reported as ignored.
 
 mod common;
 
 use bytes::Bytes;
-use common::ways::{AT_ONCE, LEVELS, OTHERS, Way, hash, hashes, levels_here};
-use common::{all_models, gguf, open, reference};
+use common::images::{PROMPTS, Pixels, Prompt, SEEING};
+use common::ways::{AT_ONCE, FEW_TOKENS, LEVELS, OTHERS, Way, hash, hashes, levels_here};
+use common::{Golden, all_models, gguf, open, reference};
 use context_patch::checkpoint::{Access, Checkpoint};
 use context_patch::kernels::Level;
 use context_patch::model::ModelOptions;
@@ -35,14 +37,22 @@ fn main() {
         ),
     ];
     let others = others.map(|(name, test)| trial(name.into(), test));
-    let quantised = QUANTISED_WAYS.map(|name| {
-        let (_, way) = OTHERS.into_iter().find(|(way, _)| *way == name).unwrap();
+    let quantised = FEW_TOKENS.map(|(name, way)| {
         trial(format!("quantised::{name}"), move || {
             quantised_are_pinned(Level::best(), way)
         })
     });
-    let others = others.into_iter().chain(quantised);
-    libtest_mimic::run(&Arguments::from_args(), levels.chain(others).collect()).exit();
+    let read = trial("read".into(), || {
+        are_pinned(Level::best(), Access::Read, AT_ONCE);
+    });
+    let ways = OTHERS.map(|(name, way)| {
+        trial(name.into(), move || {
+            are_pinned(Level::best(), Access::Mapped, way);
+        })
+    });
+    let trials = levels.chain(ways).chain([read]);
+    let trials = trials.chain(quantised).chain(others);
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
 }
 
 fn trial(name: String, test: impl FnOnce() + Send + 'static) -> Trial {
@@ -55,28 +65,19 @@ fn trial(name: String, test: impl FnOnce() + Send + 'static) -> Trial {
 /// The tests of one level, ignored where the machine lacks it.
 fn of_level(name: &str) -> Vec<Trial> {
     let level = name.parse::<Level>();
-    let pinned = |what: &str, access, way| {
+    let pinned = |what: &str, way| {
         let absent = level.is_err();
         let level = level.clone();
-        let test = move || are_pinned(level.unwrap(), access, way);
+        let test = move || are_pinned(level.unwrap(), Access::Mapped, way);
         trial(format!("{name}::{what}"), test).with_ignored_flag(absent)
     };
-    let mut trials = vec![
-        pinned("at_once", Access::Mapped, AT_ONCE),
-        pinned("read", Access::Read, AT_ONCE),
-    ];
-    trials.extend(OTHERS.map(|(what, way)| pinned(what, Access::Mapped, way)));
+    let mut trials = vec![pinned("at_once", AT_ONCE)];
+    trials.extend(FEW_TOKENS.map(|(what, way)| pinned(what, way)));
     let absent = level.is_err();
     let quantised = move || quantised_are_pinned(level.unwrap(), AT_ONCE);
     trials.push(trial(format!("{name}::quantised"), quantised).with_ignored_flag(absent));
     trials
 }
-
-/// The ways of models in quantised types, at the best level: what differs is how a row of weights is read.
-const QUANTISED_WAYS: [&str; 2] = [
-    "chunks_of_7_and_decoding_by_three_threads",
-    "token_by_token",
-];
 
 /// A model in each of ggml's types.
 fn quantised_are_pinned(level: Level, way: Way) {
@@ -115,6 +116,62 @@ fn are_pinned(level: Level, access: Access, way: Way) {
     };
     let hashes: String = all_models().into_iter().map(of_model).collect();
     insta::assert_snapshot!("hashes", hashes);
+    insta::assert_snapshot!("images", of_images(options, way));
+}
+
+/// Prompts with images, as long as the model has positions, and one of images that together are more than enter a cache at
+/// once.
+fn of_images(options: ModelOptions, way: Way) -> String {
+    let mut all = String::new();
+    for name in SEEING {
+        let model = seeing(name, options);
+        let golden = Golden::open(&format!("{name}.images"));
+        let pixels = Pixels::of(&golden);
+        let image_token = model
+            .checkpoint()
+            .vision_config()
+            .unwrap()
+            .image_token_index;
+        for prompt in PROMPTS {
+            let mut prompt_of = Prompt::of(&golden, prompt, &pixels);
+            let text = (0..200).map(|i| (i * i * 7 + 3) % image_token);
+            prompt_of.ids.extend(text);
+            let name = format!("{name}.{prompt}");
+            all += &hashes(&name, &model, prompt_of.inputs(), usize::MAX, way);
+        }
+    }
+    let model = seeing("vision-window", options);
+    let pixels = Pixels::of(&Golden::open("vision-window.images"));
+    let images = 70;
+    let prompt = Prompt {
+        ids: [vec![7; 30], vec![92; 4 * images], vec![9; 20]].concat(),
+        pixel_values: pixels.all().into_iter().cycle().take(images).collect(),
+    };
+    all + &hashes(
+        "vision-window.long",
+        &model,
+        prompt.inputs(),
+        usize::MAX,
+        way,
+    )
+}
+
+/// A random checkpoint that sees, with more positions than it has.
+fn seeing(name: &str, options: ModelOptions) -> Model {
+    let dir = reference(&format!("checkpoints/{name}"));
+    let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
+    let positions = r#""max_position_embeddings": "#;
+    assert_eq!(config.matches(&format!("{positions}256")).count(), 1);
+    let longer = config.replace(&format!("{positions}256"), &format!("{positions}512"));
+    let files = [
+        ("config.json", longer.into()),
+        (
+            "model.safetensors",
+            std::fs::read(dir.join("model.safetensors")).unwrap().into(),
+        ),
+    ];
+    let checkpoint = Checkpoint::from_files(name, files).unwrap();
+    Model::from_checkpoint(checkpoint, options).unwrap()
 }
 
 fn hash_of<E: Element>(model: &Model, ids: &[u32]) -> String {
@@ -127,7 +184,7 @@ fn another_token_changes_the_hash() {
         let ids = ids(model);
         let mut others = ids.clone();
         others[0] ^= 1;
-        let all = |ids| hashes(&name, model, ids, usize::MAX, AT_ONCE);
+        let all = |ids: &[u32]| hashes(&name, model, ids, usize::MAX, AT_ONCE);
         for (before, after) in all(&ids).lines().zip(all(&others).lines()) {
             assert_ne!(before, after);
         }

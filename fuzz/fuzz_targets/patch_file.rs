@@ -160,6 +160,7 @@ fn patch(u: &mut Unstructured<'_>) -> Result<SavedPatch> {
                 ..Method::new(*u.choose(&Solver::ALL)?)
             },
             report: SolverReport::default(),
+            images: Vec::new(),
         })),
         dtype: *u.choose(&[Dtype::F64, Dtype::F32, Dtype::Bf16])?,
         model: u.arbitrary()?,

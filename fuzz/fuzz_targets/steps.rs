@@ -135,6 +135,7 @@ fn record(u: &mut Unstructured<'_>) -> Result<Record> {
         embedding_scale: *u.choose(&[EmbeddingScale::Compute, EmbeddingScale::Bf16])?,
         version: u.arbitrary()?,
         prompt_ids: vec![u.arbitrary()?; prompts.len()],
+        images: Vec::new(),
         prompts,
         tokens,
         keep: *u.choose(&[Keep::Nothing, Keep::Bos, Keep::Half])?,

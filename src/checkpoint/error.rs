@@ -89,6 +89,17 @@ pub enum Error {
         /// The directory, or the name of a model in memory.
         dir: PathBuf,
     },
+    /// A picture, and no vision part to see it.
+    #[error(
+        "{} takes no pictures: {why}; take a checkpoint with a vision part, such as google/gemma-3-4b-it",
+        shown(model)
+    )]
+    NoVision {
+        /// What the model was opened as.
+        model: String,
+        /// What is missing.
+        why: &'static str,
+    },
 
     // ---- config.json and other JSON ----------------------------------------------------
     /// A file that should be JSON and is not.

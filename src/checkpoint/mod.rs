@@ -14,12 +14,14 @@ mod folder;
 pub(crate) mod form;
 mod gguf;
 pub mod hub;
+mod image_processor;
 mod json;
 mod names;
 mod safetensors;
 mod tensors;
 mod tokenizer;
 mod tokenizer_config;
+mod vision;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -34,11 +36,13 @@ pub use error::{Error, Result};
 pub use folder::Converted;
 pub use form::{Rope, RopeScaling};
 pub(crate) use gguf::{Layout as GgufLayout, Values, write_gguf};
+pub use image_processor::{ImageProcessorConfig, Resample};
 pub use safetensors::Access;
 pub(crate) use safetensors::{SINGLE, is_index, list, load};
 pub(crate) use tensors::Stored;
 pub use tensors::Tensors;
 pub use tokenizer::{TextStream, Tokenizer};
+pub use vision::VisionConfig;
 pub(crate) use writer::{Layout, TensorsFile, write_tensors, written, written_length};
 pub use writer::{TensorData, write_safetensors};
 
@@ -292,6 +296,16 @@ impl Checkpoint {
                 },
             }),
         }
+    }
+
+    /// Reads what becomes of a picture before the model reads it, where transformers looks for it: `image_processor` in
+    /// processor_config.json, else preprocessor_config.json; `None` where there is neither.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`ImageProcessorConfig::parse`].
+    pub fn image_processor(&self) -> Result<Option<ImageProcessorConfig>> {
+        image_processor::read(&self.files)
     }
 
     /// The chat templates by name with the file that has them, and the special tokens by name.

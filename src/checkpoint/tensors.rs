@@ -2,7 +2,7 @@
 
 mod experts;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,20 +12,22 @@ use safetensors::tensor::Dtype;
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
-use super::names::canonical;
+use super::names::{Canonical, canonical};
 use crate::message::hex;
 use crate::tensor::{Storage, Tensor, decode};
 
 /// The tensors of a checkpoint by name: `model.embed_tokens.weight`,
 /// `model.layers.{i}.self_attn.q_proj.weight`, …, `model.norm.weight`, `lm_head.weight`.
 ///
-/// The prefixes of `Gemma3ForConditionalGeneration` are removed and its vision tensors left out. A
-/// clone shares the weights.
+/// The prefixes of `Gemma3ForConditionalGeneration` are removed, and its vision tensors stand apart: they have no part in the
+/// hash, in what is listed, nor in a patch. A clone shares the weights.
 #[derive(Clone, Debug)]
 pub struct Tensors {
     source: PathBuf,
     map: BTreeMap<String, Entry>,
-    /// What only an export needs: vision tensors, and second spellings of what `map` has.
+    /// The vision part's: `model.vision_tower.embeddings.patch_embedding.weight`, ….
+    vision: BTreeMap<String, Entry>,
+    /// What only an export needs: second spellings of what the two have.
     aside: Vec<Entry>,
     /// The names of tensors that were [replaced](Self::replaced).
     changed: BTreeSet<String>,
@@ -63,6 +65,25 @@ pub(crate) struct Stored<'a> {
 }
 
 impl Entry {
+    /// The tensor `name`, which must have the shape `expected`.
+    fn of_shape(&self, name: &str, expected: &[usize]) -> Result<Tensor> {
+        let file = || self.file.to_path_buf();
+        match &self.tensor {
+            Ok(tensor) if tensor.shape() == expected => Ok(tensor.clone()),
+            Ok(tensor) => Err(Error::TensorShape {
+                file: file(),
+                tensor: name.into(),
+                expected: expected.into(),
+                found: tensor.shape().into(),
+            }),
+            Err(other) => Err(Error::UnsupportedDtype {
+                file: file(),
+                tensor: self.stored.clone(),
+                dtype: other.dtype.to_string(),
+            }),
+        }
+    }
+
     fn stored<'a>(&'a self, canonical: Option<&'a str>) -> Stored<'a> {
         let (dtype, shape, bytes) = match &self.tensor {
             Ok(tensor) => (tensor.storage().into(), tensor.shape(), tensor.bytes()),
@@ -90,18 +111,23 @@ impl Tensors {
         entries: BTreeMap<String, Entry>,
         metadata: BTreeMap<String, String>,
     ) -> Self {
-        let (mut map, mut aside) = (BTreeMap::new(), Vec::new());
+        let (mut map, mut vision, mut aside) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for (name, entry) in entries {
-            match canonical(&name) {
-                Some(canonical) if !map.contains_key(&canonical) => {
-                    map.insert(canonical, entry);
+            let (part, canonical) = match canonical(&name) {
+                Canonical::Text(name) => (&mut map, name),
+                Canonical::Vision(name) => (&mut vision, name),
+            };
+            match part.entry(canonical) {
+                btree_map::Entry::Vacant(vacant) => {
+                    vacant.insert(entry);
                 }
-                _ => aside.push(entry),
+                btree_map::Entry::Occupied(_) => aside.push(entry),
             }
         }
         Self {
             source: source.into(),
             map,
+            vision,
             aside,
             changed: BTreeSet::new(),
             metadata,
@@ -133,7 +159,8 @@ impl Tensors {
             .map
             .iter()
             .map(|(name, entry)| entry.stored(Some(name)));
-        text.chain(self.aside.iter().map(|entry| entry.stored(None)))
+        let others = self.vision.values().chain(&self.aside);
+        text.chain(others.map(|entry| entry.stored(None)))
     }
 
     /// What the files say beside tensors; of several with the same key, the last.
@@ -147,24 +174,30 @@ impl Tensors {
     ///
     /// [`Error::MissingTensor`], [`Error::OtherPrefix`], [`Error::UnsupportedDtype`] and [`Error::TensorShape`].
     pub fn get(&self, name: &str, expected: &[usize]) -> Result<Tensor> {
-        let Some(entry) = self.map.get(name) else {
-            return Err(self.missing(name));
-        };
-        let file = || entry.file.to_path_buf();
-        match &entry.tensor {
-            Ok(tensor) if tensor.shape() == expected => Ok(tensor.clone()),
-            Ok(tensor) => Err(Error::TensorShape {
-                file: file(),
+        match self.map.get(name) {
+            Some(entry) => entry.of_shape(name, expected),
+            None => Err(self.missing(name)),
+        }
+    }
+
+    /// [`get`](Self::get) for a tensor of the vision part.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingTensor`], [`Error::UnsupportedDtype`] and [`Error::TensorShape`].
+    pub(crate) fn vision(&self, name: &str, expected: &[usize]) -> Result<Tensor> {
+        match self.vision.get(name) {
+            Some(entry) => entry.of_shape(name, expected),
+            None => Err(Error::MissingTensor {
+                file: self.source.clone(),
                 tensor: name.into(),
-                expected: expected.into(),
-                found: tensor.shape().into(),
-            }),
-            Err(other) => Err(Error::UnsupportedDtype {
-                file: file(),
-                tensor: entry.stored.clone(),
-                dtype: other.dtype.to_string(),
             }),
         }
+    }
+
+    /// The names of the vision part's tensors, sorted.
+    pub(crate) fn vision_names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.vision.keys().map(String::as_str)
     }
 
     /// That the tensor `name` is not there, or there with something before its name.
@@ -252,18 +285,32 @@ impl Tensors {
     ///
     /// [`Error::NotFinite`] with the first such element of the first such tensor by name.
     pub fn check_finite(&self) -> Result<()> {
-        let find = |(name, entry): (&String, &Entry)| {
-            let (index, value) = first_not_finite(entry.tensor.as_ref().ok()?)?;
-            Some(Error::NotFinite {
-                file: entry.file.to_path_buf(),
-                tensor: name.clone(),
-                index,
-                value,
-            })
-        };
-        let found = self.map.par_iter().find_map_first(find);
-        found.map_or(Ok(()), Err)
+        check_finite(&self.map)
     }
+
+    /// [`check_finite`](Self::check_finite) for the vision part.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFinite`].
+    pub(crate) fn check_vision_finite(&self) -> Result<()> {
+        check_finite(&self.vision)
+    }
+}
+
+/// Refuses NaN and infinity in any of some tensors.
+fn check_finite(tensors: &BTreeMap<String, Entry>) -> Result<()> {
+    let find = |(name, entry): (&String, &Entry)| {
+        let (index, value) = first_not_finite(entry.tensor.as_ref().ok()?)?;
+        Some(Error::NotFinite {
+            file: entry.file.to_path_buf(),
+            tensor: name.clone(),
+            index,
+            value,
+        })
+    };
+    let found = tensors.par_iter().find_map_first(find);
+    found.map_or(Ok(()), Err)
 }
 
 /// The first element that is NaN or infinite.

@@ -10,6 +10,7 @@ use context_patch::model::generate::{Sampler, Stop, generate};
 use context_patch::model::{Model, Session};
 use context_patch::tensor::{Dtype, Element};
 
+use super::images::{ImageArgs, Prompt, Written};
 use super::text::{print_written, read_input};
 use super::{BackendArgs, ModelArgs, OK, end_line, print, refuse_empty, signals, with_dtype};
 
@@ -49,6 +50,9 @@ pub(super) struct Generate {
     /// else the template takes; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "chat"])]
     messages: Option<PathBuf>,
+
+    #[command(flatten)]
+    images: ImageArgs,
 
     /// Tokens to write at most
     #[arg(long, default_value_t = 128)]
@@ -109,31 +113,28 @@ struct Output<'a> {
 impl Generate {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         let text = self.prompt.as_deref().unwrap_or_default();
-        let conversation = if let Some(path) = &self.messages {
-            Some(Conversation::parse(path, &read_input(path)?)?)
+        let written = if let Some(path) = &self.messages {
+            Written::Messages(Conversation::parse(path, &read_input(path)?)?)
         } else {
             refuse_empty(text)?;
             let system = self.system.as_deref().map(Message::system);
             let messages = system.into_iter().chain([Message::user(text)]);
-            self.chat.then(|| Conversation::new(messages))
+            match self.chat {
+                true => Written::Chat(Conversation::new(messages)),
+                false => Written::Text(text),
+            }
         };
         let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
         let model = model.on(self.products.backend)?;
-        let ids = match conversation {
-            Some(conversation) => {
-                let template = model.checkpoint().chat_template()?;
-                tokenizer.encode_as_written(&template.render(&conversation)?)?
-            }
-            None => tokenizer.encode(text)?,
-        };
-        with_dtype!(self.dtype, E => self.generate::<E>(&model, &tokenizer, &ids))
+        let prompt = self.images.prompt(model.checkpoint(), &tokenizer, written)?;
+        with_dtype!(self.dtype, E => self.generate::<E>(&model, &tokenizer, &prompt))
     }
 
     fn generate<E: Element>(
         &self,
         model: &Model,
         tokenizer: &Tokenizer,
-        prompt: &[u32],
+        prompt: &Prompt,
     ) -> Result<u8> {
         let mut sampler = Sampler::new(self.temperature, self.top_k, self.top_p, self.seed);
         let mut stream = tokenizer.stream();
@@ -147,7 +148,8 @@ impl Generate {
                 print_written(piece)
             }
         };
-        let stop = generate(&mut session, prompt, self.max_tokens, &mut sampler, |id| {
+        let rest = prompt.take_in(&mut session)?;
+        let stop = generate(&mut session, rest, self.max_tokens, &mut sampler, |id| {
             ids.push(id);
             say(&stream.push(id)?, &mut text)
         })?;
@@ -156,7 +158,7 @@ impl Generate {
             let output = Output {
                 model: model.checkpoint().name(),
                 dtype: self.dtype.to_string(),
-                prompt_ids: prompt,
+                prompt_ids: &prompt.ids,
                 ids: &ids,
                 text: &text,
                 stop: match stop {

@@ -72,6 +72,9 @@ pub(super) fn object(saved: &SavedPatch) -> Value {
             object["reduced_positions"] = json!(solved.split.reduced_positions());
             object["method"] = json!(solved.method);
             object["report"] = json!(solved.report);
+            if !solved.images.is_empty() {
+                object["images"] = json!(solved.images);
+            }
         }
         Source::Compiled(compiled) => object["compiled"] = json!(compiled),
     }
@@ -133,15 +136,14 @@ fn describe(saved: &SavedPatch, solved: &Solved) -> String {
         0 => String::new(),
         answer => format!(", the last {answer} of them the answer"),
     };
-    rows([
-        (
-            "absorbed",
-            format!(
-                "{} of {} of the context",
-                context - kept,
-                counted(context, "token")
-            ),
-        ),
+    let absorbed = format!(
+        "{} of {} of the context",
+        context - kept,
+        counted(context, "token")
+    );
+    let images = solved.images.iter();
+    let images = images.map(|image| ("picture", format!("{image}, SHA-256 {}", image.sha256)));
+    let others = [
         (
             "for",
             format!(
@@ -157,5 +159,6 @@ fn describe(saved: &SavedPatch, solved: &Solved) -> String {
                 solved.method.solver, saved.dtype, solved.method.form, solved.method.gain,
             ),
         ),
-    ])
+    ];
+    rows([("absorbed", absorbed)].into_iter().chain(images).chain(others))
 }

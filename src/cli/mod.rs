@@ -9,6 +9,7 @@ mod conformance;
 mod convert;
 mod demo;
 mod generate;
+mod images;
 mod inspect;
 mod keep;
 mod layers;

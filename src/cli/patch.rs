@@ -6,7 +6,7 @@ use clap::Args;
 use context_patch::checkpoint::Tokenizer;
 use context_patch::kernels::Level;
 use context_patch::model::generate::{Sampler, generate};
-use context_patch::model::{Model, Session};
+use context_patch::model::{Images, Model, Session, Tokens};
 use context_patch::output::check_writable;
 use context_patch::patch::{
     self, ApplyMode, Method, Overlay, Positions, Query, SavedPatch, Solver, SolverReport, Source,
@@ -14,9 +14,11 @@ use context_patch::patch::{
 };
 use context_patch::tensor::{Dtype, Element, Storage};
 use context_patch::verify::span::check;
+use context_patch::vision::Picture;
 use context_patch::{Error, Result};
 use indicatif::ProgressBar;
 
+use super::images::{ImageArgs, Prompt, Written};
 use super::keep::parse_keep;
 use super::progress::{counting, waiting};
 use super::solved::Solved;
@@ -51,6 +53,9 @@ pub(super) struct Patch {
     /// The text to absorb
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     context: String,
+
+    #[command(flatten)]
+    images: ImageArgs,
 
     /// The text after it that the patch is for [default: the last token of the context]
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -127,7 +132,11 @@ impl Patch {
     }
 
     fn run_in<E: Element>(&self, model: &Model, tokenizer: &Tokenizer) -> Result<u8> {
-        let split = self.split::<E>(model, tokenizer)?;
+        let context = Written::Text(&self.context);
+        let context = self.images.prompt(model.checkpoint(), tokenizer, context)?;
+        let images = context.images::<E>(model)?;
+        let images = images.as_ref();
+        let split = self.split(model, tokenizer, &context, images)?;
         let tokens = split.queries().len();
         let solver = self.solver.unwrap_or(match tokens {
             1 => Solver::ClosedForm,
@@ -137,15 +146,16 @@ impl Patch {
             return Err(patch::Error::OneToken { solver, tokens }.into());
         }
         let method = self.solving.method(solver, self.apply, self.dtype);
-        let (patch, report) = solve_split::<E>(model, &split, &method)?;
+        let (patch, report) = solve_split(model, &split, images, &method)?;
         let overlay = Overlay::<E>::new(model, &patch, method.form);
         let steps = waiting("Trying the patch", || {
-            check(model, &split, &overlay, 0, Some(report.clone()))
+            check(model, &split, images, &overlay, 0, Some(report.clone()))
         })?;
         let source = patch::Solved {
             split,
             method,
             report,
+            images: context.pictures.iter().map(Picture::record).collect(),
         };
         let saved = waiting("Hashing the weights", || {
             let source = Source::Solved(Box::new(source.clone()));
@@ -186,8 +196,14 @@ impl Patch {
     }
 
     /// What is absorbed, what stays, and for which tokens the patch is to be.
-    fn split<E: Element>(&self, model: &Model, tokenizer: &Tokenizer) -> Result<Split> {
-        let mut tokens = tokenizer.encode(&self.context)?;
+    fn split<E: Element>(
+        &self,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        context: &Prompt,
+        images: Option<&Images<E>>,
+    ) -> Result<Split> {
+        let mut tokens = context.ids.clone();
         let mut span = 1;
         if let Some(query) = &self.query {
             let query = tokenizer.encode_more(query)?;
@@ -200,9 +216,11 @@ impl Patch {
         let answer = match (&self.answer, self.answer_tokens) {
             (Some(text), _) => tokenizer.encode_more(text)?,
             (None, Some(most)) => {
-                let (mut answer, mut session) = (Vec::new(), Session::<E>::new(model));
+                let (mut answer, mut session) = (Vec::new(), Session::new(model));
+                let (before, last) = tokens.split_at(tokens.len() - 1);
+                session.forward(Tokens::new(before, images), 0)?;
                 let bar = counting("tokens of the answer", most);
-                generate(&mut session, &tokens, most, &mut Sampler::default(), |id| {
+                generate(&mut session, last, most, &mut Sampler::default(), |id| {
                     answer.push(id);
                     bar.inc(1);
                     Ok::<_, Error>(())
@@ -223,11 +241,12 @@ impl Patch {
 fn solve_split<E: Element>(
     model: &Model,
     split: &Split,
+    images: Option<&Images<E>>,
     method: &Method,
 ) -> Result<(patch::Patch, SolverReport)> {
     if method.solver == Solver::Span {
         let bar = ProgressBar::new_spinner();
-        let solved = span::solve::<E>(model, split, method, |quality| {
+        let solved = span::solve(model, split, images, method, |quality| {
             bar.inc(1);
             let (pass, differing) = (bar.position(), quality.differing);
             bar.set_message(format!(
@@ -247,8 +266,8 @@ fn solve_split<E: Element>(
         kept,
     };
     let solution = waiting("Solving the patch", || {
-        let mut contextual = Session::<E>::new(model);
-        contextual.forward(split.context(), 0)?;
+        let mut contextual = Session::new(model);
+        contextual.forward(Tokens::new(split.context(), images), 0)?;
         solve(&mut contextual, query, method, &[])
     })?;
     Ok((solution.patch, solution.report))

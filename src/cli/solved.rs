@@ -53,6 +53,8 @@ impl<'a> Solved<'a> {
             quoted(&tokenizer.decode(context)?, 100),
         );
         let mut said = vec![("Absorbed", absorbed)];
+        let images = self.source.images.iter();
+        said.extend(images.map(|image| ("Picture", image.to_string())));
         if kept > 0 {
             let token = |&i: &usize| tokenizer.token_text(context[i]).unwrap_or_default();
             let texts: String = split.kept().iter().map(token).collect();

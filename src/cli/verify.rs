@@ -13,7 +13,9 @@ use context_patch::tensor::Dtype;
 use context_patch::verify::{
     Error, Keep, Kind, Machine, PROMPTS, Record, Setting, Shard, StepsFile, campaign,
 };
+use context_patch::vision::Picture;
 
+use super::images::{ImageArgs, Prompt, Written};
 use super::outcome::{conclude, write_json, write_report};
 use super::progress::{bar, waiting};
 use super::solving::SolvingArgs;
@@ -36,6 +38,9 @@ pub(super) struct Verify {
     /// Prompts to use, one JSON string a line; - is standard input [default: the paper's five]
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
+
+    #[command(flatten)]
+    images: ImageArgs,
 
     /// Tokens of each prompt
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
@@ -117,12 +122,14 @@ impl Verify {
             None => PROMPTS.map(str::to_owned).into(),
         };
         prompts.iter().try_for_each(|prompt| refuse_empty(prompt))?;
-        let (model, setting) = waiting("Reading the model", || -> Result<_> {
+        let (model, setting, seen) = waiting("Reading the model", || -> Result<_> {
             let model = self.model.open(level)?;
-            let setting = self.setting(&model, prompts)?;
-            Ok((model, setting))
+            let mut setting = self.setting(&model, prompts)?;
+            let seen = self.see(&model, &mut setting)?;
+            Ok((model, setting, seen))
         })?;
-        setting.check(&model)?;
+        let pixel_values: Vec<_> = seen.iter().map(Prompt::pixel_values).collect();
+        setting.check(&model, &pixel_values)?;
         let machine = Machine::here(&model);
         let (mut file, mut record) = match &self.steps {
             None => (None, Record::new(setting, vec![machine])),
@@ -135,7 +142,7 @@ impl Verify {
         let (done, all) = shard.progress(&record);
         let bar = bar(done, all);
         let cancel = signals::cancel();
-        let unsolved = campaign::run(&model, &mut record, shard, |kind, step| {
+        let unsolved = campaign::run(&model, &mut record, &pixel_values, shard, |kind, step| {
             bar.set_message(kind.to_string());
             bar.inc(1);
             if let Some(file) = &mut file {
@@ -177,5 +184,24 @@ impl Verify {
             passes: self.solving.passes,
             ..Setting::new(model, prompts, kinds)?
         })
+    }
+
+    /// Puts the pictures into every prompt, where there are any.
+    fn see(&self, model: &Model, setting: &mut Setting) -> Result<Vec<Prompt>> {
+        let checkpoint = model.checkpoint();
+        if !self.images.concern(checkpoint) {
+            return Ok(Vec::new());
+        }
+        let tokenizer = checkpoint.tokenizer()?;
+        let prompt = |text: &String| {
+            let text = Written::Text(text);
+            self.images.prompt(checkpoint, &tokenizer, text)
+        };
+        let prompts: Vec<_> = setting.prompts.iter().map(prompt).collect::<Result<_>>()?;
+        setting.prompt_ids = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
+        if let Some(prompt) = prompts.first() {
+            setting.images = prompt.pictures.iter().map(Picture::record).collect();
+        }
+        Ok(prompts)
     }
 }

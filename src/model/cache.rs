@@ -1,11 +1,10 @@
 //! The key-value cache of one sequence: all keys on full layers, the window's on sliding ones.
 //!
 //! Its size is known before a token arrives: vectors grow by [`STEP`] tokens instead of doubling, and a sliding layer drops
-//! the keys that no later token sees before it would exceed its window plus [`SLACK`].
+//! the keys that no later token sees before it would exceed its window plus [`SLACK`]. The tokens of an image see each other, so
+//! that they enter together, however many they are.
 
 use std::ops::Range;
-
-#[cfg(feature = "cuda")]
 use std::sync::Arc;
 
 #[cfg(feature = "cuda")]
@@ -13,23 +12,28 @@ use crate::cuda::{DeviceCache, OnDevice};
 use crate::tensor::Element;
 
 /// How many keys beyond its window a sliding layer may hold before it drops the oldest, so that not every token moves the
-/// whole window. Also the most tokens that enter together.
+/// whole window. Also the most tokens that enter together, but for an image's.
 pub(super) const SLACK: usize = 256;
 
 /// The tokens by which a vector grows. Decoding then copies it once every 64 tokens, which costs little: attention reads all of
 /// it for each token.
 const STEP: usize = 64;
 
-/// The tokens a layer has room for while it holds `tokens`: powers of two up to [`STEP`], because many sequences are only a
-/// token or two long.
-fn room(window: Option<usize>, tokens: usize) -> usize {
-    let most = window.map_or(usize::MAX, |window| window.saturating_add(SLACK));
+/// The tokens a layer has room for while it holds `tokens`, of which at most `together` enter together: powers of two up to
+/// [`STEP`], because many sequences are only a token or two long.
+fn room(window: Option<usize>, tokens: usize, together: usize) -> usize {
+    let most = window.map_or(usize::MAX, |window| most(window, together));
     let room = if (1..=STEP).contains(&tokens) {
         Some(tokens.next_power_of_two())
     } else {
         tokens.checked_next_multiple_of(STEP)
     };
     room.unwrap_or(usize::MAX).min(most)
+}
+
+/// The most keys of a layer with a window.
+fn most(window: usize, together: usize) -> usize {
+    window.saturating_add(together.max(SLACK))
 }
 
 /// The keys and values of one sequence, layer by layer.
@@ -51,6 +55,7 @@ impl<E: Element> Cache<E> {
         let layers = windows.into_iter().map(|window| LayerCache {
             window,
             head_dim,
+            together: Arc::from([]),
             positions: Vec::new(),
             keys: vec![Vec::new(); kv_heads],
             values: vec![Vec::new(); kv_heads],
@@ -67,12 +72,20 @@ impl<E: Element> Cache<E> {
     pub(crate) fn on(mut self, device: Option<Arc<OnDevice>>) -> Self {
         let layers = self.layers.len();
         self.device =
-            device.map(|device| DeviceCache::new(device, layers, |tokens| room(None, tokens)));
+            device.map(|device| DeviceCache::new(device, layers, |tokens| room(None, tokens, 0)));
         if self.device.is_some() {
             // A device keeps the keys that a window has left behind.
             self.layers.iter_mut().for_each(|layer| layer.window = None);
         }
         self
+    }
+
+    /// Says which positions see each other, of tokens that enter from now on.
+    pub(crate) fn see_together(&mut self, spans: &[Range<usize>]) {
+        let together: Arc<[_]> = spans.into();
+        for layer in &mut self.layers {
+            layer.together = together.clone();
+        }
     }
 
     #[cfg(feature = "cuda")]
@@ -90,9 +103,9 @@ impl<E: Element> Cache<E> {
         layers.max().unwrap_or_default()
     }
 
-    /// The most bytes that keys, values and positions take while `tokens` enter. The largest vector counts twice, because its
-    /// old memory is freed only after it has been copied.
-    pub(super) fn bytes(&self, tokens: usize) -> usize {
+    /// The most bytes that keys, values and positions take while `tokens` enter, at most `together` of them together. The
+    /// largest vector counts twice, because its old memory is freed only after it has been copied.
+    pub(super) fn bytes(&self, tokens: usize, together: usize) -> usize {
         #[cfg(feature = "cuda")]
         let of_layer = match self.device {
             // A device copies a layer as a whole.
@@ -101,17 +114,23 @@ impl<E: Element> Cache<E> {
         };
         #[cfg(not(feature = "cuda"))]
         let of_layer = LayerCache::vector;
-        let vectors = self.layers.iter().map(|layer| of_layer(layer, tokens));
-        let layers = self.layers.iter().map(|layer| layer.bytes(tokens));
+        let vectors = self
+            .layers
+            .iter()
+            .map(|layer| of_layer(layer, tokens, together));
+        let layers = self
+            .layers
+            .iter()
+            .map(|layer| layer.bytes(tokens, together));
         layers.fold(vectors.max().unwrap_or_default(), usize::saturating_add)
     }
 
     /// The most tokens, up to `most`, that take no more than `allowed` bytes.
-    pub(super) fn fit(&self, allowed: usize, most: usize) -> usize {
+    pub(super) fn fit(&self, allowed: usize, most: usize, together: usize) -> usize {
         let (mut fit, mut over) = (0, most.saturating_add(1));
         while over - fit > 1 {
             let middle = fit + (over - fit) / 2;
-            if self.bytes(middle) <= allowed {
+            if self.bytes(middle, together) <= allowed {
                 fit = middle;
             } else {
                 over = middle;
@@ -139,6 +158,8 @@ impl<E: Element> Cache<E> {
 pub(super) struct LayerCache<E> {
     window: Option<usize>,
     head_dim: usize,
+    /// The positions that see each other, ascending.
+    together: Arc<[Range<usize>]>,
     /// The position of each key, ascending; gaps are tokens that a patch has absorbed.
     positions: Vec<usize>,
     /// `[kv_heads][keys · head_dim]`
@@ -148,29 +169,33 @@ pub(super) struct LayerCache<E> {
 
 impl<E: Element> LayerCache<E> {
     /// The bytes of keys, values and positions while it holds `tokens`.
-    fn bytes(&self, tokens: usize) -> usize {
+    fn bytes(&self, tokens: usize, together: usize) -> usize {
         let numbers = (2 * self.keys.len()).saturating_mul(self.head_dim);
         let token = numbers
             .saturating_mul(size_of::<E>())
             .saturating_add(size_of::<usize>());
-        room(self.window, tokens).saturating_mul(token)
+        room(self.window, tokens, together).saturating_mul(token)
     }
 
     /// The bytes of its largest vector while it holds `tokens`.
-    fn vector(&self, tokens: usize) -> usize {
+    fn vector(&self, tokens: usize, together: usize) -> usize {
         let token = self.head_dim.saturating_mul(size_of::<E>());
-        room(self.window, tokens).saturating_mul(token.max(size_of::<usize>()))
+        room(self.window, tokens, together).saturating_mul(token.max(size_of::<usize>()))
     }
 
-    /// Makes room for `tokens` more, at most [`SLACK`], the first of them at `position`.
+    /// How the tokens at `positions` enter: at most [`SLACK`] together, but those that see each other all at once.
+    pub(super) fn entries(&self, positions: &[usize]) -> Vec<Range<usize>> {
+        pieces(positions, SLACK, &self.together)
+    }
+
+    /// Makes room for `tokens` more, the first of them at `position`.
     pub(super) fn make_room(&mut self, position: usize, tokens: usize) {
-        debug_assert!(tokens <= SLACK, "{tokens} tokens at once");
-        let most = self.window.map(|window| window.saturating_add(SLACK));
+        let most = self.window.map(|window| most(window, tokens));
         if most.is_some_and(|most| self.positions.len() + tokens > most) {
             self.forget(position);
         }
         let held = self.positions.len();
-        let more = room(self.window, held + tokens) - held;
+        let more = room(self.window, held + tokens, tokens) - held;
         self.positions.reserve_exact(more);
         for vectors in self.keys.iter_mut().chain(&mut self.values) {
             vectors.reserve_exact(more * self.head_dim);
@@ -192,9 +217,12 @@ impl<E: Element> LayerCache<E> {
         }
     }
 
-    /// Which keys the query at `position` sees: of key j those with position − window < j ≤ position.
+    /// Which keys the query at `position` sees: of key j those with position − window < j ≤ position, and those behind it
+    /// that it sees [together](Cache::see_together) with.
     pub(super) fn seen_from(&self, position: usize) -> Range<usize> {
-        let end = self.positions.partition_point(|&j| j <= position);
+        let span = self.together.iter().find(|span| span.contains(&position));
+        let last = span.map_or(position, |span| span.end - 1);
+        let end = self.positions.partition_point(|&j| j <= last);
         self.first_seen_from(position)..end
     }
 
@@ -223,6 +251,31 @@ impl<E: Element> LayerCache<E> {
             vectors.drain(..unseen * self.head_dim);
         }
     }
+}
+
+/// Ranges of at most `most` of `positions`, which ascend, none of which ends within a span: one that is longer is a range.
+pub(super) fn pieces(
+    positions: &[usize],
+    most: usize,
+    spans: &[Range<usize>],
+) -> Vec<Range<usize>> {
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    while start < positions.len() {
+        let mut end = positions.len().min(start.saturating_add(most));
+        let within = |span: &&Range<usize>| {
+            let next = positions.get(end);
+            span.contains(&positions[end - 1]) && next.is_some_and(|next| span.contains(next))
+        };
+        if let Some(span) = spans.iter().find(within) {
+            let first = positions.partition_point(|&position| position < span.start);
+            let last = positions.partition_point(|&position| position < span.end);
+            end = if first > start { first } else { last };
+        }
+        pieces.push(start..end);
+        start = end;
+    }
+    pieces
 }
 
 #[cfg(test)]
@@ -257,6 +310,57 @@ mod tests {
         assert_eq!(seen(&filled(None, 10, 1), 9).len(), 10);
     }
 
+    /// Two images, one longer than the window and one shorter.
+    #[test]
+    fn an_image_sees_itself_and_the_window_before_it() {
+        let mut cache = Cache::<f32>::new([Some(3)], 1, 2);
+        cache.see_together(&[2..7, 9..11]);
+        cache.layers[0].make_room(0, 12);
+        for t in 0..12 {
+            cache.layers[0].push(t, &[t as f32, 0.0], &[0.0, t as f32]);
+        }
+        let seen = |position| seen(&cache, position);
+        assert_eq!(seen(1), [0.0, 1.0]);
+        assert_eq!(seen(2), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(seen(6), [4.0, 5.0, 6.0]);
+        assert_eq!(seen(7), [5.0, 6.0, 7.0]);
+        assert_eq!(seen(9), [7.0, 8.0, 9.0, 10.0]);
+        assert_eq!(seen(11), [9.0, 10.0, 11.0]);
+    }
+
+    #[test]
+    fn no_piece_ends_within_an_image() {
+        let positions: Vec<usize> = (10..30).collect();
+        let pieces = |most, spans: &[Range<usize>]| pieces(&positions, most, spans);
+        assert_eq!(pieces(8, &[]), [0..8, 8..16, 16..20]);
+        // It begins a piece, and one longer than a piece is one.
+        assert_eq!(pieces(8, &[15..20]), [0..5, 5..13, 13..20]);
+        assert_eq!(
+            pieces(3, &[15..20]),
+            [0..3, 3..5, 5..10, 10..13, 13..16, 16..19, 19..20]
+        );
+        assert_eq!(pieces(8, &[10..30]), std::slice::from_ref(&(0..20)));
+        // One that ends with a piece, and one that follows it at once.
+        assert_eq!(pieces(8, &[12..18, 18..22]), [0..8, 8..16, 16..20]);
+    }
+
+    #[test]
+    fn an_image_longer_than_the_slack_enters_a_sliding_layer_whole() {
+        let (tokens, image) = (1000, 300..700);
+        let mut cache = Cache::<f32>::new([Some(3)], 1, 2);
+        cache.see_together(std::slice::from_ref(&image));
+        let positions: Vec<_> = (0..tokens).collect();
+        for entry in cache.layers[0].entries(&positions) {
+            cache.layers[0].make_room(entry.start, entry.len());
+            for t in entry {
+                cache.layers[0].push(t, &[t as f32, 0.0], &[0.0, t as f32]);
+            }
+            assert!(cache.allocated() <= cache.bytes(tokens, image.len()));
+            assert!(cache.tokens() <= 3 + image.len());
+        }
+        assert_eq!(seen(&cache, tokens - 1), [997.0, 998.0, 999.0]);
+    }
+
     #[test]
     fn a_sliding_layer_forgets() {
         for together in [1, 7, SLACK] {
@@ -274,9 +378,9 @@ mod tests {
                 for together in [1, 5, 64, SLACK] {
                     let cache = filled(window, tokens, together);
                     // Nothing grows any more.
-                    let computed = cache.bytes(tokens) - cache.layers[0].vector(tokens);
+                    let computed = cache.bytes(tokens, 1) - cache.layers[0].vector(tokens, 1);
                     // A sliding layer may let go of keys before its last growth, of less than a step.
-                    let step = cache.layers[0].bytes(STEP);
+                    let step = cache.layers[0].bytes(STEP, 1);
                     assert!(
                         (computed.saturating_sub(step - 1)..=computed).contains(&cache.allocated()),
                         "{window:?} {tokens} {together}"
@@ -290,14 +394,14 @@ mod tests {
     fn a_bound_fits_the_tokens_it_says() {
         let cache = Cache::<f32>::new([None, Some(3)], 2, 8);
         for tokens in [1, 63, 64, 65, 259, 260, 1000] {
-            let bytes = cache.bytes(tokens);
-            let fit = cache.fit(bytes, 100_000);
-            assert_eq!(fit, room(None, tokens));
-            assert_eq!(cache.bytes(fit), bytes);
-            assert!(cache.bytes(fit + 1) > bytes);
-            assert!(cache.fit(bytes - 1, 100_000) < tokens);
+            let bytes = cache.bytes(tokens, 1);
+            let fit = cache.fit(bytes, 100_000, 1);
+            assert_eq!(fit, room(None, tokens, 1));
+            assert_eq!(cache.bytes(fit, 1), bytes);
+            assert!(cache.bytes(fit + 1, 1) > bytes);
+            assert!(cache.fit(bytes - 1, 100_000, 1) < tokens);
         }
-        assert_eq!(cache.fit(usize::MAX, 100_000), 100_000);
-        assert_eq!(cache.bytes(usize::MAX), usize::MAX);
+        assert_eq!(cache.fit(usize::MAX, 100_000, 1), 100_000);
+        assert_eq!(cache.bytes(usize::MAX, 1), usize::MAX);
     }
 }

@@ -1,16 +1,22 @@
 //! The decoder around the blocks: embedding, final norm, head.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
+use super::images::looked_up;
 use super::ops::Ops;
 use super::overlay::OverlaidRows;
 use super::pass::{Pass, Sequence};
 use super::run::ForwardRun;
-use super::{Cache, Linear, Model, Norm};
+use super::{Cache, Linear, Model, Norm, Tokens};
 use crate::checkpoint::form::DecoderForm;
 use crate::kernels::elementwise;
 use crate::tensor::{Dtype, Element, Matrix, Tensor, round_to_bf16};
+
+/// What goes into the first block of a sequence with images, in recordings: no module outputs it.
+pub(crate) const INPUTS_EMBEDS: &str = "inputs_embeds";
 
 /// What is around the blocks.
 #[derive(Clone, Debug)]
@@ -103,11 +109,11 @@ impl Model {
     /// The most bytes that the keys and values of a sequence of `tokens` take, before one of them is allocated:
     /// what a [`Session`](super::Session) needs to be [allowed](super::Session::with_cache_limit).
     ///
-    /// Full layers hold all tokens, sliding ones their window and 256 more. The largest of the vectors counts
+    /// Full layers hold all tokens, sliding ones their window and 256 more, or as many as an image has that has more. The largest of the vectors counts
     /// twice, as it is copied when it grows. A pass needs room for its activations besides, which is freed after
     /// it and depends on its [chunk](super::Session::with_chunk), not on the sequence.
     pub fn cache_bytes<E: Element>(&self, tokens: usize) -> usize {
-        self.new_cache::<E>().bytes(tokens)
+        self.new_cache::<E>().bytes(tokens, 1)
     }
 
     /// Refuses sequences of more tokens than the model has positions.
@@ -117,6 +123,26 @@ impl Model {
             return Err(Error::PromptTooLong { tokens, positions });
         }
         Ok(())
+    }
+
+    /// [`check_tokens`](Self::check_tokens) for tokens of which those at `spans` are images', which need no place in the
+    /// vocabulary and must be there whole.
+    pub(crate) fn check_with_images(
+        &self,
+        ids: &[u32],
+        spans: &[Range<usize>],
+        first_position: usize,
+    ) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if !spans.is_empty() && self.device().is_some() {
+            return Err(Error::ImageOnDevice);
+        }
+        let tokens = ids.len();
+        if spans.iter().any(|span| span.end > tokens) {
+            return Err(Error::ImageCut { tokens });
+        }
+        let ids = looked_up(ids, spans, self.config().vocab_size);
+        self.check_tokens(&ids, first_position)
     }
 
     /// Refuses token ids outside the vocabulary, positions outside the model's, and nothing at all.
@@ -158,6 +184,23 @@ impl Model {
     /// What is around the blocks.
     pub(crate) fn decoder(&self) -> &Decoder {
         &self.decoder
+    }
+
+    /// [`embed`](Self::embed) for some tokens, with what images put in the place of their embeddings, as it is.
+    pub(crate) fn embed_inputs<E: Element>(
+        &self,
+        run: &mut ForwardRun<'_>,
+        tokens: Tokens<'_, E>,
+        rows: Range<usize>,
+        positions: &[usize],
+    ) -> Matrix<E> {
+        let ids = looked_up(tokens.ids, &tokens.spans(0), self.config().vocab_size);
+        let mut x = self.embed(run, &ids[rows.clone()], positions);
+        if let Some(images) = tokens.images {
+            images.put(rows, &mut x);
+            run.record_global(INPUTS_EMBEDS, &x);
+        }
+        x
     }
 
     /// The embedding times its scale, and with the learned positions added where there are some: `[tokens, hidden]`.

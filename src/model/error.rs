@@ -56,6 +56,42 @@ pub enum Error {
         /// Ids must be below it.
         vocab_size: usize,
     },
+    /// Image tokens that are not as many as the images take.
+    #[error(
+        "the prompt has {tokens} image tokens (id {id}), but {images} images take {each} each: give every image its tokens, and no others"
+    )]
+    ImageTokens {
+        /// The id of an image token.
+        id: u32,
+        /// How many there are.
+        tokens: usize,
+        /// The images.
+        images: usize,
+        /// `mm_tokens_per_image`.
+        each: usize,
+    },
+    /// A sequence that ends before an image does.
+    #[error(
+        "the first {tokens} tokens end within an image, whose tokens must be taken in together: let text follow the image"
+    )]
+    ImageCut {
+        /// The tokens of the sequence.
+        tokens: usize,
+    },
+    /// Pixels of another size than the vision part takes in.
+    #[error("an image has {found} pixel values, but the vision part takes 3 × {size} × {size}")]
+    PixelValues {
+        /// How many there are.
+        found: usize,
+        /// `image_size`.
+        size: usize,
+    },
+    /// Images on a device.
+    #[cfg(feature = "cuda")]
+    #[error(
+        "a prompt with an image cannot run on the GPU, where no token sees one behind it: use the native backend"
+    )]
+    ImageOnDevice,
     /// Finite weights that gave something else.
     #[error(
         "the output of {module} is not finite in {dtype}, though the weights are: they are too large for it"

@@ -1,5 +1,7 @@
 //! Generation: which token comes next, and when to stop.
 
+use std::collections::BTreeMap;
+
 use rand_core::Rng;
 use rand_pcg::Pcg64;
 
@@ -28,15 +30,29 @@ pub fn greedy<E: Element>(logits: &[E]) -> u32 {
 }
 
 /// How the next token is drawn. The default is the token with the largest logit.
+///
+/// The order is: [`logit_bias`](Self::logit_bias) is added to the logits, then the penalties are taken from those of tokens drawn
+/// before; they are divided by [`temperature`](Self::temperature); [`top_k`](Self::top_k), [`top_p`](Self::top_p) and
+/// [`min_p`](Self::min_p) each leave some of the likeliest; and of those one is drawn. All in f64.
 #[derive(Clone, Debug)]
 pub struct Sampler {
-    /// Logits are divided by it; 0 takes the largest logit and uses no other setting.
+    /// Logits are divided by it; 0 takes the largest logit and uses no setting below but the bias and the penalties.
     pub temperature: f64,
     /// Draw from this many tokens with the largest logits; 0 is all.
     pub top_k: usize,
     /// Draw from the fewest likeliest tokens whose probabilities reach this.
     pub top_p: f64,
+    /// Draw from tokens at least this many times as likely as the likeliest; 0 is all.
+    pub min_p: f64,
+    /// Taken from the logit of every token drawn before.
+    pub presence_penalty: f64,
+    /// Taken from the logit of a token as many times as it was drawn before.
+    pub frequency_penalty: f64,
+    /// Added to the logits of these tokens; those outside the vocabulary are left out.
+    pub logit_bias: Vec<(u32, f64)>,
     random: Pcg64,
+    /// How often each token was drawn.
+    drawn: BTreeMap<u32, u32>,
 }
 
 impl Default for Sampler {
@@ -52,12 +68,53 @@ impl Sampler {
             temperature,
             top_k,
             top_p,
+            min_p: 0.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
             random: Pcg64::new(u128::from(seed), 0),
+            drawn: BTreeMap::new(),
         }
     }
 
-    /// The next token: temperature first, then top-k, then top-p, all in f64.
+    /// The same sampler with the random numbers of another of the seed's independent streams; the first is 0.
+    #[must_use]
+    pub fn with_stream(mut self, seed: u64, stream: u64) -> Self {
+        self.random = Pcg64::new(u128::from(seed), u128::from(stream));
+        self
+    }
+
+    /// The next token.
     pub fn next<E: Element>(&mut self, logits: &[E]) -> u32 {
+        let penalised = self.presence_penalty != 0.0 || self.frequency_penalty != 0.0;
+        let token = if self.logit_bias.is_empty() && !(penalised && !self.drawn.is_empty()) {
+            self.draw(logits)
+        } else {
+            let adjusted = self.adjusted(logits);
+            self.draw(&adjusted)
+        };
+        if penalised {
+            *self.drawn.entry(token).or_default() += 1;
+        }
+        token
+    }
+
+    /// The logits with the bias and the penalties.
+    fn adjusted<E: Element>(&self, logits: &[E]) -> Vec<f64> {
+        let mut logits: Vec<f64> = logits.iter().map(|logit| logit.to_f64()).collect();
+        for (id, bias) in &self.logit_bias {
+            if let Some(logit) = logits.get_mut(*id as usize) {
+                *logit += bias;
+            }
+        }
+        for (id, times) in &self.drawn {
+            let penalty = self.presence_penalty + self.frequency_penalty * f64::from(*times);
+            logits[*id as usize] -= penalty;
+        }
+        logits
+    }
+
+    fn draw<E: Element>(&mut self, logits: &[E]) -> u32 {
         if self.temperature == 0.0 {
             return greedy(logits);
         }
@@ -77,12 +134,7 @@ impl Sampler {
             .map(|&id| (logit(id) - largest) / self.temperature);
         let mut p: Vec<f64> = scaled.collect();
         softmax(Level::best(), &mut p);
-        let mut reached = 0.0;
-        let kept = p.iter().position(|p| {
-            reached += p;
-            reached >= self.top_p
-        });
-        let kept = kept.map_or(p.len(), |last| last + 1);
+        let kept = self.kept(&p);
         let total: f64 = p[..kept].iter().sum();
         // 53 random bits: a number from 0 up to, and not, 1.
         let mut left = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * total;
@@ -93,6 +145,18 @@ impl Sampler {
             }
         }
         ids[kept - 1]
+    }
+
+    /// Of how many of the tokens with these falling probabilities one is drawn.
+    fn kept(&self, p: &[f64]) -> usize {
+        let mut reached = 0.0;
+        let last = p.iter().position(|p| {
+            reached += p;
+            reached >= self.top_p
+        });
+        let by_top_p = last.map_or(p.len(), |last| last + 1);
+        let by_min_p = p.partition_point(|each| *each >= self.min_p * p[0]);
+        by_top_p.min(by_min_p)
     }
 }
 
@@ -230,6 +294,53 @@ mod tests {
         assert!(shares_k[0] + shares_k[2] + shares_k[4] == 0.0 && shares_k[3] > 0.3);
         let shares_p = shares(&mut Sampler::new(1.0, 0, 0.5, 7), 500);
         assert!(shares_p[0] + shares_p[2] + shares_p[4] == 0.0 && shares_p[1] > 0.3);
+    }
+
+    #[test]
+    fn min_p_cuts_what_is_much_less_likely() {
+        let mut sampler = Sampler::new(1.0, 0, 1.0, 7);
+        // e^-1 of the likeliest is 0.37 of it.
+        sampler.min_p = 0.36;
+        let shares_kept = shares(&mut sampler, 500);
+        assert!(shares_kept[4] > 0.1 && shares_kept[0] + shares_kept[2] == 0.0);
+        sampler.min_p = 0.37;
+        assert_eq!(shares(&mut sampler, 500)[4], 0.0);
+    }
+
+    #[test]
+    fn a_bias_is_added_and_tokens_that_are_none_are_left_out() {
+        let mut sampler = Sampler::default();
+        sampler.logit_bias = vec![(4, 1.5), (u32::MAX, 100.0)];
+        assert_eq!(sampler.next(&LOGITS), 4);
+        sampler.logit_bias = vec![(1, -100.0)];
+        assert_eq!(sampler.next(&LOGITS), 3);
+    }
+
+    #[test]
+    fn penalties_count_what_was_drawn() {
+        let drawn = |presence, frequency| {
+            let mut sampler = Sampler::default();
+            sampler.presence_penalty = presence;
+            sampler.frequency_penalty = frequency;
+            [(); 6].map(|()| sampler.next(&LOGITS))
+        };
+        assert_eq!(drawn(0.0, 0.0), [1; 6]);
+        // Once: 2, 2, 1 become 1.5, 1.5, 1, and stay so.
+        assert_eq!(drawn(0.5, 0.0), [1, 3, 1, 1, 1, 1]);
+        // 2, 2, 1 become 1.4, 1.4, 1 and then 0.8 and 0.8.
+        assert_eq!(drawn(0.0, 0.6), [1, 3, 1, 3, 4, 1]);
+        assert_eq!(drawn(-0.5, 0.0), [1; 6]);
+    }
+
+    #[test]
+    fn streams_of_a_seed_differ_and_the_first_is_the_seeds_own() {
+        let draw = |stream| {
+            let mut sampler = Sampler::new(1.5, 0, 1.0, 3).with_stream(3, stream);
+            [(); 12].map(|()| sampler.next(&LOGITS))
+        };
+        let mut own = Sampler::new(1.5, 0, 1.0, 3);
+        assert_eq!(draw(0), [(); 12].map(|()| own.next(&LOGITS)));
+        assert_ne!(draw(0), draw(1));
     }
 
     #[test]

@@ -49,16 +49,18 @@ impl Model {
     /// [`checkpoint::Error::ExtraLayer`].
     pub fn from_checkpoint(checkpoint: Checkpoint, options: ModelOptions) -> Result<Self> {
         let (config, tensors) = (checkpoint.config(), checkpoint.tensors());
-        refuse_extra_layers(config, tensors)?;
+        let path = config.decoder.layers;
+        refuse_extra_layers(tensors, tensors.names(), path, config.num_hidden_layers)?;
         let loader = |prefix: String| Loader {
             config,
             tensors,
+            get: Tensors::get,
             prefix,
         };
         let layers = config.blocks.iter().enumerate();
         let layers: Vec<_> = layers
             .map(|(i, form)| {
-                let mut loader = loader(format!("{}.{i}.", config.decoder.layers));
+                let mut loader = loader(format!("{path}.{i}."));
                 Block::build(form, config.hidden_size, &mut loader)
             })
             .collect::<Result<_>>()?;
@@ -100,19 +102,18 @@ impl Model {
     }
 }
 
-/// Refuses weights of more layers than the config has, because that would silently run a shorter model.
-fn refuse_extra_layers(config: &Config, tensors: &Tensors) -> Result<()> {
-    let layers = config.num_hidden_layers;
+/// Refuses weights of more than `layers` layers, which have the path `path`, because that would silently run a shorter model.
+pub(super) fn refuse_extra_layers<'n>(
+    tensors: &Tensors,
+    mut names: impl Iterator<Item = &'n str>,
+    path: &str,
+    layers: usize,
+) -> Result<()> {
     let layer = |name: &str| {
-        let rest = name
-            .strip_prefix(config.decoder.layers)?
-            .strip_prefix('.')?;
+        let rest = name.strip_prefix(path)?.strip_prefix('.')?;
         rest.split('.').next()?.parse::<usize>().ok()
     };
-    match tensors
-        .names()
-        .find(|name| layer(name).is_some_and(|layer| layer >= layers))
-    {
+    match names.find(|name| layer(name).is_some_and(|layer| layer >= layers)) {
         None => Ok(()),
         Some(tensor) => Err(checkpoint::Error::ExtraLayer {
             file: tensors.source().into(),
@@ -124,13 +125,25 @@ fn refuse_extra_layers(config: &Config, tensors: &Tensors) -> Result<()> {
 }
 
 /// The tensors whose names begin with `prefix`: those of a layer, or all.
-struct Loader<'a> {
+pub(super) struct Loader<'a> {
     config: &'a Config,
     tensors: &'a Tensors,
+    /// Of the text model, or of the vision part.
+    get: fn(&Tensors, &str, &[usize]) -> checkpoint::Result<Tensor>,
     prefix: String,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    /// Those of the vision part.
+    pub(super) fn vision(model: &'a Model, prefix: String) -> Self {
+        Self {
+            config: model.config(),
+            tensors: model.checkpoint().tensors(),
+            get: Tensors::vision,
+            prefix,
+        }
+    }
+
     fn decoder(&mut self) -> Result<Decoder> {
         let (form, hidden) = (&self.config.decoder, self.config.hidden_size);
         let [embed, head] = self.embeddings()?;
@@ -172,8 +185,9 @@ impl Loader<'_> {
         bias.transpose()
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        Ok(self.tensors.get(&format!("{}{name}", self.prefix), shape)?)
+    pub(super) fn tensor(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let name = format!("{}{name}", self.prefix);
+        Ok((self.get)(self.tensors, &name, shape)?)
     }
 }
 

@@ -12,10 +12,12 @@ mod disturbance;
 mod error;
 mod experts;
 pub mod generate;
+mod images;
 mod inner;
 mod known_bug;
 mod linear;
 mod load;
+mod log_probabilities;
 mod norm;
 mod ops;
 mod outer;
@@ -28,6 +30,7 @@ mod run;
 mod session;
 #[cfg(test)]
 mod tests;
+mod vision;
 
 pub use block::Block;
 pub(crate) use block::{Attended, Rest};
@@ -36,10 +39,12 @@ pub(crate) use cache::Cache;
 pub use decoder::EmbeddingScale;
 pub(crate) use decoder::{Decoder, Embedding};
 pub use error::{Error, Result};
+pub use images::{Images, Inputs, Tokens};
 pub use inner::{Inner, Maps};
 pub use known_bug::KnownBug;
 pub use linear::Linear;
 pub use load::ModelOptions;
+pub use log_probabilities::LogProbabilities;
 pub use norm::Norm;
 pub(crate) use ops::Ops;
 pub use outer::Outer;
@@ -52,6 +57,7 @@ pub(crate) use plan::{Operation, Plan};
 pub(crate) use run::ForwardRun;
 pub use run::Recorder;
 pub use session::Session;
+pub use vision::Vision;
 
 #[cfg(feature = "cuda")]
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::attend::{self, softcapped};
-use super::cache::{Cache, SLACK};
+use super::cache::Cache;
 use super::ops::Ops;
 use super::overlay::{OverlaidRows, TensorOverlay};
 use super::parts::{Active, Attention, Experts};
@@ -255,10 +255,9 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
                 continue;
             }
             let cache = &mut sequence.cache.layers[self.run.layer];
-            // At most as many tokens at once as a sliding layer has room for beyond its window.
-            for (i, positions) in sequence.positions.chunks(SLACK).enumerate() {
-                let start = sequence.rows.start + i * SLACK;
-                let rows = start..start + positions.len();
+            for entry in cache.entries(sequence.positions) {
+                let positions = &sequence.positions[entry.clone()];
+                let rows = sequence.rows.start + entry.start..sequence.rows.start + entry.end;
                 cache.make_room(positions[0], positions.len());
                 for (row, &position) in rows.clone().zip(positions) {
                     cache.push(position, k.row(row), v.row(row));

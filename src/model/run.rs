@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::Model;
 use super::disturbance::Disturbance;
 use super::error::{Error, Result};
+use crate::checkpoint::VisionConfig;
 #[cfg(feature = "cuda")]
 use crate::cuda::OnDevice;
 use crate::kernels::{Backend, CosSin, Level, Rotation, Rows, elementwise};
@@ -54,6 +55,15 @@ impl<'a> ForwardRun<'a> {
             cancel,
             #[cfg(feature = "cuda")]
             device: model.device().cloned(),
+            ..Self::on(model.level(), model.backend())
+        }
+    }
+
+    /// A pass through a model's vision part, which runs on the CPU.
+    pub(super) fn of_vision(model: &Model, recorder: Option<&'a mut dyn Recorder>) -> Self {
+        Self {
+            layers: VisionConfig::LAYERS,
+            recorder,
             ..Self::on(model.level(), model.backend())
         }
     }

@@ -4,10 +4,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::cache::pieces;
 use super::error::{Error, Result};
 use super::overlay::LayerOverlay;
 use super::pass::Sequence;
-use super::{Cache, ForwardRun, Model, Overlay, Recorder};
+use super::{Cache, ForwardRun, Model, Overlay, Recorder, Tokens};
 use crate::tensor::{Element, Matrix};
 
 /// Tokens that go through the layers together. It affects speed only: any division gives the same bits.
@@ -124,14 +125,17 @@ impl<'m, E: Element> Session<'m, E> {
     /// The errors that [`forward`](Self::forward) reports before anything is computed.
     pub(crate) fn start<'r>(
         &self,
-        tokens: &[u32],
+        tokens: Tokens<'_, E>,
         recorder: Option<&'r mut dyn Recorder>,
     ) -> Result<ForwardRun<'r>> {
         if self.spent {
             return Err(Error::SpentSession);
         }
-        self.model.check_tokens(tokens, self.position)?;
-        self.check_room(tokens.len())?;
+        let spans = tokens.spans(0);
+        self.model
+            .check_with_images(tokens.ids, &spans, self.position)?;
+        let together = spans.iter().map(Range::len).max();
+        self.check_room_together(tokens.ids.len(), together.unwrap_or(1))?;
         Ok(self.pass(recorder))
     }
 
@@ -151,13 +155,18 @@ impl<'m, E: Element> Session<'m, E> {
     ///
     /// [`Error::PromptTooLong`] and [`Error::CacheLimit`].
     pub fn check_room(&self, tokens: usize) -> Result<()> {
+        self.check_room_together(tokens, 1)
+    }
+
+    /// [`check_room`](Self::check_room) for tokens of which some enter together.
+    fn check_room_together(&self, tokens: usize, together: usize) -> Result<()> {
         self.model
             .check_length(self.position.saturating_add(tokens))?;
         let Some(allowed) = self.cache_limit else {
             return Ok(());
         };
         let tokens = self.cache.tokens().saturating_add(tokens);
-        let needed = self.cache.bytes(tokens);
+        let needed = self.cache.bytes(tokens, together);
         if needed <= allowed {
             return Ok(());
         }
@@ -166,7 +175,7 @@ impl<'m, E: Element> Session<'m, E> {
             tokens,
             needed,
             allowed,
-            fit: self.cache.fit(allowed, most),
+            fit: self.cache.fit(allowed, most, together),
         })
     }
 
@@ -176,7 +185,7 @@ impl<'m, E: Element> Session<'m, E> {
     }
 
     /// Takes `tokens` in, and gives the logits of the last `last` of them (of all where there are
-    /// fewer), `[last, vocab]`.
+    /// fewer), `[last, vocab]`. Slices of ids are text; [`Tokens::new`] has images among them.
     ///
     /// # Errors
     ///
@@ -184,9 +193,13 @@ impl<'m, E: Element> Session<'m, E> {
     /// [`Error::PromptTooLong`], [`Error::CacheLimit`], and [`Error::SpentSession`] after one of the following. Then
     /// [`Error::Cancelled`]; and [`NotFinite`](crate::checkpoint::Error::NotFinite) or [`Error::Overflow`] where a number
     /// is not finite. After these the session has seen half a token and is of no further use.
-    pub fn forward(&mut self, tokens: &[u32], last: usize) -> Result<Matrix<E>> {
+    pub fn forward<'t>(
+        &mut self,
+        tokens: impl Into<Tokens<'t, E>>,
+        last: usize,
+    ) -> Result<Matrix<E>> {
         let mut logits = Vec::new();
-        self.advance(tokens, last, None, |rows| logits.push(rows))?;
+        self.advance(tokens.into(), last, None, |rows| logits.push(rows))?;
         Ok(Matrix::stack(self.model.config().vocab_size, logits))
     }
 
@@ -210,7 +223,7 @@ impl<'m, E: Element> Session<'m, E> {
             left -= stretch.len();
             self.position = positions[0];
             let rows = last.saturating_sub(left).min(stretch.len());
-            self.advance(stretch, rows, None, |rows| logits.push(rows))?;
+            self.advance(stretch.into(), rows, None, |rows| logits.push(rows))?;
         }
         Ok(Matrix::stack(self.model.config().vocab_size, logits))
     }
@@ -220,29 +233,32 @@ impl<'m, E: Element> Session<'m, E> {
     /// # Errors
     ///
     /// Those of [`forward`](Self::forward).
-    pub fn forward_recorded(
+    pub fn forward_recorded<'t>(
         &mut self,
-        tokens: &[u32],
+        tokens: impl Into<Tokens<'t, E>>,
         last: usize,
         recorder: &mut dyn Recorder,
     ) -> Result<()> {
-        self.advance(tokens, last, Some(recorder), drop)
+        self.advance(tokens.into(), last, Some(recorder), drop)
     }
 
     /// Takes `tokens` in; `on_logits` gets those of the last `last` of them, some rows at a time.
     fn advance(
         &mut self,
-        tokens: &[u32],
+        tokens: Tokens<'_, E>,
         last: usize,
         recorder: Option<&mut dyn Recorder>,
         mut on_logits: impl FnMut(Matrix<E>),
     ) -> Result<()> {
         let mut run = self.start(tokens, recorder)?;
         self.spent = true;
-        let silent = tokens.len().saturating_sub(last);
-        for (i, chunk) in tokens.chunks(self.chunk).enumerate() {
-            let x = self.chunk_forward(&mut run, chunk)?;
-            let first = silent.saturating_sub(i * self.chunk);
+        let silent = tokens.ids.len().saturating_sub(last);
+        let positions: Vec<_> = (self.position..self.position + tokens.ids.len()).collect();
+        let spans = tokens.spans(self.position);
+        self.cache.see_together(&spans);
+        for chunk in pieces(&positions, self.chunk, &spans) {
+            let x = self.chunk_forward(&mut run, tokens, chunk.clone())?;
+            let first = silent.saturating_sub(chunk.start);
             for start in (first..chunk.len()).step_by(LOGIT_ROWS) {
                 let x = x.slice_rows(start..chunk.len().min(start + LOGIT_ROWS));
                 on_logits(self.model.logits(&mut run, &x)?);
@@ -252,13 +268,18 @@ impl<'m, E: Element> Session<'m, E> {
         Ok(())
     }
 
-    /// The last block's output for a chunk.
-    fn chunk_forward(&mut self, run: &mut ForwardRun<'_>, tokens: &[u32]) -> Result<Matrix<E>> {
+    /// The last block's output for a chunk of `tokens`.
+    fn chunk_forward(
+        &mut self,
+        run: &mut ForwardRun<'_>,
+        tokens: Tokens<'_, E>,
+        chunk: Range<usize>,
+    ) -> Result<Matrix<E>> {
         run.clear_cos_sin();
-        let positions: Vec<_> = (self.position..self.position + tokens.len()).collect();
-        let x = self.model.embed(run, tokens, &positions);
-        self.position += tokens.len();
-        let rows = 0..tokens.len();
+        let rows = 0..chunk.len();
+        let positions: Vec<_> = (self.position..self.position + rows.end).collect();
+        self.position += rows.end;
+        let x = self.model.embed_inputs(run, tokens, chunk, &positions);
         let sequence = Sequence {
             rows: rows.clone(),
             positions: &positions,

@@ -42,6 +42,12 @@ pub enum Error {
         /// Tokens of the context.
         context: usize,
     },
+    /// A token that is to stay, and is of an image.
+    #[error("token {index} cannot stay: it is of an image, and only text stays; keep other tokens")]
+    KeptImage {
+        /// Its index.
+        index: usize,
+    },
     /// The whole context stays.
     #[error("nothing is left to absorb: all {context} tokens of the context stay")]
     NothingToAbsorb {

@@ -45,6 +45,7 @@ pub use report::{Case, LayerReport, SolverReport};
 pub use saved::{SavedPatch, Solved, Source};
 pub use sequence::{Query, Solution};
 pub use solver::{Method, Solver};
+pub(crate) use split::refuse_kept_images;
 pub use split::{Positions, Split};
 pub use variant::Variant;
 

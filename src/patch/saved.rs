@@ -11,7 +11,7 @@
 //!
 //! The metadata has `format`, `model`, `model_hash`, `num_hidden_layers`, `dtype`, `split` (token ids, which of them
 //! stay, for how many the patch is, and the positions), `method`, `report` (these three as JSON; a compiled prompt has `compiled`
-//! instead), `version` (of this crate) and `hash` over all of it: SHA-256 of, in the order of names, each other field's name and
+//! instead), `images` (as JSON, where the context has some: name, format, size and SHA-256 of each file), `version` (of this crate) and `hash` over all of it: SHA-256 of, in the order of names, each other field's name and
 //! value, then each tensor's name, dtype, dimensions and bytes; before each piece its length in bytes (u64,
 //! little-endian), dimensions are u64 too.
 
@@ -30,9 +30,13 @@ use crate::checkpoint::{TensorData, Tensors, write_safetensors};
 use crate::message::{IoError, hex, one_line, shown};
 use crate::model::Model;
 use crate::tensor::{Dtype, Matrix, Storage, Tensor};
+use crate::vision::PictureRecord;
 
 /// The metadata's `format`.
 const FORMAT: &str = "context-patch 1";
+
+/// The field of pictures, which a file about a text does not have.
+const IMAGES: &str = "images";
 
 /// Layers that a file may claim: more than any model has.
 const MOST_LAYERS: usize = 10_000;
@@ -70,6 +74,8 @@ pub struct Solved {
     pub method: Method,
     /// What the solver said.
     pub report: SolverReport,
+    /// The pictures in the context, in order.
+    pub images: Vec<PictureRecord>,
 }
 
 impl Source {
@@ -84,11 +90,17 @@ impl Source {
     /// The fields of the file that say it.
     fn metadata(&self) -> Result<Vec<(&'static str, String)>> {
         Ok(match self {
-            Self::Solved(solved) => vec![
-                ("split", json("split", &solved.split)?),
-                ("method", json("method", &solved.method)?),
-                ("report", json("report", &solved.report)?),
-            ],
+            Self::Solved(solved) => {
+                let mut fields = vec![
+                    ("split", json("split", &solved.split)?),
+                    ("method", json("method", &solved.method)?),
+                    ("report", json("report", &solved.report)?),
+                ];
+                if !solved.images.is_empty() {
+                    fields.push((IMAGES, json(IMAGES, &solved.images)?));
+                }
+                fields
+            }
             Self::Compiled(compiled) => vec![("compiled", json("compiled", &**compiled)?)],
         })
     }
@@ -112,6 +124,10 @@ impl Source {
             split: parse(path, "split", field("split")?)?,
             method: parse(path, "method", field("method")?)?,
             report,
+            images: match metadata.get(IMAGES) {
+                Some(images) => parse(path, IMAGES, images)?,
+                None => Vec::new(),
+            },
         })))
     }
 
@@ -266,7 +282,8 @@ impl SavedPatch {
     /// # Errors
     ///
     /// [`Error::PatchOfAnotherModel`] with both hashes; [`Error::PatchShape`]; and for tokens that it does not have
-    /// [`model::Error`](crate::model::Error)'s `TokenId` and `PromptTooLong`.
+    /// [`model::Error`](crate::model::Error)'s `TokenId` and `PromptTooLong`; where the context has pictures, those of
+    /// [`Checkpoint::vision_config`](crate::Checkpoint::vision_config).
     pub fn check(&self, model: &Model) -> Result<()> {
         let hash = model.checkpoint().tensors().content_hash();
         if hash != self.model_hash {
@@ -277,7 +294,13 @@ impl SavedPatch {
             });
         }
         self.patch.check(model)?;
-        Ok(model.check_tokens(self.source.tokens(), 0)?)
+        let mut tokens = self.source.tokens().to_vec();
+        if matches!(&self.source, Source::Solved(solved) if !solved.images.is_empty()) {
+            // It stands for a part of an image, and needs no place in the vocabulary.
+            let image = model.checkpoint().vision_config()?.image_token_index;
+            tokens.iter_mut().filter(|id| **id == image).for_each(|id| *id = 0);
+        }
+        Ok(model.check_tokens(&tokens, 0)?)
     }
 }
 

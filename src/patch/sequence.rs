@@ -84,7 +84,7 @@ impl<'a, 'm, E: Element> SequenceSolver<'a, 'm, E> {
                 solver: method.solver,
             });
         }
-        let mut run = contextual.start(&[query.token], None)?;
+        let mut run = contextual.start((&[query.token]).into(), None)?;
         let (mut tokens, mut positions): (Vec<_>, Vec<_>) = query.kept.iter().copied().unzip();
         let position = query.position.unwrap_or(contextual.position());
         tokens.push(query.token);

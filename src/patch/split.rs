@@ -1,11 +1,13 @@
 //! What is absorbed and what stays: a sequence divided into context and query.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
+use crate::model::Model;
 
 /// The positions that the reduced pass gives its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -37,6 +39,19 @@ impl FromStr for Positions {
                 "'{s}' is no kind of positions: use absolute or natural"
             )),
         }
+    }
+}
+
+/// Refuses tokens of images, which are at `spans`, among those that stay.
+///
+/// # Errors
+///
+/// [`Error::KeptImage`].
+pub(crate) fn refuse_kept_images(kept: &[usize], spans: &[Range<usize>]) -> Result<()> {
+    let of_image = |index: &&usize| spans.iter().any(|span| span.contains(index));
+    match kept.iter().find(of_image) {
+        Some(&index) => Err(Error::KeptImage { index }),
+        None => Ok(()),
     }
 }
 
@@ -188,6 +203,18 @@ impl Split {
     /// The tokens at the end of the span that the model is to write.
     pub fn answer(&self) -> &[u32] {
         &self.fields.tokens[self.fields.tokens.len() - self.fields.answer..]
+    }
+
+    /// Refuses a split whose context does not have all of the images at `spans`, or of which a part of one stays; and tokens
+    /// that the model does not have.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::KeptImage`], and [`model::Error`](crate::model::Error)'s `ImageCut`, `TokenId` and `PromptTooLong`.
+    pub(crate) fn check_images(&self, model: &Model, spans: &[Range<usize>]) -> Result<()> {
+        model.check_with_images(self.context(), spans, 0)?;
+        model.check_with_images(self.tokens(), spans, 0)?;
+        refuse_kept_images(self.kept(), spans)
     }
 
     fn context_len(&self) -> usize {

@@ -112,7 +112,8 @@ pub trait Element: bytemuck::Pod + Default + PartialEq + fmt::Debug + Send + Syn
     fn by_type<F: ByType>(input: F::Input<Self>);
 }
 
-/// A function that is written for each compute type by itself, because its body needs more than [`Element`] offers.
+/// A function that is written for each compute type by itself: because its body needs more than [`Element`] offers, or to be
+/// compiled once, in this crate, and not in every program that uses it.
 #[doc(hidden)]
 pub trait ByType {
     /// What it is called with.

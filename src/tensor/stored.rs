@@ -1,14 +1,15 @@
 //! Tensors as a checkpoint stores them: never widened, never copied.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use half::f16;
+use half::{bf16, f16};
 
 use super::storage::{Block, Storage};
-use super::{Element, Matrix, quantised, round_to_bf16, round_to_f16};
+use super::{ByType, Element, Matrix, quantised, round_to_bf16, round_to_f16};
 
 /// A tensor in its stored form: little-endian, row-major, lent by a mapping or a buffer.
 #[derive(Clone)]
@@ -107,6 +108,13 @@ impl Tensor {
         })
     }
 
+    /// The same numbers as a matrix: all dimensions but the first, of which there are some, taken together.
+    pub(crate) fn with_long_rows(mut self) -> Self {
+        let rows = self.shape.first().copied().unwrap_or(1);
+        self.shape = vec![rows, self.shape.iter().skip(1).product()];
+        self
+    }
+
     /// The matrix with rows and columns exchanged: a copy, of a quantised one in F64, which has its numbers exactly.
     pub(crate) fn transposed(&self) -> Self {
         if self.storage.is_quantised() {
@@ -183,7 +191,24 @@ pub(crate) fn decode<E: Element>(storage: Storage, bytes: &[u8], out: &mut [E]) 
         Storage::Bf16 => each(bytes, out, |b| {
             E::from_f32(f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16))
         }),
-        quantised => quantised::decode(quantised::Plain, quantised, bytes, out),
+        quantised => E::by_type::<Blocks>((quantised, bytes, out)),
+    }
+}
+
+/// Decodes the blocks of a quantised type, whatever the instructions, into each compute type.
+struct Blocks<'a>(PhantomData<&'a ()>);
+
+impl<'a> ByType for Blocks<'a> {
+    type Input<E: Element> = (Storage, &'a [u8], &'a mut [E]);
+
+    fn f64((storage, bytes, out): Self::Input<f64>) {
+        quantised::decode(quantised::Plain, storage, bytes, out);
+    }
+    fn f32((storage, bytes, out): Self::Input<f32>) {
+        quantised::decode(quantised::Plain, storage, bytes, out);
+    }
+    fn bf16((storage, bytes, out): Self::Input<bf16>) {
+        quantised::decode(quantised::Plain, storage, bytes, out);
     }
 }
 

@@ -62,7 +62,7 @@ impl FromStr for Shard {
     }
 }
 
-/// Computes what is missing of a share; `on_step` gets each new step as it is done, before the record has it.
+/// Computes what is missing of a share; `pixel_values` are those of each prompt's images, where any has some; `on_step` gets each new step as it is done, before the record has it.
 ///
 /// A prompt that was interrupted goes on where it was left. Where its steps have to be computed together, or in the same
 /// calls for the same bits (a span, another backend than the native one), all of them are computed again, and must be
@@ -77,6 +77,7 @@ impl FromStr for Shard {
 pub fn run(
     model: &Model,
     record: &mut Record,
+    pixel_values: &[Vec<&[f32]>],
     shard: Shard,
     mut on_step: impl FnMut(Kind, &Step) -> Result<()>,
 ) -> Result<Option<Error>> {
@@ -93,7 +94,7 @@ pub fn run(
         for mut batch in batches(&record.setting, record.runs[kind].kind, &prompts) {
             let (run, setting) = (&record.runs[kind], &record.setting);
             batch.retain(|&prompt| run.done(prompt) < setting.steps(run.kind));
-            let done = run_batch(model, record, kind, &batch, &mut on_step)?;
+            let done = run_batch(model, record, pixel_values, kind, &batch, &mut on_step)?;
             for (prompt, done) in batch.into_iter().zip(done) {
                 let Err(error) = done else { continue };
                 let run = &record.runs[kind];
@@ -136,6 +137,7 @@ fn push(
 fn run_batch<E: Element>(
     model: &Model,
     record: &mut Record,
+    pixel_values: &[Vec<&[f32]>],
     kind: usize,
     prompts: &[usize],
     on_step: &mut dyn FnMut(Kind, &Step) -> Result<()>,
@@ -145,7 +147,7 @@ fn run_batch<E: Element>(
     let kind = run.kind;
     let begun = prompts.iter().map(|&prompt| Begun {
         prompt,
-        ids: &setting.prompt_ids[prompt],
+        inputs: setting.inputs(prompt, pixel_values),
         written: written(run, prompt),
     });
     let begun: Vec<_> = begun.collect();
@@ -164,7 +166,7 @@ fn run_batch<E: Element>(
         // A step that is refused stops everything.
         let mut refused = false;
         let on_step = |step| push(step).inspect_err(|_| refused = true);
-        match crossing.prompt::<E>(begun.prompt, begun.ids, on_step) {
+        match crossing.prompt::<E>(begun.prompt, begun.inputs, on_step) {
             Err(error) if refused => Err(error),
             done => Ok(done),
         }

@@ -1,14 +1,14 @@
 //! Patches solved on one platform and applied on another.
 
 use super::condition::Disturbed;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::metrics::{LogitsDistance, margin};
 use super::protocol::Verification;
 use super::step::{Control, Step};
 use super::{Bounds, span};
 use crate::kernels::Backend;
 use crate::model::generate::greedy;
-use crate::model::{Model, Session};
+use crate::model::{Inputs, Model, Session};
 use crate::patch::{Overlay, Patch, Query, Solver, Variant, solve};
 use crate::tensor::{Element, Matrix};
 
@@ -70,14 +70,19 @@ impl Crossing<'_> {
     ///
     /// # Errors
     ///
-    /// Those of [`Verification::prompt`].
-    pub fn prompt<E: Element>(
+    /// Those of [`Verification::prompt`], and [`Error::CrossingImages`].
+    pub fn prompt<'i, E: Element>(
         &self,
         prompt: usize,
-        ids: &[u32],
+        inputs: impl Into<Inputs<'i>>,
         mut on_step: impl FnMut(Step) -> Result<()>,
     ) -> Result<()> {
-        self.solved.check(ids)?;
+        let inputs = inputs.into();
+        self.solved.check(inputs)?;
+        if !inputs.pixel_values.is_empty() {
+            return Err(Error::CrossingImages);
+        }
+        let ids = inputs.ids;
         if self.solved.method.solver == Solver::Span {
             let steps = self.span::<E>(prompt, ids)?;
             return steps.into_iter().try_for_each(on_step);
@@ -160,10 +165,17 @@ impl Crossing<'_> {
 
     /// The prompt's last token and the tokens that the home platform writes after it, all served by one patch.
     fn span<E: Element>(&self, prompt: usize, ids: &[u32]) -> Result<Vec<Step>> {
-        let (split, overlay, report) = self.solved.solved_span::<E>(ids)?;
+        let (split, overlay, report) = self.solved.solved_span::<E>(ids, None)?;
         let bounds = Bounds::new(E::DTYPE, self.solved.model);
-        let mut steps =
-            span::check_within(bounds, self.applied, &split, &overlay, prompt, Some(report))?;
+        let mut steps = span::check_within(
+            bounds,
+            self.applied,
+            &split,
+            None,
+            &overlay,
+            prompt,
+            Some(report),
+        )?;
 
         let want = Session::<E>::new(self.applied).forward(split.tokens(), steps.len())?;
         let positions: Vec<_> = (0..split.tokens().len()).collect();

@@ -42,6 +42,11 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A prompt with images, and two backends.
+    #[error(
+        "a prompt with images cannot be solved on one backend and applied on another: name one backend"
+    )]
+    CrossingImages,
     /// A prompt of a verification that could not be solved, where the others were.
     #[error("{step}: {source}")]
     Unsolved {

@@ -8,10 +8,10 @@ use super::metrics::{LogitsDistance, margin};
 use super::step::{Control, Step};
 use super::{Keep, span};
 use crate::model::generate::greedy;
-use crate::model::{Model, Session};
+use crate::model::{Images, Inputs, Model, Session, Tokens};
 use crate::patch::{
     self, Method, Overlay, Positions, Query, Solution, Solver, SolverReport, Split, Variant,
-    solve_batch, span as span_solver,
+    refuse_kept_images, solve_batch, span as span_solver,
 };
 use crate::tensor::Element;
 
@@ -20,8 +20,8 @@ use crate::tensor::Element;
 pub struct Begun<'a> {
     /// Which prompt, from 0.
     pub prompt: usize,
-    /// Its tokens.
-    pub ids: &'a [u32],
+    /// Its tokens, and the images among them.
+    pub inputs: Inputs<'a>,
     /// The tokens that the model wrote after it in steps that are done.
     pub written: Vec<u32>,
 }
@@ -101,16 +101,23 @@ pub struct Verification<'m> {
 }
 
 impl Verification<'_> {
-    /// Whether a prompt can be verified: it has a context, and room for the tokens.
+    /// Whether a prompt can be verified: it has a context, in which its images are and nothing of them stays, and room for the
+    /// tokens.
     ///
     /// # Errors
     ///
-    /// [`patch::Error::NoContext`], and [`model::Error`](crate::model::Error)'s `EmptyPrompt`, `TokenId` and `PromptTooLong`.
-    pub fn check(&self, ids: &[u32]) -> Result<()> {
-        self.model.check_tokens(ids, 0)?;
+    /// [`patch::Error::NoContext`], [`patch::Error::KeptImage`], and [`model::Error`](crate::model::Error)'s `EmptyPrompt`,
+    /// `TokenId`, `PromptTooLong`, `ImageTokens` and `ImageCut`.
+    pub fn check<'i>(&self, inputs: impl Into<Inputs<'i>>) -> Result<()> {
+        let inputs = inputs.into();
+        let (ids, spans) = (inputs.ids, inputs.spans(self.model)?);
+        self.model.check_with_images(ids, &spans, 0)?;
         if ids.len() == 1 {
             return Err(patch::Error::NoContext.into());
         }
+        let context = &ids[..ids.len() - 1];
+        self.model.check_with_images(context, &spans, 0)?;
+        refuse_kept_images(&self.keep.indices(context.len()), &spans)?;
         let positions = (ids.len() - 1).saturating_add(self.tokens);
         Ok(self.model.check_length(positions)?)
     }
@@ -123,13 +130,13 @@ impl Verification<'_> {
     /// # Errors
     ///
     /// Those of [`check`](Self::check), of [`solve`](crate::patch::solve) and of `on_step`.
-    pub fn prompt<E: Element>(
+    pub fn prompt<'i, E: Element>(
         &self,
         prompt: usize,
-        ids: &[u32],
+        inputs: impl Into<Inputs<'i>>,
         on_step: impl FnMut(Step) -> Result<()>,
     ) -> Result<()> {
-        self.resume::<E>(prompt, ids, &[], on_step)
+        self.resume::<E>(prompt, inputs, &[], on_step)
     }
 
     /// Goes on with a prompt after which the model has written some tokens already, as [`batch`](Self::batch) does with
@@ -138,17 +145,17 @@ impl Verification<'_> {
     /// # Errors
     ///
     /// Those of [`prompt`](Self::prompt), and [`model::Error::TokenId`](crate::model::Error::TokenId) for `written`.
-    pub fn resume<E: Element>(
+    pub fn resume<'i, E: Element>(
         &self,
         prompt: usize,
-        ids: &[u32],
+        inputs: impl Into<Inputs<'i>>,
         written: &[u32],
         on_step: impl FnMut(Step) -> Result<()>,
     ) -> Result<()> {
         let written = written.to_vec();
         let begun = Begun {
             prompt,
-            ids,
+            inputs: inputs.into(),
             written,
         };
         let done = self.batch::<E>(&[begun], on_step)?;
@@ -176,7 +183,10 @@ impl Verification<'_> {
     ) -> Result<Vec<Result<()>>> {
         if self.method.solver == Solver::Span {
             let each = prompts.iter().map(|begun| {
-                match self.check(begun.ids).and_then(|()| self.span::<E>(begun)) {
+                match self
+                    .check(begun.inputs)
+                    .and_then(|()| self.span::<E>(begun))
+                {
                     Ok(steps) => steps.into_iter().try_for_each(&mut on_step).map(Ok),
                     Err(error) => Ok(Err(error)),
                 }
@@ -214,19 +224,21 @@ impl Verification<'_> {
 
     /// A prompt that is taken in, but for the token that is next.
     fn decoding<E: Element>(&self, begun: &Begun<'_>) -> Result<Decoding<'_, E>> {
-        self.check(begun.ids)?;
+        self.check(begun.inputs)?;
+        let ids = begun.inputs.ids;
         let written = match self.model.backend().is_exact() {
             true => &begun.written[..],
             false => &[],
         };
-        let tokens = [begun.ids, written].concat();
+        let tokens = [ids, written].concat();
         let (context, token) = (&tokens[..tokens.len() - 1], tokens[tokens.len() - 1]);
+        let images = Images::of(self.model, begun.inputs, None)?;
         let mut contextual = Session::new(self.model);
-        contextual.forward(context, 0)?;
+        contextual.forward(Tokens::new(context, images.as_ref()), 0)?;
         Ok(Decoding {
             prompt: begun.prompt,
             contextual,
-            kept: self.kept(begun.ids),
+            kept: self.kept(ids),
             step: written.len(),
             token,
         })
@@ -286,18 +298,22 @@ impl Verification<'_> {
 
     /// The prompt's last token and the tokens that the model writes after it, all served by one patch.
     fn span<E: Element>(&self, begun: &Begun<'_>) -> Result<Vec<Step>> {
-        let (split, overlay, report) = self.solved_span::<E>(begun.ids)?;
-        span::check(self.model, &split, &overlay, begun.prompt, Some(report))
+        let images = Images::of(self.model, begun.inputs, None)?;
+        let images = images.as_ref();
+        let (split, overlay, report) = self.solved_span::<E>(begun.inputs.ids, images)?;
+        let report = Some(report);
+        span::check(self.model, &split, images, &overlay, begun.prompt, report)
     }
 
     /// The patch of a span, and what it is of.
     pub(super) fn solved_span<E: Element>(
         &self,
         ids: &[u32],
+        images: Option<&Images<E>>,
     ) -> Result<(Split, Overlay<E>, SolverReport)> {
         let mut tokens = ids.to_vec();
-        let mut session = Session::<E>::new(self.model);
-        let mut logits = session.forward(ids, 1)?;
+        let mut session = Session::new(self.model);
+        let mut logits = session.forward(Tokens::new(ids, images), 1)?;
         for _ in 0..self.tokens {
             let next = greedy(logits.row(0));
             tokens.push(next);
@@ -306,7 +322,7 @@ impl Verification<'_> {
         let kept = self.keep.indices(ids.len() - 1);
         let split = Split::new(tokens, kept, self.tokens + 1, self.positions)?;
         let split = split.with_answer(self.tokens)?;
-        let (patch, report) = span_solver::solve::<E>(self.model, &split, &self.method, |_| {})?;
+        let (patch, report) = span_solver::solve(self.model, &split, images, &self.method, |_| {})?;
         let overlay = Overlay::<E>::new(self.model, &patch, self.method.form);
         Ok((split, overlay, report))
     }
@@ -332,7 +348,7 @@ mod tests {
         };
         let begun = |prompt, written: &[u32]| Begun {
             prompt,
-            ids: &[2, 20, 21],
+            inputs: Inputs::text(&[2, 20, 21]),
             written: written.to_vec(),
         };
         let failing = |prompt: Option<usize>| {

@@ -11,10 +11,11 @@ use super::error::{Error, Result};
 use super::{Keep, PROMPTS, Verification};
 use crate::checkpoint;
 use crate::kernels::Backend;
-use crate::message::hex;
-use crate::model::{EmbeddingScale, Model};
+use crate::message::{hex, shown};
+use crate::model::{EmbeddingScale, Inputs, Model};
 use crate::patch::{ApplyMode, Method, Positions, Solver};
 use crate::tensor::Dtype;
+use crate::vision::PictureRecord;
 
 /// What a verification is of: all that its figures depend on, but for the machine where a backend promises no bits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +35,9 @@ pub struct Setting {
     pub prompts: Vec<String>,
     /// The token ids of each prompt.
     pub prompt_ids: Vec<Vec<u32>>,
+    /// The pictures that are in every prompt, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<PictureRecord>,
     /// Tokens to verify of each prompt.
     pub tokens: usize,
     /// What of the context stays.
@@ -71,6 +75,7 @@ impl Setting {
             version: env!("CARGO_PKG_VERSION").into(),
             prompts,
             prompt_ids,
+            images: Vec::new(),
             tokens: 20,
             keep: Keep::default(),
             positions: Positions::Absolute,
@@ -112,6 +117,9 @@ impl Setting {
         if self.prompts != PROMPTS {
             command += " --prompts FILE";
         }
+        for image in &self.images {
+            command += &format!(" --image {}", shown(&image.file));
+        }
         command
     }
 
@@ -135,15 +143,31 @@ impl Setting {
         }
     }
 
-    /// Whether every prompt can be verified, before any work.
+    /// Whether every prompt can be verified, before any work; `pixel_values` are those of each prompt's images, where any has
+    /// some.
     ///
     /// # Errors
     ///
     /// Those of [`Verification::check`].
-    pub fn check(&self, model: &Model) -> Result<()> {
+    pub fn check(&self, model: &Model, pixel_values: &[Vec<&[f32]>]) -> Result<()> {
         let kinds = self.kinds.iter();
         let mut checks = kinds.map(|kind| self.verification(*kind, model));
-        checks.try_for_each(|kind| self.prompt_ids.iter().try_for_each(|ids| kind.check(ids)))
+        checks.try_for_each(|kind| {
+            let mut prompts = 0..self.prompt_ids.len();
+            prompts.try_for_each(|prompt| kind.check(self.inputs(prompt, pixel_values)))
+        })
+    }
+
+    /// A prompt's tokens and images.
+    pub(super) fn inputs<'i>(
+        &'i self,
+        prompt: usize,
+        pixel_values: &'i [Vec<&'i [f32]>],
+    ) -> Inputs<'i> {
+        Inputs {
+            ids: &self.prompt_ids[prompt],
+            pixel_values: pixel_values.get(prompt).map_or(&[], Vec::as_slice),
+        }
     }
 
     /// Whether this setting, which the file `path` has, is `other`, the setting of `than`: whatever figures depend on. What
@@ -170,7 +194,7 @@ impl Setting {
     }
 
     /// Everything that figures depend on, under names for people.
-    fn fields(&self) -> [(&'static str, String); 13] {
+    fn fields(&self) -> [(&'static str, String); 14] {
         let Self {
             model: _,
             model_hash,
@@ -179,6 +203,7 @@ impl Setting {
             version,
             prompts,
             prompt_ids,
+            images,
             tokens,
             keep,
             positions,
@@ -195,6 +220,7 @@ impl Setting {
             ("the version", version.clone()),
             ("the list of prompts", name(prompts)),
             ("the prompts' tokens", name(prompt_ids)),
+            ("the images", name(images)),
             ("--tokens", tokens.to_string()),
             ("--keep", keep.to_string()),
             ("--positions", positions.to_string()),

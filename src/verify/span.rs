@@ -5,7 +5,7 @@ use super::error::Result;
 use super::metrics::{LogitsDistance, margin};
 use super::step::{Control, Step};
 use crate::model::generate::greedy;
-use crate::model::{Model, Recorder, Session};
+use crate::model::{Images, Model, Recorder, Session, Tokens};
 use crate::patch::{Overlay, SolverReport, Split, Variant};
 use crate::tensor::{Element, Matrix};
 
@@ -29,7 +29,7 @@ pub fn reduced<E: Element>(
 }
 
 /// One step for each token of a split's span: the reduced pass under `overlay` against the contextual pass;
-/// the control is the reduced pass without it. The report goes with the first step.
+/// the control is the reduced pass without it. `images` are those of the context. The report goes with the first step.
 ///
 /// # Errors
 ///
@@ -37,12 +37,13 @@ pub fn reduced<E: Element>(
 pub fn check<E: Element>(
     model: &Model,
     split: &Split,
+    images: Option<&Images<E>>,
     overlay: &Overlay<E>,
     prompt: usize,
     report: Option<SolverReport>,
 ) -> Result<Vec<Step>> {
     let bounds = Bounds::new(E::DTYPE, model);
-    check_within(bounds, model, split, overlay, prompt, report)
+    check_within(bounds, model, split, images, overlay, prompt, report)
 }
 
 /// [`check`] with the bounds of the platform that the patch was solved on.
@@ -50,11 +51,12 @@ pub(super) fn check_within<E: Element>(
     bounds: Bounds,
     model: &Model,
     split: &Split,
+    images: Option<&Images<E>>,
     overlay: &Overlay<E>,
     prompt: usize,
     mut report: Option<SolverReport>,
 ) -> Result<Vec<Step>> {
-    let contextual = Contextual::new::<E>(model, split)?;
+    let contextual = Contextual::new(model, split, images)?;
     let patched = reduced(model, split, Some(overlay))?;
     let unpatched = reduced::<E>(model, split, None)?;
     let positions = split.reduced_positions();
@@ -105,7 +107,7 @@ struct Contextual {
 }
 
 impl Contextual {
-    fn new<E: Element>(model: &Model, split: &Split) -> Result<Self> {
+    fn new<E: Element>(model: &Model, split: &Split, images: Option<&Images<E>>) -> Result<Self> {
         let mut contextual = Self {
             last_layer: model.layer_path(model.layers().len() - 1),
             head: model.ends()[1].to_owned(),
@@ -113,7 +115,8 @@ impl Contextual {
             mean_squares: Vec::new(),
         };
         let last = split.queries().len();
-        Session::<E>::new(model).forward_recorded(split.tokens(), last, &mut contextual)?;
+        let tokens = Tokens::new(split.tokens(), images);
+        Session::new(model).forward_recorded(tokens, last, &mut contextual)?;
         let before = contextual.mean_squares.len() - last;
         contextual.mean_squares.drain(..before);
         Ok(contextual)

@@ -10,6 +10,7 @@
 pub mod compared;
 pub mod files;
 pub mod gguf;
+pub mod images;
 pub mod page;
 pub mod pinned;
 pub mod real;

@@ -18,11 +18,10 @@ const SHORT: usize = 24;
 /// Tokens whose logits are hashed, a megabyte each in f32.
 const LAST: usize = 4;
 
-/// `prefix::LEVEL`, `prefix::WAY` and a control, ignored where the model or the level is absent; of `long` tokens where that
+/// `MODEL::bits::LEVEL`, `MODEL::bits::WAY` and a control, ignored where the model or the level is absent; of `long` tokens where that
 /// does not take minutes.
 pub fn trials(
     real: &'static Real,
-    prefix: &str,
     long: usize,
     ways: &[(&'static str, Way)],
     absent: bool,
@@ -32,7 +31,8 @@ pub fn trials(
             test();
             Ok(())
         };
-        Trial::test(format!("{prefix}::{name}"), test).with_ignored_flag(absent)
+        let name = format!("{}::bits::{name}", real.name);
+        Trial::test(name, test).with_ignored_flag(absent)
     };
     let mut trials = Vec::new();
     for name in LEVELS {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use context_patch::model::Inputs;
 use context_patch::model::generate::greedy;
 use context_patch::patch::{ApplyMode, Method, Positions, Solver};
 use context_patch::tensor::{Element, Matrix};
@@ -105,8 +106,9 @@ impl Real {
         self.model.get_or_init(open)
     }
 
-    /// A trial of this model, which is ignored where the model is absent.
-    pub fn trial(&'static self, name: String, check: Check, absent: bool) -> Trial {
+    /// A trial of this model by its name and the check's, which is ignored where the model is absent.
+    pub fn trial(&'static self, check_name: &str, check: Check, absent: bool) -> Trial {
+        let name = format!("{}{}::{check_name}", self.name, self.suffix);
         Trial::test(name, move || check(self)).with_ignored_flag(absent)
     }
 
@@ -170,7 +172,7 @@ impl Real {
         let ids: Vec<_> = ids.collect();
         let begun = ids.iter().enumerate().map(|(prompt, ids)| Begun {
             prompt,
-            ids,
+            inputs: Inputs::text(ids),
             written: Vec::new(),
         });
         let mut steps = Vec::new();

@@ -4,7 +4,7 @@ use std::iter::once;
 use std::thread;
 
 use context_patch::kernels::Level;
-use context_patch::model::Recorder;
+use context_patch::model::{Images, Inputs, Recorder, Tokens};
 use context_patch::tensor::{Element, Matrix};
 use context_patch::trace::names;
 use context_patch::{Model, Session};
@@ -33,7 +33,7 @@ pub struct Way {
     pub threads: usize,
     /// Tokens that go through the layers together.
     pub chunk: usize,
-    /// Tokens at the end that come one by one; the first token never does.
+    /// Tokens at the end that come one by one; the first token never does, nor those up to the last image.
     pub decoded: usize,
     /// Whether three more sessions of the model run at the same time, in the same pool.
     pub company: bool,
@@ -47,8 +47,28 @@ pub const AT_ONCE: Way = Way {
     company: false,
 };
 
-/// Every other way, by name: each changes one thing, the last ones several.
-pub const OTHERS: [(&str, Way); 11] = [
+/// Ways through kernels that [`AT_ONCE`] does not reach, by name: those of one token, and of few.
+pub const FEW_TOKENS: [(&str, Way); 2] = [
+    (
+        "token_by_token",
+        Way {
+            decoded: usize::MAX,
+            ..AT_ONCE
+        },
+    ),
+    (
+        "chunks_of_7_and_decoding_by_three_threads",
+        Way {
+            threads: 3,
+            chunk: 7,
+            decoded: 30,
+            ..AT_ONCE
+        },
+    ),
+];
+
+/// Every other way: each changes one thing, the last one several.
+pub const OTHERS: [(&str, Way); 9] = [
     (
         "one_thread",
         Way {
@@ -99,25 +119,9 @@ pub const OTHERS: [(&str, Way); 11] = [
         },
     ),
     (
-        "token_by_token",
-        Way {
-            decoded: usize::MAX,
-            ..AT_ONCE
-        },
-    ),
-    (
         "beside_three_sessions",
         Way {
             company: true,
-            ..AT_ONCE
-        },
-    ),
-    (
-        "chunks_of_7_and_decoding_by_three_threads",
-        Way {
-            threads: 3,
-            chunk: 7,
-            decoded: 30,
             ..AT_ONCE
         },
     ),
@@ -133,23 +137,36 @@ pub const OTHERS: [(&str, Way); 11] = [
 ];
 
 /// One line: what the sequence is, its length, and a hash for each compute type.
-pub fn hashes(name: &str, model: &Model, ids: &[u32], last: usize, way: Way) -> String {
-    let tokens = ids.len();
+pub fn hashes<'i>(
+    name: &str,
+    model: &Model,
+    inputs: impl Into<Inputs<'i>>,
+    last: usize,
+    way: Way,
+) -> String {
+    let inputs = inputs.into();
+    let tokens = inputs.ids.len();
     let line = |dtype: &str, hash: String| format!("{name} {tokens} {dtype} {hash}\n");
     [
-        line("f64", hash::<f64>(model, ids, last, way)),
-        line("f32", hash::<f32>(model, ids, last, way)),
-        line("bf16", hash::<bf16>(model, ids, last, way)),
+        line("f64", hash::<f64>(model, inputs, last, way)),
+        line("f32", hash::<f32>(model, inputs, last, way)),
+        line("bf16", hash::<bf16>(model, inputs, last, way)),
     ]
     .concat()
 }
 
 /// SHA-256 of the last block's output for every token and then the logits of the last `last` tokens, all as
 /// little-endian f64, which every compute type widens to exactly.
-pub fn hash<E: Element>(model: &Model, ids: &[u32], last: usize, way: Way) -> String {
+pub fn hash<'i, E: Element>(
+    model: &Model,
+    inputs: impl Into<Inputs<'i>>,
+    last: usize,
+    way: Way,
+) -> String {
+    let inputs = inputs.into();
     let pool = ThreadPoolBuilder::new().num_threads(way.threads);
     let pool = &pool.build().unwrap();
-    let run = |way| pool.install(|| pass::<E>(model, ids, last, way));
+    let run = |way| pool.install(|| pass::<E>(model, inputs, last, way));
     if !way.company {
         return run(way);
     }
@@ -163,22 +180,40 @@ pub fn hash<E: Element>(model: &Model, ids: &[u32], last: usize, way: Way) -> St
     })
 }
 
-fn pass<E: Element>(model: &Model, ids: &[u32], last: usize, way: Way) -> String {
+fn pass<E: Element>(model: &Model, inputs: Inputs<'_>, last: usize, way: Way) -> String {
     let mut seen = Seen {
         block: last_block(model),
         hash: Sha256::new(),
         logits: Vec::new(),
     };
     let mut session = Session::<E>::new(model).with_chunk(way.chunk);
-    let (prompt, rest) = ids.split_at(ids.len().saturating_sub(way.decoded).max(1));
+    let images = Images::of(model, inputs, None).unwrap();
+    let ids = inputs.ids;
+    let decoded_from = ids.len().saturating_sub(way.decoded).max(1);
+    let (prompt, rest) = ids.split_at(decoded_from.max(end_of_images(model, inputs)));
+    let pieces = rest.chunks(1).map(|piece| (piece, None));
     let mut left = ids.len();
-    for piece in once(prompt).chain(rest.chunks(1)) {
+    for (piece, images) in once((prompt, images.as_ref())).chain(pieces) {
         left -= piece.len();
         let rows = last.saturating_sub(left);
+        let piece = Tokens::new(piece, images);
         session.forward_recorded(piece, rows, &mut seen).unwrap();
     }
     let hash = seen.hash.chain_update(&seen.logits).finalize();
     hash.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// The tokens up to the last one of an image.
+fn end_of_images(model: &Model, inputs: Inputs<'_>) -> usize {
+    if inputs.pixel_values.is_empty() {
+        return 0;
+    }
+    let id = model
+        .checkpoint()
+        .vision_config()
+        .unwrap()
+        .image_token_index;
+    inputs.ids.iter().rposition(|&token| token == id).unwrap() + 1
 }
 
 /// What the last block's output is called: `model.layers.L` or `transformer.h.L`.

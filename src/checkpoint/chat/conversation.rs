@@ -149,6 +149,34 @@ impl Conversation {
         self
     }
 
+    /// The same conversation with pictures before the text of its last message, whose content becomes a list of parts: so many
+    /// `{"type": "image"}`, and `{"type": "text", "text": …}`.
+    pub fn with_images(mut self, images: usize) -> Self {
+        let dict = |entries: &[(&str, Value)]| {
+            let mut dict = Dict::default();
+            for (key, value) in entries {
+                dict.insert((*key).into(), value.clone());
+            }
+            dict
+        };
+        if let Some(last) = self.messages.last_mut() {
+            let text = last.get("content").cloned().unwrap_or_default();
+            let image = Value::from_object(dict(&[("type", "image".into())]));
+            let mut parts = vec![image; images];
+            parts.push(Value::from_object(dict(&[
+                ("type", "text".into()),
+                ("text", text),
+            ])));
+            let mut message = Dict::default();
+            for (key, value) in last.iter() {
+                message.insert(key.clone(), value.clone());
+            }
+            message.insert("content".into(), Value::from_object(List(parts)));
+            *last = Arc::new(message);
+        }
+        self
+    }
+
     /// The time that `strftime_now` tells, such as `2026-11-27T09:30:00`, in place of the clock's.
     ///
     /// # Errors

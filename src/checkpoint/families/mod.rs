@@ -5,6 +5,7 @@
 //! | `llama` | Llama, Mistral, Qwen2, Qwen3, Mixtral, OLMo 2, Phi 3 |
 //! | `gemma` | Gemma 1 and 2 |
 //! | `gemma3` | Gemma 3 |
+//! | `siglip` | the vision part of Gemma 3 |
 //! | `falcon` | Falcon, in the form of 7B, of 40B and of RW |
 //! | `gpt2`, `gptj`, `phi` | GPT-2, GPT-J, Phi 1 and 2 |
 
@@ -19,6 +20,7 @@ mod llama;
 mod phi;
 mod rope;
 mod shape;
+pub(super) mod siglip;
 
 use std::path::Path;
 

@@ -3,13 +3,14 @@
 //! For a few tokens of f32 they are read where they lie and widened in registers. For more tokens, and in the other types, some rows
 //! at a time become numbers of the compute type in a cache, and those are multiplied. Either way the sums are those of widened weights.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::by_type::multiply;
 use super::panel::Panel;
-use crate::kernels::simd::{Lanes, Level, Simd, Task};
+use crate::kernels::simd::{Lanes, Level, Simd, Task, run_at_level};
 use crate::tensor::quantised::{Block, by_block, decode};
-use crate::tensor::{Dtype, Element, Matrix, Storage, Tensor};
+use crate::tensor::{ByType, Dtype, Element, Matrix, Storage, Tensor};
 
 /// As many tokens of f32 are multiplied two by two with weights in registers, which takes less time than a copy of their numbers.
 const WIDENED_FOR_TOKENS: usize = 4;
@@ -44,13 +45,14 @@ pub(super) fn multiply_rows<E: Element>(
         let x = bytemuck::cast_slice(x);
         let out = out.iter_mut().map(|out| bytemuck::cast_slice_mut(out));
         let mut out: Vec<_> = out.collect();
-        return level.run(FewTokens {
+        let few = FewTokens {
             storage,
             bytes,
             cols,
             x,
             out: &mut out,
-        });
+        };
+        return few.at(level);
     }
     let at_once = if out.len() < PACKED_TOKENS {
         FEW_DECODED_ROWS
@@ -62,11 +64,12 @@ pub(super) fn multiply_rows<E: Element>(
         let now = first..rows.end.min(first + at_once);
         let part = now.start - rows.start..now.end - rows.start;
         let numbers = &mut decoded.as_mut_slice()[..now.len() * cols];
-        level.run(Decode {
+        let decode = Decode {
             storage,
             bytes: w.rows_bytes(now),
             numbers,
-        });
+        };
+        E::by_type::<AtLevel>((level, decode));
         let mut out: Vec<_> = out.iter_mut().map(|out| &mut out[part.clone()]).collect();
         multiply(level, Panel::new(x, numbers, cols, &mut out));
     }
@@ -88,6 +91,14 @@ impl<E: Element> Task for Decode<'_, E> {
     }
 }
 
+/// Runs [`Decode`] of each compute type.
+struct AtLevel<'a>(PhantomData<&'a ()>);
+
+impl<'a> ByType for AtLevel<'a> {
+    type Input<E: Element> = (Level, Decode<'a, E>);
+    run_at_level!();
+}
+
 /// All products of a few tokens.
 struct FewTokens<'a, 'y> {
     storage: Storage,
@@ -95,6 +106,13 @@ struct FewTokens<'a, 'y> {
     cols: usize,
     x: &'a [f32],
     out: &'a mut [&'y mut [f32]],
+}
+
+impl FewTokens<'_, '_> {
+    /// Runs at a level. Of no type, so that it is compiled once, and not in every program that runs a model.
+    fn at(self, level: Level) {
+        level.run(self);
+    }
 }
 
 impl Task for FewTokens<'_, '_> {

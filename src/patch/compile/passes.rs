@@ -78,7 +78,7 @@ impl<'m, E: Element> Batch<'m, E> {
             None => return Ok(Matrix::zeros(0, self.model.config().hidden_size)),
         };
         for (session, tokens) in self.sessions.iter().zip(&tokens) {
-            session.start(tokens, None)?;
+            session.start((*tokens).into(), None)?;
         }
         let overlay = self.overlay;
         let next = self.next(tokens);
@@ -126,7 +126,7 @@ impl<'m, E: Element> Batch<'m, E> {
         ) -> crate::patch::Result<Matrix<E>>,
     ) -> crate::patch::Result<Matrix<E>> {
         for (session, tokens) in self.sessions.iter().zip(&tokens) {
-            session.start(tokens, None)?;
+            session.start((*tokens).into(), None)?;
         }
         let mut run = ForwardRun::new(self.model, None, None);
         let next = self.next(tokens);

@@ -1,7 +1,7 @@
 //! What the contextual pass gives for a span.
 
-use crate::model::{Model, Recorder, Session};
-use crate::patch::{Result, Split};
+use crate::model::{Model, Recorder, Session, Tokens};
+use crate::patch::Result;
 use crate::tensor::{Element, Matrix};
 
 /// The contextual pass's states of the span at the layers that are changed, `[N, hidden]` each.
@@ -42,24 +42,25 @@ impl Recorder for Contextual {
 }
 
 impl Contextual {
-    /// The states of the span, and its logits.
+    /// The states of the last `span` of `tokens`, and their logits.
     pub(super) fn new<E: Element>(
         model: &Model,
-        split: &Split,
+        tokens: Tokens<'_, E>,
+        span: usize,
         first: usize,
     ) -> Result<(Self, Matrix<E>)> {
         let layers = model.layers().len() - first;
         let none = vec![Matrix::zeros(0, 1); layers];
         let mut contextual = Self {
             first,
-            span: split.queries().len(),
+            span,
             names: names(model),
             d: none.clone(),
             targets: none,
             logits: Vec::new(),
         };
         let mut session = Session::<E>::new(model);
-        session.forward_recorded(split.tokens(), contextual.span, &mut contextual)?;
+        session.forward_recorded(tokens, span, &mut contextual)?;
         let logits = contextual.logits.drain(..).map(E::from_f64).collect();
         let logits = Matrix::from_vec(model.config().vocab_size, logits);
         Ok((contextual, logits))

@@ -30,7 +30,8 @@ use super::{
 use crate::checkpoint::form::Sum;
 use crate::model::generate::greedy;
 use crate::model::{
-    Attended, Cache, ForwardRun, Hidden, LayerOverlay, Linear, Model, Pass, Sequence,
+    Attended, Cache, ForwardRun, Hidden, Images, LayerOverlay, Linear, Model, Pass, Sequence,
+    Tokens,
 };
 use crate::patch::{Error, Result};
 use crate::tensor::{Element, Matrix, in_lanes};
@@ -51,22 +52,23 @@ pub struct Quality {
 }
 
 /// Solves the patch of the tokens at the end of `split` in compute type `E`; `on_pass` gets each pass's
-/// quality. The patch is that of the best pass.
+/// quality. The patch is that of the best pass. `images` are those of the context.
 ///
 /// As long as a token differs the solve goes on, up to the method's number of passes: rounding falls
 /// differently each time.
 ///
 /// # Errors
 ///
-/// [`Error::SpanTooLong`] and [`Error::RepeatedState`] where H has not full column rank; [`Error::Precondition`];
+/// [`Error::KeptImage`]; [`Error::SpanTooLong`] and [`Error::RepeatedState`] where H has not full column rank; [`Error::Precondition`];
 /// those of [`Session::forward`](crate::Session::forward).
 pub fn solve<E: Element>(
     model: &Model,
     split: &Split,
+    images: Option<&Images<E>>,
     method: &Method,
     mut on_pass: impl FnMut(Quality),
 ) -> Result<(Patch, SolverReport)> {
-    let mut solving = Solving::<E>::new(model, split, method)?;
+    let mut solving = Solving::new(model, split, images, method)?;
     let mut best = solving.pass()?;
     let mut passes = vec![best.0.linf];
     on_pass(best.0);
@@ -130,7 +132,12 @@ fn at_layer(failed: Precondition, layer: usize) -> Error {
 type Attempt = (Quality, Patch, Vec<LayerReport>);
 
 impl<'a, E: Element> Solving<'a, E> {
-    fn new(model: &'a Model, split: &Split, method: &'a Method) -> Result<Self> {
+    fn new(
+        model: &'a Model,
+        split: &Split,
+        images: Option<&Images<E>>,
+        method: &'a Method,
+    ) -> Result<Self> {
         let layers = model.layers().len();
         // In parallel the first layer's inner function sees the embedding alone: of a token that is there twice, the same h.
         let parallel = model.layers()[0].sum == Sum::Parallel;
@@ -138,7 +145,8 @@ impl<'a, E: Element> Solving<'a, E> {
         let first = (layers - method.layers.clamp(1, layers)).max(least);
         let tokens = split.reduced_tokens();
         let positions = split.reduced_positions();
-        model.check_tokens(split.tokens(), 0)?;
+        let contextual = Tokens::new(split.tokens(), images);
+        split.check_images(model, &contextual.spans(0))?;
         let most = model.config().intermediate_size;
         if tokens.len() > most {
             return Err(Error::SpanTooLong {
@@ -146,7 +154,8 @@ impl<'a, E: Element> Solving<'a, E> {
                 most,
             });
         }
-        let (contextual, logits) = Contextual::new::<E>(model, split, first)?;
+        let (contextual, logits) =
+            Contextual::new(model, contextual, split.queries().len(), first)?;
         let span = split.queries().len();
         let last_norm = model.layers()[layers - 1].outer.post_norm();
         let last_scale = last_norm.map(|norm| norm.scale::<f64>());

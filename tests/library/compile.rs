@@ -1,0 +1,449 @@
+//! A prompt compiled: the same bits everywhere, better than nothing on queries that were left out, and refused where it cannot be done.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::common::{all_models, open, program, reference};
+use context_patch::Model;
+use context_patch::kernels::Level;
+use context_patch::model::{self, ModelOptions};
+use context_patch::patch::compile::{
+    Asked, Estimate, FOLDS, Kept, Lesson, Prompt, Recipe, Sample, Summary, Trial, compile,
+    samples_hash,
+};
+use context_patch::patch::{ApplyMode, Error, Overlay, Patch, TensorChange};
+use context_patch::tensor::Element;
+use half::bf16;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+const CONTEXT: &str = "Ann likes plums. Bob likes figs. Cleo likes pears.";
+
+/// A prompt of the tiny model, and queries about it.
+fn with_prompt<T>(model: &Model, context: &str, use_it: impl FnOnce(&Prompt<'_>) -> T) -> T {
+    let tokenizer = model.checkpoint().tokenizer().unwrap();
+    use_it(&Prompt {
+        tokenizer: &tokenizer,
+        template: None,
+        context,
+        stop: Some("."),
+        answer_tokens: 6,
+        second_turn: false,
+    })
+}
+
+fn asked(queries: &[&str]) -> Vec<Asked> {
+    let each = queries.iter().map(|query| Asked {
+        query: (*query).to_owned(),
+        answer: None,
+    });
+    each.collect()
+}
+
+const QUERIES: [&str; 9] = [
+    " Ann likes",
+    " Bob likes",
+    " Cleo likes",
+    " So Ann likes",
+    " So Bob likes",
+    " So Cleo likes",
+    " Ann and Bob like",
+    " Who likes figs?",
+    " Who likes plums?",
+];
+
+/// Lessons of the queries with some numbers.
+fn lessons<E: Element>(model: &Model, context: &str, queries: &[&str]) -> Vec<Lesson<E>> {
+    with_prompt(model, context, |prompt| {
+        let mut samples = prompt
+            .samples::<E>(model, &asked(queries), &mut Kept::default(), || {})
+            .unwrap();
+        samples.extend(
+            prompt
+                .anchors::<E>(model, 4, 0, &mut Kept::default(), || {})
+                .unwrap(),
+        );
+        Lesson::all(model, &samples, || {}).unwrap()
+    })
+}
+
+fn compiled<E: Element>(model: &Model, lessons: &[Lesson<E>]) -> Patch {
+    let all: Vec<_> = lessons.iter().collect();
+    let recipe = Recipe {
+        rank: 8,
+        ..Recipe::new(model)
+    };
+    compile(model, &all, &recipe, || {}).unwrap()
+}
+
+/// KL a token of the lessons that are no anchors.
+fn divergence<E: Element>(model: &Model, patch: Option<&Patch>, lessons: &[Lesson<E>]) -> f64 {
+    let overlay = patch.map(|patch| Overlay::<E>::new(model, patch, ApplyMode::Overlay));
+    let queries: Vec<_> = lessons
+        .iter()
+        .filter(|lesson| !lesson.sample.anchor)
+        .collect();
+    Summary::new(&Trial::all(model, overlay.as_ref(), &queries).unwrap()).kl
+}
+
+fn hash(patch: &Patch) -> String {
+    let mut hash = Sha256::new();
+    for (i, layer) in patch.layers.iter().enumerate() {
+        for (name, change) in layer {
+            let TensorChange::LowRank(change) = change else {
+                panic!("{name} is no matrix")
+            };
+            hash.update(format!("{i} {name}"));
+            for x in change.u.as_slice().iter().chain(change.v.as_slice()) {
+                hash.update(x.to_le_bytes());
+            }
+        }
+    }
+    hash.finalize()[..8]
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
+}
+
+/// Pinned: what the model draws and what is solved must be the same at every level and thread count, and in every version.
+#[test]
+fn the_bits_are_the_same_everywhere() {
+    fn digest<E: Element>(level: Level, threads: usize) -> String {
+        let options = ModelOptions {
+            level: Some(level),
+            ..ModelOptions::default()
+        };
+        let model = Model::open_with(reference("tiny").to_str().unwrap(), options).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        pool.install(|| {
+            let lessons = lessons::<E>(&model, CONTEXT, &QUERIES);
+            let samples = samples_hash(lessons.iter().map(|lesson| &lesson.sample));
+            format!(
+                "{} {} {}\n",
+                E::DTYPE,
+                &samples[..16],
+                hash(&compiled(&model, &lessons))
+            )
+        })
+    }
+    let all = |level, threads| {
+        digest::<f64>(level, threads)
+            + &digest::<f32>(level, threads)
+            + &digest::<bf16>(level, threads)
+    };
+    let want = all(Level::best(), 2);
+    for level in Level::available() {
+        assert_eq!(all(level, 1), want, "{level}");
+    }
+    insta::assert_snapshot!(want);
+}
+
+/// On queries that it was not compiled from, and a patch of another prompt does not.
+#[test]
+fn it_serves_queries_that_were_left_out() {
+    let model = open("tiny");
+    let left_out = [" And Ann likes", " And Bob likes", " And Cleo likes"];
+    let (used, left_out) = (
+        lessons::<f32>(&model, CONTEXT, &QUERIES[..6]),
+        lessons::<f32>(&model, CONTEXT, &left_out),
+    );
+    let other = lessons::<f32>(&model, "Dan likes kiwis. Eve likes limes.", &QUERIES[..6]);
+    let bare = divergence(&model, None, &left_out);
+    let patched = divergence(&model, Some(&compiled(&model, &used)), &left_out);
+    let wrong = divergence(&model, Some(&compiled(&model, &other)), &left_out);
+    assert!(patched < 0.5 * bare, "{patched} of {bare}");
+    assert!(
+        patched < 0.8 * wrong,
+        "{patched}, and {wrong} with another prompt's patch"
+    );
+}
+
+/// Compiled from few tokens with hardly anything held small, every family says of these what it says with the prompt.
+#[test]
+fn every_family_can_be_compiled() {
+    for (dir, _) in all_models() {
+        let model = open(&dir);
+        let vocab = model.config().vocab_size as u32;
+        let tokens =
+            |seed: u32, count: u32| (0..count).map(|i| (seed + 7 * i * i + i) % vocab).collect();
+        let context: Vec<u32> = tokens(3, 9);
+        let first = &context[..1];
+        let samples: Vec<_> = (0..3)
+            .map(|i| {
+                let query: Vec<u32> = tokens(20 + 11 * i, 4);
+                let [with, without] = [&context[..], first].map(|begin| [begin, &query].concat());
+                Sample::query(i as usize, &with, &without, &tokens(50 + 5 * i, 3))
+            })
+            .collect();
+        let lessons = Lesson::<f64>::all(&model, &samples, || {}).unwrap();
+        let recipe = Recipe {
+            first: 0,
+            lambda: 1e-9,
+            rank: 0,
+            ..Recipe::new(&model)
+        };
+        let all: Vec<_> = lessons.iter().collect();
+        let patch = compile(&model, &all, &recipe, || {}).unwrap();
+        patch.check(&model).unwrap();
+        let (bare, patched) = (
+            divergence(&model, None, &lessons),
+            divergence(&model, Some(&patch), &lessons),
+        );
+        // Through a norm one step does not arrive; without one Lemma 9 does.
+        let post_norm = model.layers()[0].outer.post_norm().is_some();
+        let most = if post_norm { 0.5 } else { 1e-6 };
+        assert!(patched < most * bare, "{dir}: {patched} of {bare}");
+    }
+}
+
+/// What was written is not written again, and what was interrupted goes on where it stopped, with the same tokens.
+#[test]
+fn texts_that_were_interrupted_go_on() {
+    let model = open("tiny");
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("texts.json");
+    let sampled = |kept: &mut Kept, on_token: &mut dyn FnMut()| {
+        with_prompt(&model, CONTEXT, |prompt| {
+            let mut samples =
+                prompt.samples::<f32>(&model, &asked(&QUERIES), kept, &mut *on_token)?;
+            samples.extend(prompt.own_samples::<f32>(&model, 5, 7, kept, &mut *on_token)?);
+            samples.extend(prompt.anchors::<f32>(&model, 5, 7, kept, on_token)?);
+            Ok::<_, Error>(samples)
+        })
+    };
+    let mut tokens = 0;
+    let whole = sampled(&mut Kept::default(), &mut || tokens += 1).unwrap();
+    let (mut interruptions, mut written) = (0, 0);
+    let samples = loop {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let mut kept = Kept::load(&file).unwrap().with_cancel(Arc::clone(&cancel));
+        let mut here = 0;
+        let samples = sampled(&mut kept, &mut || {
+            here += 1;
+            cancel.store(here >= 40, Ordering::Relaxed);
+        });
+        written += here;
+        kept.save(&file).unwrap();
+        match samples {
+            Ok(samples) => break samples,
+            Err(Error::Model(model::Error::Cancelled)) => interruptions += 1,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert!(interruptions > 3);
+    assert_eq!(written, tokens);
+    assert_eq!(samples, whole);
+
+    std::fs::write(&file, "no JSON").unwrap();
+    assert!(matches!(Kept::load(&file), Err(Error::Kept { .. })));
+}
+
+/// A second turn comes behind a query that is left out with it, and is fitted alone.
+#[test]
+fn second_turns_are_left_out_with_their_first() {
+    let model = open("tiny");
+    let samples = with_prompt(&model, CONTEXT, |prompt| {
+        let prompt = Prompt {
+            second_turn: true,
+            ..*prompt
+        };
+        let kept = &mut Kept::default();
+        prompt
+            .samples::<f32>(&model, &asked(&QUERIES), kept, || {})
+            .unwrap()
+    });
+    let (first, second) = samples.split_at(QUERIES.len());
+    assert_eq!(second.len(), QUERIES.len());
+    for sample in second {
+        let before = first
+            .iter()
+            .find(|first| sample.bare.starts_with(&first.bare))
+            .unwrap();
+        assert_ne!(before.about, sample.about);
+        assert_eq!(before.about % FOLDS, sample.about % FOLDS);
+        let new = sample.bare.len() - before.bare.len();
+        assert_eq!(sample.rows(), new - 1);
+    }
+    // Too few for one to be behind another of its fold.
+    let few = with_prompt(&model, CONTEXT, |prompt| {
+        let prompt = Prompt {
+            second_turn: true,
+            ..*prompt
+        };
+        let kept = &mut Kept::default();
+        prompt
+            .samples::<f32>(&model, &asked(&QUERIES[..3]), kept, || {})
+            .unwrap()
+    });
+    assert_eq!(few.len(), 3);
+}
+
+#[test]
+fn what_cannot_be_compiled_is_refused() {
+    let model = open("tiny");
+    let refused = |queries: &[&str], context: &str| {
+        with_prompt(&model, context, |prompt| {
+            prompt
+                .samples::<f32>(&model, &asked(queries), &mut Kept::default(), || {})
+                .unwrap_err()
+        })
+    };
+    let one = refused(&[" Ann likes", " Ann likes"], CONTEXT);
+    assert!(matches!(one, Error::FewQueries { queries: 1 }), "{one}");
+    let none = refused(&[], CONTEXT);
+    assert!(matches!(none, Error::FewQueries { queries: 0 }), "{none}");
+    let nothing = refused(&["Ann likes", "Bob likes"], "");
+    assert!(matches!(nothing, Error::NothingToCompile), "{nothing}");
+
+    let lessons = lessons::<f32>(&model, CONTEXT, &QUERIES[..3]);
+    let all: Vec<_> = lessons.iter().collect();
+    let usual = Recipe::new(&model);
+    for (recipe, says) in [
+        (Recipe { first: 99, ..usual }, "first layer is 99"),
+        (
+            Recipe {
+                rank: 100_000,
+                ..usual
+            },
+            "rank is 100000",
+        ),
+        (
+            Recipe {
+                lambda: f64::NAN,
+                ..usual
+            },
+            "λ is NaN",
+        ),
+        (
+            Recipe {
+                lambda: 0.0,
+                ..usual
+            },
+            "λ is 0",
+        ),
+    ] {
+        let refused = compile(&model, &all, &recipe, || {})
+            .unwrap_err()
+            .to_string();
+        assert!(refused.contains(says), "{refused}");
+    }
+    let empty = Lesson::<f32>::all(&model, &[Sample::query(0, &[], &[], &[])], || {});
+    assert!(empty.is_err());
+    let long = vec![5; model.config().max_position_embeddings + 1];
+    let long = Lesson::<f32>::all(&model, &[Sample::query(0, &long, &[2, 5], &[7])], || {});
+    assert!(long.unwrap_err().to_string().contains("positions"));
+}
+
+/// The estimate is of what was left out: compiled from all of it the same queries do better.
+#[test]
+fn the_estimate_is_not_the_in_sample_figure() {
+    let model = open("tiny");
+    let lessons = lessons::<f32>(&model, CONTEXT, &QUERIES);
+    let recipe = Recipe {
+        rank: 8,
+        ..Recipe::new(&model)
+    };
+    let estimate = Estimate::new(&model, &lessons, &recipe, || {}).unwrap();
+    assert_eq!(estimate.patched.samples, QUERIES.len());
+    assert_eq!(estimate.elsewhere.samples, 4);
+    let inside = divergence(&model, Some(&compiled(&model, &lessons)), &lessons);
+    assert!(
+        inside < estimate.patched.kl,
+        "{inside} {}",
+        estimate.patched.kl
+    );
+}
+
+/// The command, as someone uses it.
+#[test]
+fn the_command_compiles_and_applies() {
+    let dir = TempDir::new().unwrap();
+    let file = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let queries: Vec<_> = QUERIES
+        .iter()
+        .map(|query| serde_json::json!(query).to_string())
+        .collect();
+    std::fs::write(file("queries.jsonl"), queries.join("\n")).unwrap();
+    let compile = |more: &[&str]| {
+        let output = file("a.patch");
+        let queries = file("queries.jsonl");
+        let fixed = [
+            "compile",
+            "--model",
+            "tiny",
+            "--context",
+            CONTEXT,
+            "--queries",
+            &queries,
+            "--anchors",
+            "4",
+            "--rank",
+            "8",
+            "--stop",
+            ".",
+            "--output",
+            &output,
+        ];
+        program(dir.path()).args(fixed).args(more).output().unwrap()
+    };
+    let done = compile(&[]);
+    assert!(done.status.success(), "{done:?}");
+    let text = String::from_utf8(done.stdout).unwrap();
+    assert!(
+        text.contains("get the same answer as with the prompt"),
+        "{text}"
+    );
+    let once = std::fs::read(file("a.patch")).unwrap();
+    assert!(compile(&["--threads", "1"]).status.success());
+    assert!(
+        std::fs::read(file("a.patch")).unwrap() == once,
+        "another file the second time"
+    );
+    assert_eq!(compile(&["--at-least", "1.01"]).status.code(), Some(1));
+    let inspected = program(dir.path())
+        .args(["inspect", &file("a.patch")])
+        .output()
+        .unwrap();
+    assert!(
+        String::from_utf8(inspected.stdout)
+            .unwrap()
+            .contains("9 queries, 4 texts")
+    );
+    // Written and kept, then taken from there.
+    for _ in 0..2 {
+        assert!(compile(&["--samples", &file("kept")]).status.success());
+        assert!(std::fs::read(file("a.patch")).unwrap() == once);
+    }
+    let kept: Vec<_> = std::fs::read_dir(file("kept")).unwrap().collect();
+    let kept = kept[0].as_ref().unwrap().path();
+    std::fs::write(&kept, "no JSON").unwrap();
+    let refused = compile(&["--samples", &file("kept")]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("no texts that were kept"));
+    assert!(compile(&["--turns"]).status.success());
+    assert!(
+        std::fs::read(file("a.patch")).unwrap() != once,
+        "second turns change nothing"
+    );
+
+    let apply = |more: &[&str]| {
+        let fixed = ["apply", "--model", "tiny", "--patch", &file("a.patch")];
+        program(dir.path()).args(fixed).args(more).output().unwrap()
+    };
+    let said = apply(&["--prompt", " Bob likes", "--max-tokens", "2"]);
+    assert!(said.status.success(), "{said:?}");
+    let alone = apply(&[]);
+    assert_eq!(alone.status.code(), Some(2));
+    assert!(
+        String::from_utf8(alone.stderr)
+            .unwrap()
+            .contains("--prompt TEXT")
+    );
+    std::fs::write(file("queries.jsonl"), "\" Ann likes\"\n{\"question\": 1}\n").unwrap();
+    let refused = compile(&[]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("line 2: it is no query"), "{said}");
+}
