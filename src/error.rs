@@ -1,7 +1,9 @@
 //! The error of the crate as a whole: one of its modules' errors.
 
 use crate::message::{IoError, flattened};
-use crate::{checkpoint, compare, conformance, model, patch, trace, verify, vision};
+#[cfg(feature = "server")]
+use crate::server;
+use crate::{checkpoint, compare, conformance, model, patch, receipt, trace, verify, vision};
 
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -28,6 +30,9 @@ pub enum Error {
     /// A patch cannot be solved, read or written.
     #[error(transparent)]
     Patch(patch::Error),
+    /// A receipt cannot be written, read or checked.
+    #[error(transparent)]
+    Receipt(receipt::Error),
     /// A verification cannot be run, read or written.
     #[error(transparent)]
     Verify(verify::Error),
@@ -40,6 +45,10 @@ pub enum Error {
     /// A picture cannot be read, or stands nowhere in a prompt.
     #[error(transparent)]
     Vision(vision::Error),
+    /// A model cannot be served.
+    #[cfg(feature = "server")]
+    #[error(transparent)]
+    Server(server::Error),
 }
 
 flattened! {
@@ -48,9 +57,15 @@ flattened! {
     vision => Vision(Io, Checkpoint);
     trace => Trace(Io, Checkpoint, Model);
     patch => Patch(Io, Checkpoint, Model);
+    receipt => Receipt(Io, Checkpoint, Model, Patch);
     verify => Verify(Io, Checkpoint, Model, Patch);
     compare => Compare(Io, Checkpoint, Model, Trace);
     conformance => Conformance(Io, Checkpoint, Model, Trace, Compare);
+}
+
+#[cfg(feature = "server")]
+flattened! {
+    server => Server(Io, Checkpoint, Model, Patch);
 }
 
 #[cfg(test)]

@@ -54,6 +54,7 @@
 //! | [`trace`] | every intermediate under its name |
 //! | [`compare`] | another engine's recording held against ours, operation by operation |
 //! | [`conformance`] | the kit of small checkpoints that other engines are held against |
+//! | `server` | OpenAI's API over HTTP (feature `server`) |
 //! | `cuda` | passes on an NVIDIA GPU, with the same bits (feature `cuda`) |
 //! | [`kernels`] | the operations, each in a documented order: the same bits at every instruction set, thread count and chunking |
 //! | [`tensor`] | compute types, storage types, matrices |
@@ -87,8 +88,11 @@ mod message;
 pub mod model;
 pub mod output;
 pub mod patch;
+pub mod receipt;
 #[cfg(feature = "report")]
 pub mod report;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod tensor;
 pub mod trace;
 pub mod verify;

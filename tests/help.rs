@@ -7,8 +7,9 @@ mod common;
 use common::{in_path, program};
 
 /// Every command, and the exit code of its example: `compare`'s finds what it is there to find.
-const COMMANDS: [(&str, i32); 14] = [
+const COMMANDS: [(&str, i32); 15] = [
     ("apply", 0),
+    ("check", 0),
     ("compare", 1),
     ("compile", 0),
     ("conformance", 0),

@@ -282,6 +282,28 @@ impl Tokenizer {
         }
     }
 
+    /// Whether token `id` has no part in texts: a special token, or one that the tokenizer does not know.
+    pub(crate) fn is_special(&self, id: u32) -> bool {
+        self.bytes_of(id).is_some_and(|bytes| bytes.is_empty())
+    }
+
+    /// The bytes that token `id` adds to a text that has begun; of a special token its name's, of an unknown one none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tokenizer`].
+    pub fn token_bytes(&self, id: u32) -> Result<Vec<u8>> {
+        if let Some(bytes) = self.bytes_of(id) {
+            if bytes.is_empty() {
+                return Ok(self.token_text(id).unwrap_or_default().into_bytes());
+            }
+            return Ok(bytes);
+        }
+        let mut stream = self.stream();
+        stream.push(id)?;
+        Ok(stream.push(id)?.into_bytes())
+    }
+
     /// Token `id` as the vocabulary writes it: `▁Paris`, `<0x0A>`, `<bos>`.
     pub fn token_text(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)

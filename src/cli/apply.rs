@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use context_patch::checkpoint::{Conversation, Message, Tokenizer};
 use context_patch::kernels::Level;
-use context_patch::model::generate::{Sampler, Stop, generate};
+use context_patch::model::generate::{Stop, generate_by, greedy};
 use context_patch::model::{Model, Session};
+use context_patch::output::check_writable;
 use context_patch::patch::{ApplyMode, Error, Overlay, SavedPatch, Source};
+use context_patch::receipt::{PatchUsed, Receipt, Sampling};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::distribution;
 use context_patch::{Result, trace};
@@ -76,6 +78,10 @@ pub(super) struct Apply {
     #[command(flatten)]
     export: ExportArgs,
 
+    /// Write to FILE what this was made of and a hash of every step's logits, for `context-patch check`
+    #[arg(long, value_name = "FILE", conflicts_with = "logits")]
+    receipt: Option<PathBuf>,
+
     /// Print one JSON object instead of the text
     #[arg(long)]
     json: bool,
@@ -118,6 +124,9 @@ impl Apply {
             refuse_empty(text)?;
         }
         self.export.check()?;
+        if let Some(file) = &self.receipt {
+            check_writable(file)?;
+        }
         let saved = SavedPatch::load(&self.patch)?;
         let (model, tokenizer) = waiting("Reading the model", || -> Result<_> {
             let model = self.model.open(level)?;
@@ -208,8 +217,14 @@ impl Apply {
             Source::Solved(solved) => solved.split.answer().len() + 1,
             Source::Compiled(_) => 64,
         });
+        let receipt = self.receipt.as_ref().map(|_| -> Result<_> {
+            let input = (tokens.clone(), positions.clone());
+            let receipt = Receipt::new(model, E::DTYPE, input, Sampling::default(), most)?;
+            let patch = PatchUsed::new(&self.patch, self.form(saved))?;
+            Ok(receipt.under(patch))
+        });
+        let mut receipt = receipt.transpose()?;
         let mut stream = tokenizer.stream();
-        let mut greedy = Sampler::default();
         let (mut ids, mut text) = (Vec::new(), String::new());
         let mut say = |piece: String| -> Result<()> {
             text.push_str(&piece);
@@ -219,11 +234,22 @@ impl Apply {
                 print_written(&piece)
             }
         };
-        let stop = generate(&mut session, query, most, &mut greedy, |id| {
+        let choose = |logits: &[E]| {
+            if let Some(receipt) = &mut receipt {
+                receipt.step(logits);
+            }
+            greedy(logits)
+        };
+        let stop = generate_by(&mut session, query, most, choose, |id| {
             ids.push(id);
             say(stream.push(id)?)
         })?;
         say(stream.finish()?)?;
+        if let Some((receipt, file)) = receipt.zip(self.receipt.as_ref()) {
+            receipt
+                .finished(ids.clone(), text.clone(), stop)
+                .write(file)?;
+        }
         if !self.json {
             end_line(&text)?;
         }

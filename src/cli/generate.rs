@@ -6,8 +6,10 @@ use clap::Args;
 use context_patch::Result;
 use context_patch::checkpoint::{Conversation, Message, Tokenizer};
 use context_patch::kernels::Level;
-use context_patch::model::generate::{Sampler, Stop, generate};
+use context_patch::model::generate::{Stop, generate_by};
 use context_patch::model::{Model, Session};
+use context_patch::output::check_writable;
+use context_patch::receipt::{Receipt, Sampling};
 use context_patch::tensor::{Dtype, Element};
 
 use super::images::{ImageArgs, Prompt, Written};
@@ -78,6 +80,10 @@ pub(super) struct Generate {
     #[arg(long, default_value_t = 0, requires = "temperature")]
     seed: u64,
 
+    /// Write to FILE what this was made of and a hash of every step's logits, for `context-patch check`
+    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    receipt: Option<PathBuf>,
+
     /// Print one JSON object at the end instead of the text
     #[arg(long)]
     json: bool,
@@ -107,11 +113,14 @@ struct Output<'a> {
     prompt_ids: &'a [u32],
     ids: &'a [u32],
     text: &'a str,
-    stop: &'a str,
+    stop: Stop,
 }
 
 impl Generate {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
+        if let Some(file) = &self.receipt {
+            check_writable(file)?;
+        }
         let text = self.prompt.as_deref().unwrap_or_default();
         let written = if let Some(path) = &self.messages {
             Written::Messages(Conversation::parse(path, &read_input(path)?)?)
@@ -138,7 +147,17 @@ impl Generate {
         tokenizer: &Tokenizer,
         prompt: &Prompt,
     ) -> Result<u8> {
-        let mut sampler = Sampler::new(self.temperature, self.top_k, self.top_p, self.seed);
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            seed: self.seed,
+            ..Sampling::default()
+        };
+        let mut sampler = sampling.sampler();
+        let input = (prompt.ids.clone(), (0..prompt.ids.len()).collect());
+        let new = || Receipt::new(model, self.dtype, input, sampling, self.max_tokens);
+        let mut receipt = self.receipt.as_ref().map(|_| new()).transpose()?;
         let mut stream = tokenizer.stream();
         let (mut ids, mut text) = (Vec::new(), String::new());
         let mut session = Session::<E>::new(model).with_cancel(signals::cancel());
@@ -150,12 +169,23 @@ impl Generate {
                 print_written(piece)
             }
         };
+        let choose = |logits: &[E]| {
+            if let Some(receipt) = &mut receipt {
+                receipt.step(logits);
+            }
+            sampler.next(logits)
+        };
         let rest = prompt.take_in(&mut session)?;
-        let stop = generate(&mut session, rest, self.max_tokens, &mut sampler, |id| {
+        let stop = generate_by(&mut session, rest, self.max_tokens, choose, |id| {
             ids.push(id);
             say(&stream.push(id)?, &mut text)
         })?;
         say(&stream.finish()?, &mut text)?;
+        if let Some((receipt, file)) = receipt.zip(self.receipt.as_ref()) {
+            receipt
+                .finished(ids.clone(), text.clone(), stop)
+                .write(file)?;
+        }
         if self.json {
             let output = Output {
                 model: model.checkpoint().name(),
@@ -163,11 +193,7 @@ impl Generate {
                 prompt_ids: &prompt.ids,
                 ids: &ids,
                 text: &text,
-                stop: match stop {
-                    Stop::End => "end",
-                    Stop::Length => "length",
-                    Stop::Cancelled => "cancelled",
-                },
+                stop,
             };
             print(&format!("{}\n", serde_json::json!(output)))?;
         } else {

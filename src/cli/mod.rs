@@ -2,6 +2,7 @@
 
 mod apply;
 mod builtin;
+mod check;
 mod compare;
 mod compile;
 mod compiled_report;
@@ -19,6 +20,8 @@ mod outcome;
 mod patch;
 mod progress;
 mod report;
+#[cfg(feature = "server")]
+mod serve;
 mod signals;
 mod solved;
 mod solving;
@@ -85,6 +88,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 a check does not hold, 2 bad inp
 #[derive(Subcommand)]
 enum Command {
     Apply(apply::Apply),
+    Check(check::Check),
     Compare(compare::Compare),
     Compile(Box<compile::Compile>),
     Conformance(conformance::Conformance),
@@ -95,6 +99,8 @@ enum Command {
     Lemmas(lemmas::Lemmas),
     Patch(Box<patch::Patch>),
     Report(report::Report),
+    #[cfg(feature = "server")]
+    Serve(Box<serve::Serve>),
     Trace(trace::Trace),
     Verify(verify::Verify),
 }
@@ -239,6 +245,7 @@ fn run(cli: &Cli) -> Result<u8> {
         Some(Command::Convert(convert)) => convert.run(),
         Some(Command::Demo(demo)) => demo.run(cli.level),
         Some(Command::Apply(apply)) => apply.run(cli.level),
+        Some(Command::Check(check)) => check.run(cli.level),
         Some(Command::Compare(compare)) => compare.run(cli.level),
         Some(Command::Compile(compile)) => compile.run(cli.level),
         Some(Command::Inspect(inspect)) => inspect.run(),
@@ -246,6 +253,8 @@ fn run(cli: &Cli) -> Result<u8> {
         Some(Command::Generate(generate)) => generate.run(cli.level),
         Some(Command::Lemmas(lemmas)) => lemmas.run(cli.level),
         Some(Command::Report(report)) => report.run(),
+        #[cfg(feature = "server")]
+        Some(Command::Serve(serve)) => serve.run(cli.level),
         Some(Command::Trace(trace)) => trace.run(cli.level),
         Some(Command::Verify(verify)) => verify.run(cli.level),
     }

@@ -9,8 +9,10 @@ use crate::checkpoint::form::AttentionForm;
 use crate::kernels::{Level, Panel, elementwise, multiply, softmax, tanh, weighted_sums};
 use crate::tensor::{Dtype, Element, Float, Matrix, round_to_bf16};
 
-/// Tokens whose queries share one pass over the keys, so that each key is read once for all of them.
-const QUERIES_PER_TILE: usize = 8;
+/// Tokens whose queries share one pass over the keys, so that each key is read once for all of them: at least so many, and
+/// where few query heads share a key head more, for so many queries of it.
+const TOKENS_PER_TILE: usize = 8;
+const QUERIES_PER_TILE: usize = 32;
 
 /// softmax(q kᵀ · scaling) v for some rows of `q`, `[tokens, heads · head_dim]`, into the same rows
 /// of `mixed`.
@@ -26,10 +28,11 @@ pub(super) fn attend<E: Element>(
     let width = q.cols();
     let range = rows.start * width..rows.end * width;
     let mixed = &mut mixed.as_mut_slice()[range.clone()];
-    let pieces = q.as_slice()[range].par_chunks(QUERIES_PER_TILE * width);
+    let tokens = (QUERIES_PER_TILE * form.kv_heads / form.heads).max(TOKENS_PER_TILE);
+    let pieces = q.as_slice()[range].par_chunks(tokens * width);
     pieces
-        .zip(mixed.par_chunks_mut(QUERIES_PER_TILE * width))
-        .zip(positions.par_chunks(QUERIES_PER_TILE))
+        .zip(mixed.par_chunks_mut(tokens * width))
+        .zip(positions.par_chunks(tokens))
         .for_each(|((q, mixed), positions)| {
             for head in 0..form.kv_heads {
                 attend_tile(form, level, q, positions, cache, head, mixed);

@@ -139,6 +139,28 @@ impl<E: Element> Cache<E> {
         fit
     }
 
+    /// What a sequence needs of the tokens at `positions` to go on after them; `None` where a device has it. No more than
+    /// [`SLACK`] tokens may have entered together with the first that comes after them.
+    pub(super) fn block(&self, positions: Range<usize>) -> Option<CacheBlock<E>> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_some() {
+            return None;
+        }
+        let layers = self.layers.iter();
+        let layers = layers.map(|layer| layer.block(positions.clone())).collect();
+        Some(CacheBlock {
+            end: positions.end,
+            layers,
+        })
+    }
+
+    /// Takes in a block of the tokens that come next.
+    pub(super) fn append(&mut self, block: &CacheBlock<E>) {
+        for (layer, block_layer) in self.layers.iter_mut().zip(&block.layers) {
+            layer.append(block.end, block_layer);
+        }
+    }
+
     /// The bytes that are allocated for keys, values and positions.
     #[cfg(test)]
     pub(super) fn allocated(&self) -> usize {
@@ -151,6 +173,31 @@ impl<E: Element> Cache<E> {
             .map(|layer| vectors(layer) + layer.positions.capacity() * size_of::<usize>())
             .sum()
     }
+}
+
+/// A copy of the keys and values of some tokens: in a sliding layer of those that a token after them sees.
+#[derive(Debug)]
+pub(super) struct CacheBlock<E> {
+    /// The position after the last token.
+    end: usize,
+    layers: Vec<LayerBlock<E>>,
+}
+
+impl<E> CacheBlock<E> {
+    /// The bytes of its numbers.
+    pub(super) fn bytes(&self) -> usize {
+        let layers = self.layers.iter();
+        layers.map(|layer| 2 * size_of_val(&*layer.keys)).sum()
+    }
+}
+
+/// The last tokens of a block in one layer, as many as there are keys.
+#[derive(Debug)]
+struct LayerBlock<E> {
+    tokens: usize,
+    /// `[kv_heads, tokens, head_dim]`
+    keys: Box<[E]>,
+    values: Box<[E]>,
 }
 
 /// The keys (after RoPE) and values of one layer, oldest first.
@@ -214,6 +261,39 @@ impl<E: Element> LayerCache<E> {
         for (head, (key, value)) in heads.enumerate() {
             self.keys[head].extend_from_slice(key);
             self.values[head].extend_from_slice(value);
+        }
+    }
+
+    /// The tokens at `positions`, as far as a later one sees them.
+    fn block(&self, positions: Range<usize>) -> LayerBlock<E> {
+        let before = |position| self.positions.partition_point(|&j| j < position);
+        let first = before(positions.start).max(self.first_seen_from(positions.end));
+        let seen = first..before(positions.end);
+        let heads = 0..self.keys.len();
+        let keys = heads.clone().flat_map(|head| self.keys(head, seen.clone()));
+        let values = heads.flat_map(|head| self.values(head, seen.clone()));
+        LayerBlock {
+            tokens: seen.len(),
+            keys: keys.copied().collect(),
+            values: values.copied().collect(),
+        }
+    }
+
+    /// Takes in a block that ends before the position `end`.
+    fn append(&mut self, end: usize, block: &LayerBlock<E>) {
+        if block.tokens == 0 {
+            return;
+        }
+        let first = end - block.tokens;
+        self.make_room(first, block.tokens);
+        self.positions.extend(first..end);
+        let stored = block.keys.chunks(block.tokens * self.head_dim);
+        for (keys, stored) in self.keys.iter_mut().zip(stored) {
+            keys.extend_from_slice(stored);
+        }
+        let stored = block.values.chunks(block.tokens * self.head_dim);
+        for (values, stored) in self.values.iter_mut().zip(stored) {
+            values.extend_from_slice(stored);
         }
     }
 

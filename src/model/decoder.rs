@@ -242,18 +242,36 @@ impl Model {
     pub(crate) fn blocks<'c, E: Element>(
         &self,
         run: &mut ForwardRun<'_>,
-        mut x: Matrix<E>,
+        x: Matrix<E>,
         sequences: &mut [Sequence<'_, E>],
         changes: impl Fn(usize) -> Vec<OverlaidRows<'c, E>>,
     ) -> Result<Matrix<E>> {
+        let check = |layer, x: &_| self.check_layer(layer, x);
+        self.checked_blocks(run, x, sequences, changes, check)
+    }
+
+    /// [`blocks`](Self::blocks), with another check of what a layer gives. A device checks in the end, and only what is not
+    /// finite, as the output of the first layer that was not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`], and those of `check`.
+    pub(crate) fn checked_blocks<'c, E: Element>(
+        &self,
+        run: &mut ForwardRun<'_>,
+        mut x: Matrix<E>,
+        sequences: &mut [Sequence<'_, E>],
+        changes: impl Fn(usize) -> Vec<OverlaidRows<'c, E>>,
+        mut check: impl FnMut(usize, &Matrix<E>) -> Result<()>,
+    ) -> Result<Matrix<E>> {
         #[cfg(feature = "cuda")]
         if let Some(device) = run.whole_pass_device() {
-            return self.device_blocks(device, run, &x, sequences, changes);
+            return self.device_blocks(device, run, &x, sequences, changes, check);
         }
         for (layer, block) in self.layers.iter().enumerate() {
             run.enter(layer)?;
             x = block.forward(&mut Pass::new(run, sequences, &changes(layer)), x);
-            self.check_layer(layer, &x)?;
+            check(layer, &x)?;
         }
         Ok(x)
     }
@@ -294,19 +312,31 @@ impl Model {
         run: &mut ForwardRun<'_>,
         x: &Matrix<E>,
     ) -> Result<Matrix<E>> {
-        #[cfg(feature = "cuda")]
-        if let Some(device) = run.whole_pass_device() {
-            let logits = self.device_logits(device, run, x)?;
-            self.check_logits(&logits)?;
-            return Ok(logits);
-        }
-        let logits = self.unchecked_logits(run, x);
-        run.check_device()?;
+        let logits = self.computed_logits(run, x)?;
         self.check_logits(&logits)?;
         Ok(logits)
     }
 
-    /// [`logits`](Self::logits), without the check that they are finite.
+    /// [`logits`](Self::logits), finite or not.
+    ///
+    /// # Errors
+    ///
+    /// The failure of a device.
+    pub(crate) fn computed_logits<E: Element>(
+        &self,
+        run: &mut ForwardRun<'_>,
+        x: &Matrix<E>,
+    ) -> Result<Matrix<E>> {
+        #[cfg(feature = "cuda")]
+        if let Some(device) = run.whole_pass_device() {
+            return self.device_logits(device, run, x);
+        }
+        let logits = self.unchecked_logits(run, x);
+        run.check_device()?;
+        Ok(logits)
+    }
+
+    /// [`logits`](Self::logits) on the CPU, without any check.
     pub(crate) fn unchecked_logits<E: Element>(
         &self,
         run: &mut ForwardRun<'_>,

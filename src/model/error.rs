@@ -44,6 +44,18 @@ pub enum Error {
         /// The tokens that would fit.
         fit: usize,
     },
+    /// A sequence that a batch has no room for until others have left it.
+    #[error(
+        "the sequence needs {needed} bytes of cache, and {free} of the batch's {allowed} are free: try again when others have left"
+    )]
+    BatchFull {
+        /// The bytes that it may need, by [`Model::cache_bytes`](super::Model::cache_bytes).
+        needed: usize,
+        /// The bytes that no sequence may need.
+        free: usize,
+        /// The bytes of the batch.
+        allowed: usize,
+    },
     /// A token id outside the vocabulary.
     #[error(
         "token id {id} at position {position} is outside the model's vocabulary of {vocab_size}: use the tokenizer of this model"

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rand_core::Rng;
 use rand_pcg::Pcg64;
+use serde::{Deserialize, Serialize};
 
 use super::Session;
 use super::error::{Error, Result};
@@ -161,7 +162,8 @@ impl Sampler {
 }
 
 /// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Stop {
     /// The model wrote an end token.
     End,
@@ -208,6 +210,19 @@ impl Generation {
         session: &mut Session<'_, E>,
         sampler: &mut Sampler,
     ) -> Result<Step> {
+        self.step_by(session, |logits| sampler.next(logits))
+    }
+
+    /// [`step`](Self::step) with another choice of the next token than a sampler's, from the logits.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`step`](Self::step).
+    pub fn step_by<E: Element>(
+        &mut self,
+        session: &mut Session<'_, E>,
+        choose: impl FnOnce(&[E]) -> u32,
+    ) -> Result<Step> {
         if self.left == 0 {
             return Ok(Step::Stop(Stop::Length));
         }
@@ -215,7 +230,7 @@ impl Generation {
             Err(Error::Cancelled) => return Ok(Step::Stop(Stop::Cancelled)),
             logits => logits?,
         };
-        let token = sampler.next(logits.row(0));
+        let token = choose(logits.row(0));
         if session
             .model()
             .checkpoint()
@@ -230,6 +245,11 @@ impl Generation {
         self.left = if more { self.left - 1 } else { 0 };
         Ok(Step::Token(token))
     }
+
+    /// Whether as many tokens are written as may be.
+    pub fn is_done(&self) -> bool {
+        self.left == 0
+    }
 }
 
 /// Takes in `prompt` and writes up to `max_tokens` tokens, each handed to `on_token`; an end token is not.
@@ -243,11 +263,27 @@ pub fn generate<E: Element, F: From<Error>>(
     prompt: &[u32],
     max_tokens: usize,
     sampler: &mut Sampler,
+    on_token: impl FnMut(u32) -> Result<(), F>,
+) -> Result<Stop, F> {
+    let choose = |logits: &[E]| sampler.next(logits);
+    generate_by(session, prompt, max_tokens, choose, on_token)
+}
+
+/// [`generate`] with another choice of each token than a sampler's, from the logits.
+///
+/// # Errors
+///
+/// Those of [`generate`].
+pub fn generate_by<E: Element, F: From<Error>>(
+    session: &mut Session<'_, E>,
+    prompt: &[u32],
+    max_tokens: usize,
+    mut choose: impl FnMut(&[E]) -> u32,
     mut on_token: impl FnMut(u32) -> Result<(), F>,
 ) -> Result<Stop, F> {
     let mut generation = Generation::new(prompt, max_tokens);
     loop {
-        match generation.step(session, sampler)? {
+        match generation.step_by(session, &mut choose)? {
             Step::Token(token) => on_token(token)?,
             Step::Stop(stop) => return Ok(stop),
         }

@@ -2,6 +2,7 @@
 
 mod attend;
 mod attention;
+pub mod batch;
 mod block;
 mod build;
 mod cache;
@@ -30,6 +31,7 @@ mod run;
 mod session;
 #[cfg(test)]
 mod tests;
+mod together;
 mod vision;
 
 pub use block::Block;
@@ -57,6 +59,7 @@ pub(crate) use plan::{Operation, Plan, Rows};
 pub(crate) use run::ForwardRun;
 pub use run::Recorder;
 pub use session::Session;
+pub(crate) use together::{consecutive, together};
 pub use vision::Vision;
 
 #[cfg(feature = "cuda")]

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::cache::pieces;
+use super::cache::{CacheBlock, pieces};
 use super::error::{Error, Result};
 use super::overlay::LayerOverlay;
 use super::pass::Sequence;
@@ -116,6 +116,18 @@ impl<'m, E: Element> Session<'m, E> {
     pub(crate) fn skip(&mut self, tokens: usize) {
         self.position += tokens;
         self.spent = false;
+    }
+
+    /// A copy of what the sequence needs of the tokens at `positions`, the last [`SLACK`](super::cache::SLACK) or fewer of
+    /// which it has taken in together; `None` where a device has it.
+    pub(super) fn block(&self, positions: Range<usize>) -> Option<CacheBlock<E>> {
+        self.cache.block(positions)
+    }
+
+    /// Takes in `tokens` whose keys and values another sequence has computed.
+    pub(super) fn append(&mut self, tokens: usize, block: &CacheBlock<E>) {
+        self.cache.append(block);
+        self.position += tokens;
     }
 
     /// Starts a pass for the next tokens, once they are checked.

@@ -20,11 +20,11 @@ use rayon::prelude::*;
 use super::before_outer::{BeforeOuter, products, slice_products};
 use super::error::Result;
 use super::layer::LayerSolver;
-use super::reduced_pass::{changed_rows, consecutive};
+use super::reduced_pass::changed_rows;
 use super::sequence::{Query, SequenceSolver, Solution};
 use super::solver::has_post_norm;
 use super::{Method, Part, Precondition, Solver, Variant};
-use crate::model::{Attended, Block, ForwardRun, Model, Pass, Session};
+use crate::model::{Attended, Block, ForwardRun, Model, Pass, Session, consecutive};
 use crate::tensor::{Element, Matrix};
 
 /// Solves the patch of the token that comes next in `contextual`, a session that has seen the whole context;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Part, Variant};
-use crate::model::{Cache, LayerOverlay, OverlaidRows, Sequence};
+use crate::model::{Cache, LayerOverlay, OverlaidRows, Sequence, consecutive};
 use crate::tensor::Element;
 
 /// A reduced pass under one variant of the patch.
@@ -12,17 +12,6 @@ pub(super) struct ReducedPass<E: Element> {
     /// How many tokens it has, each a row.
     pub(super) tokens: usize,
     pub(super) cache: Cache<E>,
-}
-
-/// The rows of things that lie one after the other, each `counts` rows long.
-pub(super) fn consecutive(
-    counts: impl IntoIterator<Item = usize>,
-) -> impl Iterator<Item = Range<usize>> {
-    counts.into_iter().scan(0, |first, count| {
-        let rows = *first..*first + count;
-        *first = rows.end;
-        Some(rows)
-    })
 }
 
 /// The rows of each pass, in a batch in which they begin at row `first`.

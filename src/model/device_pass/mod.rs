@@ -367,6 +367,7 @@ impl Model {
         x: &Matrix<E>,
         sequences: &mut [Sequence<'_, E>],
         changes: impl Fn(usize) -> Vec<OverlaidRows<'c, E>>,
+        mut check: impl FnMut(usize, &Matrix<E>) -> super::Result<()>,
     ) -> super::Result<Matrix<E>> {
         let mut pass = DevicePass::new(on, run, sequences);
         let flags = pass.flags(self.layers().len());
@@ -382,7 +383,7 @@ impl Model {
             let flags = flags.download(pass.device())?;
             let mut flags = flags.as_slice().iter();
             let first = flags.position(|flag| flag.to_bits() != 0);
-            self.check_layer(first.unwrap_or(0), &x)?;
+            check(first.unwrap_or(0), &x)?;
         }
         Ok(x)
     }

@@ -5,10 +5,9 @@ use super::passes::Batch;
 use super::ridge::{Ridge, Rows};
 use super::step::{PostNorm, Row, targets};
 use super::{Recipe, Through};
-use crate::model::{Hidden, LayerOverlay, Linear, Model, Pass, Session};
+use crate::model::{Hidden, LayerOverlay, Linear, Model, Pass, Session, consecutive};
 use crate::patch::before_outer::{d_of, products};
 use crate::patch::branch::Branch;
-use crate::patch::reduced_pass::consecutive;
 use crate::patch::{
     ApplyMode, LayerPatch, Patch, Precondition, Result, TensorChange, overlay, wide,
 };

@@ -2,8 +2,7 @@
 
 use super::passes::Batch;
 use super::sample::{Sample, common};
-use crate::model::{Model, Overlay, Recorder, Result, Session};
-use crate::patch::reduced_pass::consecutive;
+use crate::model::{Model, Overlay, Recorder, Result, Session, consecutive};
 use crate::tensor::{Element, Matrix};
 
 /// Rows that go through the layers together at most, where a sequence alone does not have more.

@@ -1,7 +1,7 @@
 //! Several sequences on their way through the layers together.
 
-use crate::model::{ForwardRun, Model, Overlay, Pass, Recorder, Result, Sequence, Session};
-use crate::patch::reduced_pass::consecutive;
+use crate::model::{ForwardRun, Model, Overlay, Pass, Recorder, Result, Session};
+use crate::model::{consecutive, together};
 use crate::tensor::{Element, Matrix};
 
 /// Sequences whose rows lie one after the other in a batch.
@@ -9,12 +9,6 @@ pub(super) struct Batch<'m, E: Element> {
     model: &'m Model,
     sessions: Vec<Session<'m, E>>,
     overlay: Option<&'m Overlay<E>>,
-}
-
-/// The tokens that each sequence of a batch takes in next, and where.
-struct Next<'t> {
-    tokens: Vec<&'t [u32]>,
-    positions: Vec<Vec<usize>>,
 }
 
 impl<'m, E: Element> Batch<'m, E> {
@@ -33,38 +27,9 @@ impl<'m, E: Element> Batch<'m, E> {
         self
     }
 
-    fn next<'t>(&self, tokens: Vec<&'t [u32]>) -> Next<'t> {
-        let pairs = self.sessions.iter().zip(&tokens);
-        let positions = pairs.map(|(session, tokens)| {
-            let start = session.position();
-            (start..start + tokens.len()).collect()
-        });
-        Next {
-            positions: positions.collect(),
-            tokens,
-        }
-    }
-
-    /// Calls `f` with a pass over the tokens of `next`, and their embedding.
-    fn pass<T>(
-        &mut self,
-        run: &mut ForwardRun<'_>,
-        next: &Next<'_>,
-        f: impl FnOnce(&Model, &mut ForwardRun<'_>, Matrix<E>, &mut [Sequence<'_, E>]) -> T,
-    ) -> T {
-        let positions: Vec<_> = next.positions.iter().flatten().copied().collect();
-        let x = self.model.embed(run, &next.tokens.concat(), &positions);
-        let rows = consecutive(next.positions.iter().map(Vec::len));
-        let each = self.sessions.iter_mut().zip(&next.positions).zip(rows);
-        let mut sequences: Vec<_> = each
-            .map(|((session, positions), rows)| session.as_rows(rows, positions))
-            .collect();
-        let result = f(self.model, run, x, &mut sequences);
-        drop(sequences);
-        for (session, tokens) in self.sessions.iter_mut().zip(&next.tokens) {
-            session.skip(tokens.len());
-        }
-        result
+    /// The sequences, and the tokens that each takes in next.
+    fn next<'b>(&'b mut self, tokens: Vec<&'b [u32]>) -> Vec<(&'b mut Session<'m, E>, &'b [u32])> {
+        self.sessions.iter_mut().zip(tokens).collect()
     }
 
     /// Takes in tokens of each sequence; the last block's output, `[all tokens, hidden]`.
@@ -80,16 +45,20 @@ impl<'m, E: Element> Batch<'m, E> {
         for (session, tokens) in self.sessions.iter().zip(&tokens) {
             session.start((*tokens).into(), None)?;
         }
-        let overlay = self.overlay;
-        let next = self.next(tokens);
-        self.pass(&mut run, &next, |model, run, x, sequences| {
-            let rows = 0..x.rows();
-            let changes = |layer| {
-                let change = overlay.map(|overlay| (rows.clone(), overlay.layer(layer)));
-                change.into_iter().collect()
-            };
-            model.blocks(run, x, sequences, changes)
-        })
+        let (model, overlay) = (self.model, self.overlay);
+        together(
+            model,
+            &mut run,
+            &mut self.next(tokens),
+            |run, x, sequences| {
+                let rows = 0..x.rows();
+                let changes = |layer| {
+                    let change = overlay.map(|overlay| (rows.clone(), overlay.layer(layer)));
+                    change.into_iter().collect()
+                };
+                model.blocks(run, x, sequences, changes)
+            },
+        )
     }
 
     /// Whether each sequence has room for these tokens.
@@ -129,14 +98,19 @@ impl<'m, E: Element> Batch<'m, E> {
             session.start((*tokens).into(), None)?;
         }
         let mut run = ForwardRun::new(self.model, None, None);
-        let next = self.next(tokens);
-        self.pass(&mut run, &next, |model, run, mut x, sequences| {
-            for i in 0..model.layers().len() {
-                run.enter(i)?;
-                x = layer(&mut Pass::new(run, sequences, &[]), i, x)?;
-                model.check_layer(i, &x)?;
-            }
-            Ok(x)
-        })
+        let model = self.model;
+        together(
+            model,
+            &mut run,
+            &mut self.next(tokens),
+            |run, mut x, sequences| {
+                for i in 0..model.layers().len() {
+                    run.enter(i)?;
+                    x = layer(&mut Pass::new(run, sequences, &[]), i, x)?;
+                    model.check_layer(i, &x)?;
+                }
+                Ok(x)
+            },
+        )
     }
 }

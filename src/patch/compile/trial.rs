@@ -7,8 +7,7 @@ use super::lesson::Lesson;
 use super::passes::Batch;
 use crate::kernels::{Level, softmax};
 use crate::model::generate::greedy;
-use crate::model::{ForwardRun, Model, Overlay, Result, Session};
-use crate::patch::reduced_pass::consecutive;
+use crate::model::{ForwardRun, Model, Overlay, Result, Session, consecutive};
 use crate::tensor::{Element, Matrix};
 
 /// Rows that go through the layers together at most, where a sequence alone does not have more.

@@ -1,0 +1,246 @@
+//! A receipt run again.
+
+use std::fmt;
+use std::path::Path;
+
+use half::bf16;
+
+use super::{Ending, Error, PatchUsed, Receipt, Result, as_json, chained, hashes_of_files};
+use crate::message::one_line;
+use crate::model::generate::{Generation, Step, Stop};
+use crate::model::{self, Model, Session};
+use crate::patch::{Overlay, SavedPatch};
+use crate::tensor::{Dtype, Element};
+
+/// The first thing in a receipt that is not so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The field of the receipt that does not fit.
+    pub field: &'static str,
+    /// What about it.
+    pub what: What,
+}
+
+/// What does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum What {
+    /// The field is not what was written: its hash differs.
+    Changed,
+    /// What the receipt has, and what there is.
+    Other {
+        /// In the receipt.
+        receipt: String,
+        /// Here.
+        here: String,
+    },
+    /// The logits of a draw, counted from 1.
+    Logits {
+        /// Which draw.
+        step: usize,
+    },
+    /// The token of a draw, counted from 1.
+    Token {
+        /// Which draw.
+        step: usize,
+        /// In the receipt; none where the text ends.
+        receipt: Option<u32>,
+        /// Drawn here; none for one that ends the text.
+        here: Option<u32>,
+    },
+}
+
+impl Difference {
+    /// That the first of `changed`, the fields that [`Receipt::load`] names, is not what was written, if there are any.
+    pub fn of_changed(changed: &[&'static str]) -> Option<Self> {
+        let what = What::Changed;
+        changed.first().map(|field| Self { field, what })
+    }
+}
+
+/// One line.
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let field = self.field;
+        match &self.what {
+            What::Changed => write!(f, "{field}: not what was written, its hash differs"),
+            What::Other { receipt, here } => {
+                write!(f, "{field}: {receipt} in the receipt, {here} here")
+            }
+            What::Logits { step } => write!(f, "step {step}: the logits are others"),
+            What::Token {
+                step,
+                receipt,
+                here,
+            } => {
+                let name =
+                    |id: &Option<u32>| id.map_or("the end".into(), |id| format!("token {id}"));
+                let (receipt, here) = (name(receipt), name(here));
+                write!(
+                    f,
+                    "step {step}: {field} has {receipt}, and {here} is drawn here"
+                )
+            }
+        }
+    }
+}
+
+impl Receipt {
+    /// Runs it again on `model`, opened with the receipt's [`embedding_scale`](Self::embedding_scale), under the patch in
+    /// `patch` if it had one. `None` where everything is the same.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`], and those of [`SavedPatch::load`] and of [`Session::forward`].
+    pub fn check(&self, model: &Model, patch: Option<&Path>) -> Result<Option<Difference>> {
+        if !model.backend().is_exact() {
+            return Err(Error::Backend(model.backend()));
+        }
+        let [config, tokenizer] = hashes_of_files(model)?;
+        let weights = model.checkpoint().tensors().content_hash();
+        let used = self.patch.as_ref().zip(patch);
+        let used = used.map(|(used, file)| PatchUsed::new(file, used.apply));
+        let used = used.transpose()?;
+        let of_patch = |patch: Option<&PatchUsed>| {
+            patch.map_or_else(|| "none".to_owned(), |patch| patch.hash.clone())
+        };
+        let hashes = [
+            ("weights", self.weights.clone(), weights),
+            ("config", self.config.clone(), config),
+            ("tokenizer", self.tokenizer.clone(), tokenizer),
+            (
+                "patch",
+                of_patch(self.patch.as_ref()),
+                of_patch(used.as_ref()),
+            ),
+        ];
+        for (field, receipt, here) in hashes {
+            if receipt != here {
+                return Ok(Some(other(field, shown(&receipt), shown(&here))));
+            }
+        }
+        let patch = patch.filter(|_| used.is_some()).map(SavedPatch::load);
+        let patch = patch.transpose()?;
+        if let Some(patch) = &patch {
+            patch.check(model)?;
+        }
+        match self.dtype {
+            Dtype::F64 => self.run::<f64>(model, patch.as_ref()),
+            Dtype::F32 => self.run::<f32>(model, patch.as_ref()),
+            Dtype::Bf16 => self.run::<bf16>(model, patch.as_ref()),
+        }
+    }
+
+    /// Every draw again.
+    fn run<E: Element>(
+        &self,
+        model: &Model,
+        patch: Option<&SavedPatch>,
+    ) -> Result<Option<Difference>> {
+        let overlay = self.patch.as_ref().zip(patch);
+        let overlay =
+            overlay.map(|(used, patch)| Overlay::<E>::new(model, &patch.patch, used.apply));
+        let mut session = Session::new(model);
+        if let Some(overlay) = &overlay {
+            session = session.with_overlay(overlay);
+        }
+        let Some((&query, before)) = self.prompt.split_last() else {
+            return Err(model::Error::EmptyPrompt.into());
+        };
+        session.forward_at(before, &self.positions[..before.len()], 0)?;
+        let mut session = session.at(self.positions[before.len()]);
+        let mut generation = Generation::new(&[query], self.max_tokens);
+        let mut sampler = self.sampling.sampler();
+        let (mut hash, mut ended) = (None, false);
+        for (i, want) in self.steps.iter().enumerate() {
+            let next = generation.step_by(&mut session, |logits| {
+                hash = Some(chained(hash.as_ref(), logits));
+                sampler.next(logits)
+            });
+            let here = match next? {
+                _ if ended => return Ok(Some(self.too_many_steps(i))),
+                Step::Token(token) => Some(token),
+                Step::Stop(Stop::End) => None,
+                Step::Stop(_) => return Ok(Some(self.too_many_steps(i))),
+            };
+            let step = i + 1;
+            if hash.as_ref() != Some(want) {
+                let (field, what) = ("steps", What::Logits { step });
+                return Ok(Some(Difference { field, what }));
+            }
+            let receipt = self.written.get(i).copied();
+            if receipt != here {
+                let what = What::Token {
+                    step,
+                    receipt,
+                    here,
+                };
+                let field = "written";
+                return Ok(Some(Difference { field, what }));
+            }
+            ended = here.is_none();
+        }
+        let stop = match self.stop {
+            _ if ended => Some(Ending::End),
+            // Whether it has is seen where the text is.
+            Ending::Text => Some(Ending::Text),
+            _ if generation.is_done() => Some(Ending::Length),
+            // Someone may end it at any step.
+            Ending::Cancelled => Some(Ending::Cancelled),
+            Ending::End | Ending::Length => None,
+        };
+        self.ending(model, stop)
+    }
+
+    fn too_many_steps(&self, there: usize) -> Difference {
+        other("steps", self.steps.len().to_string(), there.to_string())
+    }
+
+    /// What is left after the last draw: why there are no more, none where there are, and what the text says.
+    fn ending(&self, model: &Model, stop: Option<Ending>) -> Result<Option<Difference>> {
+        if stop != Some(self.stop) {
+            let here = stop.map_or_else(|| "not yet".to_owned(), |stop| as_json(&stop));
+            return Ok(Some(other("stop", as_json(&self.stop), here)));
+        }
+        let written = self.steps.len() - usize::from(stop == Some(Ending::End));
+        if written != self.written.len() {
+            let receipt = format!("{} tokens", self.written.len());
+            return Ok(Some(other("written", receipt, written.to_string())));
+        }
+        let tokenizer = model.checkpoint().tokenizer()?;
+        let mut stream = tokenizer.stream();
+        let (mut text, mut before) = (String::new(), 0);
+        for &id in &self.written {
+            before = text.len();
+            text += &stream.push(id)?;
+        }
+        let pushed = text.len();
+        text += &stream.finish()?;
+        if text != self.text {
+            return Ok(Some(other("text", as_json(&self.text), as_json(&text))));
+        }
+        // What a text's end leaves of a character comes after the end token.
+        let all = if stop == Some(Ending::End) {
+            pushed
+        } else {
+            text.len()
+        };
+        let has_stop_text = |text: &str| self.stop_texts.iter().any(|stop| text.contains(stop));
+        let by_text = has_stop_text(&text[..all]) && !has_stop_text(&text[..before]);
+        if by_text != (self.stop == Ending::Text) {
+            let here = if by_text { "\"text\"" } else { "not yet" };
+            return Ok(Some(other("stop", as_json(&self.stop), here.into())));
+        }
+        Ok(None)
+    }
+}
+
+/// As much of a hash as tells it from others.
+fn shown(hash: &str) -> String {
+    one_line(hash, 16)
+}
+
+fn other(field: &'static str, receipt: String, here: String) -> Difference {
+    let what = What::Other { receipt, here };
+    Difference { field, what }
+}

@@ -1,0 +1,343 @@
+//! Receipts: what a generation was made of and a hash of every step's logits, so that someone who was not there can
+//! [run it again](Receipt::check), on any machine, and see the same bits or the first step that differs.
+//!
+//! A receipt is a JSON file:
+//!
+//! | field | what |
+//! |---|---|
+//! | `format` | `context-patch receipt 1` |
+//! | `version` | of this crate |
+//! | `model` | what the model was opened as; its hashes count |
+//! | `weights` | the content hash of its tensors |
+//! | `config`, `tokenizer` | SHA-256 of config.json and tokenizer.json, or of what a GGUF file says in their place |
+//! | `embedding_scale` | `compute`, or `bf16` as Google's own code rounds it |
+//! | `patch` | null, or the patch file, its SHA-256 and how it was applied |
+//! | `dtype` | the compute type |
+//! | `prompt`, `positions` | the tokens taken in, and the position of each |
+//! | `sampling` | how tokens were drawn, the seed included |
+//! | `max_tokens` | how many tokens could be written |
+//! | `stop_texts` | texts that end it when they are written |
+//! | `written`, `text` | the tokens that were written, and what they say |
+//! | `stop` | why there are no more: `end` (a token that ends a text), `text` (one of `stop_texts`), `length` or `cancelled` |
+//! | `steps` | for each draw SHA-256 of the step before (in hexadecimal, nothing for the first) and the logits, little-endian in the compute type |
+//! | `hashes` | for every field SHA-256 of its value as compact JSON |
+//!
+//! The hashes name a field that was changed by hand. Someone who computes them anew changes what happens when the receipt is run
+//! again, and is found there.
+
+mod check;
+mod error;
+mod sampling;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+pub use check::{Difference, What};
+pub use error::{Error, Result};
+pub use sampling::Sampling;
+
+use crate::message::{IoError, hex};
+use crate::model::generate::Stop;
+use crate::model::{EmbeddingScale, Model};
+use crate::output::write_file;
+use crate::patch::ApplyMode;
+use crate::tensor::{Dtype, Element};
+
+/// The field `format`.
+const FORMAT: &str = "context-patch receipt 1";
+
+/// What a generation was made of, and a hash of every step: the fields are those of the [file](self).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Of this crate.
+    pub version: String,
+    /// What the model was opened as.
+    pub model: String,
+    /// The content hash of its tensors.
+    pub weights: String,
+    /// SHA-256 of config.json.
+    pub config: String,
+    /// SHA-256 of tokenizer.json.
+    pub tokenizer: String,
+    /// How √hidden was rounded.
+    pub embedding_scale: EmbeddingScale,
+    /// The patch, if there was one.
+    pub patch: Option<PatchUsed>,
+    /// The compute type.
+    pub dtype: Dtype,
+    /// The tokens taken in.
+    pub prompt: Vec<u32>,
+    /// The position of each, ascending.
+    pub positions: Vec<usize>,
+    /// How tokens were drawn.
+    pub sampling: Sampling,
+    /// How many tokens could be written.
+    pub max_tokens: usize,
+    /// Texts that end it when they are written.
+    pub stop_texts: Vec<String>,
+    /// The tokens that were written.
+    pub written: Vec<u32>,
+    /// What they say.
+    pub text: String,
+    /// Why there are no more.
+    pub stop: Ending,
+    /// A hash for each draw.
+    pub steps: Vec<String>,
+}
+
+/// Why there are no more tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    /// The model wrote an end token.
+    End,
+    /// The text has one of [`Receipt::stop_texts`].
+    Text,
+    /// As many tokens as were allowed, or as there was room for.
+    Length,
+    /// Somebody ended it.
+    Cancelled,
+}
+
+impl From<Stop> for Ending {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::End => Self::End,
+            Stop::Length => Self::Length,
+            Stop::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+/// A patch that a model ran under.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PatchUsed {
+    /// The file.
+    pub file: String,
+    /// SHA-256 of it.
+    pub hash: String,
+    /// How it was applied.
+    pub apply: ApplyMode,
+}
+
+impl PatchUsed {
+    /// The patch in `file`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`].
+    pub fn new(file: &Path, apply: ApplyMode) -> Result<Self> {
+        let bytes = std::fs::read(file).map_err(IoError::at("read", file))?;
+        Ok(Self {
+            file: file.to_string_lossy().into_owned(),
+            hash: sha256(&bytes),
+            apply,
+        })
+    }
+}
+
+impl Receipt {
+    /// A receipt for what is about to run: `prompt` at `positions`, in compute type `dtype`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Backend`] for one whose bits depend on the machine, and those of reading the checkpoint's files.
+    pub fn new(
+        model: &Model,
+        dtype: Dtype,
+        (prompt, positions): (Vec<u32>, Vec<usize>),
+        sampling: Sampling,
+        max_tokens: usize,
+    ) -> Result<Self> {
+        if !model.backend().is_exact() {
+            return Err(Error::Backend(model.backend()));
+        }
+        let [config, tokenizer] = hashes_of_files(model)?;
+        Ok(Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            model: model.checkpoint().name().into(),
+            weights: model.checkpoint().tensors().content_hash(),
+            config,
+            tokenizer,
+            embedding_scale: model.embedding_scale(),
+            patch: None,
+            dtype,
+            prompt,
+            positions,
+            sampling,
+            max_tokens,
+            stop_texts: Vec::new(),
+            written: Vec::new(),
+            text: String::new(),
+            stop: Ending::Length,
+            steps: Vec::new(),
+        })
+    }
+
+    /// For a model that runs under a patch.
+    #[must_use]
+    pub fn under(self, patch: PatchUsed) -> Self {
+        let patch = Some(patch);
+        Self { patch, ..self }
+    }
+
+    /// Takes in the logits of a draw.
+    pub fn step<E: Element>(&mut self, logits: &[E]) {
+        let step = chained(self.steps.last(), logits);
+        self.steps.push(step);
+    }
+
+    /// With what came of it.
+    #[must_use]
+    pub fn finished(self, written: Vec<u32>, text: String, stop: impl Into<Ending>) -> Self {
+        Self {
+            written,
+            text,
+            stop: stop.into(),
+            ..self
+        }
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]; a file that was there stays as it was.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let json = self.json();
+        Ok(write_file(path, |out| out.write_all(json.as_bytes()))?)
+    }
+
+    /// The content of the file: a line for each field.
+    pub fn json(&self) -> String {
+        let fields = self.fields().into_iter();
+        let format = ("format", as_json(&FORMAT));
+        let hashes = ("hashes", as_json(&self.hashes()));
+        let lines = [format].into_iter().chain(fields).chain([hashes]);
+        let lines: Vec<_> = lines
+            .map(|(name, json)| format!("  \"{name}\": {json}"))
+            .collect();
+        format!("{{\n{}\n}}\n", lines.join(",\n"))
+    }
+
+    /// Reads a file, and says which of its fields are not those that were written: their hashes differ.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], [`Error::Parse`] for what is no receipt, [`Error::Format`] for one of another version of the format.
+    pub fn load(path: &Path) -> Result<(Self, Vec<&'static str>)> {
+        let bytes = std::fs::read(path).map_err(IoError::at("read", path))?;
+        Self::parse(path, &bytes)
+    }
+
+    /// [`load`](Self::load) for the content of a file called `path`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`load`](Self::load).
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Self, Vec<&'static str>)> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: String,
+        }
+        #[derive(Deserialize)]
+        struct Sealed {
+            hashes: BTreeMap<String, String>,
+            #[serde(flatten)]
+            receipt: Receipt,
+        }
+        let fail = |source| Error::Parse {
+            path: path.into(),
+            source,
+        };
+        let Format { format } = serde_json::from_slice(bytes).map_err(fail)?;
+        if format != FORMAT {
+            return Err(Error::Format {
+                path: path.into(),
+                format,
+            });
+        }
+        let Sealed { hashes, receipt } = serde_json::from_slice(bytes).map_err(fail)?;
+        if let Some(reason) = receipt.wrong() {
+            return Err(fail(serde::de::Error::custom(reason)));
+        }
+        let is_changed = |(name, hash): (&'static str, String)| {
+            (hashes.get(name) != Some(&hash)).then_some(name)
+        };
+        let changed = receipt.hashes().into_iter().filter_map(is_changed);
+        let changed = changed.collect();
+        Ok((receipt, changed))
+    }
+
+    /// What nobody can run.
+    fn wrong(&self) -> Option<&'static str> {
+        if self.prompt.is_empty() || self.prompt.len() != self.positions.len() {
+            return Some("it has not a position for each of at least one token");
+        }
+        if !self.positions.is_sorted_by(|a, b| a < b) {
+            return Some("its positions do not ascend");
+        }
+        self.sampling.wrong()
+    }
+
+    /// Every field and its value as compact JSON, the fields of an object in a fixed order.
+    fn fields(&self) -> [(&'static str, String); 17] {
+        [
+            ("version", as_json(&self.version)),
+            ("model", as_json(&self.model)),
+            ("weights", as_json(&self.weights)),
+            ("config", as_json(&self.config)),
+            ("tokenizer", as_json(&self.tokenizer)),
+            ("embedding_scale", as_json(&self.embedding_scale)),
+            ("patch", as_json(&self.patch)),
+            ("dtype", as_json(&self.dtype)),
+            ("prompt", as_json(&self.prompt)),
+            ("positions", as_json(&self.positions)),
+            ("sampling", as_json(&self.sampling)),
+            ("max_tokens", as_json(&self.max_tokens)),
+            ("stop_texts", as_json(&self.stop_texts)),
+            ("written", as_json(&self.written)),
+            ("text", as_json(&self.text)),
+            ("stop", as_json(&self.stop)),
+            ("steps", as_json(&self.steps)),
+        ]
+    }
+
+    /// The hash of every field.
+    fn hashes(&self) -> BTreeMap<&'static str, String> {
+        let fields = self.fields().into_iter();
+        fields
+            .map(|(name, json)| (name, sha256(json.as_bytes())))
+            .collect()
+    }
+}
+
+/// A value as JSON; the values here have one.
+fn as_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// The hash of a step from that of the one before.
+fn chained<E: Element>(before: Option<&String>, logits: &[E]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(before.map_or("", String::as_str));
+    hash.update(bytemuck::cast_slice::<E, u8>(logits));
+    hex(&hash.finalize())
+}
+
+/// The hashes of config.json and tokenizer.json.
+fn hashes_of_files(model: &Model) -> Result<[String; 2]> {
+    let hash = |name| -> Result<String> {
+        let file = model.checkpoint().file(name)?;
+        Ok(sha256(&file.unwrap_or_default()))
+    };
+    Ok([hash("config.json")?, hash("tokenizer.json")?])
+}

@@ -1,0 +1,221 @@
+//! One answer as it is written: its draws, its text, its end.
+
+use super::answer::{Finish, TokenLog};
+use super::stop_text::StopText;
+use crate::Result;
+use crate::checkpoint::{TextStream, Tokenizer};
+use crate::model::LogProbabilities;
+use crate::model::generate::Sampler;
+use crate::tensor::Element;
+
+/// What an answer is written by.
+pub(super) struct Writer<'t> {
+    tokenizer: &'t Tokenizer,
+    sampler: Sampler,
+    text: TextStream<'t>,
+    stop: StopText,
+    end_tokens: &'t [u32],
+    max_tokens: usize,
+    /// How many of the likeliest tokens are wanted, where log-probabilities are.
+    logprobs: Option<usize>,
+    written: usize,
+    /// Bytes of text so far, and of those how many are released.
+    bytes: usize,
+    released: usize,
+    /// Tokens whose text is held back, and where it begins.
+    held: Vec<(usize, TokenLog)>,
+}
+
+/// What a step adds to an answer.
+pub(super) struct Written {
+    pub(super) text: String,
+    pub(super) tokens: Vec<TokenLog>,
+    pub(super) next: Next,
+}
+
+/// What comes after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The model takes this token in.
+    Take(u32),
+    End(Finish),
+}
+
+impl<'t> Writer<'t> {
+    /// The writer of an answer of at most `max_tokens` tokens.
+    pub(super) fn new(
+        tokenizer: &'t Tokenizer,
+        end_tokens: &'t [u32],
+        sampler: Sampler,
+        stops: Vec<String>,
+        max_tokens: usize,
+        logprobs: Option<usize>,
+    ) -> Self {
+        Self {
+            tokenizer,
+            sampler,
+            text: tokenizer.stream(),
+            stop: StopText::new(stops),
+            end_tokens,
+            max_tokens,
+            logprobs,
+            written: 0,
+            bytes: 0,
+            released: 0,
+            held: Vec::new(),
+        }
+    }
+
+    /// Tokens written.
+    pub(super) fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Draws the next token.
+    ///
+    /// # Errors
+    ///
+    /// Those of the tokenizer.
+    pub(super) fn write<E: Element>(&mut self, logits: &[E]) -> Result<Written> {
+        if self.written == self.max_tokens {
+            return self.end(String::new(), Finish::Length);
+        }
+        let id = self.sampler.next(logits);
+        if self.end_tokens.contains(&id) {
+            return self.end(String::new(), Finish::Stop);
+        }
+        self.written += 1;
+        if let Some(likeliest) = self.logprobs {
+            self.held.push((self.bytes, log(logits, id, likeliest)));
+        }
+        let piece = self.text.push(id)?;
+        self.bytes += piece.len();
+        let released = self.stop.push(&piece);
+        self.released += released.text.len();
+        if released.stopped {
+            let tokens = self.tokens(self.released);
+            return Ok(Written {
+                text: released.text,
+                tokens,
+                next: Next::End(Finish::Stop),
+            });
+        }
+        if self.written == self.max_tokens {
+            return self.end(released.text, Finish::Length);
+        }
+        let whole = self.released == self.bytes;
+        let tokens = self.tokens(if whole { usize::MAX } else { self.released });
+        Ok(Written {
+            text: released.text,
+            tokens,
+            next: Next::Take(id),
+        })
+    }
+
+    /// What was held back, after `text`.
+    fn end(&mut self, mut text: String, finish: Finish) -> Result<Written> {
+        let rest = std::mem::replace(&mut self.text, self.tokenizer.stream()).finish()?;
+        let released = self.stop.push(&rest);
+        text += &released.text;
+        self.released += released.text.len();
+        let (finish, before) = if released.stopped {
+            (Finish::Stop, self.released)
+        } else {
+            text += &self.stop.finish();
+            (finish, usize::MAX)
+        };
+        let tokens = self.tokens(before);
+        Ok(Written {
+            text,
+            tokens,
+            next: Next::End(finish),
+        })
+    }
+
+    /// The tokens held whose text begins before byte `end`.
+    fn tokens(&mut self, end: usize) -> Vec<TokenLog> {
+        let count = self.held.partition_point(|(start, _)| *start < end);
+        self.held.drain(..count).map(|(_, token)| token).collect()
+    }
+}
+
+/// How likely token `id` was, and the likeliest.
+pub(super) fn log<E: Element>(logits: &[E], id: u32, likeliest: usize) -> TokenLog {
+    let log = LogProbabilities::new(logits);
+    let likeliest = log.likeliest(likeliest).into_iter();
+    TokenLog {
+        id,
+        log_probability: Some(log.of(id)),
+        likeliest: likeliest.map(|id| (id, log.of(id))).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Model;
+
+    /// Writes tokens that are certain; `None` is an end token. Gives the text and the tokens of each step, and the end.
+    fn write(
+        stops: &[&str],
+        max_tokens: usize,
+        words: &str,
+    ) -> (Vec<(String, usize)>, Option<Finish>) {
+        let model = Model::open("reference/tiny").unwrap();
+        let tokenizer = model.checkpoint().tokenizer().unwrap();
+        let ends = model.checkpoint().eos_token_ids();
+        let mut ids = tokenizer.encode_more(words).unwrap();
+        ids.push(ends[0]);
+        let stops = stops.iter().map(|stop| (*stop).into()).collect();
+        let sampler = Sampler::default();
+        let mut writer = Writer::new(&tokenizer, ends, sampler, stops, max_tokens, Some(1));
+        let mut steps = Vec::new();
+        for id in ids {
+            let mut logits = vec![0.0f32; model.config().vocab_size];
+            logits[id as usize] = 9.0;
+            let written = writer.write(&logits).unwrap();
+            assert!(
+                written
+                    .tokens
+                    .iter()
+                    .all(|token| token.likeliest[0].0 == token.id)
+            );
+            steps.push((written.text, written.tokens.len()));
+            match written.next {
+                Next::Take(next) => assert_eq!(next, id),
+                Next::End(finish) => return (steps, Some(finish)),
+            }
+        }
+        (steps, None)
+    }
+
+    fn owned(steps: &[(&str, usize)]) -> Vec<(String, usize)> {
+        steps.iter().map(|(text, n)| ((*text).into(), *n)).collect()
+    }
+
+    #[test]
+    fn an_answer_ends_at_an_end_token_a_stop_string_or_its_length() {
+        let (steps, end) = write(&[], 9, " figs. Ann likes");
+        let all = [(" figs", 1), (".", 1), (" Ann", 1), (" likes", 1), ("", 0)];
+        assert_eq!((steps, end), (owned(&all), Some(Finish::Stop)));
+        let (steps, end) = write(&[], 2, " figs. Ann likes");
+        assert_eq!((steps, end), (owned(&all[..2]), Some(Finish::Length)));
+        let (steps, end) = write(&[], 0, " figs");
+        assert_eq!((steps, end), (owned(&[("", 0)]), Some(Finish::Length)));
+    }
+
+    #[test]
+    fn text_and_tokens_wait_together_for_a_stop_string() {
+        let (steps, end) = write(&["s. Ann l"], 9, " figs. Ann likes");
+        let want = [(" fig", 1), ("", 0), ("", 0), ("", 0)];
+        assert_eq!((steps, end), (owned(&want), Some(Finish::Stop)));
+        // It only looked like one.
+        let (steps, end) = write(&["s. Bob"], 9, " figs. Ann likes");
+        let want = [(" fig", 1), ("", 0), ("s. Ann", 2), (" likes", 1), ("", 0)];
+        assert_eq!((steps, end), (owned(&want), Some(Finish::Stop)));
+        // What is held when the length is reached is part of the answer.
+        let (steps, end) = write(&["s. Ann"], 2, " figs. Ann likes");
+        let want = [(" fig", 1), ("s.", 1)];
+        assert_eq!((steps, end), (owned(&want), Some(Finish::Length)));
+    }
+}
