@@ -27,7 +27,6 @@ TEXTS = [
     ("What is <start_of_image> and\n\n<start_of_image>\n?", [SMALL, SQUARE], False),
     ("<start_of_image><start_of_image> <start_of_image>", [TALL, SMALL, LONG], False),
     ("  Look:\n<start_of_image>\n\n\nWell?  ", [SQUARE], False),
-    ("<bos><start_of_image>Which?", [SMALL], False),
     ("Which shape is it? <start_of_image>", [LONG], True),
     ("<start_of_image>, <start_of_image>", [LONG, SMALL], True),
     ("no picture", [], False),
