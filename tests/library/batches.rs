@@ -1,14 +1,11 @@
 //! What a sequence says in a batch is what it says alone, to the bit: whoever is beside it, comes and goes, or had the same
 //! beginning. `tests/bits.rs` pins what it says alone.
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::common::{all_models, open, reference};
 use bytes::Bytes;
-use common::{all_models, open, reference};
 use context_patch::checkpoint::Checkpoint;
 use context_patch::kernels::Backend;
 use context_patch::model::batch::{Batch, BatchOptions, Entry, SequenceId};
@@ -455,7 +452,7 @@ fn failures(model: &Model, prompts: &[&[u32]]) -> Vec<bool> {
     assert_eq!(step.failed.len() + step.said().len(), prompts.len());
     assert_eq!(batch.len(), step.said().len());
     let failed = |(id, prompt): (&SequenceId, &&[u32])| {
-        let alone = Session::<f32>::new(model).forward(prompt, 1);
+        let alone = Session::<f32>::new(model).forward(*prompt, 1);
         match step.failed.iter().find(|(failed, _)| failed == id) {
             Some((_, error)) => {
                 assert_eq!(error.to_string(), alone.unwrap_err().to_string());
