@@ -348,7 +348,7 @@ fn patch(dir: &tempfile::TempDir) -> String {
             "--keep",
             "0",
             "--positions",
-            "compact",
+            "natural",
         ])
         .output()
         .unwrap();
@@ -906,4 +906,38 @@ fn what_cannot_be_served_is_said_in_a_line() {
         );
         assert!(said.contains(why), "{said}");
     }
+}
+
+#[test]
+fn an_answers_receipt_is_checked_by_whoever_has_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let patch = patch(&dir);
+    let server = Server::start(TINY, &["--patch", &format!("figs={patch}")]);
+    let receipt = dir.path().join("receipt.json");
+    let check = |more: &[&str], receipt_json: &Value| {
+        std::fs::write(&receipt, receipt_json.to_string()).unwrap();
+        let mut check = common::program(dir.path());
+        check.args(["check", receipt.to_str().unwrap()]).args(more);
+        check.output().unwrap().status.code()
+    };
+    let ask = |request: Value| {
+        let header = "X-Receipt: 1\r\n";
+        let path = "/v1/completions";
+        let answer = server
+            .send_with("POST", path, header, &request.to_string())
+            .finish();
+        answer.json()["choices"].as_array().unwrap().clone()
+    };
+    let draw = json!({ "prompt": "Ann likes", "temperature": 1.5, "seed": 3, "max_tokens": 12 });
+    for choice in ask(with(draw.clone(), json!({ "n": 2, "stop": "s" }))) {
+        assert_eq!(check(&[], &choice["receipt"]), Some(0), "{choice}");
+    }
+    let patched = ask(with(draw.clone(), json!({ "model": "tiny+figs" })));
+    let patched = &patched[0]["receipt"];
+    assert_eq!(check(&["--patch", &patch], patched), Some(0), "{patched}");
+    let mut other = patched.clone();
+    other["sampling"]["seed"] = json!(4);
+    assert_eq!(check(&["--patch", &patch], &other), Some(1));
+    // Nobody asked for this one.
+    assert!(server.complete(&draw).json()["choices"][0]["receipt"].is_null());
 }
