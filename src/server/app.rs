@@ -248,6 +248,7 @@ impl App {
             let mut receipt = self.receipt(prepared.patch.as_ref())?;
             receipt.sampling = sampling(&settings, seed);
             receipt.max_tokens = max_tokens;
+            receipt.stop_texts.clone_from(&settings.stop);
             Ok(receipt)
         });
         let receipt = receipt.transpose()?;

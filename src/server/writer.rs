@@ -5,8 +5,8 @@ use super::stop_text::StopText;
 use crate::Result;
 use crate::checkpoint::{TextStream, Tokenizer};
 use crate::model::LogProbabilities;
-use crate::model::generate::{Sampler, Stop};
-use crate::receipt::Receipt;
+use crate::model::generate::Sampler;
+use crate::receipt::{Ending, Receipt};
 use crate::tensor::Element;
 
 /// What an answer is written by.
@@ -106,17 +106,13 @@ impl<'t> Writer<'t> {
         let Some(receipt) = self.receipt.take() else {
             return Ok(None);
         };
-        let stop = match end {
-            End::Token => Stop::End,
-            // Someone may end a text at any token.
-            End::StopString => Stop::Cancelled,
-            End::Length => Stop::Length,
+        let ending = match end {
+            End::Token => Ending::End,
+            End::StopString => Ending::Text,
+            End::Length => Ending::Length,
         };
-        let mut stream = self.tokenizer.stream();
-        let pieces = self.ids.iter().map(|id| stream.push(*id));
-        let mut text = pieces.collect::<Result<String, _>>()?;
-        text += &stream.finish()?;
-        Ok(Some(receipt.finished(self.ids.clone(), text, stop)))
+        let receipt = receipt.finished(self.tokenizer, self.ids.clone(), ending);
+        Ok(Some(receipt?))
     }
 
     /// How many tokens were written.
