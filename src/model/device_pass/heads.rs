@@ -19,18 +19,19 @@ impl<E: Element> DevicePass<'_, '_, '_, '_, E> {
         }
         let (mut cos, mut sin): (Vec<E::Acc>, Vec<E::Acc>) = (Vec::new(), Vec::new());
         let sequences = self.sequences.iter();
-        let positions: Vec<_> = sequences.flat_map(|sequence| sequence.positions).collect();
+        let positions = sequences.flat_map(|sequence| sequence.positions).copied();
+        let positions: Vec<_> = positions.collect();
         let rows = positions.len();
-        for position in positions {
+        let rounded = |x: &f64| {
             if rounded_once {
-                let (c, s) = self.run.cos_sin::<E::Acc>(rotation, *position);
-                cos.extend(c);
-                sin.extend(s);
+                E::Acc::from_f64(*x)
             } else {
-                let (c, s) = self.run.cos_sin::<E>(rotation, *position);
-                cos.extend(c.into_iter().map(E::acc));
-                sin.extend(s.into_iter().map(E::acc));
+                E::from_f64(*x).acc()
             }
+        };
+        for (c, s) in self.run.cos_sin(rotation, &positions) {
+            cos.extend(c.iter().map(rounded));
+            sin.extend(s.iter().map(rounded));
         }
         let angles = Angles {
             memory: Memory::of(self.on.device(), &[cos, sin].concat())?,
