@@ -76,15 +76,16 @@ fn expected(request: &Value) -> (String, &'static str) {
         .map(|(id, bias)| (id.parse().unwrap(), bias.as_f64().unwrap()))
         .collect();
     let max_tokens = request["max_tokens"].as_u64().unwrap() as usize;
-    let mut ids = Vec::new();
+    let (mut stream, mut text) = (tokenizer.stream(), String::new());
     let mut session = Session::<f32>::new(&MODEL);
     let on_token = |id| -> context_patch::Result<()> {
-        ids.push(id);
+        text += &stream.push(id)?;
         Ok(())
     };
     let stop = generate(&mut session, &prompt, max_tokens, &mut sampler, on_token).unwrap();
+    text += &stream.finish().unwrap();
     let stop = if stop == Stop::End { "stop" } else { "length" };
-    (tokenizer.decode(&ids).unwrap(), stop)
+    (text, stop)
 }
 
 /// The text of a stream of completions, and why it ends.

@@ -4,6 +4,7 @@ use axum::http::{HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::error::Error;
 use crate::message::one_line;
 
 /// A refused request, as OpenAI's API words it: a status, and an object with `message`, `type`, `param` and `code`.
@@ -153,7 +154,7 @@ impl Refusal {
 }
 
 /// What the library refuses before it computes is the request's fault.
-impl<E: Into<crate::Error>> From<E> for Refusal {
+impl<E: Into<Error>> From<E> for Refusal {
     fn from(error: E) -> Self {
         Self::bad(error.into().to_string())
     }

@@ -1,8 +1,8 @@
 //! One answer as it is written: its draws, its text, its end.
 
 use super::answer::{Finish, TokenLog};
+use super::error::Result;
 use super::stop_text::StopText;
-use crate::Result;
 use crate::checkpoint::{TextStream, Tokenizer};
 use crate::model::LogProbabilities;
 use crate::model::generate::{Sampler, Stop};
