@@ -76,15 +76,16 @@ fn expected(request: &Value) -> (String, &'static str) {
         .map(|(id, bias)| (id.parse().unwrap(), bias.as_f64().unwrap()))
         .collect();
     let max_tokens = request["max_tokens"].as_u64().unwrap() as usize;
-    let mut ids = Vec::new();
+    let (mut stream, mut text) = (tokenizer.stream(), String::new());
     let mut session = Session::<f32>::new(&MODEL);
     let on_token = |id| -> context_patch::Result<()> {
-        ids.push(id);
+        text += &stream.push(id)?;
         Ok(())
     };
     let stop = generate(&mut session, &prompt, max_tokens, &mut sampler, on_token).unwrap();
+    text += &stream.finish().unwrap();
     let stop = if stop == Stop::End { "stop" } else { "length" };
-    (tokenizer.decode(&ids).unwrap(), stop)
+    (text, stop)
 }
 
 /// The text of a stream of completions, and why it ends.
@@ -251,7 +252,7 @@ fn a_stop_string_ends_an_answer_wherever_tokens_end() {
     let whole = server.complete(&request).text();
     let letters: Vec<usize> = whole.char_indices().map(|(at, _)| at).collect();
     let mut within = 0;
-    for at in [9, 14, 20, 31] {
+    for at in [3, 11, 22, 35] {
         let stop = &whole[letters[at]..letters[at + 6]];
         let want = &whole[..whole.find(stop).unwrap()];
         let request = with(request.clone(), json!({ "stop": ["not in it", stop] }));
@@ -720,7 +721,8 @@ fn a_client_that_keeps_still_is_left() {
     let large = json!({ "n": 16, "logprobs": 20, "stream": true });
     let unread = server.send("POST", "/v1/completions", &with(long(), large).to_string());
     let start = Instant::now();
-    assert_eq!(server.complete(&long()).text(), expected(&long()).0);
+    let short = with(long(), json!({ "max_tokens": 20 }));
+    assert_eq!(server.complete(&short).text(), expected(&short).0);
     server.wait_until("connections", 1);
     assert!(
         start.elapsed() < Duration::from_secs(30),
@@ -743,7 +745,7 @@ fn a_client_that_keeps_still_is_left() {
 
 #[test]
 fn a_thousand_idle_connections_hold_up_nobody() {
-    let server = Server::start(TINY, &["--connections", "1200", "--idle-seconds", "20"]);
+    let server = Server::start(TINY, &["--connections", "1200", "--idle-seconds", "300"]);
     let want = expected(&long()).0;
     let mut running = server.send(
         "POST",
@@ -785,7 +787,7 @@ fn one_connection_too_many_is_closed() {
 #[cfg(unix)]
 fn a_signal_lets_it_finish_what_was_begun() {
     for signal in ["INT", "TERM", "HUP"] {
-        let mut server = Server::start(TINY, &["--threads", "1"]);
+        let mut server = Server::start(TINY, &["--threads", "1", "--drain-seconds", "300"]);
         let idle = server.connect();
         let mut running = server.send(
             "POST",
