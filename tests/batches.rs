@@ -492,7 +492,7 @@ fn failures(model: &Model, prompts: &[&[u32]]) -> Vec<bool> {
     assert_eq!(step.failed.len() + step.said().len(), prompts.len());
     assert_eq!(batch.len(), step.said().len());
     let failed = |(id, prompt): (&SequenceId, &&[u32])| {
-        let alone = Session::<f32>::new(model).forward(prompt, 1);
+        let alone = Session::<f32>::new(model).forward(*prompt, 1);
         match step.failed.iter().find(|(failed, _)| failed == id) {
             Some((_, error)) => {
                 assert_eq!(error.to_string(), alone.unwrap_err().to_string());
