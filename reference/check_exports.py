@@ -56,6 +56,9 @@ class Case:
             out = model(input_ids=torch.tensor([tokens]), position_ids=torch.tensor([positions]))
         return out.logits[0, -self.span :].double()
 
+    def contextual(self, model):
+        return self.logits(model, self.tokens, range(len(self.tokens)))
+
     def reduced(self, model):
         return self.logits(model, self.saved["reduced_tokens"], self.saved["reduced_positions"])
 
@@ -84,7 +87,7 @@ class Case:
     def check(self, base, generate=False):
         """Differences and matching tokens: adapter, merged checkpoint, and neither."""
         model = self.load(base)
-        want = self.logits(model, self.tokens, range(len(self.tokens)))
+        want = self.contextual(model)
         without = self.reduced(model)
         adapted = PeftModel.from_pretrained(model, self.folder / "peft").eval()
         merged = self.load(self.folder / "merged")
@@ -98,12 +101,12 @@ class Case:
         return figures, written
 
 
-def report(what, model, cases):
-    """One line: the worst of some cases."""
+def report(what, model, cases, case=Case):
+    """One line: the worst of some cases, (text, dtype, options, whether to generate) each."""
     worst, written = {}, []
     for text, dtype, options, generate in cases:
         with tempfile.TemporaryDirectory() as folder:
-            figures, wrote = Case(folder, model, text, dtype, *options).check(model, generate)
+            figures, wrote = case(folder, model, text, dtype, *options).check(model, generate)
         for name, linf, same, tokens in figures:
             old = worst.get(name, (0.0, 0, 0))
             # Of the model without any patch the least difference, of the others the largest.

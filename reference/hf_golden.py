@@ -4,7 +4,7 @@
     pip install -r reference/requirements.txt
     python3 reference/hf_golden.py --output reference/golden
 
-reads reference/checkpoints/* and reference/tiny (committed) and the real models in models/ (fetched by
+reads reference/checkpoints/*, reference/tiny and reference/tiny-vision (committed) and the real models in models/ (fetched by
 fetch_models.py), skips what is not there, and writes
 
 * NAME.safetensors for each checkpoint and for the tiny model: `ids` [tokens] i64, and `logits_f32` and
@@ -36,7 +36,8 @@ import numpy as np
 import torch
 import transformers
 from safetensors.numpy import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, AutoTokenizer
+from transformers.image_utils import load_image
 from transformers.utils import logging
 
 import fetch_models
@@ -254,6 +255,16 @@ def random_images_golden(name, folder, output):
     images_golden(name, pictures(config, rng), image_prompts(config, rng), folder, output)
 
 
+def tiny_images_golden(name, folder, output):
+    """Of the tiny model that sees: of its first example."""
+    example = json.loads((folder / "examples/questions.jsonl").read_text().splitlines()[0])
+    picture = load_image(str(folder / "examples" / example["image"]))
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    given = processor(images=[[picture]], text=example["prompt"], return_tensors="np")
+    prompts = {"example": (given["input_ids"][0].tolist(), [0])}
+    images_golden(name, given["pixel_values"], prompts, folder, output)
+
+
 def real_golden(folder, output):
     """The golden data of a real model."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -284,7 +295,7 @@ def main():
     logging.disable_progress_bar()
 
     small = {folder.name: folder for folder in sorted((REFERENCE / "checkpoints").iterdir())}
-    small["tiny"] = REFERENCE / "tiny"
+    small |= {name: REFERENCE / name for name in ("tiny", "tiny-vision")}
     real = {name: REFERENCE.parent / "models" / name for name in fetch_models.ALL}
     for name, folder in [*small.items(), *real.items()]:
         if arguments.only not in (None, name):
@@ -293,6 +304,8 @@ def main():
             print(f"{name}: not here, skipped")
         elif name in real:
             real_golden(folder, arguments.output)
+        elif name == "tiny-vision":
+            tiny_images_golden(name, folder, arguments.output)
         else:
             small_golden(name, folder, arguments.output)
             if name.startswith("vision-"):

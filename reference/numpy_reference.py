@@ -175,17 +175,14 @@ def report(title, model, solved):
 
 def golden_sources():
     """(name, model directory, ids file) of every golden file that can be made here."""
-    small = sorted((HERE / "checkpoints").glob("*/")) + [HERE / "tiny"]
+    small = sorted((HERE / "checkpoints").glob("*/")) + [HERE / "tiny", HERE / "tiny-vision"]
     for directory in small:
-        ids = [GOLDEN / (directory.name + suffix) for suffix in (".safetensors", ".json")]
-        ids = [path for path in ids if path.exists()]
-        if (directory / "config.json").exists() and ids:
-            yield directory.name, directory, ids[0]
-            images = GOLDEN / f"{directory.name}.images.safetensors"
-            if images.exists():
-                yield images.stem, directory, images
-        else:
+        given = [GOLDEN / f"{directory.name}{suffix}.safetensors" for suffix in ("", ".images")]
+        given = [path for path in given if path.exists() and (directory / "config.json").exists()]
+        if not given:
             print(f"{directory.name}: no checkpoint, or no golden/{directory.name}.safetensors with ids")
+        for path in given:
+            yield path.stem, directory, path
     for name in REAL:
         directory, ids = MODELS / name, GOLDEN / f"{name}.json"
         if (directory / "config.json").exists() and ids.exists():

@@ -51,15 +51,16 @@ CHAT_TEMPLATE = ("{{ bos_token }}{% for message in messages %}<start_of_turn>"
 
 # ---- the tokenizer: BPE with byte fallback, spaces as "▁" at the front of words, as in Gemma ----
 
-def build_tokenizer(out):
-    words = [space + w for w in NAMES + THINGS + VERBS + [v + "s" for v in VERBS] + ["What", "does"]
-             for space in ("", "▁")] + ["user", "model"]
+def build_tokenizer(out, words, special, chat_template, config):
+    """Writes a tokenizer to which each of `words` is one token, with a space before it and without; `config` is what
+    tokenizer_config.json has beside what every one has."""
+    words = [space + w for w in words for space in ("", "▁")] + ["user", "model"]
     learner = tokenizers.Tokenizer(tokenizers.models.BPE())
     letters = [chr(c) for c in range(32, 127)] + ["\n", "▁"]
     learner.train_from_iterator(words, tokenizers.trainers.BpeTrainer(
         vocab_size=10_000, min_frequency=1, initial_alphabet=letters, show_progress=False))
     learned = json.loads(learner.to_str())["model"]
-    tokens = SPECIAL + [f"<0x{b:02X}>" for b in range(256)] + sorted(learned["vocab"], key=learned["vocab"].get)
+    tokens = special + [f"<0x{b:02X}>" for b in range(256)] + sorted(learned["vocab"], key=learned["vocab"].get)
     t = tokenizers.Tokenizer(tokenizers.models.BPE(
         vocab={w: i for i, w in enumerate(tokens)}, merges=[tuple(m) for m in learned["merges"]],
         unk_token="<unk>", fuse_unk=True, byte_fallback=True))
@@ -69,13 +70,13 @@ def build_tokenizer(out):
         tokenizers.decoders.Replace("▁", " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()])
     t.post_processor = tokenizers.processors.TemplateProcessing(
         single="<bos> $A", pair="<bos> $A <bos>:1 $B:1", special_tokens=[("<bos>", BOS)])
-    t.add_special_tokens(SPECIAL)
+    t.add_special_tokens(special)
     t.save(str(out / "tokenizer.json"))
     (out / "tokenizer_config.json").write_text(json.dumps({
         "tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": True, "add_eos_token": False,
         "pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>",
         "clean_up_tokenization_spaces": False, "model_max_length": 512,
-        "chat_template": CHAT_TEMPLATE}, indent=2) + "\n")
+        "chat_template": chat_template} | config, indent=2) + "\n")
     return t
 
 
@@ -341,7 +342,8 @@ def main():
     say(", ".join(f"{n} {v}" for n, v in [("python", platform.python_version())] + [
         (m.__name__, m.__version__) for m in (torch, transformers, tokenizers, safetensors, numpy)]))
     start = time.time()
-    tokenizer = build_tokenizer(a.out)
+    words = NAMES + THINGS + VERBS + [v + "s" for v in VERBS] + ["What", "does"]
+    tokenizer = build_tokenizer(a.out, words, SPECIAL, CHAT_TEMPLATE, {})
     data = Data(tokenizer, a.seed)
     model = make_model(tokenizer.get_vocab_size())
     say(f"{sum(p.numel() for p in model.parameters())} parameters, {tokenizer.get_vocab_size()} tokens, {len(NAMES)} names, "

@@ -51,7 +51,12 @@ fn main() {
         })
     });
     let trials = levels.chain(ways).chain([read]);
-    let trials = trials.chain(quantised).chain(others);
+    let images = OTHERS.map(|(name, way)| {
+        trial(format!("images::{name}"), move || {
+            images_are_pinned(Level::best(), way);
+        })
+    });
+    let trials = trials.chain(quantised).chain(images).chain(others);
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
 }
 
@@ -74,8 +79,13 @@ fn of_level(name: &str) -> Vec<Trial> {
     let mut trials = vec![pinned("at_once", AT_ONCE)];
     trials.extend(FEW_TOKENS.map(|(what, way)| pinned(what, way)));
     let absent = level.is_err();
-    let quantised = move || quantised_are_pinned(level.unwrap(), AT_ONCE);
+    let quantised = {
+        let level = level.clone();
+        move || quantised_are_pinned(level.unwrap(), AT_ONCE)
+    };
     trials.push(trial(format!("{name}::quantised"), quantised).with_ignored_flag(absent));
+    let images = move || images_are_pinned(level.unwrap(), AT_ONCE);
+    trials.push(trial(format!("{name}::images"), images).with_ignored_flag(absent));
     trials
 }
 
@@ -116,12 +126,14 @@ fn are_pinned(level: Level, access: Access, way: Way) {
     };
     let hashes: String = all_models().into_iter().map(of_model).collect();
     insta::assert_snapshot!("hashes", hashes);
-    insta::assert_snapshot!("images", of_images(options, way));
 }
 
-/// Prompts with images, as long as the model has positions, and one of images that together are more than enter a cache at
-/// once.
-fn of_images(options: ModelOptions, way: Way) -> String {
+/// Prompts with images, text behind them, and one of images that together are more than enter a cache at once.
+fn images_are_pinned(level: Level, way: Way) {
+    let options = ModelOptions {
+        level: Some(level),
+        ..ModelOptions::default()
+    };
     let mut all = String::new();
     for name in SEEING {
         let model = seeing(name, options);
@@ -134,7 +146,7 @@ fn of_images(options: ModelOptions, way: Way) -> String {
             .image_token_index;
         for prompt in PROMPTS {
             let mut prompt_of = Prompt::of(&golden, prompt, &pixels);
-            let text = (0..200).map(|i| (i * i * 7 + 3) % image_token);
+            let text = (0..40).map(|i| (i * i * 7 + 3) % image_token);
             prompt_of.ids.extend(text);
             let name = format!("{name}.{prompt}");
             all += &hashes(&name, &model, prompt_of.inputs(), usize::MAX, way);
@@ -142,18 +154,19 @@ fn of_images(options: ModelOptions, way: Way) -> String {
     }
     let model = seeing("vision-window", options);
     let pixels = Pixels::of(&Golden::open("vision-window.images"));
-    let images = 70;
+    let images = 66;
     let prompt = Prompt {
         ids: [vec![7; 30], vec![92; 4 * images], vec![9; 20]].concat(),
         pixel_values: pixels.all().into_iter().cycle().take(images).collect(),
     };
-    all + &hashes(
+    all += &hashes(
         "vision-window.long",
         &model,
         prompt.inputs(),
         usize::MAX,
         way,
-    )
+    );
+    insta::assert_snapshot!("images", all);
 }
 
 /// A random checkpoint that sees, with more positions than it has.

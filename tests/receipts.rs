@@ -7,8 +7,7 @@ use std::path::Path;
 use std::process::Output;
 
 use common::{program, reference};
-use context_patch::model::generate::Stop;
-use context_patch::receipt::Receipt;
+use context_patch::receipt::{Ending, Receipt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -101,7 +100,7 @@ fn the_same_on_any_threads_and_at_any_level() {
 fn nothing_written_is_a_receipt_too() {
     let dir = of_prompt(&["--max-tokens", "0"]);
     is_the_same(dir.path(), &[]);
-    let (code, said) = rewritten(dir.path(), |receipt| receipt.stop = Stop::End);
+    let (code, said) = rewritten(dir.path(), |receipt| receipt.stop = Ending::End);
     assert_eq!(
         (code, said.as_str()),
         (
@@ -177,6 +176,7 @@ fn a_field_changed_by_hand_is_named() {
             }
             (_, Value::String(text)) => json!(format!("{text}x")),
             (_, Value::Number(number)) => json!(number.as_u64().unwrap() + 1),
+            ("stop_texts", _) => json!(["figs"]),
             (_, Value::Array(items)) => json!(&items[1..]),
             other => panic!("{other:?}"),
         };
@@ -185,7 +185,7 @@ fn a_field_changed_by_hand_is_named() {
         assert_eq!((code, said), (1, want));
         changed += 1;
     }
-    assert_eq!(changed, 16);
+    assert_eq!(changed, 17);
 }
 
 #[test]
@@ -213,16 +213,23 @@ fn what_was_changed_with_its_hash_is_found_by_running_it() {
     say("more tokens allowed", |receipt| receipt.max_tokens += 1);
     say("fewer tokens allowed", |receipt| receipt.max_tokens -= 1);
     say("another token written", |receipt| receipt.written[4] += 1);
-    say("a token less", |receipt| drop(receipt.written.pop()));
+    say("a token less", |receipt| receipt.written.truncate(7));
     say("a token more", |receipt| receipt.written.push(5));
     say("other words", |receipt| {
         receipt.text = receipt.text.replace('.', "!")
     });
-    say("another end", |receipt| receipt.stop = Stop::End);
+    say("another end", |receipt| receipt.stop = Ending::End);
+    say("a text that would have ended it", |receipt| {
+        receipt.stop_texts = vec![receipt.text[2..5].into()];
+    });
+    say("ended by a text that it has not", |receipt| {
+        receipt.stop_texts = vec!["figs".into()];
+        receipt.stop = Ending::Text;
+    });
     say("another hash", |receipt| {
         receipt.steps[2] = receipt.steps[1].clone()
     });
-    say("a step less", |receipt| drop(receipt.steps.pop()));
+    say("a step less", |receipt| receipt.steps.truncate(7));
     say("a step more", |receipt| receipt.steps.push("0".repeat(64)));
     say("other weights", |receipt| receipt.weights = "0".repeat(64));
     say("another config", |receipt| receipt.config = "0".repeat(64));

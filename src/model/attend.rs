@@ -9,8 +9,10 @@ use crate::checkpoint::form::AttentionForm;
 use crate::kernels::{Level, Panel, elementwise, multiply, softmax, tanh, weighted_sums};
 use crate::tensor::{Dtype, Element, Float, Matrix, round_to_bf16};
 
-/// Tokens whose queries share one pass over the keys, so that each key is read once for all of them.
-const QUERIES_PER_TILE: usize = 8;
+/// Tokens whose queries share one pass over the keys, so that each key is read once for all of them: at least so many, and
+/// where few query heads share a key head more, for so many queries of it.
+const TOKENS_PER_TILE: usize = 8;
+const QUERIES_PER_TILE: usize = 32;
 
 /// softmax(q kᵀ · scaling) v for the `rows` of q, which are those of one sequence, into `mixed`; k and v enter its cache.
 pub(super) fn enter<E: Element>(
@@ -47,10 +49,11 @@ fn attend<E: Element>(
     mixed: &mut [E],
 ) {
     let width = q.len() / positions.len();
-    let pieces = q.par_chunks(QUERIES_PER_TILE * width);
+    let tokens = (QUERIES_PER_TILE * form.kv_heads / form.heads).max(TOKENS_PER_TILE);
+    let pieces = q.par_chunks(tokens * width);
     pieces
-        .zip(mixed.par_chunks_mut(QUERIES_PER_TILE * width))
-        .zip(positions.par_chunks(QUERIES_PER_TILE))
+        .zip(mixed.par_chunks_mut(tokens * width))
+        .zip(positions.par_chunks(tokens))
         .for_each(|((q, mixed), positions)| {
             for head in 0..form.kv_heads {
                 attend_tile(form, level, q, positions, cache, head, mixed);

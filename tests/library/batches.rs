@@ -1,14 +1,11 @@
 //! What a sequence says in a batch is what it says alone, to the bit: whoever is beside it, comes and goes, or had the same
 //! beginning. `tests/bits.rs` pins what it says alone.
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::common::{all_models, open, reference};
 use bytes::Bytes;
-use common::{all_models, open, reference};
 use context_patch::checkpoint::Checkpoint;
 use context_patch::kernels::Backend;
 use context_patch::model::batch::{Batch, BatchOptions, Entry, SequenceId};
