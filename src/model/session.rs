@@ -124,6 +124,11 @@ impl<'m, E: Element> Session<'m, E> {
         self.cache.block(positions)
     }
 
+    /// [`at`](Self::at), for a sequence under way.
+    pub(super) fn go_to(&mut self, position: usize) {
+        self.position = position;
+    }
+
     /// Takes in `tokens` whose keys and values another sequence has computed.
     pub(super) fn append(&mut self, tokens: usize, block: &CacheBlock<E>) {
         self.cache.append(block);

@@ -335,6 +335,43 @@ fn beginnings_are_shared_within_a_bound() {
     assert_eq!(bounded(0), 0);
 }
 
+/// A solved patch in a batch: the tokens that it left, at their places.
+#[test]
+fn positions_may_have_gaps() {
+    let model = open("checkpoints/window-3");
+    let [overlay, _] = overlays::<f32>(&model);
+    let (tokens, positions) = ([3, 1, 4, 1, 5], [0, 12, 13, 20]);
+    let alone = |positions: &[usize]| {
+        let mut session = Session::new(&model).with_overlay(&overlay);
+        session.forward_at(&tokens, positions, 5).unwrap()
+    };
+    let want = alone(&[0, 12, 13, 20, 21]);
+    assert_ne!(want.row(4), alone(&[0, 1, 2, 3, 4]).row(4));
+    let mut batch = Batch::<f32>::new(&model, BatchOptions::default());
+    let entry = Entry {
+        positions: positions.to_vec(),
+        overlay: Some(overlay.clone()),
+        every_logits: true,
+        ..Entry::new(tokens[..4].to_vec(), 1)
+    };
+    let other = Entry::new(vec![3; 9], 0);
+    let [id, _] = [entry, other].map(|entry| batch.join(entry).unwrap());
+    let mut said = Vec::new();
+    while !batch.is_idle() {
+        let step = batch.step().unwrap();
+        let of_this = step.said().filter(|said| said.id == id);
+        said.extend(of_this.map(|said| (said.position, said.logits.to_vec())));
+        if said.len() == 4 {
+            batch.push(id, tokens[4]).unwrap();
+        }
+    }
+    let want = [0, 12, 13, 20, 21].into_iter().zip(want.iter_rows());
+    let want: Vec<_> = want
+        .map(|(position, row)| (position, row.to_vec()))
+        .collect();
+    assert_eq!(said, want);
+}
+
 /// A long prompt goes in piece by piece, while another sequence writes a token at each step.
 #[test]
 fn a_long_prompt_does_not_stop_the_others() {

@@ -79,6 +79,9 @@ impl Default for BatchOptions {
 pub struct Entry<E: Element> {
     /// Its first tokens.
     pub prompt: Vec<u32>,
+    /// The positions of the first of them, which ascend and may have gaps, as those of the tokens that a patch has left; the
+    /// others follow on. Without any, which is usual, they are 0, 1, 2…
+    pub positions: Vec<usize>,
     /// The most tokens that are pushed after them.
     pub max_tokens: usize,
     /// The patch it runs under.
@@ -93,6 +96,7 @@ impl<E: Element> Entry<E> {
     pub fn new(prompt: Vec<u32>, max_tokens: usize) -> Self {
         Self {
             prompt,
+            positions: Vec::new(),
             max_tokens,
             overlay: None,
             every_logits: false,
@@ -176,12 +180,21 @@ impl<'m, E: Element> Batch<'m, E> {
     ///
     /// [`Error::EmptyPrompt`], [`Error::TokenId`], [`Error::PromptTooLong`], [`Error::CacheLimit`] where the batch is too
     /// small for the sequence, and [`Error::BatchFull`] where it is until others have left.
+    ///
+    /// # Panics
+    ///
+    /// If the positions do not ascend, or are more than the tokens.
     pub fn join(&mut self, entry: Entry<E>) -> Result<SequenceId> {
         let most = entry.prompt.len().saturating_add(entry.max_tokens);
         self.model.check_tokens(&entry.prompt, 0)?;
+        let ascend = entry.positions.is_sorted_by(|a, b| a < b);
+        assert!(
+            ascend && entry.positions.len() <= entry.prompt.len(),
+            "positions of a prompt"
+        );
         let session = Session::new(self.model);
         let whole = session.clone().with_cache_limit(self.options.cache_limit);
-        whole.check_room(most)?;
+        whole.at(member::gaps(&entry.positions)).check_room(most)?;
         let reserved = self.model.cache_bytes::<E>(most);
         let session = session.with_cache_limit(reserved);
         self.enter(Member::new(session, reserved, entry))
@@ -228,7 +241,8 @@ impl<'m, E: Element> Batch<'m, E> {
     /// If the sequence is not in the batch.
     pub fn push(&mut self, id: SequenceId, token: u32) -> Result<()> {
         let member = self.member(id);
-        self.model.check_tokens(&[token], member.tokens.len())?;
+        self.model
+            .check_tokens(&[token], member.position_of(member.tokens.len()))?;
         member.session.check_room(member.left() + 1)?;
         let member = self.sequences.get_mut(&id);
         member
@@ -255,7 +269,7 @@ impl<'m, E: Element> Batch<'m, E> {
         for member in self.sequences.values_mut() {
             member.take_stored(&mut self.prefixes);
         }
-        let left: Vec<_> = self.sequences.values().map(Member::left).collect();
+        let left: Vec<_> = self.sequences.values().map(Member::together).collect();
         let shares = shares(&left, self.options.prefill_tokens, SLACK);
         let members = self.sequences.iter_mut().zip(shares);
         let members = members.map(|((id, member), share)| (*id, member, share));
