@@ -1,7 +1,7 @@
-//! The example `server` with the 270M under sixteen clients: what it writes, how long they wait, what it takes.
+//! `context-patch serve` with the 270M under sixteen clients: what it writes, how long they wait, what it takes.
 //!
 //! ```text
-//! python3 reference/fetch_models.py gemma-3-270m && cargo build --release --example server
+//! python3 reference/fetch_models.py gemma-3-270m
 //! cargo bench --bench server -- 60        # seconds
 //! ```
 #![allow(
@@ -16,11 +16,13 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-use server::{Response, Server};
+use serde_json::{Value, json};
+use server::Server;
 
 const CLIENTS: usize = 16;
 const KILLS: usize = 9;
+const PATH: &str = "/v1/completions";
+const TOKENS: &str = "generation_tokens_total";
 
 fn main() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/models/gemma-3-270m");
@@ -32,16 +34,15 @@ fn main() {
     }
     let seconds = std::env::args().find_map(|argument| argument.parse().ok());
     let length = Duration::from_secs(seconds.unwrap_or(60));
-    let server = Server::start(path, &["--threads", "2", "--generations", "4"]);
+    let server = Server::start(path, &["--threads", "2"]);
     // Also what every page of the weights and every thread's allocator needs to have seen.
     let requests: Vec<String> = (0..8).map(request).collect();
-    let ask = |body: &String| server.generate(body);
+    let ask = |body: &String| text(&server.send("POST", PATH, body).finish().events());
     ask(&requests[0]);
-    let written = server.health("tokens");
+    let written = server.metric(TOKENS);
     let start = Instant::now();
     let alone: Vec<_> = requests.iter().map(ask).collect();
-    assert!(alone.iter().all(|response| response.status == 200));
-    let tokens = server.health("tokens");
+    let tokens = server.metric(TOKENS);
     println!(
         "one client: {:.1} tokens/s, prompts included",
         (tokens - written) as f64 / start.elapsed().as_secs_f64()
@@ -51,7 +52,7 @@ fn main() {
     let start = Instant::now();
     let (mut first, mut whole, half) = under_load(&server, &requests, &alone, length);
     let elapsed = start.elapsed().as_secs_f64();
-    let tokens = server.health("tokens") - tokens;
+    let tokens = server.metric(TOKENS) - tokens;
     println!(
         "{CLIENTS} clients for {elapsed:.0} s: {} answers, each the same as alone; {:.1} tokens/s",
         whole.len(),
@@ -78,15 +79,24 @@ fn request(i: usize) -> String {
         "temperature": if i.is_multiple_of(2) { 0.0 } else { 0.8 },
         "top_k": 40,
         "seed": i,
+        "stream": true,
     })
     .to_string()
+}
+
+/// The text of a stream.
+fn text(events: &[Value]) -> String {
+    let texts = events
+        .iter()
+        .filter_map(|event| event["choices"][0]["text"].as_str());
+    texts.collect()
 }
 
 /// The seconds to the first token and to the last of every answer, and the memory in use at half time.
 fn under_load(
     server: &Server,
     requests: &[String],
-    alone: &[Response],
+    alone: &[String],
     length: Duration,
 ) -> (Vec<f64>, Vec<f64>, Option<usize>) {
     let start = Instant::now();
@@ -97,10 +107,10 @@ fn under_load(
                 break;
             }
             let sent = Instant::now();
-            let mut open = server.send("POST", "/generate", &requests[i]);
+            let mut open = server.send("POST", PATH, &requests[i]);
             open.wait();
             let first = sent.elapsed().as_secs_f64();
-            assert_eq!(open.finish(), alone[i]);
+            assert_eq!(text(&open.finish().events()), alone[i]);
             times.push((first, sent.elapsed().as_secs_f64()));
         }
         times
@@ -133,16 +143,17 @@ fn percentiles(seconds: &mut [f64]) -> String {
 
 /// How long a generation lives after its client, in the middle of its answer and of its prompt.
 fn kills(server: &Server) {
-    let long = json!({ "prompt": "Once upon a time", "max_tokens": 2000 });
-    let prompt = json!({ "prompt": "Once upon a time. ".repeat(800), "max_tokens": 2 });
+    let long = json!({ "prompt": "Once upon a time", "max_tokens": 2000, "stream": true });
+    let prompt =
+        json!({ "prompt": "Once upon a time. ".repeat(800), "max_tokens": 2, "stream": true });
     for (what, body) in [("answer", long), ("prompt of 4000 tokens", prompt)] {
         let kill = |_| {
-            let mut open = server.send("POST", "/generate", &body.to_string());
+            let mut open = server.send("POST", PATH, &body.to_string());
             match what {
-                "answer" => open.first_token(),
+                "answer" => open.first_event(),
                 _ => thread::sleep(Duration::from_millis(500)),
             }
-            assert_eq!(server.health("running"), 1);
+            assert_eq!(server.metric("sequences_running"), 1);
             drop(open);
             server.wait_until_idle().as_secs_f64()
         };

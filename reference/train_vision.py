@@ -3,7 +3,7 @@
     <start_of_image>What colour is the circle?
     A:                                              ->  " red" <eos>
 
-    python reference/train_vision.py [--out reference/tiny-vision] [--steps 1500] [--seed 7]
+    python reference/train_vision.py [--out reference/tiny-vision] [--steps 2000] [--seed 7]
 
 A Gemma3ForConditionalGeneration with everything that the 4B has: SigLIP's tower, pooling and projection, image tokens
 that see each other, a sliding window shorter than an image, a tokenizer built like Gemma's own, and what the processor
@@ -15,7 +15,8 @@ positions that it has when it is asked alone. The last of them is asked without 
 right: nothing can be known. Every other batch is a chat: the question is a user's turn, "red<end_of_turn>" the model's.
 
 First the tower alone learns what is where, from a linear map that reads it off the image tokens and is thrown away. Then
-all of it learns to answer, from pictures of one shape first; it goes on to four as it answers well.
+all of it learns to answer, from pictures of one shape first; it goes on to four as it answers well. Last, questions about
+two shapes, which are learned slowest, are asked as often as all others together.
 """
 import argparse, json, pathlib, platform, time
 
@@ -110,8 +111,9 @@ class Data:
     def pixels(self, pictures):
         return self.images([Image.fromarray(picture) for picture in pictures], return_tensors="pt").pixel_values
 
-    def batch(self, n, most):
-        """n sequences of one picture and QUESTIONS questions: pixels, ids, targets and weights, positions and masks."""
+    def batch(self, n, most, more=0):
+        """n sequences of one picture and QUESTIONS questions: pixels, what is where, ids, targets and weights, positions
+        and masks. Kinds of question are as likely as another, but those about two shapes have `more` shares."""
         chat, rng = bool(self.rng.integers(2)), self.rng
         scenes, pictures = zip(*(self.picture(most) for _ in range(n)))
         before, width = self.before[chat], self.width - 1
@@ -119,7 +121,7 @@ class Data:
         ids[:, :len(before)] = torch.tensor(before)
         target, weight = torch.zeros_like(ids), torch.zeros(ids.shape)
         for row, scene in enumerate(scenes):
-            kinds = [kind for kind in KINDS if scene.questions(kind)]
+            kinds = [kind for kind in [*KINDS, *["relation"] * more] if scene.questions(kind)]
             for slot in range(QUESTIONS):
                 kind = kinds[rng.integers(len(kinds))]
                 question, answer = ask(scene, kind, rng)
@@ -221,61 +223,93 @@ def train_tower(model, probe, data, steps, batch, rate, say):
             say(f"tower: step {step:5}  loss {loss.item():.3f}  {time.time() - start:.0f} s")
 
 
-def train(model, probe, data, steps, batch, rate, say):
+def answers(model, batch):
+    """The loss, the share of answer tokens that are right, and what the image tokens are, of a batch."""
+    pixels, _, ids, target, weight, at, masks = batch
+    seen = model.model.get_image_features(pixels)
+    logits = model(input_ids=ids, mm_encoder_outputs={"image": seen}, attention_mask=masks, position_ids=at).logits
+    each = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
+    right = (logits.argmax(2) == target)[weight == 1.0].float().mean().item()
+    return (each * weight.flatten()).sum() / weight.sum(), right, seen.pooler_output
+
+
+def train_all(model, probe, data, steps, batch, rate, say):
     """All of it, by the answers; the probe keeps its share."""
     start, level, right = time.time(), 0.0, 0.0
     parameters = [*model.parameters(), *probe.parameters()]
     optim, schedule = optimiser(parameters, rate, steps)
     for step in range(1, steps + 1):
-        pixels, content, ids, target, weight, at, masks = data.batch(batch, 1 + round(3 * level))
-        seen = model.model.get_image_features(pixels)
-        logits = model(input_ids=ids, mm_encoder_outputs={"image": seen}, attention_mask=masks, position_ids=at).logits
-        each = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
-        told = (each * weight.flatten()).sum() / weight.sum()
-        update(told + 0.3 * probe.loss(seen.pooler_output, content), parameters, optim, schedule)
-        right += 0.05 * ((logits.argmax(2) == target)[weight == 1.0].float().mean().item() - right)
+        drawn = data.batch(batch, 1 + round(3 * level))
+        loss, share, features = answers(model, drawn)
+        update(loss + 0.3 * probe.loss(features, drawn[1]), parameters, optim, schedule)
+        right += 0.05 * (share - right)
         level = min(1.0, level + (right > 0.85) / GROWTH)
         if step % 100 == 0 or step == steps:
-            say(f"step {step:5}  level {level:.2f}  loss {told.item():.3f}  answer tokens right, running: {right:.3f}  "
+            say(f"step {step:5}  level {level:.2f}  loss {loss.item():.3f}  answer tokens right, running: {right:.3f}  "
                 f"{time.time() - start:.0f} s")
+
+
+def train_relations(model, data, steps, batch, rate, say):
+    """What is learned last: questions about two shapes are asked as often as all others together."""
+    start, right = time.time(), 0.0
+    optim, schedule = optimiser([*model.parameters()], rate, steps)
+    for step in range(1, steps + 1):
+        loss, share, _ = answers(model, data.batch(batch, 4, more=4))
+        update(loss, [*model.parameters()], optim, schedule)
+        right += 0.05 * (share - right)
+        if step % 100 == 0 or step == steps:
+            say(f"relations: step {step:5}  loss {loss.item():.3f}  answer tokens right, running: {right:.3f}  "
+                f"{time.time() - start:.0f} s")
+
+
+def save(model, out):
+    model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=[EOS, END], pad_token_id=PAD)
+    model.to(torch.bfloat16).save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
 
 
 def main():
     arg = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arg.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent / "tiny-vision")
-    arg.add_argument("--steps", type=int, default=1500)
     arg.add_argument("--tower-steps", type=int, default=600)
+    arg.add_argument("--steps", type=int, default=2000)
+    arg.add_argument("--relation-steps", type=int, default=800)
     arg.add_argument("--batch", type=int, default=32)
     arg.add_argument("--rate", type=float, default=3e-3)
     arg.add_argument("--seed", type=int, default=7)
     arg.add_argument("--threads", type=int, default=1)
+    arg.add_argument("--resume", action="store_true", help="go on before the last lesson, from what is saved in --out")
     a = arg.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(a.seed)
     torch.set_num_threads(a.threads)
     torch.use_deterministic_algorithms(True)
     transformers.utils.logging.disable_progress_bar()
-    log = (a.out / "train.log").open("w")
+    log = (a.out / "train.log").open("a" if a.resume else "w")
 
     def say(line):
         print(line, flush=True)
         print(line, file=log, flush=True)
 
-    say(f"train_vision.py --steps {a.steps} --batch {a.batch} --rate {a.rate} --seed {a.seed} --threads {a.threads}")
+    say("train_vision.py " + " ".join(f"--{name} {value}" for name, value in vars(a).items() if name != "out"))
     say(", ".join(f"{n} {v}" for n, v in [("python", platform.python_version())] + [
         (m.__name__, m.__version__) for m in (torch, transformers, tokenizers, safetensors, numpy, PIL)]))
     start = time.time()
     tokenizer = write_processor(a.out)
-    data = Data(tokenizer, AutoProcessor.from_pretrained(a.out, backend="pil"), numpy.random.default_rng(a.seed))
-    model = make_model(tokenizer.get_vocab_size())
-    say(f"{sum(p.numel() for p in model.parameters())} parameters, {tokenizer.get_vocab_size()} tokens")
-    model.train()
-    probe = Probe(model.config.text_config.hidden_size)
-    train_tower(model, probe, data, a.tower_steps, a.batch, a.rate, say)
-    train(model, probe, data, a.steps, a.batch, a.rate, say)
-    model = model.to(torch.bfloat16)
-    model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=[EOS, END], pad_token_id=PAD)
-    model.save_pretrained(a.out)
+    processor = AutoProcessor.from_pretrained(a.out, backend="pil")
+    if not a.resume:
+        data = Data(tokenizer, processor, numpy.random.default_rng(a.seed))
+        model = make_model(tokenizer.get_vocab_size())
+        say(f"{sum(p.numel() for p in model.parameters())} parameters, {tokenizer.get_vocab_size()} tokens")
+        probe = Probe(model.config.text_config.hidden_size)
+        train_tower(model, probe, data, a.tower_steps, a.batch, a.rate, say)
+        train_all(model, probe, data, a.steps, a.batch, a.rate, say)
+        save(model, a.out)
+    # From the file and with numbers of its own, so that it is the same whether the lessons before ran just now.
+    model = Gemma3ForConditionalGeneration.from_pretrained(a.out, dtype=torch.float32).train()
+    data = Data(tokenizer, processor, numpy.random.default_rng([a.seed, 1]))
+    train_relations(model, data, a.relation_steps, a.batch, a.rate / 2, say)
+    save(model, a.out)
     say(f"trained and saved in {time.time() - start:.0f} s; model.safetensors has {(a.out / 'model.safetensors').stat().st_size} bytes")
 
 

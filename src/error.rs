@@ -65,7 +65,7 @@ flattened! {
 
 #[cfg(feature = "server")]
 flattened! {
-    server => Server(Io, Checkpoint, Model, Patch);
+    server => Server(Io, Checkpoint, Model, Patch, Receipt);
 }
 
 #[cfg(test)]

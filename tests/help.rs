@@ -7,7 +7,7 @@ mod common;
 use common::{in_path, program};
 
 /// Every command, and the exit code of its example: `compare`'s finds what it is there to find.
-const COMMANDS: [(&str, i32); 15] = [
+const COMMANDS: [(&str, i32); 16] = [
     ("apply", 0),
     ("check", 0),
     ("compare", 1),
@@ -20,6 +20,7 @@ const COMMANDS: [(&str, i32); 15] = [
     ("lemmas", 0),
     ("patch", 0),
     ("report", 0),
+    ("serve", 0),
     ("trace", 0),
     ("verify", 0),
     ("", 0),

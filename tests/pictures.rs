@@ -1,16 +1,22 @@
 //! Pictures of all kinds against Pillow and transformers, to the bit, and files that are none.
 //!
 //! `reference/picture_golden.py` wrote the pictures and the hashes.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use context_patch::checkpoint::{ImageProcessorConfig, Resample};
+use context_patch::Checkpoint;
+use context_patch::checkpoint::{Access, ImageProcessorConfig, Resample};
 use context_patch::vision::{
     Error, MAX_BYTES, MAX_PIXELS, PanAndScan, Picture, PixelValues, Preprocessor, half_blocks,
     thumbnail,
 };
-use sha2::{Digest, Sha256};
+
+use processor::{hash, pictures};
+
+#[path = "common/processor.rs"]
+mod processor;
 
 #[derive(serde::Deserialize)]
 struct Golden {
@@ -28,16 +34,12 @@ struct Case {
     pixel_values: BTreeMap<String, Vec<String>>,
 }
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/pictures")
-}
-
 fn golden() -> Golden {
-    serde_json::from_slice(&std::fs::read(folder().join("golden.json")).unwrap()).unwrap()
+    serde_json::from_slice(&std::fs::read(pictures().join("golden.json")).unwrap()).unwrap()
 }
 
 fn open(file: &str) -> Picture {
-    Picture::open(&folder().join(file)).unwrap()
+    Picture::open(&pictures().join(file)).unwrap()
 }
 
 fn config(value: &serde_json::Value) -> ImageProcessorConfig {
@@ -63,19 +65,9 @@ fn preprocessor(value: &serde_json::Value) -> Preprocessor {
     })
 }
 
-fn hash(values: &PixelValues) -> String {
-    assert_eq!(values.values.len(), 3 * values.height * values.width);
-    let bytes: Vec<u8> = values.values.iter().flat_map(|x| x.to_le_bytes()).collect();
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// What Pillow decodes of a file, for which every decoder does it its own way.
 fn of_pillow(file: &str) -> Option<Picture> {
-    let decoded = folder().join("decoded").join(format!("{file}.png"));
+    let decoded = pictures().join("decoded").join(format!("{file}.png"));
     decoded.exists().then(|| Picture::open(&decoded).unwrap())
 }
 
@@ -349,7 +341,7 @@ fn refused(bytes: &[u8]) -> String {
 
 /// A picture with some of its bytes replaced.
 fn with(file: &str, at: usize, bytes: &[u8]) -> Vec<u8> {
-    let mut data = std::fs::read(folder().join(file)).unwrap();
+    let mut data = std::fs::read(pictures().join(file)).unwrap();
     data[at..at + bytes.len()].copy_from_slice(bytes);
     data
 }
@@ -420,7 +412,7 @@ fn sizes_are_bounded_before_anything_is_decoded() {
         Picture::decode(Path::new("a"), &png(43, 60)).is_ok(),
         "Pillow, too, leaves out what is left"
     );
-    let jpeg = std::fs::read(folder().join("grey.jpg")).unwrap();
+    let jpeg = std::fs::read(pictures().join("grey.jpg")).unwrap();
     let frame = jpeg
         .windows(2)
         .position(|pair| pair == [0xff, 0xc0])
@@ -440,7 +432,7 @@ fn sizes_are_bounded_before_anything_is_decoded() {
 fn long_files_are_not_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("long.png");
-    std::fs::copy(folder().join("rgb-8.png"), &path).unwrap();
+    std::fs::copy(pictures().join("rgb-8.png"), &path).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(MAX_BYTES).unwrap();
     assert!(Picture::open(&path).is_ok());
@@ -452,7 +444,7 @@ fn long_files_are_not_read() {
 #[test]
 fn pictures_that_are_cut_short_are_refused() {
     for case in golden().pictures {
-        let data = std::fs::read(folder().join(&case.file)).unwrap();
+        let data = std::fs::read(pictures().join(&case.file)).unwrap();
         if data.len() > 3000 {
             continue;
         }
@@ -486,7 +478,7 @@ fn changed_bytes_do_no_harm() {
         "local.gif",
     ];
     for file in small {
-        let data = std::fs::read(folder().join(file)).unwrap();
+        let data = std::fs::read(pictures().join(file)).unwrap();
         for _ in 0..200 {
             let mut changed = data.clone();
             for _ in 0..1 + random() % 3 {
@@ -518,17 +510,15 @@ fn terminals_and_pages_show_it() {
         shown,
         format!("{}{}\x1b[0m\n", characters[0], characters[1])
     );
-    for (file, lines) in [
-        ("palette-640x427.png", 14),
-        ("rgb-1x4000.png", 80_000),
-        ("rgb-4000x1.png", 1),
+    for (file, columns, lines) in [
+        ("palette-640x427.png", 40, 14),
+        ("rgb-1x4000.png", 1, 40),
+        ("rgb-4000x1.png", 40, 1),
     ] {
         let shown = half_blocks(&open(file), 40);
         assert_eq!(shown.lines().count(), lines, "{file}");
-        assert!(
-            shown.lines().all(|line| line.matches('▀').count() == 40),
-            "{file}"
-        );
+        let is_full = |line: &str| line.matches('▀').count() == columns;
+        assert!(shown.lines().all(is_full), "{file}");
     }
     let size = |file: &str, longest| {
         let small = thumbnail(&open(file), longest).unwrap();
@@ -544,4 +534,11 @@ fn terminals_and_pages_show_it() {
             .rgb(),
         picture.rgb()
     );
+}
+
+#[test]
+fn prompts_are_those_of_transformers() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/tiny-vision");
+    let checkpoint = Checkpoint::open(folder.to_str().unwrap(), Access::Mapped).unwrap();
+    processor::check("tiny-vision", &checkpoint);
 }

@@ -1,7 +1,7 @@
 //! The README's commands, as they stand in it, and what they print.
 //!
-//! Each block of commands is a test, in a folder that all share. `context-patch` and the example server are those of this
-//! build, also where the README calls cargo. The block of text after a block of commands is what its last command prints, but
+//! Each block of commands is a test, in a folder that all share. `context-patch` is that of this build, also where the
+//! README calls cargo. The block of text after a block of commands is what its last command prints, but
 //! for what a line `…` leaves out.
 //! Blocks that need the 270M, or a program that is not there, are reported as ignored, by name; with
 //! `CONTEXT_PATCH_REQUIRE_MODELS=1`, as in CI, that is a failure.
@@ -74,14 +74,12 @@ fn run(block: &Block, dir: &Path) -> String {
     for command in &block.commands {
         if let Some((_, why)) = NOT_RUN.iter().find(|(name, _)| name == command) {
             println!("not run: {command}: {why}");
-        } else if let Some(options) =
-            command.strip_prefix("cargo run --release --example server -- ")
-        {
+        } else if let Some(options) = command.strip_prefix("context-patch serve ") {
             let options: Vec<_> = options.split(' ').collect();
             let ["--model", model, more @ ..] = &options[..] else {
                 panic!("{command}");
             };
-            server = Some(Server::start(dir.join(model).to_str().unwrap(), more));
+            server = Some(Server::start(model, more));
         } else if command.starts_with("curl ") {
             let server: &Server = server.as_ref().unwrap();
             printed = shell(&command.replace(ADDRESS, server.address()), dir);

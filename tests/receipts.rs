@@ -213,7 +213,7 @@ fn what_was_changed_with_its_hash_is_found_by_running_it() {
     say("more tokens allowed", |receipt| receipt.max_tokens += 1);
     say("fewer tokens allowed", |receipt| receipt.max_tokens -= 1);
     say("another token written", |receipt| receipt.written[4] += 1);
-    say("a token less", |receipt| drop(receipt.written.pop()));
+    say("a token less", |receipt| receipt.written.truncate(7));
     say("a token more", |receipt| receipt.written.push(5));
     say("other words", |receipt| {
         receipt.text = receipt.text.replace('.', "!")
@@ -229,7 +229,7 @@ fn what_was_changed_with_its_hash_is_found_by_running_it() {
     say("another hash", |receipt| {
         receipt.steps[2] = receipt.steps[1].clone()
     });
-    say("a step less", |receipt| drop(receipt.steps.pop()));
+    say("a step less", |receipt| receipt.steps.truncate(7));
     say("a step more", |receipt| receipt.steps.push("0".repeat(64)));
     say("other weights", |receipt| receipt.weights = "0".repeat(64));
     say("another config", |receipt| receipt.config = "0".repeat(64));

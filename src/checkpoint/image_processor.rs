@@ -196,3 +196,110 @@ fn channels(
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<ImageProcessorConfig> {
+        ImageProcessorConfig::parse(Path::new("preprocessor_config.json"), json.as_bytes())
+    }
+
+    #[test]
+    fn what_is_left_out_or_null_is_the_class_default() {
+        let default = ImageProcessorConfig::default();
+        assert_eq!(parse("{}").unwrap(), default);
+        let null = r#"{"do_resize": null, "size": null, "resample": null, "rescale_factor": null, "image_mean": null}"#;
+        assert_eq!(parse(null).unwrap(), default);
+    }
+
+    #[test]
+    fn fields_are_read() {
+        let config = parse(
+            r#"{"image_processor_type": "Gemma3ImageProcessorFast", "size": {"height": 30, "width": 40}, "resample": 3, "do_rescale": false,
+                "rescale_factor": 2, "do_normalize": false, "image_mean": 0.25, "image_std": [1, 2.5, 3]}"#,
+        );
+        let want = ImageProcessorConfig {
+            do_resize: true,
+            size: (30, 40),
+            resample: Resample::Bicubic,
+            do_rescale: false,
+            rescale_factor: 2.0,
+            do_normalize: false,
+            image_mean: [0.25; 3],
+            image_std: [1.0, 2.5, 3.0],
+        };
+        assert_eq!(config.unwrap(), want);
+        assert_eq!(parse(r#"{"size": 56}"#).unwrap().size, (56, 56));
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        for (json, message) in [
+            (
+                r#"{"image_processor_type": "SiglipImageProcessor"}"#,
+                "image_processor_type is SiglipImageProcessor; this crate computes only Gemma3ImageProcessor",
+            ),
+            (
+                r#"{"size": {"shortest_edge": 224}}"#,
+                "size is {\"shortest_edge\":224}; this crate computes only height and width",
+            ),
+            (
+                r#"{"size": {"height": 0, "width": 5}}"#,
+                "size.height is 0, but must be from 1 to 4096",
+            ),
+            (
+                r#"{"resample": 6}"#,
+                "resample is 6; this crate computes only Pillow's filters 0 to 5",
+            ),
+            (
+                r#"{"resample": "bilinear"}"#,
+                "resample must be a whole number, not \"bilinear\"",
+            ),
+            (
+                r#"{"image_std": [0.5, 0, 0.5]}"#,
+                "image_std is 0, but must be from 0.000001 to 1000000",
+            ),
+            (
+                r#"{"image_mean": [0.5, 0.5]}"#,
+                "image_mean must be three numbers, or one, not a list",
+            ),
+            (
+                r#"{"do_resize": 1}"#,
+                "do_resize must be true, false or null, not 1",
+            ),
+        ] {
+            let error = parse(json).unwrap_err().to_string();
+            assert_eq!(error, format!("preprocessor_config.json: {message}"));
+        }
+    }
+
+    #[test]
+    fn the_newer_file_is_read_before_the_older() {
+        let files = |names: &[(&str, &str)]| Files::Memory {
+            name: "m".into(),
+            files: names
+                .iter()
+                .map(|(name, json)| ((*name).to_owned(), json.to_string().into()))
+                .collect(),
+        };
+        let older = ("preprocessor_config.json", r#"{"size": 5}"#);
+        let newer = (
+            "processor_config.json",
+            r#"{"image_processor": {"size": 6}}"#,
+        );
+        // Before transformers 5 it had no image processor.
+        let other = ("processor_config.json", r#"{"image_seq_length": 256}"#);
+        let size = |names: &[(&str, &str)]| read(&files(names)).unwrap().map(|found| found.size);
+        assert_eq!(size(&[]), None);
+        assert_eq!(size(&[older]), Some((5, 5)));
+        assert_eq!(size(&[older, newer]), Some((6, 6)));
+        assert_eq!(size(&[older, other]), Some((5, 5)));
+        let wrong = (
+            "processor_config.json",
+            r#"{"image_processor": {"size": 0}}"#,
+        );
+        let error = read(&files(&[wrong])).unwrap_err().to_string();
+        assert!(error.contains("image_processor.size is 0"), "{error}");
+    }
+}

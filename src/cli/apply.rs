@@ -247,7 +247,7 @@ impl Apply {
         say(stream.finish()?)?;
         if let Some((receipt, file)) = receipt.zip(self.receipt.as_ref()) {
             receipt
-                .finished(ids.clone(), text.clone(), stop)
+                .finished(tokenizer, ids.clone(), stop)?
                 .write(file)?;
         }
         if !self.json {

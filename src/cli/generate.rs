@@ -183,7 +183,7 @@ impl Generate {
         say(&stream.finish()?, &mut text)?;
         if let Some((receipt, file)) = receipt.zip(self.receipt.as_ref()) {
             receipt
-                .finished(ids.clone(), text.clone(), stop)
+                .finished(tokenizer, ids.clone(), stop)?
                 .write(file)?;
         }
         if self.json {

@@ -6,6 +6,7 @@ use std::path::Path;
 use context_patch::output::write_file;
 use context_patch::report;
 use context_patch::verify::{Record, Run, Summary};
+use context_patch::vision::Picture;
 use context_patch::{Checkpoint, Result};
 
 use super::table::table;
@@ -64,8 +65,18 @@ pub(super) fn write_json(file: &Path, record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// A page with figures, in a folder of its own; `checkpoint` has the tokenizer.
-pub(super) fn write_report(dir: &Path, record: &Record, checkpoint: &Checkpoint) -> Result<()> {
+/// A page with figures, in a folder of its own; `checkpoint` has the tokenizer, `pictures` are those of the prompts where they are at hand.
+pub(super) fn write_report(
+    dir: &Path,
+    record: &Record,
+    pictures: &[Picture],
+    checkpoint: &Checkpoint,
+) -> Result<()> {
     let tokenizer = checkpoint.tokenizer()?;
-    Ok(report::write(record, |id| tokenizer.token_text(id), dir)?)
+    Ok(report::write(
+        record,
+        pictures,
+        |id| tokenizer.token_text(id),
+        dir,
+    )?)
 }

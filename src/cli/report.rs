@@ -57,7 +57,7 @@ impl Report {
         }
         if let Some(dir) = &self.output {
             let checkpoint = builtin::open_checkpoint(&record.setting.model)?;
-            write_report(dir, &record, &checkpoint)?;
+            write_report(dir, &record, &[], &checkpoint)?;
         }
         let code = conclude(&record)?;
         let Some((count, first)) = record.missing() else {

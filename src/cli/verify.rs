@@ -167,7 +167,8 @@ impl Verify {
             write_json(file, &record)?;
         }
         if let Some(dir) = &self.report {
-            write_report(dir, &record, model.checkpoint())?;
+            let pictures = seen.first().map_or(&[][..], |prompt| &prompt.pictures);
+            write_report(dir, &record, pictures, model.checkpoint())?;
         }
         let code = conclude(&record)?;
         unsolved.map_or(Ok(code), |error| Err(error.into()))

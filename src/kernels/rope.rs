@@ -33,6 +33,7 @@ impl Rotation {
     }
 
     /// How many numbers of a head are rotated.
+    #[cfg(feature = "cuda")]
     pub(crate) fn dims(&self) -> usize {
         2 * self.inverse_frequencies.len()
     }

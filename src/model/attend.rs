@@ -14,22 +14,43 @@ use crate::tensor::{Dtype, Element, Float, Matrix, round_to_bf16};
 const TOKENS_PER_TILE: usize = 8;
 const QUERIES_PER_TILE: usize = 32;
 
-/// softmax(q kᵀ · scaling) v for some rows of `q`, `[tokens, heads · head_dim]`, into the same rows
-/// of `mixed`.
-pub(super) fn attend<E: Element>(
+/// softmax(q kᵀ · scaling) v for the `rows` of q, which are those of one sequence, into `mixed`; k and v enter its cache.
+pub(super) fn enter<E: Element>(
     form: &AttentionForm,
     level: Level,
-    q: &Matrix<E>,
+    [q, k, v]: [&Matrix<E>; 3],
     rows: Range<usize>,
     positions: &[usize],
-    cache: &LayerCache<E>,
-    mixed: &mut Matrix<E>,
+    cache: &mut LayerCache<E>,
+    mixed: &mut [E],
 ) {
     let width = q.cols();
-    let range = rows.start * width..rows.end * width;
-    let mixed = &mut mixed.as_mut_slice()[range.clone()];
+    let q = &q.as_slice()[rows.start * width..rows.end * width];
+    for entry in cache.entries(positions) {
+        let positions = &positions[entry.clone()];
+        cache.make_room(positions[0], positions.len());
+        for (i, &position) in entry.clone().zip(positions) {
+            let row = rows.start + i;
+            cache.push(position, k.row(row), v.row(row));
+        }
+        let numbers = entry.start * width..entry.end * width;
+        let (q, mixed) = (&q[numbers.clone()], &mut mixed[numbers]);
+        attend(form, level, q, positions, cache, mixed);
+    }
+}
+
+/// softmax(q kᵀ · scaling) v for some tokens, `[tokens, heads · head_dim]`, into `mixed`.
+fn attend<E: Element>(
+    form: &AttentionForm,
+    level: Level,
+    q: &[E],
+    positions: &[usize],
+    cache: &LayerCache<E>,
+    mixed: &mut [E],
+) {
+    let width = q.len() / positions.len();
     let tokens = (QUERIES_PER_TILE * form.kv_heads / form.heads).max(TOKENS_PER_TILE);
-    let pieces = q.as_slice()[range].par_chunks(tokens * width);
+    let pieces = q.par_chunks(tokens * width);
     pieces
         .zip(mixed.par_chunks_mut(tokens * width))
         .zip(positions.par_chunks(tokens))

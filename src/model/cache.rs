@@ -93,6 +93,15 @@ impl<E: Element> Cache<E> {
         self.device.as_mut()
     }
 
+    /// The keys and values of a layer; `None` where a device has them.
+    pub(super) fn layer_mut(&mut self, layer: usize) -> Option<&mut LayerCache<E>> {
+        #[cfg(feature = "cuda")]
+        if self.device.is_some() {
+            return None;
+        }
+        self.layers.get_mut(layer)
+    }
+
     /// The tokens it holds. Where all layers are sliding ones, a long sequence has more than that.
     pub(super) fn tokens(&self) -> usize {
         #[cfg(feature = "cuda")]

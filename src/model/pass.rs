@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::attend::{self, softcapped};
 use super::cache::Cache;
 use super::ops::Ops;
@@ -9,10 +11,13 @@ use super::overlay::{OverlaidRows, TensorOverlay};
 use super::parts::{Active, Attention, Experts};
 use super::run::ForwardRun;
 use super::{Linear, Norm};
-use crate::checkpoint::form::RopePairing;
+use crate::checkpoint::form::{RopeForm, RopePairing};
 use crate::kernels::activation::Activation;
 use crate::kernels::{CosSin, Level, Rows, elementwise, rotate};
 use crate::tensor::{Element, Matrix};
+
+/// Fewer rows of q or k than this are not worth a second thread.
+const ROTATED_ROWS_PER_TASK: usize = 8;
 
 /// The rows of a batch that belong to one sequence, and what that sequence has seen.
 pub(crate) struct Sequence<'a, E> {
@@ -204,34 +209,17 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
         let Some((rotation, form)) = attention.rotation.as_ref().zip(attention.form.rope) else {
             return x;
         };
-        let (level, dims) = (self.run.level, rotation.dims());
-        for sequence in self.sequences.iter() {
-            for (row, &position) in sequence.rows.clone().zip(sequence.positions) {
-                let heads = x.row_mut(row);
-                if form.rounded_once {
-                    let cos_sin = self.run.cos_sin(rotation, position);
-                    let mut wide: Vec<E::Acc> = heads.iter().map(|x| x.acc()).collect();
-                    for head in wide.chunks_exact_mut(attention.form.head_dim) {
-                        rotate_part(level, form.pairing, &mut head[..dims], &cos_sin);
-                    }
-                    for (x, wide) in heads.iter_mut().zip(wide) {
-                        *x = E::round(wide);
-                    }
-                    continue;
-                }
-                let cos_sin = self.run.cos_sin(rotation, position);
-                match form.pairing {
-                    RopePairing::Halves if dims == attention.form.head_dim => {
-                        rotate(level, heads, &cos_sin);
-                    }
-                    pairing => {
-                        for head in heads.chunks_exact_mut(attention.form.head_dim) {
-                            rotate_part(level, pairing, &mut head[..dims], &cos_sin);
-                        }
-                    }
-                }
-            }
-        }
+        let (level, sequences) = (self.run.level, &*self.sequences);
+        let positions = sequences.iter().flat_map(|sequence| sequence.positions);
+        let positions: Vec<_> = positions.copied().collect();
+        let rows = sequences.iter().flat_map(|sequence| sequence.rows.clone());
+        let rows = x.parts_mut(rows.map(|row| row..row + 1));
+        let cos_sin = self.run.cos_sin(rotation, &positions);
+        let rows = rows.into_par_iter().zip(cos_sin);
+        rows.with_min_len(ROTATED_ROWS_PER_TASK)
+            .for_each(|(row, cos_sin)| {
+                rotate_row(level, form, attention.form.head_dim, row, cos_sin);
+            });
         x
     }
 
@@ -243,36 +231,34 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
         v: &Matrix<E>,
     ) -> Matrix<E> {
         let mut mixed = Matrix::zeros(q.rows(), q.cols());
+        let (layer, level, form) = (self.run.layer, self.run.level, &attention.form);
+        #[cfg(feature = "cuda")]
         for sequence in self.sequences.iter_mut() {
-            #[cfg(feature = "cuda")]
             if let Some(cache) = sequence.cache.device_mut() {
                 let qkv = [q, k, v].map(|x| x.slice_rows(sequence.rows.clone()));
-                let said =
-                    cache.attended(self.run.layer, &attention.form, sequence.positions, &qkv);
+                let said = cache.attended(layer, form, sequence.positions, &qkv);
                 for (row, said) in sequence.rows.clone().zip(said.iter_rows()) {
                     mixed.row_mut(row).copy_from_slice(said);
                 }
-                continue;
-            }
-            let cache = &mut sequence.cache.layers[self.run.layer];
-            for entry in cache.entries(sequence.positions) {
-                let positions = &sequence.positions[entry.clone()];
-                let rows = sequence.rows.start + entry.start..sequence.rows.start + entry.end;
-                cache.make_room(positions[0], positions.len());
-                for (row, &position) in rows.clone().zip(positions) {
-                    cache.push(position, k.row(row), v.row(row));
-                }
-                attend::attend(
-                    &attention.form,
-                    self.run.level,
-                    q,
-                    rows,
-                    positions,
-                    cache,
-                    &mut mixed,
-                );
             }
         }
+        let rows = self.sequences.iter().map(|sequence| sequence.rows.clone());
+        let parts = mixed.parts_mut(rows);
+        let sequences = self.sequences.par_iter_mut().zip(parts);
+        sequences.for_each(|(sequence, mixed)| {
+            if let Some(cache) = sequence.cache.layer_mut(layer) {
+                let rows = sequence.rows.clone();
+                attend::enter(
+                    form,
+                    level,
+                    [q, k, v],
+                    rows,
+                    sequence.positions,
+                    cache,
+                    mixed,
+                );
+            }
+        });
         mixed
     }
 
@@ -334,6 +320,41 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
     fn record_global(&mut self, name: &str, x: &Matrix<E>) {
         self.run.record_global(name, x);
     }
+}
+
+/// q or k of one token, turned to its position.
+fn rotate_row<E: Element>(
+    level: Level,
+    form: RopeForm,
+    head_dim: usize,
+    row: &mut [E],
+    cos_sin: &CosSin<f64>,
+) {
+    let dims = 2 * cos_sin.0.len();
+    if form.rounded_once {
+        let cos_sin = rounded(cos_sin);
+        let mut wide: Vec<E::Acc> = row.iter().map(|x| x.acc()).collect();
+        for head in wide.chunks_exact_mut(head_dim) {
+            rotate_part(level, form.pairing, &mut head[..dims], &cos_sin);
+        }
+        for (x, wide) in row.iter_mut().zip(wide) {
+            *x = E::round(wide);
+        }
+        return;
+    }
+    let cos_sin = rounded(cos_sin);
+    if form.pairing == RopePairing::Halves && dims == head_dim {
+        return rotate(level, row, &cos_sin);
+    }
+    for head in row.chunks_exact_mut(head_dim) {
+        rotate_part(level, form.pairing, &mut head[..dims], &cos_sin);
+    }
+}
+
+/// cos and sin in the type that they multiply.
+fn rounded<E: Element>((cos, sin): &CosSin<f64>) -> CosSin<E> {
+    let rounded = |x: &[f64]| x.iter().map(|&x| E::from_f64(x)).collect();
+    (rounded(cos), rounded(sin))
 }
 
 /// [`rotate`] for the rotated part of one head.

@@ -1,8 +1,10 @@
 //! The state of a forward pass: how it computes, and who records it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
 
 use super::Model;
 use super::disturbance::Disturbance;
@@ -148,21 +150,27 @@ impl<'a> ForwardRun<'a> {
         self.device.clone().filter(|_| self.disturbance.is_none())
     }
 
-    /// cos and sin of a layer's `rotation` at a position, computed once in a pass.
-    pub(crate) fn cos_sin<E: Element>(
+    /// cos and sin of a layer's `rotation` at some positions, computed once in a pass.
+    pub(crate) fn cos_sin(
         &mut self,
         rotation: &Rotation,
-        position: usize,
-    ) -> CosSin<E> {
+        positions: &[usize],
+    ) -> Vec<&CosSin<f64>> {
         let known = self.cos_sin.iter().position(|(known, _)| known == rotation);
         let index = known.unwrap_or_else(|| {
             self.cos_sin.push((rotation.clone(), HashMap::new()));
             self.cos_sin.len() - 1
         });
-        let known = self.cos_sin[index].1.entry(position);
-        let (cos, sin) = known.or_insert_with(|| rotation.at(position));
-        let rounded = |x: &[f64]| x.iter().map(|&x| E::from_f64(x)).collect();
-        (rounded(cos), rounded(sin))
+        let (_, known) = &mut self.cos_sin[index];
+        let new = positions
+            .iter()
+            .filter(|&position| !known.contains_key(position));
+        let new: BTreeSet<usize> = new.copied().collect();
+        let new = new
+            .into_par_iter()
+            .map(|position| (position, rotation.at(position)));
+        known.par_extend(new);
+        positions.iter().map(|position| &known[position]).collect()
     }
 
     /// Drops the cos and sin of positions that the pass has left behind.

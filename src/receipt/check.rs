@@ -5,7 +5,7 @@ use std::path::Path;
 
 use half::bf16;
 
-use super::{Ending, Error, PatchUsed, Receipt, Result, as_json, chained, hashes_of_files};
+use super::{Ending, Error, PatchUsed, Receipt, Result, Text, as_json, chained, hashes_of_files};
 use crate::message::one_line;
 use crate::model::generate::{Generation, Step, Stop};
 use crate::model::{self, Model, Session};
@@ -207,26 +207,18 @@ impl Receipt {
             let receipt = format!("{} tokens", self.written.len());
             return Ok(Some(other("written", receipt, written.to_string())));
         }
-        let tokenizer = model.checkpoint().tokenizer()?;
-        let mut stream = tokenizer.stream();
-        let (mut text, mut before) = (String::new(), 0);
-        for &id in &self.written {
-            before = text.len();
-            text += &stream.push(id)?;
+        let text = Text::of(&model.checkpoint().tokenizer()?, &self.written)?;
+        if text.whole != self.text {
+            let (receipt, here) = (as_json(&self.text), as_json(&text.whole));
+            return Ok(Some(other("text", receipt, here)));
         }
-        let pushed = text.len();
-        text += &stream.finish()?;
-        if text != self.text {
-            return Ok(Some(other("text", as_json(&self.text), as_json(&text))));
-        }
-        // What a text's end leaves of a character comes after the end token.
-        let all = if stop == Some(Ending::End) {
-            pushed
-        } else {
-            text.len()
-        };
         let has_stop_text = |text: &str| self.stop_texts.iter().any(|stop| text.contains(stop));
-        let by_text = has_stop_text(&text[..all]) && !has_stop_text(&text[..before]);
+        let all = match stop {
+            // An end token was drawn before the text came to its end.
+            Some(Ending::End) => &text.whole[..text.last.end],
+            _ => &text.whole,
+        };
+        let by_text = has_stop_text(all) && !has_stop_text(&text.whole[..text.last.start]);
         if by_text != (self.stop == Ending::Text) {
             let here = if by_text { "\"text\"" } else { "not yet" };
             return Ok(Some(other("stop", as_json(&self.stop), here.into())));

@@ -31,6 +31,7 @@ mod sampling;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,7 @@ pub use check::{Difference, What};
 pub use error::{Error, Result};
 pub use sampling::Sampling;
 
+use crate::checkpoint::Tokenizer;
 use crate::message::{IoError, hex};
 use crate::model::generate::Stop;
 use crate::model::{EmbeddingScale, Model};
@@ -191,15 +193,24 @@ impl Receipt {
         self.steps.push(step);
     }
 
-    /// With what came of it.
-    #[must_use]
-    pub fn finished(self, written: Vec<u32>, text: String, stop: impl Into<Ending>) -> Self {
-        Self {
+    /// With what came of it: the tokens that were written, of `tokenizer`, and why there are no more.
+    ///
+    /// # Errors
+    ///
+    /// Those of decoding the tokens.
+    pub fn finished(
+        self,
+        tokenizer: &Tokenizer,
+        written: Vec<u32>,
+        stop: impl Into<Ending>,
+    ) -> Result<Self> {
+        let text = Text::of(tokenizer, &written)?.whole;
+        Ok(Self {
             written,
             text,
             stop: stop.into(),
             ..self
-        }
+        })
     }
 
     /// Writes the file.
@@ -313,6 +324,27 @@ impl Receipt {
         fields
             .map(|(name, json)| (name, sha256(json.as_bytes())))
             .collect()
+    }
+}
+
+/// What tokens say.
+struct Text {
+    whole: String,
+    /// Where what the last token says begins, and where it ends: an unfinished character may be behind it.
+    last: Range<usize>,
+}
+
+impl Text {
+    fn of(tokenizer: &Tokenizer, ids: &[u32]) -> Result<Self> {
+        let mut stream = tokenizer.stream();
+        let (mut whole, mut last) = (String::new(), 0..0);
+        for &id in ids {
+            last.start = whole.len();
+            whole += &stream.push(id)?;
+            last.end = whole.len();
+        }
+        whole += &stream.finish()?;
+        Ok(Self { whole, last })
     }
 }
 

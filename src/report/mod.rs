@@ -12,6 +12,7 @@ mod html;
 mod page;
 mod picture;
 mod texts;
+mod thumbnails;
 
 use std::path::Path;
 
@@ -23,6 +24,7 @@ pub use picture::{Answer, chance, picture};
 use crate::message::IoError;
 use crate::output::write_dir;
 use crate::verify::Record;
+use crate::vision::Picture;
 
 /// The page.
 const PAGE: &str = "index.html";
@@ -32,6 +34,7 @@ const DATA: &str = "figures.json";
 /// Makes the folder `dir` with `index.html`, which needs no other file, no network and no script, and `figures.json`,
 /// the data that its figures were drawn from. The same record gives the same bytes.
 ///
+/// `pictures` are those of the prompts, in the order of [`Setting::images`](crate::verify::Setting::images), where they are at hand.
 /// `token` gives the text of a token as the vocabulary writes it
 /// ([`Tokenizer::token_text`](crate::checkpoint::Tokenizer::token_text)); one that it does not know is shown by its number.
 ///
@@ -40,11 +43,12 @@ const DATA: &str = "figures.json";
 /// [`IoError`], as [`write_dir`] has it.
 pub fn write(
     record: &Record,
+    pictures: &[Picture],
     token: impl Fn(u32) -> Option<String>,
     dir: &Path,
 ) -> Result<(), IoError> {
     let figures = data::Figures::new(record, &token);
-    write_files(dir, &page::page(record, &figures)?, &figures)
+    write_files(dir, &page::page(record, pictures, &figures)?, &figures)
 }
 
 /// The same about a compiled prompt. `decode` gives the text of tokens, and `query` what was asked of the text that the model read.

@@ -8,18 +8,25 @@ use super::escaped::escaped;
 use super::figures::{QUANTITIES, distribution, per_layer, per_step};
 use super::html::{self, code, counted, definitions, document, figure, table};
 use super::texts::{Contextual, Said, Text};
+use super::thumbnails::thumbnails;
 use crate::message::IoError;
 use crate::verify::{Record, Table};
+use crate::vision::Picture;
 
 /// The whole page.
 ///
 /// # Errors
 ///
-/// [`IoError`] where a chart cannot be laid out.
-pub(super) fn page(record: &Record, figures: &Figures) -> Result<String, IoError> {
+/// [`IoError`] where a chart cannot be laid out, or a picture not be made small.
+pub(super) fn page(
+    record: &Record,
+    pictures: &[Picture],
+    figures: &Figures,
+) -> Result<String, IoError> {
     let title = format!("Verification of {}", escaped(&record.setting.model));
     let parts = [
         head(record, &title),
+        thumbnails(&record.setting, pictures)?,
         overview(record),
         steps(figures)?,
         distributions(figures)?,

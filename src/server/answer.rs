@@ -1,5 +1,7 @@
 //! What the engine says of an answer as it is written.
 
+use crate::receipt::Receipt;
+
 /// A piece of the answer to a request.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Event {
@@ -24,6 +26,8 @@ pub(super) enum Event {
         written: usize,
         /// Tokens of its prompt that were not computed again.
         cached: usize,
+        /// Where one was asked for.
+        receipt: Option<Box<Receipt>>,
     },
     /// The end of all of them, in the middle.
     Failed(Failure),

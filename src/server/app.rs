@@ -1,9 +1,9 @@
 //! From a request to a job for the engine.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -16,13 +16,14 @@ use super::clock;
 use super::engine::Job;
 use super::metrics::Metrics;
 use super::options::Options;
-use super::patches::{AnyOverlay, Patches};
+use super::patches::{Loaded, Patches};
 use super::refusal::Refusal;
 use super::reply::{Api, Echo, Head, Reply};
 use super::request::{ChatMessage, ChatRequest, CompletionRequest, Prompt, Settings};
 use crate::checkpoint::{ChatTemplate, Conversation, Tokenizer};
 use crate::model::Model;
-use crate::model::generate::Sampler;
+use crate::receipt::{Receipt, Sampling};
+use crate::tensor::Dtype;
 
 /// What all requests share.
 pub(super) struct App {
@@ -38,6 +39,9 @@ pub(super) struct App {
     pub(super) fingerprint: Arc<str>,
     /// The most tokens of a sequence: as many as the model has positions, or the memory has room for.
     pub(super) room: usize,
+    pub(super) dtype: Dtype,
+    /// What all receipts have in common, once one was asked for.
+    pub(super) receipt: Mutex<Option<Receipt>>,
     pub(super) jobs: Sender<Job>,
     /// One for each answer that runs or waits.
     pub(super) places: Arc<Semaphore>,
@@ -56,7 +60,9 @@ pub(super) struct Submitted {
 struct Prepared {
     api: Api,
     model: String,
-    overlay: Option<AnyOverlay>,
+    patch: Option<Loaded>,
+    /// Whether its answers come with receipts.
+    receipt: bool,
     places: OwnedSemaphorePermit,
     prompts: Vec<Vec<u32>>,
     /// Texts that the answers begin with.
@@ -70,9 +76,10 @@ impl App {
     pub(super) async fn complete(
         self: &Arc<Self>,
         request: CompletionRequest,
+        receipt: bool,
     ) -> Result<Submitted, Refusal> {
         let arrived = Instant::now();
-        let (model, overlay) = self.model(request.model.as_deref())?;
+        let (model, patch) = self.model(request.model.as_deref())?;
         let places = self.places(request.prompts.len() * request.settings.n)?;
         let app = Arc::clone(self);
         self.blocking(move || {
@@ -89,7 +96,8 @@ impl App {
             app.submit(Prepared {
                 api: Api::Completions,
                 model,
-                overlay,
+                patch,
+                receipt,
                 places,
                 prompts: ids.collect::<Result<_, Refusal>>()?,
                 echoes: echoes.transpose()?,
@@ -101,9 +109,13 @@ impl App {
     }
 
     /// Begins to answer a request for the next message of a conversation.
-    pub(super) async fn chat(self: &Arc<Self>, request: ChatRequest) -> Result<Submitted, Refusal> {
+    pub(super) async fn chat(
+        self: &Arc<Self>,
+        request: ChatRequest,
+        receipt: bool,
+    ) -> Result<Submitted, Refusal> {
         let arrived = Instant::now();
-        let (model, overlay) = self.model(request.model.as_deref())?;
+        let (model, patch) = self.model(request.model.as_deref())?;
         let places = self.places(request.settings.n)?;
         let app = Arc::clone(self);
         self.blocking(move || {
@@ -111,7 +123,8 @@ impl App {
             app.submit(Prepared {
                 api: Api::Chat,
                 model,
-                overlay,
+                patch,
+                receipt,
                 places,
                 prompts: vec![app.tokenizer.encode_as_written(&prompt)?],
                 echoes: None,
@@ -123,7 +136,7 @@ impl App {
     }
 
     /// The name of a model that a request asks for, and its patch.
-    fn model(&self, asked: Option<&str>) -> Result<(String, Option<AnyOverlay>), Refusal> {
+    fn model(&self, asked: Option<&str>) -> Result<(String, Option<Loaded>), Refusal> {
         let asked = asked.unwrap_or(&self.options.name);
         if asked == self.options.name {
             return Ok((asked.to_owned(), None));
@@ -133,7 +146,7 @@ impl App {
             .and_then(|rest| rest.strip_prefix('+'));
         let patch = patch.and_then(|name| self.patches.get(name));
         let patch = patch.ok_or_else(|| Refusal::no_model(asked))?;
-        Ok((asked.to_owned(), Some(patch.overlay)))
+        Ok((asked.to_owned(), Some(patch)))
     }
 
     /// Places for this many answers.
@@ -231,17 +244,26 @@ impl App {
         }
         // One that can be sent back as a number of JSON.
         let seed = settings.seed.unwrap_or_else(|| clock::random() >> 11);
+        let receipt = prepared.receipt.then(|| -> Result<_, Refusal> {
+            let mut receipt = self.receipt(prepared.patch.as_ref())?;
+            receipt.sampling = sampling(&settings, seed);
+            receipt.max_tokens = max_tokens;
+            receipt.stop_texts.clone_from(&settings.stop);
+            Ok(receipt)
+        });
+        let receipt = receipt.transpose()?;
         let (sender, events) = unbounded_channel();
         let job = Job {
             prompts,
             n: settings.n,
             max_tokens,
-            sampler: sampler(&settings, seed),
+            sampler: sampling(&settings, seed).sampler(),
             seed,
             stop: settings.stop,
             logprobs: settings.logprobs,
             prompt_logprobs,
-            overlay: prepared.overlay,
+            receipt,
+            overlay: prepared.patch.map(|patch| patch.overlay),
             events: sender,
             arrived: prepared.arrived,
             _places: prepared.places,
@@ -251,6 +273,24 @@ impl App {
             reply,
             events,
             seed,
+        })
+    }
+
+    /// What the receipts of a model and a patch have in common.
+    fn receipt(&self, patch: Option<&Loaded>) -> Result<Receipt, Refusal> {
+        let mut known = self.receipt.lock().unwrap_or_else(PoisonError::into_inner);
+        let receipt = match &*known {
+            Some(receipt) => receipt.clone(),
+            // All weights are read, the first time.
+            None => {
+                let (nothing, sampling) = ((Vec::new(), Vec::new()), Sampling::default());
+                let new = || Receipt::new(&self.model, self.dtype, nothing, sampling, 0);
+                known.insert(alone(new)?).clone()
+            }
+        };
+        Ok(match patch {
+            Some(patch) => receipt.under(patch.used.clone()),
+            None => receipt,
         })
     }
 
@@ -276,15 +316,27 @@ impl App {
     }
 }
 
-/// What answers are drawn by.
-fn sampler(settings: &Settings, seed: u64) -> Sampler {
-    let (temperature, top_k, top_p) = (settings.temperature, settings.top_k, settings.top_p);
-    let mut sampler = Sampler::new(temperature, top_k, top_p, seed);
-    sampler.min_p = settings.min_p;
-    sampler.presence_penalty = settings.presence_penalty;
-    sampler.frequency_penalty = settings.frequency_penalty;
-    sampler.logit_bias.clone_from(&settings.logit_bias);
-    sampler
+/// Does on one thread what would take those of others from them.
+pub(super) fn alone<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
+        Ok(pool) => pool.install(work),
+        Err(_) => work(),
+    }
+}
+
+/// How the first answer to a prompt is drawn.
+fn sampling(settings: &Settings, seed: u64) -> Sampling {
+    Sampling {
+        temperature: settings.temperature,
+        top_k: settings.top_k,
+        top_p: settings.top_p,
+        min_p: settings.min_p,
+        presence_penalty: settings.presence_penalty,
+        frequency_penalty: settings.frequency_penalty,
+        logit_bias: settings.logit_bias.clone(),
+        seed,
+        stream: 0,
+    }
 }
 
 /// The first token of a prompt, of which no logits say how likely it is.

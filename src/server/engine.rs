@@ -19,6 +19,7 @@ use crate::checkpoint::Tokenizer;
 use crate::model::batch::{Batch, BatchOptions, Entry, Said, SequenceId};
 use crate::model::generate::Sampler;
 use crate::model::{Error, Model};
+use crate::receipt::Receipt;
 use crate::tensor::Element;
 
 /// A request that was checked: prompts, and how each is answered.
@@ -38,6 +39,8 @@ pub(super) struct Job {
     pub(super) prompt_logprobs: bool,
     /// An [`Overlay`](crate::model::Overlay) of the compute type.
     pub(super) overlay: Option<Arc<dyn Any + Send + Sync>>,
+    /// What the receipts of its answers have in common, where they are wanted.
+    pub(super) receipt: Option<Receipt>,
     /// Who is told. What nobody has fetched waits there, which is bounded by the length of the answer: a slow client is not to
     /// hold up others.
     pub(super) events: UnboundedSender<Event>,
@@ -114,12 +117,16 @@ impl Answer<'_> {
         }
         match written.next {
             Next::Take(token) => Some(token),
-            Next::End(finish) => {
-                self.job.tell(Event::Ended {
-                    answer,
-                    finish,
-                    written: self.writer.written(),
-                    cached: self.cached,
+            Next::End(end) => {
+                self.job.tell(match self.writer.receipt(end) {
+                    Ok(receipt) => Event::Ended {
+                        answer,
+                        finish: end.finish(),
+                        written: self.writer.written(),
+                        cached: self.cached,
+                        receipt: receipt.map(Box::new),
+                    },
+                    Err(error) => Event::Failed(Failure::Error(error.to_string())),
                 });
                 None
             }
@@ -342,7 +349,7 @@ impl<'m, E: Element> Engine<'m, E> {
                 return self.waiting.push_front(Answers { job, prompt, which });
             };
             let answer = Answer {
-                writer: self.writer(&job, n),
+                writer: self.writer(&job, prompt, n),
                 index: prompt * job.n + n,
                 job: Arc::clone(&job),
                 cached,
@@ -356,7 +363,13 @@ impl<'m, E: Element> Engine<'m, E> {
     }
 
     /// The writer of the answer `n` to a prompt.
-    fn writer(&self, job: &Job, n: usize) -> Writer<'m> {
+    fn writer(&self, job: &Job, prompt: usize, n: usize) -> Writer<'m> {
+        let receipt = job.receipt.clone().map(|mut receipt| {
+            receipt.prompt.clone_from(&job.prompts[prompt]);
+            receipt.positions = (0..receipt.prompt.len()).collect();
+            receipt.sampling.stream = n as u64;
+            receipt
+        });
         Writer::new(
             self.tokenizer,
             self.model.checkpoint().eos_token_ids(),
@@ -365,6 +378,7 @@ impl<'m, E: Element> Engine<'m, E> {
             job.max_tokens,
             job.logprobs,
         )
+        .with_receipt(receipt)
     }
 
     /// Goes on with a token that was written, or ends the sequence.

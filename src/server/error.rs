@@ -1,7 +1,7 @@
 //! What keeps a server from starting, or a patch from being served.
 
 use crate::message::{IoError, flattened, shown};
-use crate::{checkpoint, model, patch};
+use crate::{checkpoint, model, patch, receipt};
 
 /// A result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -22,6 +22,9 @@ pub enum Error {
     /// A patch cannot be read, or is another model's.
     #[error(transparent)]
     Patch(patch::Error),
+    /// There can be no receipts of it.
+    #[error(transparent)]
+    Receipt(receipt::Error),
     /// A name that stands badly in a URL.
     #[error(
         "'{}' cannot be a patch's name: give 1 to 64 letters, digits, dots, dashes and underscores",
@@ -45,4 +48,5 @@ flattened! {
     checkpoint => Checkpoint(Io);
     model => Model(Io, Checkpoint);
     patch => Patch(Io, Checkpoint, Model);
+    receipt => Receipt(Io, Checkpoint, Model, Patch);
 }

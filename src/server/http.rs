@@ -14,7 +14,7 @@ use axum::routing::{delete, get, post};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::app::{App, Submitted};
+use super::app::{App, Submitted, alone};
 use super::parameters::Parameters;
 use super::refusal::Refusal;
 use super::request::{ChatRequest, CompletionRequest};
@@ -120,18 +120,32 @@ async fn read(app: &App, body: Body) -> Result<Bytes, Refusal> {
     }
 }
 
-async fn completions(State(app): Shared, body: Body) -> Result<Response, Refusal> {
+async fn completions(
+    State(app): Shared,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
     let body = read(&app, body).await?;
     let request = CompletionRequest::parse(&body, app.model.config().vocab_size)?;
     let stream = request.settings.stream;
-    respond(app.complete(request).await?, stream).await
+    respond(
+        app.complete(request, wants_receipt(&headers)).await?,
+        stream,
+    )
+    .await
 }
 
-async fn chat(State(app): Shared, body: Body) -> Result<Response, Refusal> {
+async fn chat(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
     let body = read(&app, body).await?;
     let request = ChatRequest::parse(&body, app.model.config().vocab_size)?;
     let stream = request.settings.stream;
-    respond(app.chat(request).await?, stream).await
+    respond(app.chat(request, wants_receipt(&headers)).await?, stream).await
+}
+
+/// Whether each answer is to come with its receipt.
+fn wants_receipt(headers: &HeaderMap) -> bool {
+    let wanted = headers.get("x-receipt").map(HeaderValue::as_bytes);
+    wanted.is_some_and(|wanted| wanted == b"1" || wanted.eq_ignore_ascii_case(b"true"))
 }
 
 /// The answer to a job, in pieces or whole.
@@ -203,7 +217,7 @@ async fn load_patch(State(app): Shared, body: Body) -> Result<Response, Refusal>
     let (name, file) = (wanted("name")?, PathBuf::from(wanted("file")?));
     let own = Arc::clone(&app);
     app.blocking(move || {
-        own.patches.load(&name, &file)?;
+        alone(|| own.patches.load(&name, &file))?;
         let id = format!("{}+{name}", own.options.name);
         let created = own.patches.get(&name).map_or(0, |patch| patch.created);
         Ok((StatusCode::CREATED, Json(listed(&id, created))).into_response())

@@ -133,6 +133,11 @@ impl Metrics {
         }
         for (name, gauge, help) in [
             (
+                "answers_open",
+                &self.open,
+                "Answers that were asked for and are not done.",
+            ),
+            (
                 "sequences_running",
                 &self.running,
                 "Sequences in the batch.",

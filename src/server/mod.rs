@@ -32,9 +32,9 @@ mod writer;
 
 use std::marker::PhantomData;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -104,6 +104,8 @@ impl<E: Element> Server<E> {
             places: Arc::new(Semaphore::new(options.places())),
             closing: AtomicBool::new(false),
             metrics: Arc::default(),
+            dtype: E::DTYPE,
+            receipt: Mutex::default(),
             jobs: sender,
             model,
             patches,

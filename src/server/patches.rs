@@ -9,6 +9,7 @@ use super::clock;
 use super::error::{Error, Result};
 use crate::model::{Model, Overlay};
 use crate::patch::SavedPatch;
+use crate::receipt::PatchUsed;
 use crate::tensor::Element;
 
 /// An [`Overlay`] of the compute type that the server was started with.
@@ -18,6 +19,8 @@ pub(super) type AnyOverlay = Arc<dyn Any + Send + Sync>;
 #[derive(Clone)]
 pub(super) struct Loaded {
     pub(super) overlay: AnyOverlay,
+    /// What receipts say of it.
+    pub(super) used: PatchUsed,
     /// When it was loaded, in seconds since 1970.
     pub(super) created: u64,
 }
@@ -55,6 +58,7 @@ impl Patches {
         let saved = SavedPatch::load(file)?;
         saved.check(&self.model)?;
         let patch = Loaded {
+            used: PatchUsed::new(file, saved.source.form())?,
             overlay: (self.overlay)(&self.model, &saved),
             created: clock::now(),
         };

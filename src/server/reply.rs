@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Event, Failure, Finish, TokenLog};
 use super::refusal::Refusal;
 use crate::checkpoint::Tokenizer;
+use crate::receipt::Receipt;
 
 /// Which of the two APIs a request came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,7 @@ pub(super) struct Piece {
     text: String,
     logprobs: Value,
     finish: Option<Finish>,
+    receipt: Option<Box<Receipt>>,
 }
 
 impl Reply {
@@ -135,14 +137,15 @@ impl Reply {
                 finish,
                 written,
                 cached,
+                receipt,
             } => {
                 self.left -= 1;
                 self.written_tokens += written;
                 if answer.is_multiple_of(self.n) {
                     self.cached_tokens += cached;
                 }
-                let piece = self.piece(answer, String::new(), Vec::new(), Some(finish));
-                piece.map(Some)
+                let piece = self.piece(answer, String::new(), Vec::new(), Some(finish))?;
+                Ok(Some(Piece { receipt, ..piece }))
             }
             Event::Failed(Failure::ShuttingDown) => Err(Refusal::shutting_down()),
             Event::Failed(Failure::Error(message)) => Err(Refusal::internal(message)),
@@ -176,6 +179,7 @@ impl Reply {
             text,
             logprobs,
             finish,
+            receipt: None,
         })
     }
 
@@ -292,10 +296,11 @@ impl Reply {
     }
 
     /// The pieces of a stream that an event's piece makes.
-    pub(super) fn chunks(&self, piece: Piece) -> Vec<Value> {
+    pub(super) fn chunks(&self, mut piece: Piece) -> Vec<Value> {
         let index = piece.answer;
+        let receipt = piece.receipt.take();
         let finish = piece.finish.map(Finish::name);
-        let choices = match self.head.api {
+        let mut choices = match self.head.api {
             Api::Completions => vec![json!({
                 "text": piece.text, "index": index, "logprobs": piece.logprobs, "finish_reason": finish,
             })],
@@ -311,6 +316,9 @@ impl Reply {
                 role.into_iter().chain([delta]).collect()
             }
         };
+        if let Some(choice) = choices.last_mut() {
+            add_receipt(choice, receipt);
+        }
         let chunks = choices.into_iter();
         chunks
             .map(|choice| self.chunk(vec![choice], Value::Null))
@@ -348,12 +356,14 @@ struct Whole {
     text: String,
     logprobs: Value,
     finish: Option<Finish>,
+    receipt: Option<Box<Receipt>>,
 }
 
 impl Whole {
     fn add(&mut self, piece: Piece) {
         self.text += &piece.text;
         self.finish = piece.finish;
+        self.receipt = piece.receipt;
         match (&mut self.logprobs, piece.logprobs) {
             (Value::Object(all), Value::Object(more)) => {
                 for (name, more) in more {
@@ -371,7 +381,7 @@ impl Whole {
 
     fn choice(self, api: Api, index: usize) -> Value {
         let finish = self.finish.map(Finish::name);
-        match api {
+        let mut choice = match api {
             Api::Completions => json!({
                 "text": self.text, "index": index, "logprobs": self.logprobs, "finish_reason": finish,
             }),
@@ -381,6 +391,15 @@ impl Whole {
                 "logprobs": self.logprobs,
                 "finish_reason": finish,
             }),
-        }
+        };
+        add_receipt(&mut choice, self.receipt);
+        choice
+    }
+}
+
+/// Puts a receipt into a choice, which has none unless it was asked for.
+fn add_receipt(choice: &mut Value, receipt: Option<Box<Receipt>>) {
+    if let Some(receipt) = receipt {
+        choice["receipt"] = serde_json::from_str(&receipt.json()).unwrap_or_default();
     }
 }

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::checkpoint::{TextStream, Tokenizer};
 use crate::model::LogProbabilities;
 use crate::model::generate::Sampler;
+use crate::receipt::{Ending, Receipt};
 use crate::tensor::Element;
 
 /// What an answer is written by.
@@ -18,7 +19,10 @@ pub(super) struct Writer<'t> {
     max_tokens: usize,
     /// How many of the likeliest tokens are wanted, where log-probabilities are.
     logprobs: Option<usize>,
-    written: usize,
+    /// What is taken down, where a receipt is wanted.
+    receipt: Option<Receipt>,
+    /// Tokens written.
+    ids: Vec<u32>,
     /// Bytes of text so far, and of those how many are released.
     bytes: usize,
     released: usize,
@@ -38,7 +42,27 @@ pub(super) struct Written {
 pub(super) enum Next {
     /// The model takes this token in.
     Take(u32),
-    End(Finish),
+    End(End),
+}
+
+/// What an answer ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// An end token.
+    Token,
+    StopString,
+    /// As many tokens as were asked for.
+    Length,
+}
+
+impl End {
+    /// What clients are told of it.
+    pub(super) fn finish(self) -> Finish {
+        match self {
+            Self::Token | Self::StopString => Finish::Stop,
+            Self::Length => Finish::Length,
+        }
+    }
 }
 
 impl<'t> Writer<'t> {
@@ -59,16 +83,41 @@ impl<'t> Writer<'t> {
             end_tokens,
             max_tokens,
             logprobs,
-            written: 0,
+            receipt: None,
+            ids: Vec::new(),
             bytes: 0,
             released: 0,
             held: Vec::new(),
         }
     }
 
-    /// Tokens written.
+    /// Takes down what the answer is drawn from.
+    pub(super) fn with_receipt(mut self, receipt: Option<Receipt>) -> Self {
+        self.receipt = receipt;
+        self
+    }
+
+    /// The receipt of an answer that ended.
+    ///
+    /// # Errors
+    ///
+    /// Those of the tokenizer.
+    pub(super) fn receipt(&mut self, end: End) -> Result<Option<Receipt>> {
+        let Some(receipt) = self.receipt.take() else {
+            return Ok(None);
+        };
+        let ending = match end {
+            End::Token => Ending::End,
+            End::StopString => Ending::Text,
+            End::Length => Ending::Length,
+        };
+        let receipt = receipt.finished(self.tokenizer, self.ids.clone(), ending);
+        Ok(Some(receipt?))
+    }
+
+    /// How many tokens were written.
     pub(super) fn written(&self) -> usize {
-        self.written
+        self.ids.len()
     }
 
     /// Draws the next token.
@@ -77,14 +126,17 @@ impl<'t> Writer<'t> {
     ///
     /// Those of the tokenizer.
     pub(super) fn write<E: Element>(&mut self, logits: &[E]) -> Result<Written> {
-        if self.written == self.max_tokens {
-            return self.end(String::new(), Finish::Length);
+        if self.ids.len() == self.max_tokens {
+            return self.end(String::new(), End::Length);
+        }
+        if let Some(receipt) = &mut self.receipt {
+            receipt.step(logits);
         }
         let id = self.sampler.next(logits);
         if self.end_tokens.contains(&id) {
-            return self.end(String::new(), Finish::Stop);
+            return self.end(String::new(), End::Token);
         }
-        self.written += 1;
+        self.ids.push(id);
         if let Some(likeliest) = self.logprobs {
             self.held.push((self.bytes, log(logits, id, likeliest)));
         }
@@ -97,11 +149,11 @@ impl<'t> Writer<'t> {
             return Ok(Written {
                 text: released.text,
                 tokens,
-                next: Next::End(Finish::Stop),
+                next: Next::End(End::StopString),
             });
         }
-        if self.written == self.max_tokens {
-            return self.end(released.text, Finish::Length);
+        if self.ids.len() == self.max_tokens {
+            return self.end(released.text, End::Length);
         }
         let whole = self.released == self.bytes;
         let tokens = self.tokens(if whole { usize::MAX } else { self.released });
@@ -113,22 +165,22 @@ impl<'t> Writer<'t> {
     }
 
     /// What was held back, after `text`.
-    fn end(&mut self, mut text: String, finish: Finish) -> Result<Written> {
+    fn end(&mut self, mut text: String, end: End) -> Result<Written> {
         let rest = std::mem::replace(&mut self.text, self.tokenizer.stream()).finish()?;
         let released = self.stop.push(&rest);
         text += &released.text;
         self.released += released.text.len();
-        let (finish, before) = if released.stopped {
-            (Finish::Stop, self.released)
+        let (end, before) = if released.stopped {
+            (End::StopString, self.released)
         } else {
             text += &self.stop.finish();
-            (finish, usize::MAX)
+            (end, usize::MAX)
         };
         let tokens = self.tokens(before);
         Ok(Written {
             text,
             tokens,
-            next: Next::End(finish),
+            next: Next::End(end),
         })
     }
 
@@ -160,7 +212,7 @@ mod tests {
         stops: &[&str],
         max_tokens: usize,
         words: &str,
-    ) -> (Vec<(String, usize)>, Option<Finish>) {
+    ) -> (Vec<(String, usize)>, Option<End>) {
         let model = Model::open("reference/tiny").unwrap();
         let tokenizer = model.checkpoint().tokenizer().unwrap();
         let ends = model.checkpoint().eos_token_ids();
@@ -183,7 +235,7 @@ mod tests {
             steps.push((written.text, written.tokens.len()));
             match written.next {
                 Next::Take(next) => assert_eq!(next, id),
-                Next::End(finish) => return (steps, Some(finish)),
+                Next::End(end) => return (steps, Some(end)),
             }
         }
         (steps, None)
@@ -197,25 +249,25 @@ mod tests {
     fn an_answer_ends_at_an_end_token_a_stop_string_or_its_length() {
         let (steps, end) = write(&[], 9, " figs. Ann likes");
         let all = [(" figs", 1), (".", 1), (" Ann", 1), (" likes", 1), ("", 0)];
-        assert_eq!((steps, end), (owned(&all), Some(Finish::Stop)));
+        assert_eq!((steps, end), (owned(&all), Some(End::Token)));
         let (steps, end) = write(&[], 2, " figs. Ann likes");
-        assert_eq!((steps, end), (owned(&all[..2]), Some(Finish::Length)));
+        assert_eq!((steps, end), (owned(&all[..2]), Some(End::Length)));
         let (steps, end) = write(&[], 0, " figs");
-        assert_eq!((steps, end), (owned(&[("", 0)]), Some(Finish::Length)));
+        assert_eq!((steps, end), (owned(&[("", 0)]), Some(End::Length)));
     }
 
     #[test]
     fn text_and_tokens_wait_together_for_a_stop_string() {
         let (steps, end) = write(&["s. Ann l"], 9, " figs. Ann likes");
         let want = [(" fig", 1), ("", 0), ("", 0), ("", 0)];
-        assert_eq!((steps, end), (owned(&want), Some(Finish::Stop)));
+        assert_eq!((steps, end), (owned(&want), Some(End::StopString)));
         // It only looked like one.
         let (steps, end) = write(&["s. Bob"], 9, " figs. Ann likes");
-        let want = [(" fig", 1), ("", 0), ("s. Ann", 2), (" likes", 1), ("", 0)];
-        assert_eq!((steps, end), (owned(&want), Some(Finish::Stop)));
+        let want = [(" fig", 1), ("", 0), ("s. Ann", 2), (" like", 1), ("s", 0)];
+        assert_eq!((steps, end), (owned(&want), Some(End::Token)));
         // What is held when the length is reached is part of the answer.
         let (steps, end) = write(&["s. Ann"], 2, " figs. Ann likes");
         let want = [(" fig", 1), ("s.", 1)];
-        assert_eq!((steps, end), (owned(&want), Some(Finish::Length)));
+        assert_eq!((steps, end), (owned(&want), Some(End::Length)));
     }
 }

@@ -93,6 +93,19 @@ impl<E: Element> Matrix<E> {
         self.as_mut_slice().chunks_exact_mut(cols)
     }
 
+    /// Some rows each, to be written at once: the ranges ascend and do not overlap.
+    pub(crate) fn parts_mut(&mut self, rows: impl Iterator<Item = Range<usize>>) -> Vec<&mut [E]> {
+        let cols = self.cols;
+        let (mut left, mut next) = (self.as_mut_slice(), 0);
+        let mut part = |rows: Range<usize>| {
+            let (_, from) = std::mem::take(&mut left).split_at_mut((rows.start - next) * cols);
+            let (part, after) = from.split_at_mut(rows.len() * cols);
+            (left, next) = (after, rows.end);
+            part
+        };
+        rows.map(&mut part).collect()
+    }
+
     /// A copy of some rows.
     pub fn slice_rows(&self, rows: Range<usize>) -> Self {
         let numbers = &self.as_slice()[rows.start * self.cols..rows.end * self.cols];

@@ -2,17 +2,21 @@
 
 use std::fmt::Write;
 
-use super::picture::{Picture, Rgb};
+use super::picture::Picture;
 use super::resize::resize;
+use super::rgb::Rgb;
 use crate::checkpoint::Resample;
 
-/// The picture in half blocks, two pixels in the height of a character: lines of `columns` characters for a terminal with colours of
-/// 24 bits.
+/// The picture in half blocks, two pixels in the height of a character, for a terminal with colours of 24 bits: at most `columns`
+/// characters wide, and as many lines high.
 pub fn half_blocks(picture: &Picture, columns: usize) -> String {
-    let columns = columns.max(1);
+    let most = columns.max(1);
     let (width, height) = (picture.width(), picture.height());
-    // Pixels are as wide as high; an odd one at the end would be half a character.
-    let lines = (columns * height).div_ceil(2 * width).max(1);
+    let (columns, lines) = if height > 2 * width {
+        ((2 * most * width / height).max(1), most)
+    } else {
+        (most, (most * height).div_ceil(2 * width))
+    };
     let small = resize(picture.pixels(), (2 * lines, columns), Resample::Box);
     let mut text = String::new();
     for line in 0..lines {

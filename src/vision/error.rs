@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::picture::Format;
+use super::format::Format;
 use crate::checkpoint;
 use crate::message::IoError;
 
@@ -78,7 +78,7 @@ pub enum Error {
 
     /// A prompt that does not have one place for each picture.
     #[error(
-        "the prompt has {places} × {token}, but there are {pictures} pictures (--image); write it once for each, or leave it out to have the pictures first"
+        "the prompt has {places} × {token}, but there are {pictures} pictures (--image); give one for each, or leave {token} out to have the pictures before the text"
     )]
     Placeholders {
         /// The text of `boi_token_index`.

@@ -5,15 +5,18 @@
 
 mod draw;
 mod error;
+mod format;
 mod formats;
 mod orientation;
 mod picture;
 mod preprocess;
 mod prompt;
 mod resize;
+mod rgb;
 
 pub use draw::{half_blocks, thumbnail};
 pub use error::{Error, Result};
-pub use picture::{Format, MAX_BYTES, MAX_PIXELS, Picture, PictureRecord};
+pub use format::{Format, MAX_BYTES, MAX_PIXELS};
+pub use picture::{Picture, PictureRecord};
 pub use preprocess::{PanAndScan, PixelValues, Preprocessor};
 pub use prompt::Processor;

@@ -1,6 +1,6 @@
 //! How a picture is to be turned, as EXIF or XMP say it.
 
-use super::picture::Rgb;
+use super::rgb::Rgb;
 
 /// EXIF's orientation, from 1, as it is stored, to 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,83 +8,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::{Error, Result};
+use super::format::{Format, MAX_BYTES, MAX_PIXELS};
 use super::formats::{self, Decoded};
+use super::rgb::Rgb;
 use crate::message::{IoError, hex, one_line, shown};
-
-/// The longest file that is read as a picture.
-pub const MAX_BYTES: u64 = 64 << 20;
-
-/// The most pixels that are decoded, a quarter of a GiB of RGB. Above this Pillow, too, warns of a file that was made to fill the
-/// memory.
-pub const MAX_PIXELS: u64 = (1 << 28) / 3;
-
-/// What a file is, by its first bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Format {
-    /// Portable Network Graphics.
-    Png,
-    /// Baseline and progressive JPEG.
-    Jpeg,
-    /// WebP, with and without losses; of an animation, the first frame.
-    WebP,
-    /// GIF; of an animation, the first frame.
-    Gif,
-}
-
-impl Format {
-    /// The format of a file that begins with these bytes.
-    fn of(bytes: &[u8]) -> Option<Self> {
-        match bytes {
-            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => Some(Self::Png),
-            [0xff, 0xd8, 0xff, ..] => Some(Self::Jpeg),
-            [
-                b'R',
-                b'I',
-                b'F',
-                b'F',
-                _,
-                _,
-                _,
-                _,
-                b'W',
-                b'E',
-                b'B',
-                b'P',
-                ..,
-            ] => Some(Self::WebP),
-            [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(Self::Gif),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Png => "PNG",
-            Self::Jpeg => "JPEG",
-            Self::WebP => "WebP",
-            Self::Gif => "GIF",
-        })
-    }
-}
-
-/// RGB, 8 bits a channel, row by row: `[height, width, 3]`.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Rgb {
-    pub(super) width: usize,
-    pub(super) height: usize,
-    pub(super) bytes: Vec<u8>,
-}
-
-impl Rgb {
-    pub(super) fn pixel(&self, x: usize, y: usize) -> [u8; 3] {
-        let at = 3 * (y * self.width + x);
-        [self.bytes[at], self.bytes[at + 1], self.bytes[at + 2]]
-    }
-}
 
 /// A picture, decoded as transformers' `load_image` does it with Pillow: turned as its EXIF orientation says, and RGB.
 ///
@@ -267,7 +194,10 @@ fn check_size(path: &Path, format: Format, bytes: usize, width: u32, height: u32
             most: MAX_PIXELS,
         });
     }
-    if formats::pixels_per_byte(format).is_some_and(|most| pixels > most * bytes as u64) {
+    if format
+        .pixels_per_byte()
+        .is_some_and(|most| pixels > most * bytes as u64)
+    {
         return Err(Error::TooFewBytes {
             path: path(),
             format,

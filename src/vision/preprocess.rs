@@ -1,7 +1,8 @@
 //! From a picture to the numbers that the model reads.
 
-use super::picture::{Picture, Rgb};
+use super::picture::Picture;
 use super::resize::resize;
+use super::rgb::Rgb;
 use crate::checkpoint::ImageProcessorConfig;
 
 /// What one run of the vision tower reads: `[3, height, width]`, row by row.

@@ -8,7 +8,7 @@
 
 use std::f64::consts::PI;
 
-use super::picture::Rgb;
+use super::rgb::Rgb;
 use crate::checkpoint::Resample;
 
 /// Bits behind the point of a weight: 32, without those of a level and two for sums beyond it.

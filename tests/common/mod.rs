@@ -13,6 +13,7 @@ pub mod gguf;
 pub mod images;
 pub mod page;
 pub mod pinned;
+pub mod processor;
 pub mod real;
 pub mod ways;
 

@@ -1,4 +1,4 @@
-//! The example `server` as a child, and as much of an HTTP client as it takes.
+//! `context-patch serve` as a child, and as much of an HTTP client as it takes.
 #![allow(
     dead_code,
     reason = "the test and the benchmark use a part of this each"
@@ -11,12 +11,51 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 /// How long anything may take before a test says that it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Response {
+    /// The body, which is JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {self:?}"))
+    }
+
+    /// The texts of its answers.
+    pub fn texts(&self) -> Vec<String> {
+        let json = self.json();
+        let choices = json["choices"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{json}"));
+        let text = |choice: &Value| match &choice["message"]["content"] {
+            Value::Null => choice["text"].as_str().unwrap().to_owned(),
+            content => content.as_str().unwrap().to_owned(),
+        };
+        choices.iter().map(text).collect()
+    }
+
+    /// The only answer's text.
+    pub fn text(&self) -> String {
+        let [text] = self.texts().try_into().unwrap();
+        text
+    }
+
+    /// The events of a stream that came to its end.
+    pub fn events(&self) -> Vec<Value> {
+        let data = self.body.split("\n\n").filter(|event| !event.is_empty());
+        let mut data: Vec<&str> = data
+            .map(|event| event.strip_prefix("data: ").unwrap())
+            .collect();
+        assert_eq!(data.pop(), Some("[DONE]"), "{}", self.body);
+        data.iter()
+            .map(|data| serde_json::from_str(data).unwrap())
+            .collect()
+    }
+}
 
 /// A server that runs until this is dropped.
 pub struct Server {
@@ -25,31 +64,24 @@ pub struct Server {
 }
 
 /// What a server answered; an answer in chunks is put together.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
+    /// The status line and the headers.
+    pub head: String,
     pub body: String,
 }
 
-/// The example's program, which cargo puts beside the folder of this one.
-fn program() -> PathBuf {
-    let this = std::env::current_exe().unwrap();
-    let profile = this.parent().and_then(|deps| deps.parent()).unwrap();
-    let name = format!("server{}", std::env::consts::EXE_SUFFIX);
-    let program = profile.join("examples").join(name);
-    assert!(
-        program.exists(),
-        "no {}: `cargo test` builds it, one test or benchmark alone does not; run `cargo build --release --example server`",
-        program.display()
-    );
-    program
-}
-
 impl Server {
-    /// Starts it on a free port with the model of a directory and further arguments.
+    /// Starts it on a free port with a model and further arguments.
     pub fn start(model: &str, arguments: &[&str]) -> Self {
-        let mut child = Command::new(program())
-            .args(["--model", model, "--listen", "127.0.0.1:0"])
+        Self::start_at("127.0.0.1:0", model, arguments)
+    }
+
+    /// Starts it on a port.
+    pub fn start_at(address: &str, model: &str, arguments: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_context-patch"))
+            .args(["serve", "--model", model, "--listen", address])
             .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
@@ -70,7 +102,8 @@ impl Server {
         &self.address
     }
 
-    fn connect(&self) -> TcpStream {
+    /// A connection on which nothing was sent.
+    pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -98,9 +131,14 @@ impl Server {
 
     /// Sends a request.
     pub fn send(&self, method: &str, path: &str, body: &str) -> Open {
+        self.send_with(method, path, "", body)
+    }
+
+    /// Sends a request with a header, such as `"Authorization: Bearer x\r\n"`.
+    pub fn send_with(&self, method: &str, path: &str, header: &str, body: &str) -> Open {
         let mut stream = self.connect();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{header}Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
         // The answer to a body that is too large may come before all of it is sent.
@@ -116,23 +154,41 @@ impl Server {
         self.send(method, path, body).finish()
     }
 
-    /// The whole answer to a request for a text.
-    pub fn generate(&self, body: &str) -> Response {
-        self.request("POST", "/generate", body)
+    /// The answer to a request for completions.
+    pub fn complete(&self, body: &Value) -> Response {
+        self.request("POST", "/v1/completions", &body.to_string())
     }
 
-    /// A number of `/health`.
-    pub fn health(&self, field: &str) -> u64 {
-        let response = self.request("GET", "/health", "");
-        let health: serde_json::Value = serde_json::from_str(&response.body).unwrap();
-        health[field].as_u64().unwrap()
+    /// The answer to a chat.
+    pub fn chat(&self, body: &Value) -> Response {
+        self.request("POST", "/v1/chat/completions", &body.to_string())
     }
 
-    /// Waits until nothing is running or waiting, and says how long that took.
+    /// A number of `/metrics`.
+    pub fn metric(&self, name: &str) -> u64 {
+        let text = self.request("GET", "/metrics", "").body;
+        let name = format!("context_patch_{name} ");
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(&name));
+        value
+            .unwrap_or_else(|| panic!("no {name} in {text}"))
+            .parse()
+            .unwrap()
+    }
+
+    /// Waits until nothing is asked for that is not done, and says how long that took.
     pub fn wait_until_idle(&self) -> Duration {
+        self.wait_until("answers_open", 0)
+    }
+
+    /// Waits until a number of `/metrics` is as it should be, and says how long that took.
+    pub fn wait_until(&self, metric: &str, value: u64) -> Duration {
         let start = Instant::now();
-        while self.health("running") + self.health("waiting") > 0 {
-            assert!(start.elapsed() < PATIENCE, "a generation does not end");
+        while self.metric(metric) != value {
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{metric} does not become {value}"
+            );
         }
         start.elapsed()
     }
@@ -192,13 +248,13 @@ impl Open {
         let _ = self.stream.fill_buf();
     }
 
-    /// Waits for the first token and takes it.
-    pub fn first_token(&mut self) {
+    /// Waits for the first event and takes it.
+    pub fn first_event(&mut self) {
         self.wait();
         let mut line = String::new();
-        while !line.starts_with("{\"id\"") {
+        while !line.starts_with("data: ") {
             line.clear();
-            assert!(self.stream.read_line(&mut line).unwrap() > 0, "no token");
+            assert!(self.stream.read_line(&mut line).unwrap() > 0, "no event");
         }
     }
 
@@ -206,7 +262,8 @@ impl Open {
     pub fn finish(mut self) -> Response {
         self.wait();
         let status = self.head.split(' ').nth(1).unwrap().parse().unwrap();
-        let body = if self.head.contains("transfer-encoding: chunked") {
+        let head = self.head.clone();
+        let body = if head.contains("transfer-encoding: chunked") {
             self.chunks()
         } else {
             let mut body = Vec::new();
@@ -216,6 +273,7 @@ impl Open {
         };
         Response {
             status,
+            head,
             body: String::from_utf8(body).unwrap(),
         }
     }

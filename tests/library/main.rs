@@ -30,6 +30,7 @@ mod solver;
 
 mod activations_q8;
 mod backends;
+mod batches;
 mod compile;
 #[cfg(feature = "cli")]
 mod compiled_report;

@@ -42,7 +42,7 @@ fn record() -> Record {
 fn written(record: &Record, token: impl Fn(u32) -> Option<String>) -> (String, String) {
     let dir = TempDir::new().unwrap();
     let dir = dir.path().join("report");
-    report::write(record, token, &dir).unwrap();
+    report::write(record, &[], token, &dir).unwrap();
     let read = |name| fs::read_to_string(dir.join(name)).unwrap();
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 2);
     (read("index.html"), read("figures.json"))

@@ -3,20 +3,21 @@
 use std::collections::BTreeSet;
 
 use crate::common::compared::{Bench, with_factor_and_scalar};
-use crate::common::pinned;
 use crate::common::real::{Check, GOLDEN, Real, apply_writes_what_the_prompt_would};
 use crate::common::ways::{FEW_TOKENS, OTHERS};
-use context_patch::Model;
+use crate::common::{pinned, processor, reference};
 use context_patch::model::KnownBug;
 use context_patch::patch::{ApplyMode, Method, Positions, Solver};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::{Keep, PROMPTS, Summary};
+use context_patch::{Checkpoint, Model};
 use half::bf16;
 use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
 
 static GEMMA: Real = Real::new("gemma-3-270m");
 
-const TESTS: [(&str, Check); 10] = [
+const TESTS: [(&str, Check); 11] = [
     ("verify_f64", verify_f64),
     ("verify_f32", verify_f32),
     ("verify_bf16", verify_bf16),
@@ -33,6 +34,10 @@ const TESTS: [(&str, Check); 10] = [
         apply_writes_what_the_prompt_would,
     ),
     ("compare_finds_known_bugs", compare_finds_known_bugs),
+    (
+        "prompts_with_pictures_are_those_of_transformers",
+        prompts_with_pictures_are_those_of_transformers,
+    ),
 ];
 
 /// Tokens of most pinned hashes: more than the window and what a sliding layer holds beyond it.
@@ -231,5 +236,26 @@ fn compare_finds_known_bugs(gemma: &Real) -> Result<(), Failed> {
     }
     // Those of Gemma 3, but for a window in full layers: the first of them is not among the layers that are recorded.
     assert_eq!(found.len(), 20, "{found:?}");
+    Ok(())
+}
+
+/// All Gemma 3 models have one tokenizer: that of this one in a small checkpoint that sees.
+fn prompts_with_pictures_are_those_of_transformers(gemma: &Real) -> Result<(), Failed> {
+    let seeing = reference("checkpoints/vision-window");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(seeing.join("config.json"))?)?;
+    config["text_config"]["vocab_size"] = 262_208.into();
+    for (token, id) in [("boi", 255_999), ("eoi", 256_000), ("image", 262_144)] {
+        config[format!("{token}_token_index")] = id.into();
+    }
+    let mut files = vec![("config.json", config.to_string().into())];
+    for (folder, name) in [
+        (&seeing, "model.safetensors"),
+        (&seeing, "preprocessor_config.json"),
+        (&gemma.path(), "tokenizer.json"),
+        (&gemma.path(), "tokenizer_config.json"),
+    ] {
+        files.push((name, std::fs::read(folder.join(name))?.into()));
+    }
+    processor::check("gemma-3-270m", &Checkpoint::from_files("seeing", files)?);
     Ok(())
 }

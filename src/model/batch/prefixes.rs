@@ -14,7 +14,7 @@ use crate::model::cache::CacheBlock;
 use crate::tensor::Element;
 
 /// Tokens of a block.
-pub(super) const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 32;
 
 /// The SHA-256 of some blocks of tokens, one after the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use super::SequenceId;
 use super::member::Member;
-use crate::model::session::LOGIT_ROWS;
 use crate::model::{Error, ForwardRun, Model, Overlay, Result, consecutive, together};
 use crate::tensor::{Element, Matrix};
+
+/// Rows whose logits are computed together: so many that their products take longer than reading the head, and no more,
+/// because their sums are a megabyte each for Gemma's vocabulary.
+const LOGIT_ROWS: usize = 32;
 
 /// What a step gave.
 #[derive(Debug)]
@@ -16,7 +19,8 @@ pub struct Step<E: Element> {
     pub failed: Vec<(SequenceId, Error)>,
     /// Of each row of the logits that counts: whose it is, the token's position, and the row.
     rows: Vec<(SequenceId, usize, usize)>,
-    logits: Matrix<E>,
+    /// [`LOGIT_ROWS`] rows each.
+    logits: Vec<Matrix<E>>,
 }
 
 /// The logits that a sequence goes on from.
@@ -37,7 +41,7 @@ impl<E: Element> Step<E> {
         self.rows.iter().map(|&(id, position, row)| Said {
             id,
             position,
-            logits: self.logits.row(row),
+            logits: self.logits[row / LOGIT_ROWS].row(row % LOGIT_ROWS),
         })
     }
 
@@ -62,7 +66,7 @@ impl<E: Element> Step<E> {
         let mut step = Self {
             failed: Vec::new(),
             rows: Vec::new(),
-            logits: Matrix::zeros(0, model.config().vocab_size),
+            logits: Vec::new(),
         };
         if parts.is_empty() {
             return Ok(step);
@@ -117,7 +121,6 @@ impl<E: Element> Step<E> {
         let parts = parts.iter().filter(|part| !self.has_failed(part.id));
         let mut rows: Vec<_> = parts.flat_map(Part::asked).collect();
         rows.sort_unstable();
-        let mut logits = Vec::new();
         for rows in rows.chunks(LOGIT_ROWS) {
             let numbers = rows.iter().flat_map(|&(.., row)| x.row(row));
             let x = Matrix::from_vec(x.cols(), numbers.copied().collect());
@@ -126,7 +129,7 @@ impl<E: Element> Step<E> {
                 let whose = rows.iter().enumerate().map(|(i, &(id, ..))| (id, i..i + 1));
                 self.note(whose, |rows| model.check_logits(&piece.slice_rows(rows)));
             }
-            logits.push(piece);
+            self.logits.push(piece);
         }
         let rows = rows.into_iter().enumerate();
         self.rows = rows
@@ -134,7 +137,6 @@ impl<E: Element> Step<E> {
             .collect();
         let failed: Vec<_> = self.failed.iter().map(|(id, _)| *id).collect();
         self.rows.retain(|(id, ..)| !failed.contains(id));
-        self.logits = Matrix::stack(model.config().vocab_size, logits);
         Ok(())
     }
 

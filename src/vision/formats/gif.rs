@@ -6,8 +6,9 @@ use gif::{ColorOutput, DecodeOptions, MemoryLimit};
 
 use super::{Decoded, Refused, colour, coloured, reason, whiten};
 use crate::vision::error::Error;
+use crate::vision::format::MAX_PIXELS;
 use crate::vision::orientation::Orientation;
-use crate::vision::picture::{MAX_PIXELS, Rgb};
+use crate::vision::rgb::Rgb;
 
 /// Decodes the first frame of a file whose size `allow` allows.
 ///

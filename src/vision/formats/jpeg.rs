@@ -8,7 +8,7 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 use super::{Decoded, Refused, grey, reason};
 use crate::vision::error::Error;
 use crate::vision::orientation::Orientation;
-use crate::vision::picture::Rgb;
+use crate::vision::rgb::Rgb;
 
 /// Decodes a file whose size `allow` allows.
 ///

@@ -7,7 +7,7 @@ pub(super) mod webp;
 
 use super::error::Error;
 use super::orientation::Orientation;
-use super::picture::{Format, Rgb};
+use super::rgb::Rgb;
 
 /// What a file has: its pixels as they are stored, and how they are to be turned.
 pub(super) struct Decoded {
@@ -26,18 +26,6 @@ pub(super) enum Refused {
 /// What a decoder says.
 fn reason(error: impl std::fmt::Display) -> Refused {
     Refused::Decoder(error.to_string())
-}
-
-/// How many pixels one byte of a file can at most stand for, where there is a bound.
-pub(super) fn pixels_per_byte(format: Format) -> Option<u64> {
-    match format {
-        // Deflate makes at most 1032 bytes of one, and 8 pixels are at least a byte.
-        Format::Png => Some(8 * 1032),
-        // 64 pixels take at least one bit of a Huffman code.
-        Format::Jpeg => Some(8 * 64),
-        // A picture of one colour takes no bits for its pixels; and of LZW's strings, each is longer than the one before.
-        Format::WebP | Format::Gif => None,
-    }
 }
 
 /// Makes the pixels of a file's one transparent colour white.

@@ -7,7 +7,7 @@ use png::{BitDepth, ColorType, Decoder, Info, Transformations};
 use super::{Decoded, Refused, colour, coloured, grey, reason, whiten};
 use crate::vision::error::Error;
 use crate::vision::orientation::Orientation;
-use crate::vision::picture::Rgb;
+use crate::vision::rgb::Rgb;
 
 /// Decodes a file whose size `allow` allows.
 pub(crate) fn decode(

@@ -6,8 +6,9 @@ use image_webp::WebPDecoder;
 
 use super::{Decoded, Refused, reason};
 use crate::vision::error::Error;
+use crate::vision::format::MAX_PIXELS;
 use crate::vision::orientation::Orientation;
-use crate::vision::picture::{MAX_PIXELS, Rgb};
+use crate::vision::rgb::Rgb;
 
 /// Decodes a file whose size `allow` allows.
 pub(crate) fn decode(
