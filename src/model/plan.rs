@@ -41,11 +41,11 @@ pub(crate) struct Node {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rows {
     /// One a token.
-    OfTokens,
+    Tokens,
     /// These for each image.
-    OfEachImage(usize),
+    EachImage(usize),
     /// These for all images.
-    OfAllImages(usize),
+    AllImages(usize),
 }
 
 /// What a node does with its inputs.
@@ -104,12 +104,12 @@ impl Vision<'_> {
         let config = self.config();
         let mut plan = Plan::new(VisionConfig::LAYERS);
         let patches = config.patches_per_side().pow(2);
-        plan.rows = Rows::OfAllImages(patches);
+        plan.rows = Rows::AllImages(patches);
         let learned = position_embedding();
         let positions = plan.named(&learned, Operation::Positions, vec![], config.hidden_size);
-        plan.rows = Rows::OfEachImage(3 * config.image_size);
+        plan.rows = Rows::EachImage(3 * config.image_size);
         let pixels = plan.named(PIXEL_VALUES, Operation::Pixels, vec![], config.image_size);
-        plan.rows = Rows::OfEachImage(patches);
+        plan.rows = Rows::EachImage(patches);
         let width = 3 * config.patch_size.pow(2);
         let cut = plan.push(Operation::Patches, vec![pixels], width);
         let mut x = self.embed(&mut plan, &cut, &positions);
@@ -118,7 +118,7 @@ impl Vision<'_> {
             x = block.forward(&mut plan, x);
         }
         let x = self.normed(&mut plan, &x);
-        plan.rows = Rows::OfEachImage(config.mm_tokens_per_image);
+        plan.rows = Rows::EachImage(config.mm_tokens_per_image);
         let pooled = plan.like(x, Operation::Pool, vec![x]);
         self.project(&mut plan, &pooled);
         plan
@@ -132,7 +132,7 @@ impl Plan {
             layer: 0,
             nodes: Vec::new(),
             named: Vec::new(),
-            rows: Rows::OfTokens,
+            rows: Rows::Tokens,
             routed: None,
         }
     }

@@ -38,9 +38,9 @@ pub(super) fn of_images(model: &Model, images: usize) -> model::Result<Vec<(Stri
     let shapes = plan.named.iter().map(|(name, node)| {
         let node = &plan.nodes[*node];
         let rows = match node.rows {
-            Rows::OfEachImage(rows) => rows * images,
-            Rows::OfAllImages(rows) => rows,
-            Rows::OfTokens => 0,
+            Rows::EachImage(rows) => rows * images,
+            Rows::AllImages(rows) => rows,
+            Rows::Tokens => 0,
         };
         (name.clone(), [rows, node.width])
     });
