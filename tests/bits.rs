@@ -138,7 +138,7 @@ fn images_are_pinned(level: Level, way: Way) {
     for name in SEEING {
         let model = seeing(name, options);
         let golden = Golden::open(&format!("{name}.images"));
-        let pixels = Pixels::of(&golden);
+        let pixels = Pixels::of(&golden, &model);
         let image_token = model
             .checkpoint()
             .vision_config()
@@ -153,7 +153,7 @@ fn images_are_pinned(level: Level, way: Way) {
         }
     }
     let model = seeing("vision-window", options);
-    let pixels = Pixels::of(&Golden::open("vision-window.images"));
+    let pixels = Pixels::of(&Golden::open("vision-window.images"), &model);
     let images = 66;
     let prompt = Prompt {
         ids: [vec![7; 30], vec![92; 4 * images], vec![9; 20]].concat(),

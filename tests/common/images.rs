@@ -13,13 +13,24 @@ pub const SEEING: [&str; 3] = ["vision-window", "vision-no-pooling", "vision-odd
 /// An image early or late, three of them, two that follow one another without a token between, and one before all text.
 pub const PROMPTS: [&str; 5] = ["start", "middle", "several", "adjacent", "first"];
 
+/// Every committed model that sees, the trained one among them: its directory, the name of its golden data, and their prompts.
+pub fn all_seeing() -> Vec<(String, &'static str, &'static [&'static str])> {
+    let random = SEEING.map(|name| (format!("checkpoints/{name}"), name, PROMPTS.as_slice()));
+    let tiny = (
+        "tiny-vision".to_owned(),
+        "tiny-vision",
+        ["example"].as_slice(),
+    );
+    random.into_iter().chain([tiny]).collect()
+}
+
 /// The images of a model's golden data.
 pub struct Pixels(Vec<Vec<f32>>);
 
 impl Pixels {
-    pub fn of(golden: &Golden) -> Self {
+    pub fn of(golden: &Golden, model: &Model) -> Self {
         let all = golden.get("pixel_values");
-        let each = all.chunks_exact(all.len() / 3);
+        let each = all.chunks_exact(model.vision().unwrap().config().pixels());
         Self(
             each.map(|x| x.iter().map(|&x| x as f32).collect())
                 .collect(),

@@ -1,7 +1,7 @@
 //! Prompts with images: the vision part and the logits against the NumPy reference (f64) and Hugging Face (f32, bf16), and
 //! images absorbed.
 
-use crate::common::images::{Modules, PROMPTS, Pixels, Prompt, SEEING};
+use crate::common::images::{Modules, Pixels, Prompt, SEEING, all_seeing};
 use crate::common::{Golden, linf, logits, open, reference, top_and_margin};
 use context_patch::model::{Images, Inputs, ModelOptions, Tokens};
 use context_patch::patch::{ApplyMode, Case, Method, Overlay, Positions, Solver, Split, span};
@@ -15,8 +15,12 @@ use sha2::{Digest, Sha256};
 
 /// A random checkpoint that sees, and its golden data: Hugging Face's, and NumPy's.
 fn seeing(name: &str) -> (Model, Golden, Golden) {
+    golden_of(&format!("checkpoints/{name}"), name)
+}
+
+fn golden_of(dir: &str, name: &str) -> (Model, Golden, Golden) {
     (
-        open(&format!("checkpoints/{name}")),
+        open(dir),
         Golden::open(&format!("{name}.images")),
         Golden::open(&format!("{name}.images.f64")),
     )
@@ -39,15 +43,15 @@ fn vision_part<E: Element>(model: &Model, pixels: &Pixels) -> [Vec<f64>; 2] {
 
 #[test]
 fn f64_is_the_numpy_reference() {
-    for name in SEEING {
-        let (model, golden, truth) = seeing(name);
-        let pixels = Pixels::of(&golden);
+    for (dir, name, prompts) in all_seeing() {
+        let (model, golden, truth) = golden_of(&dir, name);
+        let pixels = Pixels::of(&golden, &model);
         let parts = vision_part::<f64>(&model, &pixels).into_iter();
         for (part, got) in ["tower", "projector"].into_iter().zip(parts) {
             let error = linf(&got, &truth.get(&format!("{part}_f64")));
             assert!(error <= 1e-9, "{name} {part}: {error:e}");
         }
-        for prompt in PROMPTS {
+        for prompt in prompts {
             let got = Prompt::of(&golden, prompt, &pixels).logits::<f64>(&model);
             let error = linf(got.as_slice(), &truth.get(&format!("{prompt}.logits_f64")));
             assert!(error <= 1e-9, "{name} {prompt}: {error:e}");
@@ -59,11 +63,11 @@ fn f64_is_the_numpy_reference() {
 /// largest error of each. The largest of all would be that of the token whose attention is worst conditioned, which is
 /// chance: Hugging Face's own goes from 3e-6 to 2e-5 there when its linear maps are half a last place off at random.
 fn as_near_as_hugging_face<E: Element>(dtype: &str) {
-    for name in SEEING {
-        let (model, golden, truth) = seeing(name);
-        let pixels = Pixels::of(&golden);
+    for (dir, name, prompts) in all_seeing() {
+        let (model, golden, truth) = golden_of(&dir, name);
+        let pixels = Pixels::of(&golden, &model);
         let [tower, projector] = vision_part::<E>(&model, &pixels);
-        let logits = PROMPTS.map(|prompt| {
+        let logits = prompts.iter().map(|prompt| {
             let logits = Prompt::of(&golden, prompt, &pixels).logits::<E>(&model);
             (format!("{prompt}.logits"), logits.into_vec())
         });
@@ -78,7 +82,7 @@ fn as_near_as_hugging_face<E: Element>(dtype: &str) {
                 model.config().hidden_size,
                 vec![("projector".into(), projector)],
             ),
-            ("logits", model.config().vocab_size, logits.into()),
+            ("logits", model.config().vocab_size, logits.collect()),
         ] {
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for (what, got) in all {
@@ -119,10 +123,10 @@ fn bf16_is_as_near_to_f64_as_hugging_face() {
 
 #[test]
 fn bf16_has_the_top_token_of_hugging_face_where_that_is_clear() {
-    for name in SEEING {
-        let (model, golden, _) = seeing(name);
-        let pixels = Pixels::of(&golden);
-        for prompt in PROMPTS {
+    for (dir, name, prompts) in all_seeing() {
+        let (model, golden, _) = golden_of(&dir, name);
+        let pixels = Pixels::of(&golden, &model);
+        for prompt in prompts {
             let theirs = golden.get(&format!("{prompt}.logits_bf16"));
             let got = Prompt::of(&golden, prompt, &pixels).logits::<bf16>(&model);
             for (row, theirs) in got.iter_rows().zip(theirs.chunks(got.cols())) {
@@ -190,10 +194,10 @@ fn is_out_of_reach(steps: &[Step]) -> bool {
 /// Every prompt by every solver in both forms: every token, and every control far off.
 fn every_prompt_is_absorbed<E: Element>() {
     let mut broken = Vec::new();
-    for name in SEEING {
-        let (model, golden, _) = seeing(name);
-        let pixels = Pixels::of(&golden);
-        for prompt in PROMPTS {
+    for (dir, name, prompts) in all_seeing() {
+        let (model, golden, _) = golden_of(&dir, name);
+        let pixels = Pixels::of(&golden, &model);
+        for prompt in prompts {
             let ids = Prompt::of(&golden, prompt, &pixels);
             for solver in Solver::of(&model) {
                 for form in [ApplyMode::Overlay, ApplyMode::Materialise] {
@@ -236,7 +240,7 @@ fn every_prompt_is_absorbed_in_bf16() {
 #[test]
 fn a_recording_has_the_vision_part() {
     let (model, golden, truth) = seeing("vision-window");
-    let pixels = Pixels::of(&golden);
+    let pixels = Pixels::of(&golden, &model);
     let prompt = Prompt::of(&golden, "several", &pixels);
     let trace = Trace::new(&model, Dtype::F64, &[], 2).unwrap();
     let dir = tempfile::tempdir().unwrap();
@@ -290,7 +294,7 @@ fn a_recording_has_the_vision_part() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let (model, golden, _) = seeing("vision-window");
-    let pixels = Pixels::of(&golden);
+    let pixels = Pixels::of(&golden, &model);
     let prompt = Prompt::of(&golden, "start", &pixels);
     let images = prompt.images::<f32>(&model);
     let of = |ids: &[u32], pixel_values: &[&[f32]]| {
@@ -360,7 +364,7 @@ fn a_model_without_a_vision_part_takes_no_image() {
         why(&text),
         "vision-window takes no pictures: its weights have no vision_tower; take a checkpoint with a vision part, such as google/gemma-3-4b-it"
     );
-    let ids = Prompt::of(&golden, "start", &Pixels::of(&golden)).ids;
+    let ids = Prompt::of(&golden, "start", &Pixels::of(&golden, &seeing)).ids;
     assert_eq!(logits::<f32>(&text, &ids), logits::<f32>(&seeing, &ids));
 }
 
@@ -445,7 +449,7 @@ fn what_is_wrong_with_a_vision_part_is_named() {
 #[test]
 fn an_image_token_may_lie_outside_the_vocabulary() {
     let (model, golden, _) = seeing("vision-window");
-    let pixels = Pixels::of(&golden);
+    let pixels = Pixels::of(&golden, &model);
     let inside = Prompt::of(&golden, "several", &pixels);
     let checkpoint = changed(
         "vision-window",
