@@ -1,18 +1,19 @@
 //! `context-patch demo`.
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use context_patch::Result;
 use context_patch::checkpoint::Tokenizer;
 use context_patch::kernels::Level;
-use context_patch::model::{Model, ModelOptions, Session};
+use context_patch::model::{Images, Inputs, Model, ModelOptions, Session, Tokens};
 use context_patch::output::{check_writable, write_file};
 use context_patch::patch::{self, Method, Query, Solution, Solver, Variant, solve};
 use context_patch::report::{Answer, chance, picture};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::{LogitsDistance, distribution};
+use context_patch::vision::{Picture, Processor, half_blocks};
 use serde_json::{Value, json};
 
 use super::likeliest::likeliest;
@@ -23,21 +24,27 @@ use super::{OK, builtin, print, program, refuse_empty, with_dtype};
 /// See a context absorbed into weights, by a small model that is built in
 ///
 /// The model has learnt to recall: it answers from the context who likes what. It is asked with the context, without it,
-/// and without it but with its weights patched (Theorem 1).
+/// and without it but with its weights patched (Theorem 1). With --picture another model is asked about a picture.
 #[derive(Args)]
 #[command(before_help = "\
 Examples:
   context-patch demo
+  context-patch demo --picture
   context-patch demo --context 'Ida has bells.' --question 'Ida has'
   context-patch demo --svg demo.svg")]
 pub(super) struct Demo {
     /// What the model is told
-    #[arg(long, default_value = CONTEXT, allow_hyphen_values = true)]
+    #[arg(long, default_value = CONTEXT, allow_hyphen_values = true, conflicts_with = "picture")]
     context: String,
 
-    /// What it is asked; its last token is the one the patch is for
-    #[arg(long, default_value = QUESTION, allow_hyphen_values = true)]
-    question: String,
+    /// What it is asked; its last token is the one the patch is for [default: "Bob likes", or of a picture "What colour is
+    /// the circle?"]
+    #[arg(long, allow_hyphen_values = true)]
+    question: Option<String>,
+
+    /// Let a model that has learnt to see coloured shapes look at a picture, one that is built in or FILE, and absorb that
+    #[arg(long, value_name = "FILE")]
+    picture: Option<Option<PathBuf>>,
 
     /// Compute in f64, f32 or bf16
     #[arg(long, default_value_t = Dtype::F32)]
@@ -54,6 +61,10 @@ pub(super) struct Demo {
 
 const CONTEXT: &str = "Ann likes plums. Bob likes figs.";
 const QUESTION: &str = "Bob likes";
+const QUESTION_OF_A_PICTURE: &str = "What colour is the circle?";
+
+/// How wide the picture is in a terminal.
+const PICTURE_COLUMNS: usize = 32;
 
 /// How many words are drawn of each answer.
 const DRAWN: usize = 5;
@@ -62,7 +73,8 @@ impl Default for Demo {
     fn default() -> Self {
         Self {
             context: CONTEXT.into(),
-            question: QUESTION.into(),
+            question: None,
+            picture: None,
             dtype: Dtype::F32,
             svg: None,
             json: false,
@@ -75,26 +87,82 @@ impl Demo {
         if let Some(file) = &self.svg {
             check_writable(file)?;
         }
-        let model = builtin::tiny(ModelOptions {
+        let options = ModelOptions {
             level,
             ..ModelOptions::default()
-        })?;
-        let tokenizer = model.checkpoint().tokenizer()?;
-        refuse_empty(&self.question)?;
-        let context = tokenizer.encode(&self.context)?;
-        let ids = tokenizer.encode(&format!("{} {}", self.context, self.question))?;
-        if context.len() <= 1 || !ids.starts_with(&context) || ids.len() == context.len() {
-            return Err(patch::Error::NoContext.into());
-        }
+        };
+        let asked = match &self.picture {
+            None => self.told(options)?,
+            Some(file) => self.shown(file.as_deref(), options)?,
+        };
         with_dtype!(self.dtype, E => {
-            let solution = absorb::<E>(&model, &ids, context.len())?;
-            self.say(&tokenizer, &solution)?;
+            let solution = asked.absorb::<E>()?;
+            self.say(&asked, &solution)?;
         });
         Ok(OK)
     }
 
-    fn say<E: Element>(&self, tokenizer: &Tokenizer, solution: &Solution<E>) -> Result<()> {
-        let answers = self.answers(tokenizer, solution);
+    fn question(&self) -> &str {
+        let default = match self.picture {
+            None => QUESTION,
+            Some(_) => QUESTION_OF_A_PICTURE,
+        };
+        self.question.as_deref().unwrap_or(default)
+    }
+
+    /// The question after the context.
+    fn told(&self, options: ModelOptions) -> Result<Asked> {
+        let model = builtin::tiny(options)?;
+        let tokenizer = model.checkpoint().tokenizer()?;
+        refuse_empty(self.question())?;
+        let context = tokenizer.encode(&self.context)?;
+        let ids = tokenizer.encode(&format!("{} {}", self.context, self.question()))?;
+        if context.len() <= 1 || !ids.starts_with(&context) || ids.len() == context.len() {
+            return Err(patch::Error::NoContext.into());
+        }
+        Ok(Asked {
+            model,
+            tokenizer,
+            ids,
+            context: context.len(),
+            picture: None,
+            pixel_values: Vec::new(),
+        })
+    }
+
+    /// The question after a picture, in the form that the model has learnt.
+    fn shown(&self, file: Option<&Path>, options: ModelOptions) -> Result<Asked> {
+        let model = builtin::tiny_vision(options)?;
+        let tokenizer = model.checkpoint().tokenizer()?;
+        refuse_empty(self.question())?;
+        let picture = match file {
+            Some(file) => Picture::open(file)?,
+            None => Picture::decode(Path::new("the picture that is built in"), builtin::PICTURE)?,
+        };
+        let processor = Processor::of(model.checkpoint())?;
+        let place = processor.placeholder(&tokenizer)?;
+        let pictures = [picture];
+        let encode = |text: &str| -> Result<_> {
+            Ok(tokenizer.encode(&processor.expand(&tokenizer, text, &pictures)?)?)
+        };
+        let ids = encode(&format!("{place}{}\nA:", self.question()))?;
+        let images = processor.pixel_values(&ids, &pictures)?;
+        let image = model.checkpoint().vision_config()?.image_token_index;
+        let last = ids.iter().rposition(|id| *id == image);
+        let [picture] = pictures;
+        Ok(Asked {
+            model,
+            tokenizer,
+            // The token behind the picture's says that it ends.
+            context: last.map_or(0, |last| last + 2),
+            ids,
+            picture: Some(picture),
+            pixel_values: images.into_iter().map(|image| image.values).collect(),
+        })
+    }
+
+    fn say<E: Element>(&self, asked: &Asked, solution: &Solution<E>) -> Result<()> {
+        let answers = self.answers(&asked.tokenizer, solution);
         if let Some(file) = &self.svg {
             let svg = picture(&answers);
             write_file(file, |out| out.write_all(svg.as_bytes()))?;
@@ -102,7 +170,12 @@ impl Demo {
         if self.json {
             return print(&format!("{}\n", self.json(&answers, solution)));
         }
-        print(&self.text(&answers, solution))
+        if let Some(picture) = &asked.picture
+            && std::io::stdout().is_terminal()
+        {
+            print(&half_blocks(picture, PICTURE_COLUMNS))?;
+        }
+        print(&self.text(asked, &answers, solution))
     }
 
     /// What is said with the context, without it, and without it but patched.
@@ -115,19 +188,32 @@ impl Demo {
             });
             Answer {
                 title: title.into(),
-                reads: [context.into(), format!("{} …", self.question)],
+                reads: [context.into(), format!("{} …", self.question())],
                 words: words.collect(),
             }
         };
-        let (told, patched) = (self.context.as_str(), "(the context is in the weights)");
+        let (context, told) = match self.picture {
+            None => ("context", self.context.as_str()),
+            Some(_) => ("picture", "(a picture)"),
+        };
+        let with = format!("with the {context}");
+        let (without, patched) = (
+            format!("(no {context})"),
+            format!("(the {context} is in the weights)"),
+        );
         [
-            answer("with the context", told, &solution.contextual),
-            answer("without it", "(no context)", solution.reduced.row(1)),
-            answer("without it, patched", patched, solution.reduced.row(0)),
+            answer(&with, told, &solution.contextual),
+            answer("without it", &without, solution.reduced.row(1)),
+            answer("without it, patched", &patched, solution.reduced.row(0)),
         ]
     }
 
-    fn text<E: Element>(&self, answers: &[Answer], solution: &Solution<E>) -> String {
+    fn text<E: Element>(
+        &self,
+        asked: &Asked,
+        answers: &[Answer],
+        solution: &Solution<E>,
+    ) -> String {
         let lines = answers.iter().map(|answer| {
             let likeliest = answer.words.first().cloned();
             let (word, p) = likeliest.unwrap_or_default();
@@ -139,13 +225,21 @@ impl Demo {
         format!(
             "{}\n{}\n{}\n{}",
             rows([
-                ("context", self.context.clone()),
-                ("question", format!("{} …", self.question)),
+                match &asked.picture {
+                    None => ("context", self.context.clone()),
+                    Some(picture) => ("picture", described(picture)),
+                },
+                ("question", format!("{} …", self.question())),
             ]),
             table(4, &header, &lines),
             paragraph(&format!(
-                "The patched model does not see the context, and answers as if it did: its {} logits differ from those of \
+                "The patched model does not see the {}, and answers as if it did: its {} logits differ from those of \
                  the model that sees it by {patched} at most; without the patch, by up to {unpatched}.",
+                if asked.picture.is_some() {
+                    "picture"
+                } else {
+                    "context"
+                },
                 solution.contextual.len(),
             )),
             match &self.svg {
@@ -163,8 +257,9 @@ impl Demo {
             json!({ "how": answer.title, "words": words.collect::<Vec<_>>() })
         });
         json!({
-            "context": self.context,
-            "question": self.question,
+            "context": self.picture.is_none().then_some(&self.context),
+            "picture": self.picture,
+            "question": self.question(),
             "dtype": self.dtype.to_string(),
             "answers": answers.collect::<Vec<_>>(),
             "patched": patched,
@@ -187,17 +282,44 @@ fn bar(p: f64) -> String {
     }
 }
 
-/// Everything but the first token (which marks the beginning) and the question is absorbed.
-fn absorb<E: Element>(model: &Model, ids: &[u32], context: usize) -> Result<Solution<E>> {
-    let question = ids.len() - 1;
-    let mut contextual = Session::<E>::new(model);
-    contextual.forward(&ids[..question], 0)?;
-    let stays = std::iter::once(0).chain(context..question);
-    let kept: Vec<_> = stays.map(|position| (ids[position], position)).collect();
-    let query = Query {
-        kept: &kept,
-        ..Query::alone(ids[question])
-    };
-    let method = Method::new(Solver::Theorem1);
-    Ok(solve(&mut contextual, query, &method, &[Variant::NoPatch])?)
+/// A picture in words.
+fn described(picture: &Picture) -> String {
+    let (width, height) = (picture.width(), picture.height());
+    format!("{}, {width} × {height} pixels", picture.path().display())
+}
+
+/// A model, and what it is asked.
+struct Asked {
+    model: Model,
+    tokenizer: Tokenizer,
+    /// The context, and behind it the question.
+    ids: Vec<u32>,
+    /// How many of them are the context.
+    context: usize,
+    picture: Option<Picture>,
+    /// What the model reads of the picture.
+    pixel_values: Vec<Vec<f32>>,
+}
+
+impl Asked {
+    /// Everything but the first token (which marks the beginning) and the question is absorbed.
+    fn absorb<E: Element>(&self) -> Result<Solution<E>> {
+        let (ids, question) = (&self.ids, self.ids.len() - 1);
+        let pixel_values: Vec<_> = self.pixel_values.iter().map(Vec::as_slice).collect();
+        let inputs = Inputs {
+            ids,
+            pixel_values: &pixel_values,
+        };
+        let images = Images::<E>::of(&self.model, inputs)?;
+        let mut contextual = Session::<E>::new(&self.model);
+        contextual.forward(Tokens::new(&ids[..question], images.as_ref()), 0)?;
+        let stays = std::iter::once(0).chain(self.context..question);
+        let kept: Vec<_> = stays.map(|position| (ids[position], position)).collect();
+        let query = Query {
+            kept: &kept,
+            ..Query::alone(ids[question])
+        };
+        let method = Method::new(Solver::Theorem1);
+        Ok(solve(&mut contextual, query, &method, &[Variant::NoPatch])?)
+    }
 }

@@ -33,6 +33,12 @@ pub enum Error {
         /// The recording.
         path: PathBuf,
     },
+    /// A recording of what is not replayed.
+    #[error("{} is a recording of tokens with images, which are not replayed yet; record a text", path.display())]
+    Images {
+        /// The recording.
+        path: PathBuf,
+    },
     /// Two recordings of different weights.
     #[error("{} or the reference is a recording of other weights than those of {model}; record the same model again, or name the right one with --model", path.display())]
     OtherModel {

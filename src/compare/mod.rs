@@ -94,6 +94,7 @@ impl<'a> Comparison<'a> {
     ) -> Result<Self> {
         let (hash, tokens) = identity(reference)?;
         same_model(model, hash, other)?;
+        refuse_images(model, reference, tokens)?;
         let (names, missing) = common(model, reference, other)?;
         if !partial && let Some(name) = missing.first() {
             return Err(Error::MissingRecordings {
@@ -302,6 +303,7 @@ impl<'a> Comparison<'a> {
 /// [`Error::NotAReference`], and those of [`Session::forward`](crate::Session::forward).
 pub fn floors(model: &Model, reference: &Recording) -> Result<BTreeMap<String, Floor>> {
     let (_, tokens) = identity(reference)?;
+    refuse_images(model, reference, tokens)?;
     let (names, _) = common(model, reference, reference)?;
     floors_of(model, reference, tokens, &names)
 }
@@ -338,6 +340,17 @@ fn floors_of(
         (name, Floor { f32, bf16 })
     });
     Ok(pairs.collect())
+}
+
+/// Images are not replayed.
+fn refuse_images(model: &Model, reference: &Recording, tokens: &[u32]) -> Result<()> {
+    let vision = model.checkpoint().vision_config();
+    if vision.is_ok_and(|vision| tokens.contains(&vision.image_token_index)) {
+        return Err(Error::Images {
+            path: reference.path().into(),
+        });
+    }
+    Ok(())
 }
 
 /// The hash of the weights and the tokens of a reference.
