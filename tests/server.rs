@@ -53,7 +53,7 @@ fn requests() -> Vec<Value> {
             "prompt": prompt, "max_tokens": 20 + 5 * i, "temperature": temperature, "seed": i,
             "presence_penalty": 0.1 * (i % 5) as f64,
         });
-        if i % 2 == 0 {
+        if i.is_multiple_of(2) {
             with(request, json!({ "logit_bias": no_end() }))
         } else {
             request

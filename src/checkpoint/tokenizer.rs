@@ -283,6 +283,7 @@ impl Tokenizer {
     }
 
     /// Whether token `id` has no part in texts: a special token, or one that the tokenizer does not know.
+    #[cfg(feature = "server")]
     pub(crate) fn is_special(&self, id: u32) -> bool {
         self.bytes_of(id).is_some_and(|bytes| bytes.is_empty())
     }

@@ -369,6 +369,8 @@ pub(super) fn pieces(
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
 
     /// A layer of one head of two numbers that has taken in `tokens`, `together` at a time.
@@ -423,12 +425,12 @@ mod tests {
         let pieces = |most, spans: &[Range<usize>]| pieces(&positions, most, spans);
         assert_eq!(pieces(8, &[]), [0..8, 8..16, 16..20]);
         // It begins a piece, and one longer than a piece is one.
-        assert_eq!(pieces(8, &[15..20]), [0..5, 5..13, 13..20]);
+        assert_eq!(pieces(8, from_ref(&(15..20))), [0..5, 5..13, 13..20]);
         assert_eq!(
-            pieces(3, &[15..20]),
+            pieces(3, from_ref(&(15..20))),
             [0..3, 3..5, 5..10, 10..13, 13..16, 16..19, 19..20]
         );
-        assert_eq!(pieces(8, &[10..30]), std::slice::from_ref(&(0..20)));
+        assert_eq!(pieces(8, from_ref(&(10..30))), from_ref(&(0..20)));
         // One that ends with a piece, and one that follows it at once.
         assert_eq!(pieces(8, &[12..18, 18..22]), [0..8, 8..16, 16..20]);
     }
@@ -437,7 +439,7 @@ mod tests {
     fn an_image_longer_than_the_slack_enters_a_sliding_layer_whole() {
         let (tokens, image) = (1000, 300..700);
         let mut cache = Cache::<f32>::new([Some(3)], 1, 2);
-        cache.see_together(std::slice::from_ref(&image));
+        cache.see_together(from_ref(&image));
         let positions: Vec<_> = (0..tokens).collect();
         for entry in cache.layers[0].entries(&positions) {
             cache.layers[0].make_room(entry.start, entry.len());

@@ -88,7 +88,7 @@ impl Sampler {
     /// The next token.
     pub fn next<E: Element>(&mut self, logits: &[E]) -> u32 {
         let penalised = self.presence_penalty != 0.0 || self.frequency_penalty != 0.0;
-        let token = if self.logit_bias.is_empty() && !(penalised && !self.drawn.is_empty()) {
+        let token = if self.logit_bias.is_empty() && self.drawn.is_empty() {
             self.draw(logits)
         } else {
             let adjusted = self.adjusted(logits);
@@ -345,8 +345,10 @@ mod tests {
 
     #[test]
     fn a_bias_is_added_and_tokens_that_are_none_are_left_out() {
-        let mut sampler = Sampler::default();
-        sampler.logit_bias = vec![(4, 1.5), (u32::MAX, 100.0)];
+        let mut sampler = Sampler {
+            logit_bias: vec![(4, 1.5), (u32::MAX, 100.0)],
+            ..Sampler::default()
+        };
         assert_eq!(sampler.next(&LOGITS), 4);
         sampler.logit_bias = vec![(1, -100.0)];
         assert_eq!(sampler.next(&LOGITS), 3);
@@ -355,9 +357,11 @@ mod tests {
     #[test]
     fn penalties_count_what_was_drawn() {
         let drawn = |presence, frequency| {
-            let mut sampler = Sampler::default();
-            sampler.presence_penalty = presence;
-            sampler.frequency_penalty = frequency;
+            let mut sampler = Sampler {
+                presence_penalty: presence,
+                frequency_penalty: frequency,
+                ..Sampler::default()
+            };
             [(); 6].map(|()| sampler.next(&LOGITS))
         };
         assert_eq!(drawn(0.0, 0.0), [1; 6]);

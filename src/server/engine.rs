@@ -73,7 +73,7 @@ struct Answers {
 enum Running<'t> {
     /// It takes in the prompt.
     Reading(Answers),
-    Writing(Answer<'t>),
+    Writing(Box<Answer<'t>>),
 }
 
 impl Running<'_> {
@@ -137,7 +137,7 @@ impl Answer<'_> {
 /// What an answer is written by next.
 struct Turn<'m, 's, E> {
     id: SequenceId,
-    answer: Answer<'m>,
+    answer: Box<Answer<'m>>,
     logits: &'s [E],
 }
 
@@ -348,12 +348,12 @@ impl<'m, E: Element> Engine<'m, E> {
                 let which = n..which.end;
                 return self.waiting.push_front(Answers { job, prompt, which });
             };
-            let answer = Answer {
+            let answer = Box::new(Answer {
                 writer: self.writer(&job, prompt, n),
                 index: prompt * job.n + n,
                 job: Arc::clone(&job),
                 cached,
-            };
+            });
             turns.push(Turn {
                 id,
                 answer,
@@ -382,7 +382,7 @@ impl<'m, E: Element> Engine<'m, E> {
     }
 
     /// Goes on with a token that was written, or ends the sequence.
-    fn go_on(&mut self, id: SequenceId, answer: Answer<'m>, token: Option<u32>) {
+    fn go_on(&mut self, id: SequenceId, answer: Box<Answer<'m>>, token: Option<u32>) {
         self.metrics.tokens.add(usize::from(token.is_some()));
         let pushed = token.map(|token| self.batch.push(id, token));
         match pushed {
