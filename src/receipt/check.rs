@@ -218,9 +218,14 @@ impl Receipt {
             Some(Ending::End) => &text.whole[..text.last.end],
             _ => &text.whole,
         };
-        let by_text = has_stop_text(all) && !has_stop_text(&text.whole[..text.last.start]);
-        if by_text != (self.stop == Ending::Text) {
-            let here = if by_text { "\"text\"" } else { "not yet" };
+        let by_text = has_stop_text(all);
+        let earlier = has_stop_text(&text.whole[..text.last.start]);
+        if earlier || by_text != (self.stop == Ending::Text) {
+            let here = match (earlier, by_text) {
+                (true, _) => "a stop text ends it earlier",
+                (false, true) => "a stop text ends it",
+                (false, false) => "no stop text ends it",
+            };
             return Ok(Some(other("stop", as_json(&self.stop), here.into())));
         }
         Ok(None)
