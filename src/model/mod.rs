@@ -124,7 +124,7 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`Error::Cuda`] where a device cannot be used or has too little memory for the weights.
+    /// `Error::Cuda` where a device cannot be used or has too little memory for the weights.
     pub fn on(self, backend: Backend) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if let Backend::Cuda(ordinal) = backend {
