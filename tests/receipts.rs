@@ -14,7 +14,9 @@ use tempfile::TempDir;
 const PROMPT: &str = "Ann likes plums. Bob likes figs. Bob likes";
 
 fn run(dir: &Path, arguments: &[&str]) -> Output {
-    program(dir).args(arguments).output().unwrap()
+    let mut program = program(dir);
+    program.args(arguments).env("HF_HUB_CACHE", "hub");
+    program.output().unwrap()
 }
 
 /// The receipt of a generation by the small model, called `r.json`, and the folder it is in.
