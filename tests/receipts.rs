@@ -279,7 +279,8 @@ fn what_is_no_receipt_is_refused_in_one_line() {
     say("a position too few", &field("positions", json!([0])));
     say("a token that is none", &field("prompt", json!([-1])));
     say("a compute type that is none", &field("dtype", json!("f16")));
-    let mut sampling = serde_json::to_value(context_patch::receipt::Sampling::default()).unwrap();
+    let mut sampling =
+        serde_json::to_value(context_patch::model::generate::Sampling::default()).unwrap();
     sampling["min_p"] = json!(2);
     say("a probability that is none", &field("sampling", sampling));
     std::fs::write(&path, &text).unwrap();

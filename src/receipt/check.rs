@@ -7,7 +7,7 @@ use half::bf16;
 
 use super::{Ending, Error, PatchUsed, Receipt, Result, Text, as_json, chained, hashes_of_files};
 use crate::message::one_line;
-use crate::model::generate::{Generation, Step, Stop};
+use crate::model::generate::{Generation, Sampler, Step, Stop};
 use crate::model::{self, Model, Session};
 use crate::patch::{Overlay, SavedPatch};
 use crate::tensor::{Dtype, Element};
@@ -150,7 +150,7 @@ impl Receipt {
         session.forward_at(before, &self.positions[..before.len()], 0)?;
         let mut session = session.at(self.positions[before.len()]);
         let mut generation = Generation::new(&[query], self.max_tokens);
-        let mut sampler = self.sampling.sampler();
+        let mut sampler = Sampler::new(self.sampling.clone());
         let (mut hash, mut ended) = (None, false);
         for (i, want) in self.steps.iter().enumerate() {
             let next = generation.step_by(&mut session, |logits| {

@@ -27,7 +27,6 @@
 
 mod check;
 mod error;
-mod sampling;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -39,11 +38,10 @@ use sha2::{Digest, Sha256};
 
 pub use check::{Difference, What};
 pub use error::{Error, Result};
-pub use sampling::Sampling;
 
 use crate::checkpoint::Tokenizer;
 use crate::message::{IoError, hex};
-use crate::model::generate::Stop;
+use crate::model::generate::{Sampling, Stop};
 use crate::model::{EmbeddingScale, Model};
 use crate::output::write_file;
 use crate::patch::ApplyMode;
