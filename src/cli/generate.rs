@@ -11,6 +11,7 @@ use context_patch::model::{Model, Session};
 use context_patch::output::check_writable;
 use context_patch::receipt::Receipt;
 use context_patch::tensor::{Dtype, Element};
+use context_patch::vision::Picture;
 
 use super::images::{ImageArgs, Prompt, Written};
 use super::text::read_input;
@@ -82,7 +83,7 @@ pub(super) struct Generate {
     seed: u64,
 
     /// Write to FILE what this was made of and a hash of every step's logits, for `context-patch check`
-    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
 
     /// Print one JSON object at the end instead of the text
@@ -159,7 +160,8 @@ impl Generate {
         let receipt = self.receipt.as_deref().map(|file| -> Result<_> {
             let sampling = sampling.clone();
             let receipt = Receipt::new(model, self.dtype, input, sampling, self.max_tokens)?;
-            Ok((receipt, file))
+            let images = prompt.pictures.iter().map(Picture::record).collect();
+            Ok((receipt.with_images(images, self.images.pan_and_scan), file))
         });
         let mut session = Session::<E>::new(model).with_cancel(signals::cancel());
         let writing = Writing {
