@@ -1,14 +1,17 @@
-//! `context-patch serve` with the 270M under sixteen clients: what it writes, how long they wait, what it takes.
+//! `context-patch serve` with the 270M: sixteen clients, what they get and what it takes; requests that come at random, beside a
+//! server that answers one after the other; and clients that go.
 //!
 //! ```text
 //! python3 reference/fetch_models.py gemma-3-270m
-//! cargo bench --bench server -- 60        # seconds
+//! cargo bench --bench server -- 60        # seconds of each load
 //! ```
 #![allow(
     clippy::unwrap_used,
     reason = "a benchmark stops where something is wrong"
 )]
 
+#[path = "../tests/common/load.rs"]
+mod load;
 #[path = "../tests/common/server.rs"]
 mod server;
 
@@ -16,6 +19,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use load::Load;
 use serde_json::{Value, json};
 use server::Server;
 
@@ -43,6 +47,10 @@ fn main() {
     let start = Instant::now();
     let alone: Vec<_> = requests.iter().map(ask).collect();
     let tokens = server.metric(TOKENS);
+    let start_alone = (
+        tokens - written,
+        start.elapsed().as_secs_f64() / requests.len() as f64,
+    );
     println!(
         "one client: {:.1} tokens/s, prompts included",
         (tokens - written) as f64 / start.elapsed().as_secs_f64()
@@ -68,6 +76,8 @@ fn main() {
         mib(server.resident())
     );
     kills(&server);
+    random_load(path, length);
+    poisson(path, &requests, start_alone.1, length);
 }
 
 /// Request `i`: prompts of a few to some hundred tokens, and 16 to 44 tokens to write.
@@ -133,12 +143,84 @@ fn percentiles(seconds: &mut [f64]) -> String {
     seconds.sort_by(f64::total_cmp);
     let at = |share: f64| seconds[((seconds.len() - 1) as f64 * share).round() as usize];
     format!(
-        "median {:.2} s, 90 % {:.2} s, 99 % {:.2} s, most {:.2} s",
+        "median {:.2} s, 95 % {:.2} s, 99 % {:.2} s, most {:.2} s",
         at(0.5),
-        at(0.9),
+        at(0.95),
         at(0.99),
         at(1.0)
     )
+}
+
+/// Joins, leaves, clients that go, shared beginnings: every answer as it is alone, and its receipt.
+fn random_load(path: &str, length: Duration) {
+    let server = Server::start(path, &["--threads", "2", "--dtype", "bf16"]);
+    let load = Load::new(&server, &["gemma-3-270m"]);
+    let outcome = load.run(&server, CLIENTS as u64, length);
+    println!(
+        "random load, bf16: {} answers, {} of them other than alone or with another receipt; {} clients went; {} tokens from the prefix cache",
+        outcome.answers,
+        outcome.different.len(),
+        outcome.cancelled,
+        outcome.cached
+    );
+}
+
+/// Requests that come at random, at 0.8 and twice the rate that a server can answer one after the other: how long the first token
+/// takes, together and one after the other.
+fn poisson(path: &str, requests: &[String], alone: f64, length: Duration) {
+    for load in [0.8, 2.0] {
+        for (how, sequences) in [("together", "64"), ("one by one", "1")] {
+            let limits = [
+                "--threads",
+                "2",
+                "--sequences",
+                sequences,
+                "--queue",
+                "1000",
+            ];
+            let server = Server::start(path, &limits);
+            server.send("POST", PATH, &requests[0]).finish();
+            let mut first = arrivals(&server, requests, alone / load, length);
+            println!(
+                "{load} of what one after the other can be answered, {} requests, {how}: first token {}",
+                first.len(),
+                percentiles(&mut first)
+            );
+        }
+    }
+}
+
+/// Seconds to the first token of requests that come as a Poisson process, one every `mean` seconds.
+fn arrivals(server: &Server, requests: &[String], mean: f64, length: Duration) -> Vec<f64> {
+    let (mut state, mut at, mut when) = (1u64, 0.0, Vec::new());
+    while at < length.as_secs_f64() {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        when.push(at);
+        at -= mean * (((state >> 11) as f64 + 1.0) / (1u64 << 53) as f64).ln();
+    }
+    let start = Instant::now();
+    let client = |i: usize, at: f64| {
+        thread::sleep(Duration::from_secs_f64(at).saturating_sub(start.elapsed()));
+        let sent = Instant::now();
+        let mut open = server.send("POST", PATH, &requests[(i * 5) % requests.len()]);
+        open.first_event();
+        let first = sent.elapsed().as_secs_f64();
+        open.finish();
+        first
+    };
+    thread::scope(|scope| {
+        let client = &client;
+        let clients = when.into_iter().enumerate();
+        let clients: Vec<_> = clients
+            .map(|(i, at)| scope.spawn(move || client(i, at)))
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .collect()
+    })
 }
 
 /// How long a generation lives after its client, in the middle of its answer and of its prompt.

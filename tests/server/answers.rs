@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::common::program;
 use super::patches::patch;
-use super::process::Server;
+use super::server::Server;
 use super::{MODEL, TINY, long, no_end, with};
 
 /// Sixteen requests that differ: likeliest and drawn, short prompts and long ones.

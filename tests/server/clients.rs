@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::answers::expected;
 use super::common::numbers;
-use super::process::Server;
+use super::server::Server;
 use super::{TINY, long, with};
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::answers::expected;
-use super::process::Server;
+use super::server::Server;
 use super::{TINY, long, with};
 
 #[test]

@@ -6,10 +6,13 @@ mod clients;
 #[path = "../common/mod.rs"]
 mod common;
 mod endings;
+mod load;
 mod patches;
-#[path = "../common/server.rs"]
-mod process;
+#[path = "../common/load.rs"]
+mod random_load;
 mod refusals;
+#[path = "../common/server.rs"]
+mod server;
 
 use std::sync::LazyLock;
 

@@ -8,7 +8,7 @@ use context_patch::patch::{Overlay, SavedPatch};
 use serde_json::json;
 
 use super::common::program;
-use super::process::Server;
+use super::server::Server;
 use super::{MODEL, TINY, long, with};
 
 /// A patch of the tiny model, in a file.

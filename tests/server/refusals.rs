@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::common::program;
-use super::process::Server;
+use super::server::Server;
 use super::{TINY, long};
 
 #[test]
