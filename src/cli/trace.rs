@@ -1,5 +1,6 @@
 //! `context-patch trace`.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -100,17 +101,27 @@ impl Trace {
             }
         };
         let mut tokens = prompt.ids.clone();
+        let pixels = prompt.pixel_values();
+        let mut seen: Vec<_> = pixels.iter().map(|image| Cow::from(*image)).collect();
         if let Some(bug) = self.mutate {
-            bug.check(model.config(), self.dtype, tokens.len())?;
+            let inputs = Inputs {
+                ids: &tokens,
+                pixel_values: &pixels,
+            };
+            bug.check(&model, self.dtype, inputs)?;
             tokens = bug.tokens(&tokens).to_vec();
+            let processor = model.checkpoint().image_processor()?.unwrap_or_default();
+            let images = pixels.iter();
+            seen = images.map(|image| bug.pixels(&processor, image)).collect();
             model = model.with_bug(bug);
         }
+        let seen: Vec<_> = seen.iter().map(AsRef::as_ref).collect();
         let last = self.last.map_or(usize::MAX, |last| last as usize);
         let recording = trace::Trace::new(&model, self.dtype, &self.names, last)?;
         let recording = recording.with_cancel(signals::cancel());
         let inputs = Inputs {
             ids: &tokens,
-            pixel_values: &prompt.pixel_values(),
+            pixel_values: &seen,
         };
         waiting("Recording", || -> Result<()> {
             if let Some(file) = &self.output {
