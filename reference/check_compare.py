@@ -71,7 +71,9 @@ def ids_of(model, folder):
         return max((prompt["ids"] for prompt in golden["prompts"]), key=len)[:OTHERS_TOKENS]
     config = json.loads((folder / "config.json").read_text())
     vocab_size = config.get("text_config", config)["vocab_size"]
-    return [2] + [(i * i * 7 + 3) % vocab_size for i in range(1, SMALL_TOKENS)]
+    ids = [2] + [(i * i * 7 + 3) % vocab_size for i in range(1, SMALL_TOKENS)]
+    # No token of a picture where there is none.
+    return [i - (i == config.get("image_token_index")) for i in ids]
 
 
 def ids_with_pictures(folder):
@@ -130,7 +132,7 @@ def compare(label, reference, other, *options):
     beyond = Counter(row["name"].split(".", 3)[-1] for row in rows if row["beyond"])
     replayed = sum(row["replayed"] for row in rows)
     rounded = Counter(row["activations"] for row in rows if row["activations"])
-    line = f"{label:<55} tokens {report['tokens']}, tensors {len(rows)}, replayed {replayed}, beyond {sum(beyond.values())}"
+    line = f"{label:<57} tokens {report['tokens']}, tensors {len(rows)}, replayed {replayed}, beyond {sum(beyond.values())}"
     if rounded:
         line += f", activations-q8 {rounded.total()} (" + ", ".join(f"{name} {n}" for name, n in sorted(rounded.items())) + ")"
     if report["finding"]:
