@@ -57,7 +57,7 @@ flattened! {
     vision => Vision(Io, Checkpoint);
     trace => Trace(Io, Checkpoint, Model);
     patch => Patch(Io, Checkpoint, Model);
-    receipt => Receipt(Io, Checkpoint, Model, Patch);
+    receipt => Receipt(Io, Checkpoint, Model, Patch, Vision, Verify);
     verify => Verify(Io, Checkpoint, Model, Patch);
     compare => Compare(Io, Checkpoint, Model, Trace);
     conformance => Conformance(Io, Checkpoint, Model, Vision, Trace, Compare);

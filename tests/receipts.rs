@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Output;
 
 use common::{program, reference};
-use context_patch::receipt::{Ending, Receipt};
+use context_patch::receipt::{AnyReceipt, Ending, Receipt, VerificationReceipt};
+use context_patch::vision::Picture;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -30,6 +31,14 @@ fn of_generate(arguments: &[&str]) -> TempDir {
 
 fn of_prompt(arguments: &[&str]) -> TempDir {
     of_generate(&[&["--prompt", PROMPT], arguments].concat())
+}
+
+/// The receipt in a file, and its fields that were changed.
+fn load(path: &Path) -> (Receipt, Vec<&'static str>) {
+    match AnyReceipt::load(path).unwrap() {
+        (AnyReceipt::Generation(receipt), changed) => (*receipt, changed),
+        (receipt, _) => panic!("{receipt:?}"),
+    }
 }
 
 /// The exit code of `check r.json`, and what it prints.
@@ -63,7 +72,7 @@ fn edited(dir: &Path, field: &str, value: Value) -> (i32, String) {
 /// What `check` says when the receipt is another one, whose hashes fit.
 fn rewritten(dir: &Path, change: impl FnOnce(&mut Receipt)) -> (i32, String) {
     let path = dir.join("r.json");
-    let (before, changed) = Receipt::load(&path).unwrap();
+    let (before, changed) = load(&path);
     assert_eq!(changed, [] as [&str; 0]);
     let mut receipt = before.clone();
     change(&mut receipt);
@@ -179,6 +188,10 @@ fn a_field_changed_by_hand_is_named() {
             (_, Value::String(text)) => json!(format!("{text}x")),
             (_, Value::Number(number)) => json!(number.as_u64().unwrap() + 1),
             ("stop_texts", _) => json!(["figs"]),
+            ("images", _) => {
+                json!([{ "file": "a", "format": "png", "width": 1, "height": 1, "sha256": "b" }])
+            }
+            (_, Value::Bool(is)) => json!(!is),
             (_, Value::Array(items)) => json!(&items[1..]),
             other => panic!("{other:?}"),
         };
@@ -187,7 +200,7 @@ fn a_field_changed_by_hand_is_named() {
         assert_eq!((code, said), (1, want));
         changed += 1;
     }
-    assert_eq!(changed, 17);
+    assert_eq!(changed, 19);
 }
 
 #[test]
@@ -225,7 +238,7 @@ fn what_was_changed_with_its_hash_is_found_by_running_it() {
         receipt.stop_texts = vec![receipt.text[2..5].into()];
     });
     say("ended by a text that it has not", |receipt| {
-        receipt.stop_texts = vec!["figs".into()];
+        receipt.stop_texts = vec!["zebra".into()];
         receipt.stop = Ending::Text;
     });
     say("another hash", |receipt| {
@@ -239,6 +252,131 @@ fn what_was_changed_with_its_hash_is_found_by_running_it() {
         receipt.tokenizer = "0".repeat(64)
     });
     insta::assert_snapshot!(all);
+}
+
+#[test]
+fn pictures_are_part_of_it() {
+    let see = |name: &str, pictures: &[&str], more: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        for picture in ["00.png", "01.png"] {
+            let from = reference("tiny-vision/examples").join(picture);
+            std::fs::copy(from, dir.path().join(picture)).unwrap();
+        }
+        let images = pictures.iter().flat_map(|picture| ["--image", picture]);
+        let generate = ["generate", "--model", "tiny-vision", "--receipt", "r.json"];
+        let question = ["--prompt", "What colour is the circle?\nA:"];
+        let images: Vec<_> = images.collect();
+        let done = run(
+            dir.path(),
+            &[&generate[..], &question, &images, more].concat(),
+        );
+        assert!(done.status.success(), "{name}: {done:?}");
+        is_the_same(dir.path(), &[]);
+        dir
+    };
+    see("two", &["00.png", "01.png"], &[]);
+    see("crops", &["00.png"], &["--pan-and-scan"]);
+    let dir = see("one", &["00.png"], &[]);
+    let moved = dir.path().join("moved.png");
+    std::fs::rename(dir.path().join("00.png"), &moved).unwrap();
+    assert_eq!(check(dir.path(), &[]).0, 2);
+    is_the_same(dir.path(), &["--image", "moved.png"]);
+    let (code, said) = check(dir.path(), &["--image", "01.png"]);
+    assert!(
+        code == 1 && said.starts_with("Not the same: images: "),
+        "{said}"
+    );
+    let (code, said) = check(dir.path(), &["--image", "01.png", "--image", "01.png"]);
+    assert_eq!(
+        (code, &*said),
+        (1, "Not the same: images: 1 in the receipt, 2 here\n")
+    );
+    // The other picture's hash, and the picture that it is of: the logits are others.
+    let record = Picture::open(&dir.path().join("01.png")).unwrap().record();
+    let (code, said) = rewritten(dir.path(), |receipt| receipt.images = vec![record]);
+    assert_eq!(
+        (code, &*said),
+        (1, "Not the same: step 1: the logits are others\n")
+    );
+}
+
+#[test]
+fn a_verification_has_one_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.json");
+    std::fs::write(
+        dir.path().join("p.jsonl"),
+        format!("{PROMPT:?}\n\"Ann likes\"\n"),
+    )
+    .unwrap();
+    let verify = [
+        "verify",
+        "--model",
+        "tiny",
+        "--prompts",
+        "p.jsonl",
+        "--tokens",
+        "3",
+    ];
+    let rows = [
+        "--solver",
+        "closed-form,span",
+        "--dtype",
+        "f32,bf16",
+        "--receipt",
+        "r.json",
+    ];
+    let done = run(dir.path(), &[&verify[..], &rows].concat());
+    // What does not hold, as a span here, has a receipt too.
+    assert_eq!(done.status.code(), Some(1), "{done:?}");
+    is_the_same(dir.path(), &[]);
+    is_the_same(dir.path(), &["--threads", "3", "--level", "scalar"]);
+    let before = std::fs::read(&path).unwrap();
+    let load = || match AnyReceipt::load(&path).unwrap() {
+        (AnyReceipt::Verification(receipt), changed) if changed.is_empty() => *receipt,
+        other => panic!("{other:?}"),
+    };
+    let rewritten = |change: fn(&mut VerificationReceipt)| {
+        let mut receipt = load();
+        change(&mut receipt);
+        receipt.write(&path).unwrap();
+        let said = check(dir.path(), &[]);
+        std::fs::write(&path, &before).unwrap();
+        said
+    };
+    // A hash, and what the hashes depend on.
+    let (code, said) = rewritten(|receipt| receipt.steps[3][1][2] = "0".repeat(64));
+    let want = "Not the same: span bf16 overlay, prompt 2 token 3: the logits are others\n";
+    assert_eq!((code, &*said), (1, want));
+    let (code, said) = rewritten(|receipt| receipt.setting.gain = Some(7.0));
+    assert!(
+        code == 1 && said.contains("the logits are others"),
+        "{said}"
+    );
+    let (code, said) = rewritten(|receipt| receipt.setting.prompt_ids[0][3] += 1);
+    assert!(
+        code == 1 && said.contains("prompt 1 token 1: the logits"),
+        "{said}"
+    );
+    let (code, said) = rewritten(|receipt| receipt.setting.model_hash = "0".repeat(64));
+    assert!(
+        code == 1 && said.starts_with("Not the same: weights: "),
+        "{said}"
+    );
+    // A prompt's hashes are missing.
+    let (code, said) = rewritten(|receipt| receipt.steps[0].truncate(1));
+    assert!(
+        code == 2 && said.contains("a hash for each token of each prompt"),
+        "{said}"
+    );
+    let (code, said) = edited(dir.path(), "tokenizer", json!("0"));
+    assert_eq!(
+        (code, &*said),
+        (
+            1,
+            "Not the same: tokenizer: not what was written, its hash differs\n"
+        )
+    );
 }
 
 #[test]
@@ -279,11 +417,12 @@ fn what_is_no_receipt_is_refused_in_one_line() {
     say("a position too few", &field("positions", json!([0])));
     say("a token that is none", &field("prompt", json!([-1])));
     say("a compute type that is none", &field("dtype", json!("f16")));
-    let mut sampling = serde_json::to_value(context_patch::receipt::Sampling::default()).unwrap();
+    let mut sampling =
+        serde_json::to_value(context_patch::model::generate::Sampling::default()).unwrap();
     sampling["min_p"] = json!(2);
     say("a probability that is none", &field("sampling", sampling));
     std::fs::write(&path, &text).unwrap();
-    let (mut receipt, _) = Receipt::load(&path).unwrap();
+    let (mut receipt, _) = load(&path);
     receipt.prompt[0] = u32::MAX;
     say("a token that the model has not", &receipt.json());
     receipt.prompt[0] = 5;
@@ -291,7 +430,8 @@ fn what_is_no_receipt_is_refused_in_one_line() {
         .iter_mut()
         .for_each(|p| *p += 1 << 40);
     say("a position that the model has not", &receipt.json());
-    let (mut receipt, _) = Receipt::parse(&path, text.as_bytes()).unwrap();
+    std::fs::write(&path, &text).unwrap();
+    let (mut receipt, _) = load(&path);
     receipt.model = "nowhere".into();
     say("a model that is not here", &receipt.json());
     let gemm = run(

@@ -5,21 +5,21 @@ use std::path::PathBuf;
 use clap::Args;
 use context_patch::checkpoint::{Conversation, Message, Tokenizer};
 use context_patch::kernels::Level;
-use context_patch::model::generate::{Stop, generate_by, greedy};
+use context_patch::model::generate::{Sampling, likeliest};
 use context_patch::model::{Model, Session};
 use context_patch::output::check_writable;
 use context_patch::patch::{ApplyMode, Error, Overlay, SavedPatch, Source};
-use context_patch::receipt::{PatchUsed, Receipt, Sampling};
+use context_patch::receipt::{PatchUsed, Receipt};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::distribution;
 use context_patch::{Result, trace};
 
-use super::likeliest::likeliest;
 use super::progress::waiting;
 use super::solving::ExportArgs;
 use super::table::table;
-use super::text::{print_written, read_input};
-use super::{BackendArgs, ModelArgs, OK, end_line, print, refuse_empty, signals, with_dtype};
+use super::text::read_input;
+use super::writing::Writing;
+use super::{BackendArgs, ModelArgs, OK, print, refuse_empty, signals, with_dtype};
 
 /// Run a model under a saved patch and without the context: write on, or print logits
 ///
@@ -217,47 +217,22 @@ impl Apply {
             Source::Solved(solved) => solved.split.answer().len() + 1,
             Source::Compiled(_) => 64,
         });
-        let receipt = self.receipt.as_ref().map(|_| -> Result<_> {
+        let receipt = self.receipt.as_deref().map(|file| -> Result<_> {
             let input = (tokens.clone(), positions.clone());
             let receipt = Receipt::new(model, E::DTYPE, input, Sampling::default(), most)?;
             let patch = PatchUsed::new(&self.patch, self.form(saved))?;
-            Ok(receipt.under(patch))
+            Ok((receipt.under(patch), file))
         });
-        let mut receipt = receipt.transpose()?;
-        let mut stream = tokenizer.stream();
-        let (mut ids, mut text) = (Vec::new(), String::new());
-        let mut say = |piece: String| -> Result<()> {
-            text.push_str(&piece);
-            if self.json {
-                Ok(())
-            } else {
-                print_written(&piece)
-            }
+        let writing = Writing {
+            tokenizer,
+            sampling: Sampling::default(),
+            max_tokens: most,
+            show: !self.json,
+            receipt: receipt.transpose()?,
         };
-        let choose = |logits: &[E]| {
-            if let Some(receipt) = &mut receipt {
-                receipt.step(logits);
-            }
-            greedy(logits)
-        };
-        let stop = generate_by(&mut session, query, most, choose, |id| {
-            ids.push(id);
-            say(stream.push(id)?)
-        })?;
-        say(stream.finish()?)?;
-        if let Some((receipt, file)) = receipt.zip(self.receipt.as_ref()) {
-            receipt
-                .finished(tokenizer, ids.clone(), stop)?
-                .write(file)?;
-        }
-        if !self.json {
-            end_line(&text)?;
-        }
-        let code = if stop == Stop::Cancelled {
-            signals::code()
-        } else {
-            OK
-        };
+        let written = writing.after(&mut session, query)?;
+        let code = written.code();
+        let (ids, text) = (written.ids, written.text);
         Ok((Said::Text { ids, text }, code))
     }
 }
@@ -265,7 +240,7 @@ impl Apply {
 /// The `k` likeliest tokens.
 fn candidates<E: Element>(tokenizer: &Tokenizer, logits: &[E], k: usize) -> Vec<Candidate> {
     let p = distribution(logits);
-    let likeliest = likeliest(logits).into_iter().take(k);
+    let likeliest = likeliest(logits, k).into_iter();
     likeliest
         .map(|id| Candidate {
             id,

@@ -7,6 +7,7 @@ use clap::Args;
 use context_patch::Result;
 use context_patch::checkpoint::Tokenizer;
 use context_patch::kernels::Level;
+use context_patch::model::generate::likeliest;
 use context_patch::model::{Images, Inputs, Model, ModelOptions, Session, Tokens};
 use context_patch::output::{check_writable, write_file};
 use context_patch::patch::{self, Method, Query, Solution, Solver, Variant, solve};
@@ -16,7 +17,6 @@ use context_patch::verify::{LogitsDistance, distribution};
 use context_patch::vision::{Picture, Processor, half_blocks};
 use serde_json::{Value, json};
 
-use super::likeliest::likeliest;
 use super::table::table;
 use super::words::{figure, paragraph, rows};
 use super::{OK, builtin, print, program, refuse_empty, with_dtype};
@@ -182,7 +182,7 @@ impl Demo {
     fn answers<E: Element>(&self, tokenizer: &Tokenizer, solution: &Solution<E>) -> [Answer; 3] {
         let answer = |title: &str, context: &str, logits: &[E]| {
             let p = distribution(logits);
-            let words = likeliest(logits).into_iter().take(DRAWN).map(|id| {
+            let words = likeliest(logits, DRAWN).into_iter().map(|id| {
                 let word = tokenizer.decode(&[id]).unwrap_or_default();
                 (word.trim().to_owned(), p[id as usize])
             });

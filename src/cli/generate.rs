@@ -6,15 +6,17 @@ use clap::Args;
 use context_patch::Result;
 use context_patch::checkpoint::{Conversation, Message, Tokenizer};
 use context_patch::kernels::Level;
-use context_patch::model::generate::{Stop, generate_by};
+use context_patch::model::generate::{Sampling, Stop};
 use context_patch::model::{Model, Session};
 use context_patch::output::check_writable;
-use context_patch::receipt::{Receipt, Sampling};
+use context_patch::receipt::Receipt;
 use context_patch::tensor::{Dtype, Element};
+use context_patch::vision::Picture;
 
 use super::images::{ImageArgs, Prompt, Written};
-use super::text::{print_written, read_input};
-use super::{BackendArgs, ModelArgs, OK, end_line, print, refuse_empty, signals, with_dtype};
+use super::text::read_input;
+use super::writing::Writing;
+use super::{BackendArgs, ModelArgs, print, refuse_empty, signals, with_dtype};
 
 /// Continue a text: the likeliest token by default, or drawn at a temperature
 ///
@@ -81,7 +83,7 @@ pub(super) struct Generate {
     seed: u64,
 
     /// Write to FILE what this was made of and a hash of every step's logits, for `context-patch check`
-    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
 
     /// Print one JSON object at the end instead of the text
@@ -154,55 +156,34 @@ impl Generate {
             seed: self.seed,
             ..Sampling::default()
         };
-        let mut sampler = sampling.sampler();
         let input = (prompt.ids.clone(), (0..prompt.ids.len()).collect());
-        let new = || Receipt::new(model, self.dtype, input, sampling, self.max_tokens);
-        let mut receipt = self.receipt.as_ref().map(|_| new()).transpose()?;
-        let mut stream = tokenizer.stream();
-        let (mut ids, mut text) = (Vec::new(), String::new());
+        let receipt = self.receipt.as_deref().map(|file| -> Result<_> {
+            let sampling = sampling.clone();
+            let receipt = Receipt::new(model, self.dtype, input, sampling, self.max_tokens)?;
+            let images = prompt.pictures.iter().map(Picture::record).collect();
+            Ok((receipt.with_images(images, self.images.pan_and_scan), file))
+        });
         let mut session = Session::<E>::new(model).with_cancel(signals::cancel());
-        let say = |piece: &str, text: &mut String| {
-            text.push_str(piece);
-            if self.json {
-                Ok(())
-            } else {
-                print_written(piece)
-            }
-        };
-        let choose = |logits: &[E]| {
-            if let Some(receipt) = &mut receipt {
-                receipt.step(logits);
-            }
-            sampler.next(logits)
+        let writing = Writing {
+            tokenizer,
+            sampling,
+            max_tokens: self.max_tokens,
+            show: !self.json,
+            receipt: receipt.transpose()?,
         };
         let rest = prompt.take_in(&mut session)?;
-        let stop = generate_by(&mut session, rest, self.max_tokens, choose, |id| {
-            ids.push(id);
-            say(&stream.push(id)?, &mut text)
-        })?;
-        say(&stream.finish()?, &mut text)?;
-        if let Some((receipt, file)) = receipt.zip(self.receipt.as_ref()) {
-            receipt
-                .finished(tokenizer, ids.clone(), stop)?
-                .write(file)?;
-        }
+        let written = writing.after(&mut session, rest)?;
         if self.json {
             let output = Output {
                 model: model.checkpoint().name(),
                 dtype: self.dtype.to_string(),
                 prompt_ids: &prompt.ids,
-                ids: &ids,
-                text: &text,
-                stop,
+                ids: &written.ids,
+                text: &written.text,
+                stop: written.stop,
             };
             print(&format!("{}\n", serde_json::json!(output)))?;
-        } else {
-            end_line(&text)?;
         }
-        Ok(if stop == Stop::Cancelled {
-            signals::code()
-        } else {
-            OK
-        })
+        Ok(written.code())
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct ImageArgs {
 
     /// Let the model see crops of long pictures, too
     #[arg(long, requires = "files")]
-    pan_and_scan: bool,
+    pub(super) pan_and_scan: bool,
 }
 
 /// A prompt before it is tokens.

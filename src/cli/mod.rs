@@ -15,7 +15,6 @@ mod inspect;
 mod keep;
 mod layers;
 mod lemmas;
-mod likeliest;
 mod outcome;
 mod patch;
 mod progress;
@@ -30,6 +29,7 @@ mod text;
 mod trace;
 mod verify;
 mod words;
+mod writing;
 
 use std::io::{ErrorKind, IsTerminal};
 use std::process::ExitCode;

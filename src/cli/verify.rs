@@ -9,6 +9,7 @@ use context_patch::kernels::{Backend, Level};
 use context_patch::model::{self, Model};
 use context_patch::output::{check_new_dir, check_writable};
 use context_patch::patch::{ApplyMode, Positions, Solver};
+use context_patch::receipt::VerificationReceipt;
 use context_patch::tensor::Dtype;
 use context_patch::verify::{
     Error, Keep, Kind, Machine, PROMPTS, Record, Setting, Shard, StepsFile, campaign,
@@ -84,6 +85,10 @@ pub(super) struct Verify {
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
 
+    /// Write to FILE what this was made of and a hash of every token's logits, for `context-patch check`
+    #[arg(long, value_name = "FILE", conflicts_with = "shard")]
+    receipt: Option<PathBuf>,
+
     /// Append every token here as soon as it is done, one JSON object a line. Where the file is there already, the
     /// verification goes on where it ended, however it ended: for runs of hours
     #[arg(long, value_name = "FILE")]
@@ -111,7 +116,7 @@ Long runs, the first of which goes on when it is given again after it was killed
 
 impl Verify {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
-        if let Some(file) = &self.json {
+        for file in self.json.iter().chain(&self.receipt) {
             check_writable(file)?;
         }
         if let Some(dir) = &self.report {
@@ -171,7 +176,13 @@ impl Verify {
             write_report(dir, &record, pictures, model.checkpoint())?;
         }
         let code = conclude(&record)?;
-        unsolved.map_or(Ok(code), |error| Err(error.into()))
+        if let Some(error) = unsolved {
+            return Err(error.into());
+        }
+        if let Some(file) = &self.receipt {
+            VerificationReceipt::new(&model, &record)?.write(file)?;
+        }
+        Ok(code)
     }
 
     fn setting(&self, model: &Model, prompts: Vec<String>) -> Result<Setting> {
@@ -202,6 +213,7 @@ impl Verify {
         setting.prompt_ids = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
         if let Some(prompt) = prompts.first() {
             setting.images = prompt.pictures.iter().map(Picture::record).collect();
+            setting.pan_and_scan = self.images.pan_and_scan;
         }
         Ok(prompts)
     }

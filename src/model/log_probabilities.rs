@@ -1,7 +1,6 @@
 //! How likely tokens are by the logits of a pass.
 
-use std::cmp::Ordering;
-
+use super::generate;
 use crate::kernels::{Level, softmax};
 use crate::tensor::Element;
 
@@ -38,18 +37,7 @@ impl LogProbabilities {
 
     /// The `count` likeliest tokens, likeliest first, of equals the lowest id.
     pub fn likeliest(&self, count: usize) -> Vec<u32> {
-        let count = count.min(self.logits.len());
-        if count == 0 {
-            return Vec::new();
-        }
-        let logit = |id: u32| self.logits[id as usize];
-        let likelier =
-            |a: &u32, b: &u32| -> Ordering { logit(*b).total_cmp(&logit(*a)).then(a.cmp(b)) };
-        let mut ids: Vec<u32> = (0..self.logits.len() as u32).collect();
-        ids.select_nth_unstable_by(count - 1, likelier);
-        ids.truncate(count);
-        ids.sort_unstable_by(likelier);
-        ids
+        generate::likeliest(&self.logits, count)
     }
 }
 

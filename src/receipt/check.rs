@@ -5,12 +5,15 @@ use std::path::Path;
 
 use half::bf16;
 
-use super::{Ending, Error, PatchUsed, Receipt, Result, Text, as_json, chained, hashes_of_files};
-use crate::message::one_line;
-use crate::model::generate::{Generation, Step, Stop};
-use crate::model::{self, Model, Session};
+use super::same::{of_hash, of_model, of_pictures, other, pixel_values, slices};
+use super::sealed::as_json;
+use super::{Ending, Error, PatchUsed, Receipt, Result, Text, chained};
+use crate::model::generate::{Generation, Sampler, Step, Stop};
+use crate::model::{self, Images, Inputs, Model, Session, Tokens};
 use crate::patch::{Overlay, SavedPatch};
 use crate::tensor::{Dtype, Element};
+use crate::verify::Place;
+use crate::vision::Picture;
 
 /// The first thing in a receipt that is not so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,11 @@ pub enum What {
         /// Drawn here; none for one that ends the text.
         here: Option<u32>,
     },
+    /// The logits of a token that was verified.
+    Verified {
+        /// Which token.
+        place: Place,
+    },
 }
 
 impl Difference {
@@ -68,6 +76,7 @@ impl fmt::Display for Difference {
                 write!(f, "{field}: {receipt} in the receipt, {here} here")
             }
             What::Logits { step } => write!(f, "step {step}: the logits are others"),
+            What::Verified { place } => write!(f, "{place}: the logits are others"),
             What::Token {
                 step,
                 receipt,
@@ -86,48 +95,48 @@ impl fmt::Display for Difference {
 }
 
 impl Receipt {
-    /// Runs it again on `model`, opened with the receipt's [`embedding_scale`](Self::embedding_scale), under the patch in
-    /// `patch` if it had one. `None` where everything is the same.
+    /// Runs it again on `model`, opened with the receipt's [`embedding_scale`](Self::embedding_scale), with the pictures that its
+    /// prompt had, and under the patch in `patch` if it had one. `None` where everything is the same.
     ///
     /// # Errors
     ///
     /// [`Error::Backend`], and those of [`SavedPatch::load`] and of [`Session::forward`].
-    pub fn check(&self, model: &Model, patch: Option<&Path>) -> Result<Option<Difference>> {
+    pub fn check(
+        &self,
+        model: &Model,
+        patch: Option<&Path>,
+        pictures: &[Picture],
+    ) -> Result<Option<Difference>> {
         if !model.backend().is_exact() {
             return Err(Error::Backend(model.backend()));
         }
-        let [config, tokenizer] = hashes_of_files(model)?;
-        let weights = model.checkpoint().tensors().content_hash();
         let used = self.patch.as_ref().zip(patch);
         let used = used.map(|(used, file)| PatchUsed::new(file, used.apply));
         let used = used.transpose()?;
         let of_patch = |patch: Option<&PatchUsed>| {
             patch.map_or_else(|| "none".to_owned(), |patch| patch.hash.clone())
         };
-        let hashes = [
-            ("weights", self.weights.clone(), weights),
-            ("config", self.config.clone(), config),
-            ("tokenizer", self.tokenizer.clone(), tokenizer),
-            (
-                "patch",
-                of_patch(self.patch.as_ref()),
-                of_patch(used.as_ref()),
-            ),
-        ];
-        for (field, receipt, here) in hashes {
-            if receipt != here {
-                return Ok(Some(other(field, shown(&receipt), shown(&here))));
-            }
+        let (theirs, here) = (of_patch(self.patch.as_ref()), of_patch(used.as_ref()));
+        let different = of_model(model, &self.weights, &self.config, &self.tokenizer)?
+            .or_else(|| of_hash("patch", &theirs, &here))
+            .or_else(|| of_pictures(&self.images, pictures));
+        if different.is_some() {
+            return Ok(different);
         }
         let patch = patch.filter(|_| used.is_some()).map(SavedPatch::load);
         let patch = patch.transpose()?;
         if let Some(patch) = &patch {
             patch.check(model)?;
         }
+        let values = pixel_values(model, &self.prompt, pictures, self.pan_and_scan)?;
+        let inputs = Inputs {
+            ids: &self.prompt,
+            pixel_values: &slices(&values),
+        };
         match self.dtype {
-            Dtype::F64 => self.run::<f64>(model, patch.as_ref()),
-            Dtype::F32 => self.run::<f32>(model, patch.as_ref()),
-            Dtype::Bf16 => self.run::<bf16>(model, patch.as_ref()),
+            Dtype::F64 => self.run::<f64>(model, patch.as_ref(), inputs),
+            Dtype::F32 => self.run::<f32>(model, patch.as_ref(), inputs),
+            Dtype::Bf16 => self.run::<bf16>(model, patch.as_ref(), inputs),
         }
     }
 
@@ -136,6 +145,7 @@ impl Receipt {
         &self,
         model: &Model,
         patch: Option<&SavedPatch>,
+        inputs: Inputs<'_>,
     ) -> Result<Option<Difference>> {
         let overlay = self.patch.as_ref().zip(patch);
         let overlay =
@@ -147,10 +157,15 @@ impl Receipt {
         let Some((&query, before)) = self.prompt.split_last() else {
             return Err(model::Error::EmptyPrompt.into());
         };
-        session.forward_at(before, &self.positions[..before.len()], 0)?;
+        if let Some(images) = Images::of(model, inputs)? {
+            session = session.at(self.positions[0]);
+            session.forward(Tokens::new(before, Some(&images)), 0)?;
+        } else {
+            session.forward_at(before, &self.positions[..before.len()], 0)?;
+        }
         let mut session = session.at(self.positions[before.len()]);
         let mut generation = Generation::new(&[query], self.max_tokens);
-        let mut sampler = self.sampling.sampler();
+        let mut sampler = Sampler::new(self.sampling.clone());
         let (mut hash, mut ended) = (None, false);
         for (i, want) in self.steps.iter().enumerate() {
             let next = generation.step_by(&mut session, |logits| {
@@ -230,14 +245,4 @@ impl Receipt {
         }
         Ok(None)
     }
-}
-
-/// As much of a hash as tells it from others.
-fn shown(hash: &str) -> String {
-    one_line(hash, 16)
-}
-
-fn other(field: &'static str, receipt: String, here: String) -> Difference {
-    let what = What::Other { receipt, here };
-    Difference { field, what }
 }

@@ -14,6 +14,7 @@
 //! | `patch` | null, or the patch file, its SHA-256 and how it was applied |
 //! | `dtype` | the compute type |
 //! | `prompt`, `positions` | the tokens taken in, and the position of each |
+//! | `images`, `pan_and_scan` | the pictures in the prompt, and whether crops of long ones are in it |
 //! | `sampling` | how tokens were drawn, the seed included |
 //! | `max_tokens` | how many tokens could be written |
 //! | `stop_texts` | texts that end it when they are written |
@@ -22,14 +23,15 @@
 //! | `steps` | for each draw SHA-256 of the step before (in hexadecimal, nothing for the first) and the logits, little-endian in the compute type |
 //! | `hashes` | for every field SHA-256 of its value as compact JSON |
 //!
-//! The hashes name a field that was changed by hand. Someone who computes them anew changes what happens when the receipt is run
+//! That of a verification is [another one](VerificationReceipt). The hashes name a field that was changed by hand. Someone who computes them anew changes what happens when the receipt is run
 //! again, and is found there.
 
 mod check;
 mod error;
-mod sampling;
+mod same;
+mod sealed;
+mod verification;
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::ops::Range;
 use std::path::Path;
@@ -39,18 +41,18 @@ use sha2::{Digest, Sha256};
 
 pub use check::{Difference, What};
 pub use error::{Error, Result};
-pub use sampling::Sampling;
+use same::hash_of_file;
+use sealed::{Sealed, as_json};
+pub use verification::VerificationReceipt;
 
 use crate::checkpoint::Tokenizer;
 use crate::message::{IoError, hex};
-use crate::model::generate::Stop;
+use crate::model::generate::{Sampling, Stop};
 use crate::model::{EmbeddingScale, Model};
 use crate::output::write_file;
 use crate::patch::ApplyMode;
 use crate::tensor::{Dtype, Element};
-
-/// The field `format`.
-const FORMAT: &str = "context-patch receipt 1";
+use crate::vision::PictureRecord;
 
 /// What a generation was made of, and a hash of every step: the fields are those of the [file](self).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +77,10 @@ pub struct Receipt {
     pub prompt: Vec<u32>,
     /// The position of each, ascending.
     pub positions: Vec<usize>,
+    /// The pictures in the prompt, in order.
+    pub images: Vec<PictureRecord>,
+    /// Whether crops of long pictures are in it.
+    pub pan_and_scan: bool,
     /// How tokens were drawn.
     pub sampling: Sampling,
     /// How many tokens could be written.
@@ -158,18 +164,19 @@ impl Receipt {
         if !model.backend().is_exact() {
             return Err(Error::Backend(model.backend()));
         }
-        let [config, tokenizer] = hashes_of_files(model)?;
         Ok(Self {
             version: env!("CARGO_PKG_VERSION").into(),
             model: model.checkpoint().name().into(),
             weights: model.checkpoint().tensors().content_hash(),
-            config,
-            tokenizer,
+            config: hash_of_file(model, "config.json")?,
+            tokenizer: hash_of_file(model, "tokenizer.json")?,
             embedding_scale: model.embedding_scale(),
             patch: None,
             dtype,
             prompt,
             positions,
+            images: Vec::new(),
+            pan_and_scan: false,
             sampling,
             max_tokens,
             stop_texts: Vec::new(),
@@ -185,6 +192,16 @@ impl Receipt {
     pub fn under(self, patch: PatchUsed) -> Self {
         let patch = Some(patch);
         Self { patch, ..self }
+    }
+
+    /// For a prompt with pictures, and crops of long ones if `pan_and_scan` says so.
+    #[must_use]
+    pub fn with_images(self, images: Vec<PictureRecord>, pan_and_scan: bool) -> Self {
+        Self {
+            images,
+            pan_and_scan,
+            ..self
+        }
     }
 
     /// Takes in the logits of a draw.
@@ -225,79 +242,15 @@ impl Receipt {
 
     /// The content of the file: a line for each field.
     pub fn json(&self) -> String {
-        let fields = self.fields().into_iter();
-        let format = ("format", as_json(&FORMAT));
-        let hashes = ("hashes", as_json(&self.hashes()));
-        let lines = [format].into_iter().chain(fields).chain([hashes]);
-        let lines: Vec<_> = lines
-            .map(|(name, json)| format!("  \"{name}\": {json}"))
-            .collect();
-        format!("{{\n{}\n}}\n", lines.join(",\n"))
+        self.sealed()
     }
+}
 
-    /// Reads a file, and says which of its fields are not those that were written: their hashes differ.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Io`], [`Error::Parse`] for what is no receipt, [`Error::Format`] for one of another version of the format.
-    pub fn load(path: &Path) -> Result<(Self, Vec<&'static str>)> {
-        let bytes = std::fs::read(path).map_err(IoError::at("read", path))?;
-        Self::parse(path, &bytes)
-    }
+impl Sealed for Receipt {
+    const FORMAT: &'static str = "context-patch receipt 1";
 
-    /// [`load`](Self::load) for the content of a file called `path`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`load`](Self::load).
-    pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Self, Vec<&'static str>)> {
-        #[derive(Deserialize)]
-        struct Format {
-            format: String,
-        }
-        #[derive(Deserialize)]
-        struct Sealed {
-            hashes: BTreeMap<String, String>,
-            #[serde(flatten)]
-            receipt: Receipt,
-        }
-        let fail = |source| Error::Parse {
-            path: path.into(),
-            source,
-        };
-        let Format { format } = serde_json::from_slice(bytes).map_err(fail)?;
-        if format != FORMAT {
-            return Err(Error::Format {
-                path: path.into(),
-                format,
-            });
-        }
-        let Sealed { hashes, receipt } = serde_json::from_slice(bytes).map_err(fail)?;
-        if let Some(reason) = receipt.wrong() {
-            return Err(fail(serde::de::Error::custom(reason)));
-        }
-        let is_changed = |(name, hash): (&'static str, String)| {
-            (hashes.get(name) != Some(&hash)).then_some(name)
-        };
-        let changed = receipt.hashes().into_iter().filter_map(is_changed);
-        let changed = changed.collect();
-        Ok((receipt, changed))
-    }
-
-    /// What nobody can run.
-    fn wrong(&self) -> Option<&'static str> {
-        if self.prompt.is_empty() || self.prompt.len() != self.positions.len() {
-            return Some("it has not a position for each of at least one token");
-        }
-        if !self.positions.is_sorted_by(|a, b| a < b) {
-            return Some("its positions do not ascend");
-        }
-        self.sampling.wrong()
-    }
-
-    /// Every field and its value as compact JSON, the fields of an object in a fixed order.
-    fn fields(&self) -> [(&'static str, String); 17] {
-        [
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        vec![
             ("version", as_json(&self.version)),
             ("model", as_json(&self.model)),
             ("weights", as_json(&self.weights)),
@@ -308,6 +261,8 @@ impl Receipt {
             ("dtype", as_json(&self.dtype)),
             ("prompt", as_json(&self.prompt)),
             ("positions", as_json(&self.positions)),
+            ("images", as_json(&self.images)),
+            ("pan_and_scan", as_json(&self.pan_and_scan)),
             ("sampling", as_json(&self.sampling)),
             ("max_tokens", as_json(&self.max_tokens)),
             ("stop_texts", as_json(&self.stop_texts)),
@@ -318,12 +273,61 @@ impl Receipt {
         ]
     }
 
-    /// The hash of every field.
-    fn hashes(&self) -> BTreeMap<&'static str, String> {
-        let fields = self.fields().into_iter();
-        fields
-            .map(|(name, json)| (name, sha256(json.as_bytes())))
-            .collect()
+    fn wrong(&self) -> Option<&'static str> {
+        if self.prompt.is_empty() || self.prompt.len() != self.positions.len() {
+            return Some("it has not a position for each of at least one token");
+        }
+        if !self.positions.is_sorted_by(|a, b| a < b) {
+            return Some("its positions do not ascend");
+        }
+        let gap = |pair: &[usize]| pair[0] + 1 < pair[1];
+        if !self.images.is_empty() && self.positions.windows(2).any(gap) {
+            return Some("its pictures stand among positions with gaps");
+        }
+        self.sampling.wrong()
+    }
+}
+
+/// A receipt of either kind.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AnyReceipt {
+    /// Of a text that was written.
+    Generation(Box<Receipt>),
+    /// Of a verification.
+    Verification(Box<VerificationReceipt>),
+}
+
+impl AnyReceipt {
+    /// Reads a file, and says which of its fields are not those that were written: their hashes differ.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`], and those of [`parse`](Self::parse).
+    pub fn load(path: &Path) -> Result<(Self, Vec<&'static str>)> {
+        let bytes = std::fs::read(path).map_err(IoError::at("read", path))?;
+        Self::parse(path, &bytes)
+    }
+
+    /// [`load`](Self::load) for the content of a file called `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Parse`] for what is no receipt, [`Error::Format`] for one of another version of the format.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<(Self, Vec<&'static str>)> {
+        match sealed::format(path, bytes)?.as_str() {
+            Receipt::FORMAT => {
+                let (receipt, changed) = Receipt::unsealed(path, bytes)?;
+                Ok((Self::Generation(receipt.into()), changed))
+            }
+            VerificationReceipt::FORMAT => {
+                let (receipt, changed) = VerificationReceipt::unsealed(path, bytes)?;
+                Ok((Self::Verification(receipt.into()), changed))
+            }
+            format => Err(Error::Format {
+                path: path.into(),
+                format: format.into(),
+            }),
+        }
     }
 }
 
@@ -348,11 +352,6 @@ impl Text {
     }
 }
 
-/// A value as JSON; the values here have one.
-fn as_json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
-}
-
 fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
@@ -363,13 +362,4 @@ fn chained<E: Element>(before: Option<&String>, logits: &[E]) -> String {
     hash.update(before.map_or("", String::as_str));
     hash.update(bytemuck::cast_slice::<E, u8>(logits));
     hex(&hash.finalize())
-}
-
-/// The hashes of config.json and tokenizer.json.
-fn hashes_of_files(model: &Model) -> Result<[String; 2]> {
-    let hash = |name| -> Result<String> {
-        let file = model.checkpoint().file(name)?;
-        Ok(sha256(&file.unwrap_or_default()))
-    };
-    Ok([hash("config.json")?, hash("tokenizer.json")?])
 }

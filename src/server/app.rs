@@ -22,7 +22,8 @@ use super::reply::{Api, Echo, Head, Reply};
 use super::request::{ChatMessage, ChatRequest, CompletionRequest, Prompt, Settings};
 use crate::checkpoint::{ChatTemplate, Conversation, Tokenizer};
 use crate::model::Model;
-use crate::receipt::{Receipt, Sampling};
+use crate::model::generate::Sampling;
+use crate::receipt::Receipt;
 use crate::tensor::Dtype;
 
 /// What all requests share.
@@ -244,9 +245,12 @@ impl App {
         }
         // One that can be sent back as a number of JSON.
         let seed = settings.seed.unwrap_or_else(|| clock::random() >> 11);
+        let sampling = Sampling {
+            seed,
+            ..settings.sampling
+        };
         let receipt = prepared.receipt.then(|| -> Result<_, Refusal> {
             let mut receipt = self.receipt(prepared.patch.as_ref())?;
-            receipt.sampling = sampling(&settings, seed);
             receipt.max_tokens = max_tokens;
             receipt.stop_texts.clone_from(&settings.stop);
             Ok(receipt)
@@ -257,8 +261,7 @@ impl App {
             prompts,
             n: settings.n,
             max_tokens,
-            sampler: sampling(&settings, seed).sampler(),
-            seed,
+            sampling,
             stop: settings.stop,
             logprobs: settings.logprobs,
             prompt_logprobs,
@@ -321,21 +324,6 @@ pub(super) fn alone<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     match rayon::ThreadPoolBuilder::new().num_threads(1).build() {
         Ok(pool) => pool.install(work),
         Err(_) => work(),
-    }
-}
-
-/// How the first answer to a prompt is drawn.
-fn sampling(settings: &Settings, seed: u64) -> Sampling {
-    Sampling {
-        temperature: settings.temperature,
-        top_k: settings.top_k,
-        top_p: settings.top_p,
-        min_p: settings.min_p,
-        presence_penalty: settings.presence_penalty,
-        frequency_penalty: settings.frequency_penalty,
-        logit_bias: settings.logit_bias.clone(),
-        seed,
-        stream: 0,
     }
 }
 

@@ -17,7 +17,7 @@ use super::metrics::Metrics;
 use super::writer::{self, Next, Writer};
 use crate::checkpoint::Tokenizer;
 use crate::model::batch::{Batch, BatchOptions, Entry, Said, SequenceId};
-use crate::model::generate::Sampler;
+use crate::model::generate::{Sampler, Sampling};
 use crate::model::{Error, Model};
 use crate::receipt::Receipt;
 use crate::tensor::Element;
@@ -30,9 +30,8 @@ pub(super) struct Job {
     pub(super) n: usize,
     /// Tokens of an answer at most.
     pub(super) max_tokens: usize,
-    /// What the answers are drawn by; those to a prompt use a stream of the seed each.
-    pub(super) sampler: Sampler,
-    pub(super) seed: u64,
+    /// How the answers are drawn; those to a prompt use a stream of the seed each.
+    pub(super) sampling: Sampling,
     pub(super) stop: Vec<String>,
     pub(super) logprobs: Option<usize>,
     /// Whether the log-probabilities of the prompts are wanted too.
@@ -364,16 +363,20 @@ impl<'m, E: Element> Engine<'m, E> {
 
     /// The writer of the answer `n` to a prompt.
     fn writer(&self, job: &Job, prompt: usize, n: usize) -> Writer<'m> {
+        let sampling = Sampling {
+            stream: n as u64,
+            ..job.sampling.clone()
+        };
         let receipt = job.receipt.clone().map(|mut receipt| {
             receipt.prompt.clone_from(&job.prompts[prompt]);
             receipt.positions = (0..receipt.prompt.len()).collect();
-            receipt.sampling.stream = n as u64;
+            receipt.sampling.clone_from(&sampling);
             receipt
         });
         Writer::new(
             self.tokenizer,
             self.model.checkpoint().eos_token_ids(),
-            job.sampler.clone().with_stream(job.seed, n as u64),
+            Sampler::new(sampling),
             job.stop.clone(),
             job.max_tokens,
             job.logprobs,

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::parameters::{Parameters, mistyped};
 use super::refusal::Refusal;
+use crate::model::generate::Sampling;
 
 /// Answers to one prompt at most.
 const MOST_ANSWERS: i64 = 128;
@@ -72,21 +73,9 @@ pub struct Settings {
     pub max_tokens: Option<usize>,
     /// Answers to each prompt.
     pub n: usize,
-    /// As [`Sampler::temperature`](crate::model::generate::Sampler::temperature).
-    pub temperature: f64,
-    /// As [`Sampler::top_k`](crate::model::generate::Sampler::top_k).
-    pub top_k: usize,
-    /// As [`Sampler::top_p`](crate::model::generate::Sampler::top_p).
-    pub top_p: f64,
-    /// As [`Sampler::min_p`](crate::model::generate::Sampler::min_p).
-    pub min_p: f64,
-    /// As [`Sampler::presence_penalty`](crate::model::generate::Sampler::presence_penalty).
-    pub presence_penalty: f64,
-    /// As [`Sampler::frequency_penalty`](crate::model::generate::Sampler::frequency_penalty).
-    pub frequency_penalty: f64,
-    /// As [`Sampler::logit_bias`](crate::model::generate::Sampler::logit_bias), in the order of ids.
-    pub logit_bias: Vec<(u32, f64)>,
-    /// What fixes the draws.
+    /// How tokens are drawn, but for the seed.
+    pub sampling: Sampling,
+    /// The seed that was asked for.
     pub seed: Option<u64>,
     /// Texts before which an answer ends, none of them empty.
     pub stop: Vec<String>,
@@ -174,9 +163,7 @@ impl Settings {
             return Err(Refusal::parameter("stream_options", message));
         }
         let usage = options.map(|options| options.boolean("include_usage"));
-        Ok(Self {
-            max_tokens: None,
-            n: body.integer("n", 1..=MOST_ANSWERS)?.unwrap_or(1) as usize,
+        let sampling = Sampling {
             temperature: number("temperature", 0.0..=2.0, 1.0)?,
             // vLLM's clients write -1 for all of them.
             top_k: body.integer("top_k", -1..=i64::MAX)?.unwrap_or(0).max(0) as usize,
@@ -185,6 +172,12 @@ impl Settings {
             presence_penalty: number("presence_penalty", -2.0..=2.0, 0.0)?,
             frequency_penalty: number("frequency_penalty", -2.0..=2.0, 0.0)?,
             logit_bias: logit_bias(body, vocabulary)?,
+            ..Sampling::default()
+        };
+        Ok(Self {
+            max_tokens: None,
+            n: body.integer("n", 1..=MOST_ANSWERS)?.unwrap_or(1) as usize,
+            sampling,
             seed: body
                 .integer("seed", i64::MIN..=i64::MAX)?
                 .map(|seed| seed as u64),

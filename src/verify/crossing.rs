@@ -4,7 +4,7 @@ use super::condition::Disturbed;
 use super::error::{Error, Result};
 use super::metrics::{LogitsDistance, margin};
 use super::protocol::Verification;
-use super::step::{Control, Step};
+use super::step::{Control, Step, logits_hash};
 use super::{Bounds, span};
 use crate::kernels::Backend;
 use crate::model::generate::greedy;
@@ -155,6 +155,7 @@ impl Crossing<'_> {
             token: reduced.query.token,
             position: reduced.positions[reduced.positions.len() - 1],
             next: greedy(want),
+            logits: logits_hash(want, patched.row(0)),
             margin: margin(want),
             bound: Bounds::crossing(home, off, patched_off),
             patched: LogitsDistance::new(patched.row(0), want),

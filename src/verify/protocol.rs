@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::bounds::Bounds;
 use super::error::Result;
 use super::metrics::{LogitsDistance, margin};
-use super::step::{Control, Step};
+use super::step::{Control, Step, logits_hash};
 use super::{Keep, span};
 use crate::model::generate::greedy;
 use crate::model::{Images, Inputs, Model, Session, Tokens};
@@ -76,6 +76,7 @@ impl<E: Element> Solved<E> {
             token: self.token,
             position: self.position,
             next: self.next,
+            logits: logits_hash(want, self.solution.reduced.row(0)),
             margin: margin(want),
             bound: bounds.logits(want, self.solution.report.last_branch()),
             patched: reduced[0],

@@ -38,6 +38,9 @@ pub struct Setting {
     /// The pictures that are in every prompt, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub images: Vec<PictureRecord>,
+    /// Whether crops of long pictures are in them, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pan_and_scan: bool,
     /// Tokens to verify of each prompt.
     pub tokens: usize,
     /// What of the context stays.
@@ -76,6 +79,7 @@ impl Setting {
             prompts,
             prompt_ids,
             images: Vec::new(),
+            pan_and_scan: false,
             tokens: 20,
             keep: Keep::default(),
             positions: Positions::Absolute,
@@ -119,6 +123,9 @@ impl Setting {
         }
         for image in &self.images {
             command += &format!(" --image {}", shown(&image.file));
+        }
+        if self.pan_and_scan {
+            command += " --pan-and-scan";
         }
         command
     }
@@ -194,7 +201,7 @@ impl Setting {
     }
 
     /// Everything that figures depend on, under names for people.
-    fn fields(&self) -> [(&'static str, String); 14] {
+    fn fields(&self) -> [(&'static str, String); 15] {
         let Self {
             model: _,
             model_hash,
@@ -204,6 +211,7 @@ impl Setting {
             prompts,
             prompt_ids,
             images,
+            pan_and_scan,
             tokens,
             keep,
             positions,
@@ -221,6 +229,7 @@ impl Setting {
             ("the list of prompts", name(prompts)),
             ("the prompts' tokens", name(prompt_ids)),
             ("the images", name(images)),
+            ("--pan-and-scan", pan_and_scan.to_string()),
             ("--tokens", tokens.to_string()),
             ("--keep", keep.to_string()),
             ("--positions", positions.to_string()),

@@ -3,7 +3,7 @@
 use super::Bounds;
 use super::error::Result;
 use super::metrics::{LogitsDistance, margin};
-use super::step::{Control, Step};
+use super::step::{Control, Step, logits_hash};
 use crate::model::generate::greedy;
 use crate::model::{Images, Model, Recorder, Session, Tokens};
 use crate::patch::{Overlay, SolverReport, Split, Variant};
@@ -86,6 +86,7 @@ pub(super) fn check_within<E: Element>(
             token,
             position: positions[first + i],
             next: greedy(&want),
+            logits: logits_hash(&want, patched.row(i)),
             margin: margin(&want),
             bound: bounds.span(&want, branch, eps, contextual.mean_squares[i]),
             patched: LogitsDistance::new(patched.row(i), &want),

@@ -1,10 +1,13 @@
 //! One token of a verification, and what came of it.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::metrics::LogitsDistance;
 use crate::json::or_nan;
+use crate::message::hex;
 use crate::patch::{SolverReport, Variant};
+use crate::tensor::Element;
 
 /// One token of a verification.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,6 +22,8 @@ pub struct Step {
     pub position: usize,
     /// The token the contextual pass writes next.
     pub next: u32,
+    /// SHA-256 of the logits of the contextual pass and of those of the patched one, little-endian in the compute type.
+    pub logits: String,
     /// By how much that token leads, in logits.
     #[serde(deserialize_with = "or_nan")]
     pub margin: f64,
@@ -41,6 +46,14 @@ pub struct Control {
     pub variant: Variant,
     /// The reduced pass under what was left, against the contextual one.
     pub reduced: LogitsDistance,
+}
+
+/// [`Step::logits`].
+pub(super) fn logits_hash<E: Element>(contextual: &[E], patched: &[E]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(bytemuck::cast_slice::<E, u8>(contextual));
+    hash.update(bytemuck::cast_slice::<E, u8>(patched));
+    hex(&hash.finalize())
 }
 
 impl Step {

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::common::open;
 use context_patch::model::Error;
-use context_patch::model::generate::{Sampler, Stop, generate};
+use context_patch::model::generate::{Sampler, Sampling, Stop, generate};
 use context_patch::patch::{
     self, ApplyMode, Method, Positions, Query, Solver, Variant, solve, solve_batch,
 };
@@ -81,12 +81,17 @@ fn a_cache_limit_refuses_before_anything_is_computed() {
 fn a_generation_ends_where_the_cache_does() {
     let model = open("tiny");
     let mut session = Session::<f32>::new(&model).with_cache_limit(model.cache_bytes::<f32>(64));
+    let sampling = Sampling {
+        temperature: 5.0,
+        seed: 1,
+        ..Sampling::default()
+    };
     let mut written = 0;
     let stop = generate(
         &mut session,
         &[20; 50],
         100,
-        &mut Sampler::new(5.0, 0, 1.0, 1),
+        &mut Sampler::new(sampling),
         |_| {
             written += 1;
             Ok::<_, Error>(())

@@ -2,14 +2,10 @@
 
 use std::sync::Arc;
 
-use rand_core::Rng;
-use rand_pcg::Pcg64;
-
 use super::kept::{Kept, key};
 use super::lesson::prefix;
 use super::passes::Batch;
-use crate::kernels::{Level, softmax};
-use crate::model::generate::greedy;
+use crate::model::generate::{Sampler, Sampling};
 use crate::model::{Model, Overlay, Result, Session};
 use crate::tensor::Element;
 
@@ -85,17 +81,7 @@ struct Text {
     /// Its key among those that are kept.
     key: String,
     written: Vec<u32>,
-    random: Option<Pcg64>,
-}
-
-impl Text {
-    /// The next token.
-    fn draw<E: Element>(&mut self, logits: &[E]) -> u32 {
-        match &mut self.random {
-            None => greedy(logits),
-            Some(random) => drawn(logits, random),
-        }
-    }
+    sampler: Sampler,
 }
 
 impl Writing<'_> {
@@ -127,18 +113,16 @@ impl Writing<'_> {
     /// What is kept of the texts after some prompts, of which the first has this number.
     fn begun(&self, first: usize, prompts: &[&[u32]]) -> Vec<Text> {
         let each = prompts.iter().zip(first..).map(|(prompt, number)| {
-            let how = match self.random {
-                None => "likeliest".to_owned(),
-                Some(seed) => format!("{seed}-{number}"),
+            let (how, sampling) = match self.random {
+                None => ("likeliest".to_owned(), Sampling::default()),
+                Some(seed) => (format!("{seed}-{number}"), at_temperature_1(seed, number)),
             };
             let key = key(&how, prompt);
-            let mut random = (self.random).map(|seed| Pcg64::new(seed.into(), number as u128));
+            let mut sampler = Sampler::new(sampling);
             let mut written = Vec::new();
             for token in self.kept.text(&key).iter().take(self.until.most) {
                 written.push(*token);
-                if let Some(random) = &mut random {
-                    random.next_u64(); // What was drawn for this token.
-                }
+                sampler.skip(*token);
                 if (self.until.ended)(&written) {
                     break;
                 }
@@ -146,7 +130,7 @@ impl Writing<'_> {
             Text {
                 key,
                 written,
-                random,
+                sampler,
             }
         });
         each.collect()
@@ -187,7 +171,7 @@ impl Writing<'_> {
             }
             let logits = batch.last_logits(&next)?;
             for ((row, text), next) in active.iter_mut().enumerate().zip(&mut next) {
-                let token = text.draw(logits.row(row));
+                let token = text.sampler.next(logits.row(row));
                 text.written.push(token);
                 (self.on_token)();
                 *next = vec![token];
@@ -196,23 +180,17 @@ impl Writing<'_> {
     }
 }
 
+fn at_temperature_1(seed: u64, text: usize) -> Sampling {
+    Sampling {
+        temperature: 1.0,
+        seed,
+        stream: text as u64,
+        ..Sampling::default()
+    }
+}
+
 /// Keeps those of `all` that have a `true`.
 fn retain<T>(all: &mut Vec<T>, stay: &[bool]) {
     let mut stay = stay.iter();
     all.retain(|_| stay.next() == Some(&true));
-}
-
-/// A token at temperature 1, in the order of ids. `Sampler` sorts them, which for a large vocabulary takes longer than the model.
-fn drawn<E: Element>(logits: &[E], random: &mut Pcg64) -> u32 {
-    let mut p: Vec<f64> = logits.iter().map(|logit| logit.to_f64()).collect();
-    softmax(Level::best(), &mut p);
-    // 53 random bits: a number from 0 up to, and not, 1.
-    let mut left = (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * p.iter().sum::<f64>();
-    for (id, p) in p.iter().enumerate() {
-        left -= p;
-        if left < 0.0 {
-            return id as u32;
-        }
-    }
-    greedy(logits)
 }

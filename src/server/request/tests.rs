@@ -34,7 +34,11 @@ fn what_is_not_said_is_openais_default() {
     let settings = request.settings;
     assert_eq!(settings.max_tokens, Some(16));
     assert_eq!(
-        (settings.n, settings.temperature, settings.top_p),
+        (
+            settings.n,
+            settings.sampling.temperature,
+            settings.sampling.top_p
+        ),
         (1, 1.0, 1.0)
     );
     assert_eq!((settings.seed, settings.logprobs), (None, None));
@@ -79,13 +83,16 @@ fn every_parameter_is_read() {
     let want = Settings {
         max_tokens: Some(7),
         n: 3,
-        temperature: 0.0,
-        top_k: 5,
-        top_p: 0.5,
-        min_p: 0.1,
-        presence_penalty: -2.0,
-        frequency_penalty: 2.0,
-        logit_bias: vec![(7, -100.0), (12, 1.5)],
+        sampling: Sampling {
+            temperature: 0.0,
+            top_k: 5,
+            top_p: 0.5,
+            min_p: 0.1,
+            presence_penalty: -2.0,
+            frequency_penalty: 2.0,
+            logit_bias: vec![(7, -100.0), (12, 1.5)],
+            ..Sampling::default()
+        },
         seed: Some(u64::MAX),
         stop: vec!["a".into(), "b".into()],
         stream: true,
@@ -98,7 +105,11 @@ fn every_parameter_is_read() {
     let both = json!({ "max_tokens": 3, "max_completion_tokens": 4, "top_k": -1, "logprobs": true, "top_logprobs": 20 });
     let settings = chat(both).unwrap().settings;
     assert_eq!(
-        (settings.max_tokens, settings.top_k, settings.logprobs),
+        (
+            settings.max_tokens,
+            settings.sampling.top_k,
+            settings.logprobs
+        ),
         (Some(4), 0, Some(20))
     );
 }
