@@ -100,8 +100,7 @@ impl Trace {
                 self.images.prompt(model.checkpoint(), &tokenizer, text)?
             }
         };
-        let mut tokens = prompt.ids.clone();
-        let pixels = prompt.pixel_values();
+        let (mut tokens, pixels) = (prompt.ids.clone(), prompt.pixel_values());
         let mut seen: Vec<_> = pixels.iter().map(|image| Cow::from(*image)).collect();
         if let Some(bug) = self.mutate {
             let inputs = Inputs {
@@ -110,9 +109,11 @@ impl Trace {
             };
             bug.check(&model, self.dtype, inputs)?;
             tokens = bug.tokens(&tokens).to_vec();
-            let processor = model.checkpoint().image_processor()?.unwrap_or_default();
-            let images = pixels.iter();
-            seen = images.map(|image| bug.pixels(&processor, image)).collect();
+            if !pixels.is_empty() {
+                let config = model.checkpoint().image_processor()?.unwrap_or_default();
+                let images = pixels.iter();
+                seen = images.map(|image| bug.pixels(&config, image)).collect();
+            }
             model = model.with_bug(bug);
         }
         let seen: Vec<_> = seen.iter().map(AsRef::as_ref).collect();

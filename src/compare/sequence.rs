@@ -50,6 +50,9 @@ impl Images {
 
     /// As a model with a bug takes them in.
     pub(super) fn with_bug(&self, bug: KnownBug, model: &Model) -> Result<Self> {
+        if self.pixels.is_empty() {
+            return Ok(Self::default());
+        }
         let config = model.checkpoint().image_processor()?.unwrap_or_default();
         let images = self.pixels.iter();
         Ok(Self {
