@@ -2,7 +2,7 @@
 //!
 //! [`Recording`] opens what an engine recorded: a safetensors file, an `.npz`, or a folder of `.npy` files. The names of
 //! Hugging Face modules, llama.cpp and TransformerLens are known ([`Point`]), whatever else there is can be said by a map
-//! file ([`Rules`]). [`Comparison`] holds it against a recording by [`trace`].
+//! file ([`Rules`]). [`Comparison`] holds it against a recording by [`trace`](crate::trace).
 //!
 //! Two recordings of one pass never agree to the last bit, so a difference by itself says little: it may have come in with
 //! what an operation was given. So every operation is done again on the numbers that the other engine itself recorded
@@ -82,7 +82,7 @@ pub struct Comparison<'a> {
 
 impl<'a> Comparison<'a> {
     /// Looks whether `other`, which an engine recorded in compute type `dtype` (what it says itself, or what its numbers
-    /// are, where that is `None`), can be held against `reference`, which is a recording of `model` by [`trace`].
+    /// are, where that is `None`), can be held against `reference`, which is a recording of `model` by [`trace`](crate::trace).
     /// `partial`: it may lack tensors.
     ///
     /// # Errors
