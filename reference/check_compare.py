@@ -4,8 +4,8 @@
     pip install -r reference/requirements.txt llama-cpp-python gguf
     cargo build --release && python3 reference/check_compare.py > reference/check_compare.txt
 
-Records, by hf_trace.py, every point of the small checkpoints of all families and of the real models in f32 and bf16, and by
-llama_trace.py those of the real models with F32 and with BF16 weights and of their GGUF files, and prints what `context-patch
+Records, by hf_trace.py, every point of the small checkpoints of all families and of the real models in f32 and bf16, those that
+see also with pictures, and by llama_trace.py those of the real models with F32 and with BF16 weights and of their GGUF files, and prints what `context-patch
 compare` says: a line each, then every figure of the 270M in transformers. The 270M runs a prompt of 679 tokens, more than its
 window has. Needs 6 GB in the temporary folder. Models named on the command line are the only ones; llama.cpp is left out without
 llama-cpp-python.
@@ -37,6 +37,8 @@ OTHERS_TOKENS = 100
 # Their weights as they are stored, for llama.cpp alone.
 FILES = [f"{model}.gguf" for model in (MODEL, *OTHERS)]
 SMALL_TOKENS = 40
+# One by itself, and two that follow one another.
+PICTURES = [ROOT / "reference/pictures" / name for name in ("rgb-8.png", "palette-8.png", "rgb-113x56.png")]
 
 
 def write_phi3(folder):
@@ -69,7 +71,17 @@ def ids_of(model, folder):
         return max((prompt["ids"] for prompt in golden["prompts"]), key=len)[:OTHERS_TOKENS]
     config = json.loads((folder / "config.json").read_text())
     vocab_size = config.get("text_config", config)["vocab_size"]
-    return [2] + [(i * i * 7 + 3) % vocab_size for i in range(1, SMALL_TOKENS)]
+    ids = [2] + [(i * i * 7 + 3) % vocab_size for i in range(1, SMALL_TOKENS)]
+    # No token of a picture where there is none.
+    return [i - (i == config.get("image_token_index")) for i in ids]
+
+
+def ids_with_pictures(folder):
+    """The token ids of a text with the tokens of PICTURES, for a model that sees; the last two have no text between them."""
+    config = json.loads((folder / "config.json").read_text())
+    image = [config["image_token_index"]] * config["mm_tokens_per_image"]
+    begin, end = [config["boi_token_index"]], [config["eoi_token_index"]]
+    return [2, 10, 11] + begin + image + end + [12, 13, 14, 15] + begin + image + image + end + [16, 17, 18]
 
 
 def record(script, *arguments):
@@ -120,7 +132,7 @@ def compare(label, reference, other, *options):
     beyond = Counter(row["name"].split(".", 3)[-1] for row in rows if row["beyond"])
     replayed = sum(row["replayed"] for row in rows)
     rounded = Counter(row["activations"] for row in rows if row["activations"])
-    line = f"{label:<55} tokens {report['tokens']}, tensors {len(rows)}, replayed {replayed}, beyond {sum(beyond.values())}"
+    line = f"{label:<57} tokens {report['tokens']}, tensors {len(rows)}, replayed {replayed}, beyond {sum(beyond.values())}"
     if rounded:
         line += f", activations-q8 {rounded.total()} (" + ", ".join(f"{name} {n}" for name, n in sorted(rounded.items())) + ")"
     if report["finding"]:
@@ -128,6 +140,16 @@ def compare(label, reference, other, *options):
         line += f", first {report['finding']['tensor']}: {causes}; " + ", ".join(f"{name} {n}" for name, n in beyond.items())
     print(line, flush=True)
     return table(report)
+
+
+def compare_pictures(model, folder, ids, reference, other):
+    """Prints what compare says of a text with pictures, in each type."""
+    ids.write_text(json.dumps(ids_with_pictures(folder)))
+    given = [folder, "--ids", ids, *(option for picture in PICTURES for option in ("--image", picture))]
+    program("trace", "--model", *given, "--dtype", "f64", "--output", reference)
+    for dtype in ("f32", "bf16"):
+        record("hf_trace.py", *given, "--dtype", dtype, "--output", other)
+        compare(f"transformers {Path(model).name} 3 pictures {dtype}", reference, other)
 
 
 def version(name):
@@ -143,7 +165,7 @@ def main():
     versions = [version(name) for name in names[:-1]] + [program("--version").split()[-1]]
     print(", ".join(f"{name} {version}" for name, version in zip(names, versions) if version), end="\n\n")
     small = sorted(path.relative_to(ROOT) for path in (ROOT / "reference/checkpoints").iterdir())
-    models = sys.argv[1:] or ["reference/tiny", *map(str, small), PHI3, MODEL, *OTHERS, *FILES]
+    models = sys.argv[1:] or ["reference/tiny", "reference/tiny-vision", *map(str, small), PHI3, MODEL, *OTHERS, *FILES]
     tables = {}
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
@@ -157,6 +179,8 @@ def main():
             for dtype in () if model.endswith(".gguf") else ("f32", "bf16"):
                 record("hf_trace.py", folder, "--ids", ids, "--dtype", dtype, "--output", other)
                 tables[model, dtype] = compare(f"transformers {model} {dtype}", reference, other)
+            if "vision" in model:
+                compare_pictures(model, folder, ids, reference, other)
             if model not in (MODEL, *OTHERS, *FILES) or not version("llama-cpp-python"):
                 continue
             as_stored, converted = [("", [])], [(" F32", []), (" BF16", ["--bf16"])]

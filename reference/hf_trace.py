@@ -242,6 +242,7 @@ def main():
     hook(model, recorder)
     if arguments.image:
         hook_vision(model.model, seen)
+        recorder.input(model.get_decoder().layers[0], "inputs_embeds")
         seen.record("pixel_values", given["pixel_values"])
     with torch.no_grad():
         logits = model(**given, use_cache=False).logits

@@ -60,7 +60,7 @@ flattened! {
     receipt => Receipt(Io, Checkpoint, Model, Patch, Vision, Verify);
     verify => Verify(Io, Checkpoint, Model, Patch);
     compare => Compare(Io, Checkpoint, Model, Trace);
-    conformance => Conformance(Io, Checkpoint, Model, Trace, Compare);
+    conformance => Conformance(Io, Checkpoint, Model, Vision, Trace, Compare);
 }
 
 #[cfg(feature = "server")]

@@ -136,6 +136,14 @@ fn named(reference: &Path) -> Result<String> {
 /// What is left out of names in the table.
 const LAYERS: &str = "model.layers.";
 
+/// What the names of the vision part, which are long, begin with in the table.
+const VISION: [(&str, &str); 4] = [
+    ("model.vision_tower.encoder.layers.", "tower."),
+    ("model.vision_tower.embeddings.", "tower."),
+    ("model.vision_tower.", "tower."),
+    ("model.multi_modal_projector.", "projector."),
+];
+
 /// What the columns mean.
 const LEGEND: &str = "L∞: the largest difference from the reference; floor: that of our own pass in this type; inherited: what came in with the \
                       inputs; added: what the operation did; beyond: numbers that no rounding explains.";
@@ -171,13 +179,25 @@ fn lines(report: &Report, all: bool) -> String {
     format!("{table}{more}\n{legend}\n")
 }
 
+/// A name as it is in the table.
+fn short(name: &str) -> String {
+    if let Some(name) = name.strip_prefix(LAYERS) {
+        return name.into();
+    }
+    let mut vision = VISION.iter().filter_map(|(path, short)| {
+        let rest = name.strip_prefix(path)?;
+        Some(format!("{short}{rest}"))
+    });
+    vision.next().unwrap_or_else(|| name.into())
+}
+
 fn cells(row: &Row, dtype: &str) -> Vec<String> {
     let floor = match dtype {
         "bf16" => row.floor.bf16,
         _ => row.floor.f32,
     };
     vec![
-        row.name.strip_prefix(LAYERS).unwrap_or(&row.name).into(),
+        short(&row.name),
         figure(row.distance.linf),
         figure(row.distance.ulps),
         figure(floor),

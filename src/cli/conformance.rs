@@ -16,7 +16,7 @@ use super::{BROKEN, OK, is_closed_output, print, program};
 
 /// Write a kit that another engine is held against, or score its results
 ///
-/// The kit is nine small checkpoints, each for one thing that engines get wrong, with token ids and what every tensor of
+/// The kit is 27 small checkpoints, each for one thing that engines get wrong, with token ids and what every tensor of
 /// a pass is in f64, f32 and bf16. An engine runs the checkpoints and records what it can; --check says for each where it
 /// parts from ours, and why where it is a known bug. Exit code 0 when it does nowhere, 1 when it does.
 #[derive(Args)]

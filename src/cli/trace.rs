@@ -1,5 +1,6 @@
 //! `context-patch trace`.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -99,18 +100,29 @@ impl Trace {
                 self.images.prompt(model.checkpoint(), &tokenizer, text)?
             }
         };
-        let mut tokens = prompt.ids.clone();
+        let (mut tokens, pixels) = (prompt.ids.clone(), prompt.pixel_values());
+        let mut seen: Vec<_> = pixels.iter().map(|image| Cow::from(*image)).collect();
         if let Some(bug) = self.mutate {
-            bug.check(model.config(), self.dtype, tokens.len())?;
+            let inputs = Inputs {
+                ids: &tokens,
+                pixel_values: &pixels,
+            };
+            bug.check(&model, self.dtype, inputs)?;
             tokens = bug.tokens(&tokens).to_vec();
+            if !pixels.is_empty() {
+                let config = model.checkpoint().image_processor()?.unwrap_or_default();
+                let images = pixels.iter();
+                seen = images.map(|image| bug.pixels(&config, image)).collect();
+            }
             model = model.with_bug(bug);
         }
+        let seen: Vec<_> = seen.iter().map(AsRef::as_ref).collect();
         let last = self.last.map_or(usize::MAX, |last| last as usize);
         let recording = trace::Trace::new(&model, self.dtype, &self.names, last)?;
         let recording = recording.with_cancel(signals::cancel());
         let inputs = Inputs {
             ids: &tokens,
-            pixel_values: &prompt.pixel_values(),
+            pixel_values: &seen,
         };
         waiting("Recording", || -> Result<()> {
             if let Some(file) = &self.output {

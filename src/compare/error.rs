@@ -33,9 +33,9 @@ pub enum Error {
         /// The recording.
         path: PathBuf,
     },
-    /// A recording of what is not replayed.
-    #[error("{} is a recording of tokens with images, which are not replayed yet; record a text", path.display())]
-    Images {
+    /// A reference that lacks its images.
+    #[error("{} is a recording of tokens with images and lacks their pixel_values, with which all begins; trace it with all --names, or with this one, too", path.display())]
+    NoPixels {
         /// The recording.
         path: PathBuf,
     },
@@ -195,6 +195,23 @@ pub enum Error {
         other: String,
         /// That one's tokens.
         expected: usize,
+    },
+    /// Tensors of different images.
+    #[error(
+        "{}: tensor {} has {rows} rows, not the {expected} of as many images as {} is of; record all tensors in one pass",
+        path.display(), shown(tensor), shown(other)
+    )]
+    RecordingImages {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor, as the recording calls it.
+        tensor: String,
+        /// Its rows.
+        rows: usize,
+        /// As many as it should have.
+        expected: usize,
+        /// The tensor that says how many images there are.
+        other: String,
     },
     /// A layer that the model does not have.
     #[error(

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::Point;
+use crate::trace::Rows;
 
 /// What a rule says of a tensor's layout.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,6 +37,9 @@ pub(super) enum Heads {
 pub(super) struct Layout {
     pub(super) rows: usize,
     pub(super) cols: usize,
+    /// Rows that lie at even distances, an image's or all.
+    image: usize,
+    image_stride: usize,
     row_stride: usize,
     /// Columns that lie at even distances, a head or all.
     group: usize,
@@ -112,6 +116,8 @@ impl Layout {
         let layout = |tokens: Axis, heads: Axis, within: Axis| Self {
             rows: tokens.0,
             cols: point.width,
+            image: tokens.0,
+            image_stride: 0,
             row_stride: if tokens.0 == 1 { 0 } else { tokens.1 },
             group: within.0,
             group_stride: if heads.0 == 1 { 0 } else { heads.1 },
@@ -132,7 +138,47 @@ impl Layout {
                     .map(|(_, tokens, heads)| layout(tokens, heads, within))
                     .collect()
             }
+            _ if *words == Words::default() => {
+                let of_images = Self::of_images(axes, point);
+                of_images
+                    .map(|(images, rows, columns)| layout(rows, (1, 0), columns).times(images))
+                    .into_iter()
+                    .collect()
+            }
             _ => Vec::new(),
+        }
+    }
+
+    /// The axes of several images as modules have them: `[images, rows, columns]`, or a picture of its own for every column or
+    /// every colour.
+    fn of_images(axes: &[Axis], point: &Point) -> Option<(Axis, Axis, Axis)> {
+        let Rows::EachImage(each) = point.rows else {
+            return None;
+        };
+        let one = |outer: Axis, inner: Axis| {
+            (outer.1 == inner.0 * inner.1).then_some((outer.0 * inner.0, inner.1))
+        };
+        let fits = |rows: Axis, columns: Axis| rows.0 == each && columns.0 == point.width;
+        let (images, rows, columns) = match *axes {
+            [images, rows, columns] => (images, rows, columns),
+            [images, a, b, c] if one(b, c).is_some_and(|rows| fits(rows, a)) => {
+                (images, one(b, c)?, a)
+            }
+            [images, a, b, c] => (images, one(a, b)?, c),
+            _ => return None,
+        };
+        fits(rows, columns).then_some((images, rows, columns))
+    }
+
+    /// The layout of several images, each of which has this one.
+    fn times(self, images: Axis) -> Self {
+        match images {
+            (1, _) => self,
+            (images, stride) => Self {
+                rows: images * self.rows,
+                image_stride: stride,
+                ..self
+            },
         }
     }
 
@@ -140,12 +186,17 @@ impl Layout {
     pub(super) fn at(&self, row: usize, col: usize) -> usize {
         let col = self.first + self.interleaved.map_or(col, |head| side_by_side(col, head));
         let (group, within) = (col / self.group, col % self.group);
-        row * self.row_stride + group * self.group_stride + within * self.stride
+        let (image, row) = (row / self.image, row % self.image);
+        image * self.image_stride
+            + row * self.row_stride
+            + group * self.group_stride
+            + within * self.stride
     }
 
     /// Whether the numbers lie row after row as they are read.
     pub(super) fn is_plain(&self) -> bool {
-        let rows = self.rows == 1 || self.row_stride == self.cols;
+        let images = self.rows == self.image || self.image_stride == self.image * self.cols;
+        let rows = images && (self.image == 1 || self.row_stride == self.cols);
         let columns = self.cols == self.group || self.group_stride == self.group;
         rows && columns && self.stride == 1 && self.first == 0 && self.interleaved.is_none()
     }
@@ -191,9 +242,13 @@ fn expected(words: &Words, point: &Point, head_dim: usize) -> String {
     if words.transposed {
         return format!("[{width}, tokens]");
     }
-    match heads {
-        None => format!("[tokens, {width}]"),
-        Some(heads) => format!(
+    match (point.rows, heads) {
+        (Rows::EachImage(each), _) => {
+            format!("[images · {each}, {width}] or [images, {each}, {width}]")
+        }
+        (Rows::AllImages(rows), _) => format!("[{rows}, {width}]"),
+        (Rows::Tokens, None) => format!("[tokens, {width}]"),
+        (Rows::Tokens, Some(heads)) => format!(
             "[tokens, {width}], [tokens, {heads}, {head_dim}] or [{heads}, tokens, {head_dim}]"
         ),
     }

@@ -2,7 +2,7 @@
 //!
 //! [`Recording`] opens what an engine recorded: a safetensors file, an `.npz`, or a folder of `.npy` files. The names of
 //! Hugging Face modules, llama.cpp and TransformerLens are known ([`Point`]), whatever else there is can be said by a map
-//! file ([`Rules`]). [`Comparison`] holds it against a recording by [`trace`].
+//! file ([`Rules`]). [`Comparison`] holds it against a recording by [`trace`](crate::trace).
 //!
 //! Two recordings of one pass never agree to the last bit, so a difference by itself says little: it may have come in with
 //! what an operation was given. So every operation is done again on the numbers that the other engine itself recorded
@@ -36,6 +36,7 @@ mod recording;
 mod replay;
 mod report;
 mod rules;
+mod sequence;
 mod source;
 mod step;
 
@@ -54,11 +55,13 @@ pub use rules::Rules;
 
 use passes::Pass;
 use replay::Replay;
+use sequence::{Images, Sequence};
 
-use crate::model::{KnownBug, Model};
+use crate::checkpoint::VisionConfig;
+use crate::model::{Inputs, KnownBug, Model, PIXEL_VALUES};
 use crate::tensor::{Dtype, Matrix};
-use crate::trace;
 pub use crate::trace::Point;
+use crate::trace::Rows;
 
 /// Two recordings of one pass, fit to be compared.
 pub struct Comparison<'a> {
@@ -66,24 +69,25 @@ pub struct Comparison<'a> {
     reference: &'a Recording,
     other: &'a Recording,
     tokens: &'a [u32],
+    images: Images,
     /// The compute type of `other`.
     dtype: Precision,
     /// Whether that is only what its numbers look like.
     guessed: bool,
     /// What both have, in forward order.
-    names: Vec<String>,
+    points: Vec<Point>,
     /// What the reference has and `other` has not.
     missing: Vec<String>,
 }
 
 impl<'a> Comparison<'a> {
     /// Looks whether `other`, which an engine recorded in compute type `dtype` (what it says itself, or what its numbers
-    /// are, where that is `None`), can be held against `reference`, which is a recording of `model` by [`trace`].
+    /// are, where that is `None`), can be held against `reference`, which is a recording of `model` by [`trace`](crate::trace).
     /// `partial`: it may lack tensors.
     ///
     /// # Errors
     ///
-    /// [`Error::NotAReference`], [`Error::OtherModel`], [`Error::OtherTokens`], [`Error::NothingInCommon`],
+    /// [`Error::NotAReference`], [`Error::NoPixels`], [`Error::OtherModel`], [`Error::OtherTokens`], [`Error::NothingInCommon`],
     /// [`Error::MissingRecordings`], [`Error::RecordedRows`], and those of [`Recording::read`].
     pub fn new(
         model: &'a Model,
@@ -94,8 +98,12 @@ impl<'a> Comparison<'a> {
     ) -> Result<Self> {
         let (hash, tokens) = identity(reference)?;
         same_model(model, hash, other)?;
-        refuse_images(model, reference, tokens)?;
-        let (names, missing) = common(model, reference, other)?;
+        let images = Images::of(model, reference)?;
+        let sequence = Sequence {
+            tokens,
+            images: &images,
+        };
+        let (points, missing) = common(sequence.points(model)?, reference, other)?;
         if !partial && let Some(name) = missing.first() {
             return Err(Error::MissingRecordings {
                 path: other.path().into(),
@@ -111,13 +119,14 @@ impl<'a> Comparison<'a> {
             tokens,
             dtype: match said {
                 Some(dtype) => dtype,
-                None => guess(other, &names)?,
+                None => guess(other, &points)?,
             },
             guessed: said.is_none(),
-            names,
+            images,
+            points,
             missing,
         };
-        if !comparison.lacks_bos() {
+        if !comparison.lacks_bos()? {
             comparison.check_tokens()?;
         }
         Ok(comparison)
@@ -130,7 +139,7 @@ impl<'a> Comparison<'a> {
 
     /// How many tensors are compared.
     pub fn tensors(&self) -> usize {
-        self.names.len()
+        self.points.len()
     }
 
     /// Compares; `on_tensor` is called after each.
@@ -152,15 +161,21 @@ impl<'a> Comparison<'a> {
             aside: self.other.aside().to_vec(),
             finding: None,
         };
-        if self.lacks_bos() {
+        if self.lacks_bos()? {
             report.finding = Some(self.missing_bos()?);
             return Ok(report);
         }
-        let floors = floors_of(self.model, self.reference, self.tokens, &self.names)?;
-        let replay = self.replay(self.model)?;
-        for name in &self.names {
-            let floor = floors.get(name).copied().unwrap_or_default();
-            let row = self.row(&replay, name, floor)?;
+        let floors = floors_of(self.model, self.reference, self.sequence(), &self.points)?;
+        let replay = Replay::new(
+            self.model,
+            self.dtype,
+            self.sequence(),
+            self.other,
+            &self.points,
+        )?;
+        for point in &self.points {
+            let floor = floors.get(&point.name).copied().unwrap_or_default();
+            let row = self.row(&replay, &point.name, floor)?;
             if report.finding.is_none() && row.beyond.is_some() {
                 report.finding = Some(self.finding(&row)?);
             }
@@ -170,8 +185,11 @@ impl<'a> Comparison<'a> {
         Ok(report)
     }
 
-    fn replay<'r>(&'r self, model: &'r Model) -> Result<Replay<'r>> {
-        Replay::new(model, self.dtype, self.tokens, self.other, &self.names)
+    fn sequence(&self) -> Sequence<'_> {
+        Sequence {
+            tokens: self.tokens,
+            images: &self.images,
+        }
     }
 
     fn row(&self, replay: &Replay<'_>, name: &str, floor: Floor) -> Result<Row> {
@@ -209,19 +227,26 @@ impl<'a> Comparison<'a> {
 
     /// Whether a bug gives the tensor as the other engine has it.
     fn explains(&self, bug: KnownBug, name: &str) -> Result<bool> {
-        let (config, tokens) = (self.model.config(), self.tokens.len());
+        let inputs = Inputs {
+            ids: self.tokens,
+            pixel_values: &self.images.pixel_values(),
+        };
         let shows = bug
-            .without_effect(config, self.dtype.pass(), tokens)
+            .without_effect(self.model, self.dtype.pass(), inputs)
             .is_none();
         if !shows || bug == KnownBug::MissingBos {
             return Ok(false);
         }
         let wrong = self.model.clone().with_bug(bug);
+        let sequence = Sequence {
+            tokens: self.tokens,
+            images: &self.images.with_bug(bug, self.model)?,
+        };
         // What comes before in the layer has to be as the bug has it, too.
-        for name in self.up_to(name).iter().rev() {
-            let names = std::slice::from_ref(name);
-            let replay = Replay::new(&wrong, self.dtype, self.tokens, self.other, names)?;
-            if replay.check(name, None)?.beyond.is_some() {
+        for point in self.up_to(name).iter().rev() {
+            let points = std::slice::from_ref(point);
+            let replay = Replay::new(&wrong, self.dtype, sequence, self.other, points)?;
+            if replay.check(&point.name, None)?.beyond.is_some() {
                 return Ok(false);
             }
         }
@@ -229,48 +254,64 @@ impl<'a> Comparison<'a> {
     }
 
     /// The tensors of a layer up to `name`; `name` alone outside the layers.
-    fn up_to(&self, name: &str) -> &[String] {
-        let path = self.model.config().decoder.layers;
-        let layer = |name: &str| -> Option<usize> {
-            let rest = name.strip_prefix(path)?.strip_prefix('.')?;
-            rest.split('.').next()?.parse().ok()
+    fn up_to(&self, name: &str) -> &[Point] {
+        let stacks = [self.model.config().decoder.layers, VisionConfig::LAYERS];
+        let layer = |name: &str| -> Option<(usize, usize)> {
+            stacks.iter().enumerate().find_map(|(stack, path)| {
+                let rest = name.strip_prefix(path)?.strip_prefix('.')?;
+                Some((stack, rest.split('.').next()?.parse().ok()?))
+            })
         };
-        let end = self.names.iter().position(|known| known == name);
-        let names = &self.names[..end.map_or(0, |end| end + 1)];
+        let end = self.points.iter().position(|known| known.name == name);
+        let points = &self.points[..end.map_or(0, |end| end + 1)];
         let own = layer(name);
-        let others = names.iter().rposition(|before| layer(before) != own);
+        let others = points.iter().rposition(|before| layer(&before.name) != own);
         let start = match own {
             Some(_) => others.map_or(0, |other| other + 1),
-            None => names.len().saturating_sub(1),
+            None => points.len().saturating_sub(1),
         };
-        &names[start..]
+        &points[start..]
     }
 
-    /// Whether the other recording has a row less, or says itself that it ran all tokens but the first.
-    fn lacks_bos(&self) -> bool {
+    /// Whether the other recording has a row less, or says itself that it ran all tokens but the first, which is no image's.
+    fn lacks_bos(&self) -> Result<bool> {
+        let spans = self.sequence().spans(self.model)?;
+        if spans.first().is_some_and(|span| span.start == 0) {
+            return Ok(false);
+        }
         let all_but_first = self.tokens.len() - 1;
-        match self.other.ids() {
+        Ok(match self.other.ids() {
             Some(ids) => ids == &self.tokens[1..],
             None => {
                 let reference = self.reference.tokens();
                 reference == self.tokens.len() && self.other.tokens() == all_but_first
             }
-        }
+        })
     }
 
     /// The finding for a recording of all tokens but the first: that what it has fits these.
     fn missing_bos(&self) -> Result<Finding> {
-        let name = &self.names[0];
-        let tokens = KnownBug::MissingBos.tokens(self.tokens);
-        let names = std::slice::from_ref(name);
-        let replay = Replay::new(self.model, self.dtype, tokens, self.other, names)?;
+        let sequence = Sequence {
+            tokens: KnownBug::MissingBos.tokens(self.tokens),
+            ..self.sequence()
+        };
+        let of_tokens = self.of_tokens();
+        let points = of_tokens.map(std::slice::from_ref).unwrap_or_default();
+        let name = of_tokens.map_or("", |point| &point.name);
+        let replay = Replay::new(self.model, self.dtype, sequence, self.other, points)?;
         match replay.check(name, None)?.beyond {
             None => Ok(Finding {
-                tensor: name.clone(),
+                tensor: name.to_owned(),
                 causes: vec![KnownBug::MissingBos.into()],
             }),
-            Some(_) => Err(self.other_rows(name, self.other.rows(name))),
+            Some(_) => Err(self.other_rows(name, self.reference.tokens())),
         }
+    }
+
+    /// The first point whose rows are of tokens.
+    fn of_tokens(&self) -> Option<&Point> {
+        let mut points = self.points.iter();
+        points.find(|point| point.rows == Rows::Tokens)
     }
 
     fn check_tokens(&self) -> Result<()> {
@@ -279,19 +320,29 @@ impl<'a> Comparison<'a> {
                 path: self.other.path().into(),
             });
         }
-        if self.other.tokens() == self.reference.tokens() {
-            Ok(())
-        } else {
-            Err(self.other_rows(&self.names[0], self.other.tokens()))
+        let of_tokens = self.of_tokens().map(|point| &point.name);
+        if let Some(name) = of_tokens
+            && self.other.tokens() != self.reference.tokens()
+        {
+            return Err(self.other_rows(name, self.reference.tokens()));
+        }
+        let mut of_images = self
+            .points
+            .iter()
+            .filter(|point| point.rows != Rows::Tokens);
+        let rows = |point: &&Point| self.reference.rows(&point.name);
+        match of_images.find(|point| self.other.rows(&point.name) != rows(point)) {
+            Some(point) => Err(self.other_rows(&point.name, rows(&point))),
+            None => Ok(()),
         }
     }
 
-    fn other_rows(&self, name: &str, rows: usize) -> Error {
+    fn other_rows(&self, name: &str, expected: usize) -> Error {
         Error::RecordedRows {
             path: self.other.path().into(),
             tensor: name.to_owned(),
-            rows,
-            expected: self.reference.tokens(),
+            rows: self.other.rows(name),
+            expected,
         }
     }
 }
@@ -300,36 +351,38 @@ impl<'a> Comparison<'a> {
 ///
 /// # Errors
 ///
-/// [`Error::NotAReference`], and those of [`Session::forward`](crate::Session::forward).
+/// [`Error::NotAReference`] and [`Error::NoPixels`], and those of [`Session::forward`](crate::Session::forward).
 pub fn floors(model: &Model, reference: &Recording) -> Result<BTreeMap<String, Floor>> {
     let (_, tokens) = identity(reference)?;
-    refuse_images(model, reference, tokens)?;
-    let (names, _) = common(model, reference, reference)?;
-    floors_of(model, reference, tokens, &names)
+    let sequence = Sequence {
+        tokens,
+        images: &Images::of(model, reference)?,
+    };
+    let (points, _) = common(sequence.points(model)?, reference, reference)?;
+    floors_of(model, reference, sequence, &points)
 }
 
 fn floors_of(
     model: &Model,
     reference: &Recording,
-    tokens: &[u32],
-    names: &[String],
+    sequence: Sequence<'_>,
+    points: &[Point],
 ) -> Result<BTreeMap<String, Floor>> {
     let pass = |dtype| Pass {
         model,
         dtype,
-        tokens,
-        names,
+        sequence,
+        points,
     };
     let own = match reference.dtype() {
         Some(Precision::F64) => None,
-        _ => Some(pass(Dtype::F64).record(tokens.len())?),
+        _ => Some(pass(Dtype::F64).record(sequence.tokens.len())?),
     };
     let exact = |name: &str, rows: Range<usize>| match &own {
         None => {
             // It may have the last rows only.
-            let absent = tokens.len() - reference.rows(name);
-            let [start, end] = [rows.start, rows.end].map(|row| row.saturating_sub(absent));
-            reference.read_rows(name, start..end)
+            let there = pass(Dtype::F64).there(name, reference.rows(name), rows);
+            reference.read_rows(name, there)
         }
         Some(own) => Ok(own.get(name).map(|own| own.slice_rows(rows))),
     };
@@ -340,17 +393,6 @@ fn floors_of(
         (name, Floor { f32, bf16 })
     });
     Ok(pairs.collect())
-}
-
-/// Images are not replayed.
-fn refuse_images(model: &Model, reference: &Recording, tokens: &[u32]) -> Result<()> {
-    let vision = model.checkpoint().vision_config();
-    if vision.is_ok_and(|vision| tokens.contains(&vision.image_token_index)) {
-        return Err(Error::Images {
-            path: reference.path().into(),
-        });
-    }
-    Ok(())
 }
 
 /// The hash of the weights and the tokens of a reference.
@@ -377,30 +419,32 @@ fn same_model(model: &Model, reference: &str, other: &Recording) -> Result<()> {
     }
 }
 
-/// The names that both recordings have, and those that the second lacks.
+/// Those of the points that both recordings have, and the names of those that the second lacks.
 fn common(
-    model: &Model,
+    points: Vec<Point>,
     reference: &Recording,
     other: &Recording,
-) -> Result<(Vec<String>, Vec<String>)> {
-    let names = trace::names(model).into_iter();
-    let recorded = names.filter(|name| reference.contains(name));
-    let (names, missing): (Vec<_>, Vec<_>) = recorded.partition(|name| other.contains(name));
-    if names.is_empty() {
-        Err(Error::NothingInCommon {
+) -> Result<(Vec<Point>, Vec<String>)> {
+    let points = points.into_iter();
+    let recorded = points.filter(|point| reference.contains(&point.name));
+    let (points, missing): (Vec<_>, Vec<_>) =
+        recorded.partition(|point| other.contains(&point.name));
+    if points.is_empty() {
+        return Err(Error::NothingInCommon {
             path: other.path().into(),
             reference: reference.path().into(),
-        })
-    } else {
-        Ok((names, missing))
+        });
     }
+    let missing = missing.into_iter().map(|point| point.name);
+    Ok((points, missing.collect()))
 }
 
 /// The narrowest compute type that has the numbers of a recording, as far as the first row of every tensor tells.
-fn guess(recording: &Recording, names: &[String]) -> Result<Precision> {
+fn guess(recording: &Recording, points: &[Point]) -> Result<Precision> {
     let mut left = vec![Precision::Bf16, Precision::F16, Precision::F32];
-    for name in names {
-        let Some(numbers) = recording.read_rows(name, 0..1)? else {
+    // Pixels are what they are before a model computes.
+    for point in points.iter().filter(|point| point.name != PIXEL_VALUES) {
+        let Some(numbers) = recording.read_rows(&point.name, 0..1)? else {
             continue;
         };
         // What overflowed says nothing.

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::aliases::{Alias, aliases, find};
 use super::pattern::{Pattern, parse_layer};
-use crate::model::{Maps, Model, Operation, Plan};
-use crate::trace::Point;
+use crate::checkpoint::VisionConfig;
+use crate::model::{Block, INPUTS_EMBEDS, Maps, Model, Operation, Plan};
+use crate::trace::{Point, Rows};
 
 /// Names of other engines that are near enough to a point to be taken for it, and why they are not.
 pub(super) const UNCLEAR: [(&str, &str); 6] = [
@@ -56,65 +57,42 @@ impl Known {
 pub(super) struct Names {
     plan: Plan,
     points: BTreeMap<String, Point>,
-    layers: usize,
-    /// The path of the layers: `model.layers`.
-    path: &'static str,
-    /// The points of a layer, relative to it, and those outside the layers, in forward order.
-    of_layer: Vec<String>,
+    /// The text model's blocks, and the vision tower's where there is one.
+    stacks: Vec<Stack>,
+    /// The points outside the layers, in forward order.
     others: Vec<String>,
-    /// Modules whose output is a point that a part of them has: their name, relative to a layer, and the part's, and
-    /// whether the part's is the usual one.
-    modules: Vec<(String, String, bool)>,
     aliases: Vec<Alias>,
     /// The points, relative to a layer, whose numbers RoPE turns or has turned.
     turned: BTreeSet<String>,
 }
 
-impl Names {
-    pub(super) fn new(model: &Model) -> Self {
-        let points = Point::all(model);
-        let path = model.config().decoder.layers;
+/// The names of the points of blocks that lie on one another.
+struct Stack {
+    /// The path of the layers: `model.layers`.
+    path: &'static str,
+    layers: usize,
+    /// The points of a layer, relative to it.
+    of_layer: Vec<String>,
+    /// Modules whose output is a point that a part of them has: their name, relative to a layer, and the part's, and
+    /// whether the part's is the usual one.
+    modules: Vec<(String, String, bool)>,
+    /// What goes into the first layer.
+    input: String,
+}
+
+impl Stack {
+    fn new(path: &'static str, blocks: &[Block], points: &[Point], input: &str) -> Self {
         let first = format!("{path}.0");
-        let relative = |name: &str| {
-            Some(
-                name.strip_prefix(&first)?
-                    .trim_start_matches('.')
-                    .to_owned(),
-            )
-        };
-        let of_layer = points.iter().filter_map(|point| relative(&point.name));
-        let others = points.iter().filter(|point| !point.name.starts_with(path));
-        let plan = model.plan();
-        let turned = turned(&plan).into_iter().filter_map(relative).collect();
-        Self {
-            turned,
-            layers: model.layers().len(),
-            path,
-            of_layer: of_layer.collect(),
-            others: others.map(|point| point.name.clone()).collect(),
-            modules: modules(model),
-            aliases: aliases(model),
-            points: points
-                .into_iter()
-                .map(|point| (point.name.clone(), point))
-                .collect(),
-            plan,
-        }
-    }
-
-    /// The point of this name, if the model has it.
-    pub(super) fn point(&self, name: &str) -> Option<&Point> {
-        self.points.get(name)
-    }
-
-    /// Every known name, ours first, with `{i}` for the layer.
-    pub(super) fn patterns(&self) -> impl Iterator<Item = String> {
-        let of_layer = self
-            .of_layer
+        let of_layer = points
             .iter()
-            .map(|point| self.of_layer("{i}", point));
-        let theirs = self.aliases.iter().map(|alias| alias.theirs.to_owned());
-        of_layer.chain(self.others.iter().cloned()).chain(theirs)
+            .filter_map(|point| relative(&point.name, &first));
+        Self {
+            path,
+            layers: blocks.len(),
+            of_layer: of_layer.collect(),
+            modules: blocks.first().map(modules).unwrap_or_default(),
+            input: input.into(),
+        }
     }
 
     /// The name of a point of a layer.
@@ -130,19 +108,127 @@ impl Names {
         Some((parse_layer(layer)?, point))
     }
 
+    /// The residual stream that enters a layer.
+    fn before(&self, layer: usize) -> String {
+        match layer.checked_sub(1) {
+            Some(before) => self.of_layer(before, ""),
+            None => self.input.clone(),
+        }
+    }
+
+    /// The first part of the module whose last part is `last`.
+    fn first_part(&self, last: &str) -> Option<String> {
+        let (module, ..) = self.modules.iter().find(|(_, part, _)| part == last)?;
+        let inside = format!("{module}.");
+        let mut points = self.of_layer.iter();
+        points.find(|point| point.starts_with(&inside)).cloned()
+    }
+}
+
+/// The name of something in the layer of path `first`, relative to it.
+fn relative(name: &str, first: &str) -> Option<String> {
+    let rest = name.strip_prefix(first)?;
+    Some(rest.trim_start_matches('.').to_owned())
+}
+
+impl Names {
+    /// Those of a text, and of images where the model can see some.
+    pub(super) fn new(model: &Model) -> Self {
+        let of_text = Point::all(model);
+        let path = model.config().decoder.layers;
+        // What goes into the first layer comes before the first of its points.
+        let inside = of_text
+            .iter()
+            .position(|point| point.name.starts_with(path));
+        let input = inside.and_then(|first| of_text.get(first.checked_sub(1)?));
+        let input = input.map_or("", |point| &point.name);
+        let vision = model.vision().ok();
+        let (points, plan) = match &vision {
+            None => (of_text.clone(), model.plan()),
+            Some(vision) => {
+                let points = Point::with_images(model).unwrap_or_default();
+                (points, model.plan_with(vision))
+            }
+        };
+        let mut stacks = vec![Stack::new(path, model.layers(), &points, input)];
+        stacks.extend(vision.iter().map(|vision| {
+            let (path, input) = (VisionConfig::LAYERS, VisionConfig::EMBEDDINGS);
+            Stack::new(path, vision.blocks(), &points, input)
+        }));
+        let first = format!("{path}.0");
+        let turned = turned(&plan).into_iter();
+        let outside = |name: &str| !stacks.iter().any(|stack| name.starts_with(stack.path));
+        let others = points.iter().filter(|point| outside(&point.name));
+        Self {
+            turned: turned.filter_map(|name| relative(name, &first)).collect(),
+            others: others.map(|point| point.name.clone()).collect(),
+            aliases: aliases(model),
+            points: points
+                .into_iter()
+                .map(|point| (point.name.clone(), point))
+                .collect(),
+            stacks,
+            plan,
+        }
+    }
+
+    /// The same for a recording of a text with images.
+    pub(super) fn of_images(mut self) -> Self {
+        self.stacks[0].input = INPUTS_EMBEDS.into();
+        self
+    }
+
+    /// Whether a tensor of an engine's `name` is there only where there are images.
+    pub(super) fn is_of_images(&self, name: &str) -> bool {
+        let known = self.recognise(name);
+        let point = known.and_then(|known| self.point(&known.name));
+        point.is_some_and(|point| point.rows != Rows::Tokens || point.name == INPUTS_EMBEDS)
+    }
+
+    /// The point of this name, if the model has it.
+    pub(super) fn point(&self, name: &str) -> Option<&Point> {
+        self.points.get(name)
+    }
+
+    /// Every known name, ours first, with `{i}` for the layer.
+    pub(super) fn patterns(&self) -> impl Iterator<Item = String> {
+        let of_layers = self.stacks.iter().flat_map(|stack| {
+            let points = stack.of_layer.iter();
+            points.map(|point| stack.of_layer("{i}", point))
+        });
+        let theirs = self.aliases.iter().map(|alias| alias.theirs.to_owned());
+        of_layers.chain(self.others.iter().cloned()).chain(theirs)
+    }
+
+    /// Which blocks a name is of, their layer, and the name of something in it.
+    fn in_layer<'n>(&self, name: &'n str) -> Option<(&Stack, usize, &'n str)> {
+        self.stacks.iter().find_map(|stack| {
+            let (layer, point) = stack.in_layer(name)?;
+            Some((stack, layer, point))
+        })
+    }
+
+    /// How many layers there are of the kind that a point is of.
+    pub(super) fn layers(&self, point: &str) -> usize {
+        let (stack, ..) = self
+            .in_layer(bare(point))
+            .unwrap_or((&self.stacks[0], 0, ""));
+        stack.layers
+    }
+
     /// Whether `name` is one that [`trace`](crate::trace) writes, and of which layer; the model need not have so many.
     pub(super) fn is_ours(&self, name: &str) -> Option<Option<usize>> {
         if self.others.iter().any(|other| other == name) {
             return Some(None);
         }
-        let (layer, point) = self.in_layer(bare(name))?;
-        let known = self.of_layer.iter().any(|known| known == point);
-        (known && self.of_layer(layer, point) == name).then_some(Some(layer))
+        let (stack, layer, point) = self.in_layer(bare(name))?;
+        let known = stack.of_layer.iter().any(|known| known == point);
+        (known && stack.of_layer(layer, point) == name).then_some(Some(layer))
     }
 
     /// Whether the point `name` is of numbers that RoPE turns or has turned.
     pub(super) fn is_turned(&self, name: &str) -> bool {
-        let point = self.in_layer(bare(name));
+        let point = self.stacks[0].in_layer(bare(name));
         point.is_some_and(|(_, point)| self.turned.contains(point))
     }
 
@@ -180,13 +266,13 @@ impl Names {
         if let Some(other) = self.others.iter().find(|other| bare(other) == name) {
             return Some(Known::first(other.clone(), None));
         }
-        let (layer, point) = self.in_layer(name)?;
-        if self.of_layer.iter().any(|known| known == point) {
-            return Some(Known::first(self.of_layer(layer, point), Some(layer)));
+        let (stack, layer, point) = self.in_layer(name)?;
+        if stack.of_layer.iter().any(|known| known == point) {
+            return Some(Known::first(stack.of_layer(layer, point), Some(layer)));
         }
-        let mut modules = self.modules.iter();
+        let mut modules = stack.modules.iter();
         let (_, part, first) = modules.find(|(module, ..)| module == point)?;
-        let known = Known::second(self.of_layer(layer, part), Some(layer));
+        let known = Known::second(stack.of_layer(layer, part), Some(layer));
         Some(Known {
             second: !first,
             ..known
@@ -209,72 +295,54 @@ impl Names {
             .iter()
             .find_map(|prefix| name.strip_prefix(prefix))?;
         let index = parse_layer(index)?;
-        if index == self.layers {
+        let stack = &self.stacks[0];
+        if index == stack.layers {
             return Some(Known::second(norm.clone(), None));
         }
-        Some(Known::second(self.before(index), index.checked_sub(1)))
+        Some(Known::second(stack.before(index), index.checked_sub(1)))
     }
 
     /// TransformerLens' residual stream before a block: what the block before it gave, or what enters the first.
     fn residual_before(&self, name: &str) -> Option<Known> {
         let layer = Pattern::new("blocks.{i}.hook_resid_pre").matches(name)??;
-        Some(Known::second(self.before(layer), Some(layer)))
-    }
-
-    /// The residual stream that enters a layer.
-    fn before(&self, layer: usize) -> String {
-        match layer.checked_sub(1) {
-            Some(before) => self.of_layer(before, ""),
-            // Before the norm and the head: the embedding, or its sum with the learned positions.
-            None => self.others[self.others.len().saturating_sub(3)].clone(),
-        }
+        let before = self.stacks[0].before(layer);
+        Some(Known::second(before, Some(layer)))
     }
 
     /// The point that goes into a module, which `module` is the output of.
     fn input_of(&self, module: &Known) -> Option<Known> {
-        let name = match module.layer {
-            None => &module.name,
-            Some(layer) => {
-                let (_, part) = self.in_layer(bare(&module.name))?;
-                if part.is_empty() {
-                    return Some(Known::second(self.before(layer), Some(layer)));
-                }
-                // The whole module's own input is that of its first part.
-                let part = if module.second {
-                    self.first_part(part)?
-                } else {
-                    part.into()
-                };
-                &self.of_layer(0, &part)
-            }
-        };
-        let node = &self.plan.nodes[self.plan.place(name)?];
-        let input = self.plan.name(*node.inputs.first()?)?;
         let Some(layer) = module.layer else {
-            let layer = self.in_layer(bare(input)).map(|(layer, _)| layer);
+            let input = self.input_of_point(&module.name)?;
+            let layer = self.in_layer(bare(input)).map(|(_, layer, _)| layer);
             return Some(Known::second(input.into(), layer));
         };
-        let input = match self.in_layer(bare(input)) {
-            Some((_, input)) => self.of_layer(layer, input),
-            None => self.before(layer),
+        let (stack, _, part) = self.in_layer(bare(&module.name))?;
+        if part.is_empty() {
+            return Some(Known::second(stack.before(layer), Some(layer)));
+        }
+        // The whole module's own input is that of its first part.
+        let part = if module.second {
+            stack.first_part(part)?
+        } else {
+            part.into()
+        };
+        let input = self.input_of_point(&stack.of_layer(0, &part))?;
+        let input = match stack.in_layer(bare(input)) {
+            Some((_, input)) => stack.of_layer(layer, input),
+            None => stack.before(layer),
         };
         Some(Known::second(input, Some(layer)))
     }
 
-    /// The first part of the module whose last part is `last`.
-    fn first_part(&self, last: &str) -> Option<String> {
-        let (module, ..) = self.modules.iter().find(|(_, part, _)| part == last)?;
-        let inside = format!("{module}.");
-        let mut points = self.of_layer.iter();
-        points.find(|point| point.starts_with(&inside)).cloned()
+    /// The point that the operation of another takes in first.
+    fn input_of_point(&self, name: &str) -> Option<&str> {
+        let node = &self.plan.nodes[self.plan.place(name)?];
+        self.plan.name(*node.inputs.first()?)
     }
 }
 
 /// Whole modules, whose output is that of their last part, and other names of parts.
-fn modules(model: &Model) -> Vec<(String, String, bool)> {
-    let Some(block) = model.layers().first() else {
-        return vec![];
-    };
+fn modules(block: &Block) -> Vec<(String, String, bool)> {
     let (attention, inner) = (&block.attention, &block.inner);
     let named = |name: &str, part: &str, first| (name.to_owned(), part.to_owned(), first);
     let mut modules = vec![named(attention.form.module, attention.out.name(), false)];
@@ -316,11 +384,13 @@ const OUTPUT: [&str; 5] = [".output", ".out", "_output", "_out", ".0"];
 /// For what goes into it.
 const INPUT: [&str; 3] = [".input", "_input", "_in"];
 /// What wrappers of modules put in front of names or between their parts.
-const WRAPPERS: [&str; 4] = [
+const WRAPPERS: [&str; 5] = [
     "module",
     "_orig_mod",
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
+    // Of older versions of transformers, around the tower.
+    "vision_model",
 ];
 
 /// A name with `[3]` as `.3`, and without the wrappers of modules.

@@ -3,24 +3,46 @@
 use std::ops::Range;
 
 use super::Recording;
+use super::interval::Rounding;
 use crate::kernels::activation::Activation;
-use crate::model::{Attention, Experts, Linear, Norm, Operation as Planned, Plan};
+use crate::model::{Attention, Experts, Grid, Linear, Norm, Operation as Planned, Plan};
+use crate::tensor::{Matrix, Tensor};
+use crate::trace::Rows;
 
 /// An operation of a model and what it takes in.
 pub(super) struct Operation<'p> {
     pub(super) kind: Kind<'p>,
     pub(super) inputs: Vec<Taken>,
+    /// Those of the outcome.
+    pub(super) rows: Rows,
 }
 
-/// What an operation takes in: a tensor under its name, or some columns of it.
+/// What an operation takes in: a tensor under its name, as it is or after something that has no name.
 pub(super) struct Taken {
     pub(super) name: String,
-    pub(super) columns: Option<Vec<Range<usize>>>,
+    /// Those of the tensor.
+    pub(super) rows: Rows,
+    view: View,
+}
+
+/// What becomes of a tensor before it is taken in.
+enum View {
+    Whole,
+    /// Some columns.
+    Columns(Vec<Range<usize>>),
+    /// The patches of pixels.
+    Patches(Grid),
 }
 
 pub(super) enum Kind<'p> {
     Embedding,
-    Positions,
+    Pixels,
+    /// The learned positions from one on.
+    Positions(&'p Tensor, usize),
+    /// The mean of patches.
+    Pool(Grid),
+    /// Embeddings, with what images put in the place of some.
+    PutImages,
     Norm(&'p Norm),
     Product(&'p Linear),
     Logits(&'p Linear, Option<f64>),
@@ -51,7 +73,10 @@ impl<'p> Operation<'p> {
         let mut inputs = node.inputs.clone();
         let kind = match &node.operation {
             Planned::Embedding => Kind::Embedding,
-            Planned::Positions => Kind::Positions,
+            Planned::Pixels => Kind::Pixels,
+            Planned::Positions(table, first) => Kind::Positions(table, *first),
+            Planned::Pool(grid) => Kind::Pool(*grid),
+            Planned::PutImages => Kind::PutImages,
             Planned::Norm(norm) => Kind::Norm(norm),
             Planned::Linear(map) => Kind::Product(map),
             Planned::Logits(map, cap) => Kind::Logits(map, *cap),
@@ -78,44 +103,68 @@ impl<'p> Operation<'p> {
                 inputs = vec![inputs[0], z];
                 Kind::Experts(mixture)
             }
-            // A recording of text has nothing of images.
-            Planned::Pixels | Planned::Patches | Planned::Pool => return None,
-            Planned::SplitHeads(..) | Planned::SplitHalves(_) => return None,
+            Planned::Patches(_) | Planned::SplitHeads(..) | Planned::SplitHalves(_) => return None,
         };
         let inputs = inputs.into_iter().map(|place| Taken::of(plan, place));
         let inputs = inputs.collect::<Option<_>>()?;
-        Some(Self { kind, inputs })
+        Some(Self {
+            kind,
+            inputs,
+            rows: node.rows,
+        })
     }
 
-    /// Whether a token's row takes rows of the tokens before it.
-    pub(super) fn looks_back(&self) -> bool {
-        matches!(self.kind, Kind::Mix(_))
+    /// Whether a token's row takes rows of other tokens.
+    pub(super) fn sees_others(&self) -> bool {
+        matches!(self.kind, Kind::Mix(_)) && self.rows == Rows::Tokens
     }
 }
 
 impl Taken {
     /// What the node at `place` gives.
     fn of(plan: &Plan, place: usize) -> Option<Self> {
+        let node = &plan.nodes[place];
         if let Some(name) = plan.name(place) {
             return Some(Self {
                 name: name.to_owned(),
-                columns: None,
+                rows: node.rows,
+                view: View::Whole,
             });
         }
-        let node = &plan.nodes[place];
-        let columns = match &node.operation {
-            Planned::SplitHeads(attention, which) => attention.fused_columns()[*which].clone(),
+        let view = match &node.operation {
+            Planned::SplitHeads(attention, which) => {
+                View::Columns(attention.fused_columns()[*which].clone())
+            }
             Planned::SplitHalves(which) => {
                 let half = which * node.width..(which + 1) * node.width;
-                [half].into()
+                View::Columns([half].into())
             }
+            Planned::Patches(grid) => View::Patches(*grid),
             _ => return None,
         };
-        let name = plan.name(*node.inputs.first()?)?.to_owned();
+        let input = *node.inputs.first()?;
         Some(Self {
-            name,
-            columns: Some(columns),
+            name: plan.name(input)?.to_owned(),
+            rows: plan.nodes[input].rows,
+            view,
         })
+    }
+
+    /// The tensor as the operation takes it in.
+    pub(super) fn view(&self, tensor: Matrix<f64>, rounding: Rounding) -> Matrix<f64> {
+        match &self.view {
+            View::Whole => tensor,
+            View::Columns(columns) => tensor.select_columns(columns),
+            View::Patches(grid) => {
+                let pixels = tensor.map(|x| rounding.nearest(x));
+                let images = (0..tensor.rows()).step_by(3 * tensor.cols());
+                let each = images
+                    .map(|first| grid.cut(&pixels.slice_rows(first..first + 3 * tensor.cols())));
+                let each: Vec<_> = each.collect();
+                let cols = each.first().map_or(1, Matrix::cols);
+                Matrix::stack(cols, each)
+            }
+        }
     }
 }
 

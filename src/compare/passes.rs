@@ -6,9 +6,10 @@ use std::ops::Range;
 use half::bf16;
 
 use super::error::{Error, Result};
-use crate::model::{Model, Recorder, Session};
+use super::sequence::Sequence;
+use crate::model::{Images, Model, Recorder, Session, Tokens};
 use crate::tensor::{Dtype, Element, Matrix};
-use crate::trace::Point;
+use crate::trace::{self, Point};
 
 /// Passes whose products are disturbed, of which the worst counts.
 const DISTURBED: u64 = 4;
@@ -27,8 +28,8 @@ const MOST: usize = 2 << 30;
 pub(super) struct Pass<'a> {
     pub(super) model: &'a Model,
     pub(super) dtype: Dtype,
-    pub(super) tokens: &'a [u32],
-    pub(super) names: &'a [String],
+    pub(super) sequence: Sequence<'a>,
+    pub(super) points: &'a [Point],
 }
 
 impl Pass<'_> {
@@ -38,21 +39,26 @@ impl Pass<'_> {
     ///
     /// [`Error::ComparisonMemory`] where they are too large to be held.
     pub(super) fn record(self, last: usize) -> Result<Tensors> {
-        let last = last.min(self.tokens.len());
-        let points = Point::all(self.model).into_iter();
-        let widths = points.filter(|point| self.names.contains(&point.name));
-        let widths: usize = widths.map(|point| point.width).sum();
-        let needed = widths.saturating_mul(8).saturating_mul(last);
+        let most = |point: &Point| match point.rows {
+            trace::Rows::Tokens => last.min(self.sequence.tokens.len()),
+            rows => self.sequence.rows(rows),
+        };
+        let bytes = self.points.iter().map(|point| {
+            let numbers = point.width.saturating_mul(most(point));
+            numbers.saturating_mul(8)
+        });
+        let needed = bytes.fold(0, usize::saturating_add);
         if needed > MOST {
             return Err(Error::ComparisonMemory {
-                tokens: last,
+                tokens: last.min(self.sequence.tokens.len()),
                 needed: needed as u64,
                 most: MOST as u64,
             });
         }
+        let last = self.points.iter();
+        let last = last.map(|point| (point.name.as_str(), most(point)));
         let mut kept = Kept {
-            names: self.names,
-            last,
+            last: last.collect(),
             rows: HashMap::new(),
         };
         self.run(None, &mut kept)?;
@@ -73,11 +79,9 @@ impl Pass<'_> {
     /// as much as another order of sums may make them.
     pub(super) fn disturbed(self, want: &Tensors) -> Result<BTreeMap<String, f64>> {
         let want = |name: &str, rows: Range<usize>| {
-            Ok(want.get(name).map(|tensor| {
-                let absent = self.tokens.len() - tensor.rows();
-                tensor
-                    .slice_rows(rows.start.saturating_sub(absent)..rows.end.saturating_sub(absent))
-            }))
+            Ok(want
+                .get(name)
+                .map(|tensor| tensor.slice_rows(self.there(name, tensor.rows(), rows))))
         };
         let mut worst: BTreeMap<String, f64> = BTreeMap::new();
         for seed in 0..DISTURBED {
@@ -89,13 +93,21 @@ impl Pass<'_> {
         Ok(worst)
     }
 
+    /// Where some of all rows of a tensor are among its last `last` rows.
+    pub(super) fn there(self, name: &str, last: usize, rows: Range<usize>) -> Range<usize> {
+        let point = self.points.iter().find(|point| point.name == name);
+        let all = point.map_or(last, |point| self.sequence.rows(point.rows));
+        let absent = all - last;
+        rows.start.saturating_sub(absent)..rows.end.saturating_sub(absent)
+    }
+
     fn distances_of(
         self,
         disturbed: Option<u64>,
         want: &Rows<'_>,
     ) -> Result<BTreeMap<String, f64>> {
         let mut apart = Apart {
-            names: self.names,
+            points: self.points,
             want,
             rows: HashMap::new(),
             largest: BTreeMap::new(),
@@ -117,34 +129,51 @@ impl Pass<'_> {
     }
 
     fn run_in<E: Element>(self, disturbed: Option<u64>, recorder: &mut dyn Recorder) -> Result<()> {
+        let tokens = self.sequence.tokens;
+        let images = self.images::<E>(disturbed, recorder)?;
         let mut session = Session::<E>::new(self.model);
         if let Some(seed) = disturbed {
             session = session.disturbed(seed);
         }
         let ends = self.model.ends().iter().any(|name| recorder.wants(name));
-        let logits = if ends { self.tokens.len() } else { 0 };
-        Ok(session.forward_recorded(self.tokens, logits, recorder)?)
+        let logits = if ends { tokens.len() } else { 0 };
+        let tokens = Tokens::new(tokens, images.as_ref());
+        Ok(session.forward_recorded(tokens, logits, recorder)?)
+    }
+
+    /// What the vision part makes of the images.
+    fn images<E: Element>(
+        self,
+        disturbed: Option<u64>,
+        recorder: &mut dyn Recorder,
+    ) -> Result<Option<Images<E>>> {
+        let Sequence { tokens, images } = self.sequence;
+        if images.count() == 0 {
+            return Ok(None);
+        }
+        let vision = self.model.vision()?.disturbed(disturbed);
+        let features = vision.features(&images.pixel_values(), Some(recorder))?;
+        Ok(Some(Images::new(vision.config(), tokens, features)?))
     }
 }
 
 /// Keeps what is wanted.
 struct Kept<'a> {
-    names: &'a [String],
     /// Rows of each that have to be kept.
-    last: usize,
+    last: BTreeMap<&'a str, usize>,
     rows: HashMap<String, Vec<Matrix<f64>>>,
 }
 
 impl Recorder for Kept<'_> {
     fn wants(&self, name: &str) -> bool {
-        self.names.iter().any(|wanted| wanted == name)
+        self.last.contains_key(name)
     }
 
     fn record(&mut self, name: &str, rows: &Matrix<f64>) {
         let parts = self.rows.entry(name.to_owned()).or_default();
         parts.push(rows.clone());
         let all: usize = parts.iter().map(Matrix::rows).sum();
-        if all - parts[0].rows() >= self.last {
+        if all - parts[0].rows() >= self.last.get(name).copied().unwrap_or_default() {
             parts.remove(0);
         }
     }
@@ -152,7 +181,7 @@ impl Recorder for Kept<'_> {
 
 /// Looks how far rows are from what they should be, and keeps none.
 struct Apart<'a> {
-    names: &'a [String],
+    points: &'a [Point],
     want: &'a Rows<'a>,
     /// How many rows of each have been seen.
     rows: HashMap<String, usize>,
@@ -162,7 +191,7 @@ struct Apart<'a> {
 
 impl Recorder for Apart<'_> {
     fn wants(&self, name: &str) -> bool {
-        self.error.is_none() && self.names.iter().any(|wanted| wanted == name)
+        self.error.is_none() && self.points.iter().any(|point| point.name == name)
     }
 
     fn record(&mut self, name: &str, rows: &Matrix<f64>) {

@@ -14,18 +14,21 @@ use super::source::{Found, Source};
 use super::{Aside, Point, Precision};
 use crate::model::Model;
 use crate::tensor::{Matrix, Storage, Tensor};
-use crate::trace;
+use crate::trace::{self, Rows};
 
 /// Tensors that an engine recorded, under the names of [`trace::names`], each as rows `[tokens, width]`.
 ///
 /// Every tensor has the rows of the same tokens, but behind the last layer's attention there may be
-/// fewer, those of the last tokens: engines that are asked for few logits drop the other tokens there.
+/// fewer, those of the last tokens: engines that are asked for few logits drop the other tokens there. Those of the vision part
+/// have the rows of all images, one after the other.
 #[derive(Debug)]
 pub struct Recording {
     path: PathBuf,
     tensors: BTreeMap<String, Entry>,
     aside: Vec<Aside>,
     tokens: usize,
+    /// As many as its tensors of the vision part are of.
+    images: usize,
     ids: Option<Vec<u32>>,
     metadata: BTreeMap<String, String>,
 }
@@ -74,6 +77,8 @@ impl Recording {
             metadata,
         } = source;
         let names = Names::new(model);
+        let of_images = tensors.keys().any(|name| names.is_of_images(name));
+        let names = if of_images { names.of_images() } else { names };
         rules.check(&names)?;
         rules.check_used(path, tensors.keys().map(String::as_str))?;
         let mut recording = Self {
@@ -81,6 +86,7 @@ impl Recording {
             tensors: BTreeMap::new(),
             aside: Vec::new(),
             tokens: 0,
+            images: 0,
             ids,
             metadata,
         };
@@ -106,7 +112,7 @@ impl Recording {
                 continue;
             }
             for (known, words) in known {
-                let point = recording.point(&theirs, &known, &names, model)?;
+                let point = recording.point(&theirs, &known, &names)?;
                 let entry = recording.entry(&theirs, &found, point, &words, model);
                 let entry = match entry {
                     // That what it is called here is only one thing that its name can mean.
@@ -129,24 +135,19 @@ impl Recording {
             }
         }
         recording.check_names()?;
+        recording.check_images(&names)?;
         recording.check_rows(model)?;
         Ok(recording)
     }
 
     /// The model's point that a tensor is taken for.
-    fn point<'a>(
-        &self,
-        theirs: &str,
-        known: &Known,
-        names: &'a Names,
-        model: &Model,
-    ) -> Result<&'a Point> {
+    fn point<'a>(&self, theirs: &str, known: &Known, names: &'a Names) -> Result<&'a Point> {
         let point = names.point(&known.name);
         point.ok_or_else(|| Error::RecordingLayer {
             path: self.path.clone(),
             tensor: theirs.into(),
             layer: known.layer.unwrap_or_default(),
-            layers: model.layers().len(),
+            layers: names.layers(&known.name),
         })
     }
 
@@ -172,7 +173,13 @@ impl Recording {
             }
         };
         let mut shape = numbers.shape().to_vec();
-        let layout = Layout::new(&shape, found.reversed, words, point, head_shape(model));
+        let layout = Layout::new(
+            &shape,
+            found.reversed,
+            words,
+            point,
+            head_shape(model, point),
+        );
         if found.reversed {
             shape.reverse();
         }
@@ -240,6 +247,33 @@ impl Recording {
                 .map(|aside| aside.name.clone())
                 .collect(),
         })
+    }
+
+    /// Whether every tensor of the vision part has the rows of the same images.
+    fn check_images(&mut self, names: &Names) -> Result<()> {
+        let of_images = self.tensors.iter().filter_map(|(name, entry)| {
+            let rows = names.point(name)?.rows;
+            (rows != Rows::Tokens).then_some((rows, entry))
+        });
+        let first = of_images.clone().find_map(|(rows, entry)| match rows {
+            Rows::EachImage(each) => Some((entry.layout.rows / each, entry)),
+            _ => None,
+        });
+        let images = first.map_or(0, |(images, _)| images);
+        for (rows, entry) in of_images {
+            let (rows, expected) = (entry.layout.rows, rows.of(0, images));
+            if rows != expected {
+                return Err(Error::RecordingImages {
+                    path: self.path.clone(),
+                    tensor: entry.theirs.clone(),
+                    rows,
+                    expected,
+                    other: first.map_or(entry, |(_, first)| first).theirs.clone(),
+                });
+            }
+        }
+        self.images = images;
+        Ok(())
     }
 
     /// Whether every tensor has the rows that it should, and the ids are enough for them.
@@ -372,6 +406,13 @@ impl Recording {
         })
     }
 
+    /// How many images there are, if the metadata has `images`, and otherwise by the tensors of the vision part.
+    pub fn images(&self) -> usize {
+        let said = self.metadata.get("images");
+        said.and_then(|images| images.parse().ok())
+            .unwrap_or(self.images)
+    }
+
     /// The tokens whose rows the tensors have.
     pub fn tokens(&self) -> usize {
         self.tokens
@@ -404,8 +445,10 @@ impl Recording {
     }
 }
 
-fn head_shape(model: &Model) -> HeadShape {
-    let dim = model.config().head_dim;
+fn head_shape(model: &Model, point: &Point) -> HeadShape {
+    let dim = point
+        .heads
+        .map_or(model.config().head_dim, |heads| point.width / heads);
     let rope = model
         .layers()
         .first()

@@ -1,18 +1,22 @@
 //! Every operation done again on what another engine recorded.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::activations::Activations;
 use super::distance::Measure;
 use super::error::Result;
 use super::interval::{Interval, Rounding};
-use super::operation::Operation;
+use super::operation::{Kind, Operation};
 use super::passes::{Pass, Tensors};
 use super::report::Beyond;
-use super::step::{Input, Step};
+use super::sequence::Sequence;
+use super::step::{Input, Run, Step};
 use super::{Distance, Precision, Recording, last_rows};
 use crate::model::{Model, Plan};
 use crate::tensor::{Dtype, Matrix};
+use crate::trace::{Point, Rows};
 
 /// Numbers that are looked at together: some 100 MB.
 const TOGETHER: usize = 1 << 22;
@@ -22,7 +26,10 @@ pub(super) struct Replay<'a> {
     model: &'a Model,
     plan: Plan,
     dtype: Precision,
-    tokens: &'a [u32],
+    sequence: Sequence<'a>,
+    /// Where tokens of images stand, and the tokens as they are looked up.
+    spans: Vec<Range<usize>>,
+    ids: Cow<'a, [u32]>,
     other: &'a Recording,
     /// Our own pass, for the tensors that cannot be replayed, and how far off they may be.
     whole: Tensors,
@@ -44,32 +51,39 @@ pub(super) struct Checked {
 }
 
 impl<'a> Replay<'a> {
-    /// For the tensors `names`.
+    /// For the tensors of `points`.
     pub(super) fn new(
         model: &'a Model,
         dtype: Precision,
-        tokens: &'a [u32],
+        sequence: Sequence<'a>,
         other: &'a Recording,
-        names: &[String],
+        points: &[Point],
     ) -> Result<Self> {
         let mut replay = Self {
             model,
-            plan: model.plan(),
+            plan: match sequence.images.count() {
+                0 => model.plan(),
+                _ => model.plan_with(&model.vision()?),
+            },
             dtype,
-            tokens,
+            sequence,
+            spans: sequence.spans(model)?,
+            ids: sequence.looked_up(model)?,
             other,
             whole: Tensors::new(),
             allowed: BTreeMap::new(),
         };
-        let names = names.iter();
-        let whole = names.filter(|name| !replay.can_replay(name)).cloned();
+        let points = points.iter();
+        let whole = points
+            .filter(|point| !replay.can_replay(&point.name))
+            .cloned();
         let whole: Vec<_> = whole.collect();
         if !whole.is_empty() {
             let pass = |dtype| Pass {
                 model,
                 dtype,
-                tokens,
-                names: &whole,
+                sequence,
+                points: &whole,
             };
             replay.whole = pass(dtype.pass()).record(other.tokens())?;
             replay.allowed = match dtype {
@@ -87,18 +101,23 @@ impl<'a> Replay<'a> {
     /// Whether all that the operation takes in was recorded, or is known without.
     fn can_replay(&self, name: &str) -> bool {
         Operation::of(&self.plan, name, self.other).is_some_and(|operation| {
-            let all = self.other.tokens() == self.tokens.len();
+            let all = self.other.tokens() == self.sequence.tokens.len();
             let mut inputs = operation.inputs.iter();
-            let known = inputs
-                .all(|input| self.other.contains(&input.name) || self.is_looked_up(&input.name));
-            known && (all || !operation.looks_back())
+            let known = inputs.all(|input| self.is_known(&input.name));
+            known && (all || !operation.sees_others())
         })
     }
 
-    /// Whether a tensor comes from the tokens alone: the embedding, and learned positions.
-    fn is_looked_up(&self, name: &str) -> bool {
-        let operation = Operation::of(&self.plan, name, self.other);
-        operation.is_some_and(|operation| operation.inputs.is_empty())
+    /// Whether a tensor was recorded, or comes without a calculation from what is: the embedding and learned positions from the tokens
+    /// alone, pixels from the reference, and what images put in the place of embeddings.
+    fn is_known(&self, name: &str) -> bool {
+        self.other.contains(name)
+            || Operation::of(&self.plan, name, self.other).is_some_and(|operation| {
+                let copies =
+                    operation.inputs.is_empty() || matches!(operation.kind, Kind::PutImages);
+                let mut inputs = operation.inputs.iter();
+                copies && inputs.all(|input| self.is_known(&input.name))
+            })
     }
 
     /// Holds a tensor against the replay, and against the reference where there is one. Where it is beyond, the replay is done again
@@ -161,34 +180,42 @@ impl<'a> Replay<'a> {
         let Some(operation) = Operation::of(&self.plan, name, self.other) else {
             return Ok(None);
         };
+        let rounding = Rounding(self.dtype);
         let mut inputs = Vec::new();
         for input in &operation.inputs {
-            let Some((all, stored)) = self.input(&input.name, rows)? else {
+            let needed = match input.rows {
+                Rows::Tokens => rows,
+                of_images => self.sequence.rows(of_images),
+            };
+            let Some((all, stored)) = self.input(&input.name, needed)? else {
                 return Ok(None);
             };
-            let all = match &input.columns {
-                Some(columns) => all.select_columns(columns),
-                None => all,
-            };
-            let rows = if operation.looks_back() {
-                all
-            } else {
-                last_rows(all, rows)
+            let all = input.view(all, rounding);
+            let rows = match (input.rows, operation.rows) {
+                (Rows::Tokens, _) if !operation.sees_others() => last_rows(all, rows),
+                (Rows::AllImages(_), Rows::EachImage(_)) => {
+                    repeated(&all, self.sequence.images.count())
+                }
+                _ => all,
             };
             inputs.push(Input { rows, stored });
         }
-        let first = self.tokens.len() - rows;
-        Ok(Some(Step::new(
-            self.model,
-            operation,
-            (&self.tokens[first..], first),
-            inputs,
-            Rounding(self.dtype),
-        )))
+        let first = match operation.rows {
+            Rows::Tokens => self.sequence.tokens.len() - rows,
+            _ => 0,
+        };
+        let run = Run {
+            model: self.model,
+            ids: &self.ids,
+            spans: &self.spans,
+            images: self.sequence.images,
+            first,
+        };
+        Ok(Some(Step::new(run, operation, inputs, rounding)))
     }
 
-    /// What an operation takes in, at least the last `rows` rows of it, and its type: as it was recorded, or looked up in the
-    /// model where it was not.
+    /// What an operation takes in, at least the last `rows` rows of it, and its type: as it was recorded, or
+    /// [known](Self::is_known) without.
     fn input(&self, name: &str, rows: usize) -> Result<Option<(Matrix<f64>, Precision)>> {
         if let (Some(all), Some(stored)) = (self.other.read(name)?, self.other.stored(name)) {
             return Ok(Some((all, stored)));
@@ -198,11 +225,11 @@ impl<'a> Replay<'a> {
         };
         let numbers: Vec<f64> = step.rows(0..rows).iter().map(|x| x.value).collect();
         let cols = numbers.len() / rows.max(1);
-        Ok(Some((Matrix::from_vec(cols, numbers), self.dtype)))
+        Ok(Some((Matrix::from_vec(cols, numbers), step.stored())))
     }
 
     /// Some of the last `last` rows of our own pass.
-    fn whole_rows(&self, name: &str, last: usize, rows: std::ops::Range<usize>) -> Vec<Interval> {
+    fn whole_rows(&self, name: &str, last: usize, rows: Range<usize>) -> Vec<Interval> {
         let allowed = 2.0 * self.allowed.get(name).copied().unwrap_or_default();
         let Some(whole) = self.whole.get(name) else {
             return vec![];
@@ -212,6 +239,11 @@ impl<'a> Replay<'a> {
         let numbers = rows.flat_map(|row| whole.row(row));
         numbers.map(|&x| Interval::around(x, allowed)).collect()
     }
+}
+
+/// The rows of a tensor as often as there are images.
+fn repeated(rows: &Matrix<f64>, images: usize) -> Matrix<f64> {
+    Matrix::stack(rows.cols(), vec![rows.clone(); images])
 }
 
 /// A check that is done some rows at a time.

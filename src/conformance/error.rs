@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::message::{IoError, flattened};
 use crate::output::MaybeIo;
-use crate::{checkpoint, compare, model, trace};
+use crate::{checkpoint, compare, model, trace, vision};
 
 /// A result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -22,6 +22,9 @@ pub enum Error {
     /// The model cannot run.
     #[error(transparent)]
     Model(model::Error),
+    /// A picture cannot be read.
+    #[error(transparent)]
+    Vision(vision::Error),
     /// The pass cannot be recorded.
     #[error(transparent)]
     Trace(trace::Error),
@@ -39,6 +42,7 @@ pub enum Error {
 flattened! {
     checkpoint => Checkpoint(Io);
     model => Model(Io, Checkpoint);
+    vision => Vision(Io, Checkpoint);
     trace => Trace(Io, Checkpoint, Model);
     compare => Compare(Io, Checkpoint, Model, Trace);
 }

@@ -12,10 +12,11 @@ use super::{CASES, Case};
 use crate::checkpoint::{Access, Checkpoint};
 use crate::compare::{Floor, Recording, Rules, floors};
 use crate::message::{IoError, hex};
-use crate::model::{Model, ModelOptions};
+use crate::model::{Inputs, Model, ModelOptions};
 use crate::output::write_dir;
 use crate::tensor::Dtype;
 use crate::trace::Trace;
+use crate::vision::{Picture, PixelValues, Processor};
 
 /// What the kit says of itself.
 #[derive(Serialize)]
@@ -37,6 +38,9 @@ struct Entry {
     noise_floors: BTreeMap<String, Floor>,
 }
 
+/// The file of a case's picture.
+const PICTURE: &str = "picture.png";
+
 const DTYPES: [Dtype; 3] = [Dtype::F64, Dtype::F32, Dtype::Bf16];
 
 const README: &str = "\
@@ -47,8 +51,10 @@ in `f64.safetensors`, `f32.safetensors` and `bf16.safetensors`. `manifest.json` 
 hashes and noise floors.
 
 Run each model on its ids, all tokens at once from position 0, and record what you can under the names of Hugging Face's
-modules (or those of llama.cpp, candle or TransformerLens): at least the logits of every token, `lm_head`. Put it into a
-folder of its own as CASE/f32.safetensors or CASE/bf16.safetensors (or .npz, or a folder of .npy files), then
+modules (or those of llama.cpp, candle or TransformerLens): at least the logits of every token, `lm_head`. A case with a
+`picture.png` shows it at the image tokens of its ids; it has the size that the model takes in, and what becomes of it
+before the model is `pixel_values` of the recordings. Put what you record into a folder of its own as
+CASE/f32.safetensors or CASE/bf16.safetensors (or .npz, or a folder of .npy files), then
 
     context-patch conformance --check RESULTS
 
@@ -93,11 +99,29 @@ pub(super) fn write_case(case: &Case, folder: &Path) -> Result<()> {
     let ids = case.ids();
     put(&folder.join("ids.json"), format!("{ids:?}\n").as_bytes())?;
     let model = open(folder)?;
+    let images = images(case, folder, &model, &ids)?;
+    let pixel_values: Vec<_> = images.iter().map(|image| &*image.values).collect();
+    let inputs = Inputs {
+        ids: &ids,
+        pixel_values: &pixel_values,
+    };
     for dtype in DTYPES {
         let trace = Trace::new(&model, dtype, &[], usize::MAX)?;
-        trace.write(&recording(folder, dtype), &model, &ids)?;
+        trace.write(&recording(folder, dtype), &model, inputs)?;
     }
     Ok(())
+}
+
+/// What the model reads of a case's picture, which is written beside the ids.
+fn images(case: &Case, folder: &Path, model: &Model, ids: &[u32]) -> Result<Vec<PixelValues>> {
+    let Some(shown) = case.picture else {
+        return Ok(Vec::new());
+    };
+    let path = folder.join(PICTURE);
+    put(&path, shown.png)?;
+    let picture = Picture::decode(&path, shown.png)?;
+    let processor = Processor::of(model.checkpoint())?;
+    Ok(processor.pixel_values(ids, &[picture])?)
 }
 
 /// The model of a case. It is called after its folder, which stands beside the recordings.
@@ -118,7 +142,9 @@ fn entry(case: &Case, dir: &Path, folder: &Path) -> Result<Entry> {
     let mut files = BTreeMap::new();
     let names = case.files.iter().map(|(name, _)| format!("model/{name}"));
     let recordings = DTYPES.map(|dtype| format!("{dtype}.safetensors"));
+    let picture = case.picture.map(|_| PICTURE.to_owned());
     let others = recordings.into_iter().chain(["ids.json".to_owned()]);
+    let others = others.chain(picture);
     for name in names.chain(others) {
         let path = folder.join(&name);
         let bytes = fs::read(&path).map_err(IoError::at("read", &path))?;

@@ -197,7 +197,7 @@ impl Model {
         let ids = looked_up(tokens.ids, &tokens.spans(0), self.config().vocab_size);
         let mut x = self.embed(run, &ids[rows.clone()], positions);
         if let Some(images) = tokens.images {
-            images.put(rows, &mut x);
+            images.put(rows, self.features_factor(E::DTYPE), &mut x);
             run.record_global(INPUTS_EMBEDS, &x);
         }
         x

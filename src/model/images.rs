@@ -179,14 +179,18 @@ impl<E: Element> Images<E> {
         Self::new(vision.config(), inputs.ids, features).map(Some)
     }
 
-    /// Puts features in the place of the embeddings `x` of the tokens `rows`.
-    pub(crate) fn put(&self, rows: Range<usize>, x: &mut Matrix<E>) {
+    /// Puts features times `factor`, which is 1 unless a known bug is meant, in the place of the embeddings `x` of the tokens
+    /// `rows`.
+    pub(crate) fn put(&self, rows: Range<usize>, factor: f64, x: &mut Matrix<E>) {
+        let factor = E::Acc::from_f64(factor);
         let mut feature = 0;
         for span in &self.spans {
             for token in span.clone() {
                 if rows.contains(&token) {
-                    x.row_mut(token - rows.start)
-                        .copy_from_slice(self.features.row(feature));
+                    let features = self.features.row(feature);
+                    for (x, feature) in x.row_mut(token - rows.start).iter_mut().zip(features) {
+                        *x = E::round(feature.acc() * factor);
+                    }
                 }
                 feature += 1;
             }

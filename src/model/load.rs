@@ -75,6 +75,7 @@ impl Model {
             level: options.level.unwrap_or_else(Level::best),
             backend: Backend::default(),
             embedding,
+            bug: None,
             checkpoint,
             #[cfg(feature = "cuda")]
             device: None,

@@ -13,6 +13,7 @@ mod disturbance;
 mod error;
 mod experts;
 pub mod generate;
+mod grid;
 mod images;
 mod inner;
 mod known_bug;
@@ -41,6 +42,8 @@ pub(crate) use cache::Cache;
 pub use decoder::EmbeddingScale;
 pub(crate) use decoder::{Decoder, Embedding, INPUTS_EMBEDS};
 pub use error::{Error, Result};
+pub(crate) use grid::Grid;
+pub(crate) use images::looked_up;
 pub use images::{Images, Inputs, Tokens};
 pub use inner::{Inner, Maps};
 pub use known_bug::KnownBug;
@@ -55,11 +58,13 @@ pub(crate) use overlay::{LayerOverlay, OverlaidRows, TensorOverlay};
 pub use parts::{Attention, Experts};
 pub(crate) use parts::{Hidden, Projections};
 pub(crate) use pass::{Pass, Sequence};
-pub(crate) use plan::{Operation, Plan, Rows};
+pub use plan::Rows;
+pub(crate) use plan::{Operation, Plan};
 pub(crate) use run::ForwardRun;
 pub use run::Recorder;
 pub use session::Session;
 pub(crate) use together::{consecutive, together};
+pub(crate) use vision::PIXEL_VALUES;
 pub use vision::Vision;
 
 #[cfg(feature = "cuda")]
@@ -81,6 +86,8 @@ pub struct Model {
     level: Level,
     backend: Backend,
     embedding: Embedding,
+    /// The known bug that it was given, for what is built and done when images come.
+    bug: Option<KnownBug>,
     /// The device it is on.
     #[cfg(feature = "cuda")]
     device: Option<Arc<OnDevice>>,

@@ -3,12 +3,15 @@
 //! It is made by the blocks' own forward pass over [`Ops`] that only take notes, so there is no second list of operations that
 //! would have to be kept like the first.
 
+use super::decoder::INPUTS_EMBEDS;
+use super::grid::Grid;
 use super::ops::Ops;
 use super::parts::{Active, Attention, Experts};
 use super::vision::{PIXEL_VALUES, position_embedding};
 use super::{Linear, Model, Norm, Vision};
 use crate::checkpoint::VisionConfig;
 use crate::kernels::activation::Activation;
+use crate::tensor::Tensor;
 
 /// The operations of a model's pass, in the order in which they run.
 #[derive(Debug)]
@@ -37,9 +40,9 @@ pub(crate) struct Node {
     pub(crate) rows: Rows,
 }
 
-/// How many rows a node has.
+/// How many rows a tensor of a pass has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rows {
+pub enum Rows {
     /// One a token.
     Tokens,
     /// These for each image.
@@ -48,17 +51,30 @@ pub(crate) enum Rows {
     AllImages(usize),
 }
 
+impl Rows {
+    /// The rows in a pass over `tokens` tokens, those of images among them.
+    pub fn of(self, tokens: usize, images: usize) -> usize {
+        match self {
+            Self::Tokens => tokens,
+            Self::EachImage(rows) => rows * images,
+            Self::AllImages(rows) => rows,
+        }
+    }
+}
+
 /// What a node does with its inputs.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
     Embedding,
     /// An image's pixels, and its patches.
     Pixels,
-    Patches,
+    Patches(Grid),
     /// The mean of patches.
-    Pool,
-    /// The learned positions.
-    Positions,
+    Pool(Grid),
+    /// The learned positions, of which a sequence begins with the one of this index.
+    Positions(Tensor, usize),
+    /// Embeddings, with what images put in the place of some.
+    PutImages,
     Norm(Norm),
     Linear(Linear),
     /// Queries (0), keys (1) or values (2) from the output of a fused map.
@@ -79,49 +95,73 @@ pub(crate) enum Operation {
 pub(crate) type Place = usize;
 
 impl Model {
-    /// What a pass of this model computes.
+    /// What a pass of this model computes of a text.
     pub(crate) fn plan(&self) -> Plan {
-        let decoder = self.decoder();
-        let mut plan = Plan::new(decoder.form.layers);
-        let hidden = self.config().hidden_size;
-        let mut x = plan.named(decoder.form.embed, Operation::Embedding, vec![], hidden);
-        if let Some(learned) = decoder.form.positions {
-            let positions = plan.named(learned.table, Operation::Positions, vec![], hidden);
-            x = plan.named(learned.sum, Operation::Add, vec![x, positions], hidden);
-        }
+        let mut plan = Plan::new(self.decoder().form.layers);
+        let x = self.plan_embedding(&mut plan);
+        self.plan_blocks(plan, x)
+    }
+
+    /// What a pass of this model computes of a text with images.
+    pub(crate) fn plan_with(&self, vision: &Vision<'_>) -> Plan {
+        let mut plan = Plan::new(VisionConfig::LAYERS);
+        let features = vision.plan(&mut plan);
+        plan.rows = Rows::Tokens;
+        plan.path = self.decoder().form.layers;
+        let x = self.plan_embedding(&mut plan);
+        let width = plan.nodes[x].width;
+        let x = plan.named(
+            INPUTS_EMBEDS,
+            Operation::PutImages,
+            vec![x, features],
+            width,
+        );
+        self.plan_blocks(plan, x)
+    }
+
+    fn plan_embedding(&self, plan: &mut Plan) -> Place {
+        let (decoder, hidden) = (self.decoder(), self.config().hidden_size);
+        let x = plan.named(decoder.form.embed, Operation::Embedding, vec![], hidden);
+        let (Some(learned), Some(table)) = (decoder.form.positions, &decoder.positions) else {
+            return x;
+        };
+        let positions = Operation::Positions(table.clone(), learned.offset);
+        let positions = plan.named(learned.table, positions, vec![], hidden);
+        plan.named(learned.sum, Operation::Add, vec![x, positions], hidden)
+    }
+
+    fn plan_blocks(&self, mut plan: Plan, mut x: Place) -> Plan {
         for (layer, block) in self.layers().iter().enumerate() {
             plan.layer = layer;
             x = block.forward(&mut plan, x);
         }
-        decoder.logits(&mut plan, &x);
+        self.decoder().logits(&mut plan, &x);
         plan
     }
 }
 
 impl Vision<'_> {
-    /// What the vision part computes of images.
-    pub(crate) fn plan(&self) -> Plan {
-        let config = self.config();
-        let mut plan = Plan::new(VisionConfig::LAYERS);
-        let patches = config.patches_per_side().pow(2);
+    /// What the vision part computes of images, and the node of what takes the place of embeddings.
+    fn plan(&self, plan: &mut Plan) -> Place {
+        let (config, grid) = (self.config(), self.grid);
+        let patches = grid.patches();
         plan.rows = Rows::AllImages(patches);
-        let learned = position_embedding();
-        let positions = plan.named(&learned, Operation::Positions, vec![], config.hidden_size);
+        let learned = Operation::Positions(self.positions.clone(), 0);
+        let positions = plan.named(&position_embedding(), learned, vec![], config.hidden_size);
         plan.rows = Rows::EachImage(3 * config.image_size);
         let pixels = plan.named(PIXEL_VALUES, Operation::Pixels, vec![], config.image_size);
         plan.rows = Rows::EachImage(patches);
         let width = 3 * config.patch_size.pow(2);
-        let cut = plan.push(Operation::Patches, vec![pixels], width);
-        let mut x = self.embed(&mut plan, &cut, &positions);
-        for (layer, block) in self.blocks().iter().enumerate() {
+        let cut = plan.push(Operation::Patches(grid), vec![pixels], width);
+        let mut x = self.embed(plan, &cut, &positions);
+        for (layer, block) in self.blocks.iter().enumerate() {
             plan.layer = layer;
-            x = block.forward(&mut plan, x);
+            x = block.forward(plan, x);
         }
-        let x = self.normed(&mut plan, &x);
-        plan.rows = Rows::EachImage(config.mm_tokens_per_image);
-        let pooled = plan.like(x, Operation::Pool, vec![x]);
-        self.project(&mut plan, &pooled);
-        plan
+        let x = self.normed(plan, &x);
+        plan.rows = Rows::EachImage(grid.tokens());
+        let pooled = plan.like(x, Operation::Pool(grid), vec![x]);
+        self.project(plan, &pooled)
     }
 }
 

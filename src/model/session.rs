@@ -272,7 +272,7 @@ impl<'m, E: Element> Session<'m, E> {
         let silent = tokens.ids.len().saturating_sub(last);
         let positions: Vec<_> = (self.position..self.position + tokens.ids.len()).collect();
         let spans = tokens.spans(self.position);
-        self.cache.see_together(&spans);
+        self.cache.see_together(self.model.seen_together(&spans));
         for chunk in pieces(&positions, self.chunk, &spans) {
             let x = self.chunk_forward(&mut run, tokens, chunk.clone())?;
             let first = silent.saturating_sub(chunk.start);

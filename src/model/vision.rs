@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::error::{Error, Result};
+use super::grid::Grid;
 use super::load::{Loader, refuse_extra_layers};
 use super::ops::Ops;
 use super::pass::{Pass, Sequence};
@@ -16,7 +17,7 @@ use crate::checkpoint::form::LinearForm;
 use crate::tensor::{Element, Float, Matrix, Tensor};
 
 /// What goes into the tower, in recordings.
-pub(super) const PIXEL_VALUES: &str = "pixel_values";
+pub(crate) const PIXEL_VALUES: &str = "pixel_values";
 
 /// The module of the learned positions.
 pub(super) fn position_embedding() -> String {
@@ -28,16 +29,19 @@ pub(super) fn position_embedding() -> String {
 pub struct Vision<'m> {
     model: &'m Model,
     config: VisionConfig,
+    pub(super) grid: Grid,
     /// The convolution, as a map of a patch's numbers in the order of its weight: `[hidden, 3 · patch_size²]`.
     patches: Linear,
     /// The learned positions `[patches, hidden]`.
-    positions: Tensor,
-    blocks: Vec<Block>,
-    post_norm: Norm,
-    soft_norm: Norm,
+    pub(super) positions: Tensor,
+    pub(super) blocks: Vec<Block>,
+    pub(super) post_norm: Norm,
+    pub(super) soft_norm: Norm,
     /// The text model's hidden size from the tower's.
     projection: Linear,
     cancel: Option<Arc<AtomicBool>>,
+    /// The seed of random errors in matrix products.
+    disturbed: Option<u64>,
 }
 
 impl Model {
@@ -75,8 +79,9 @@ impl Model {
             let prefix = format!("{}.{layer}.", VisionConfig::LAYERS);
             Block::build(&config.block, hidden, &mut Loader::vision(self, prefix))
         });
-        Ok(Vision {
+        let vision = Vision {
             model: self,
+            grid: Grid::new(&config),
             patches,
             positions: loader.tensor(&positions, &[count, hidden])?,
             blocks: blocks.collect::<Result<_>>()?,
@@ -89,7 +94,9 @@ impl Model {
             },
             config,
             cancel: None,
-        })
+            disturbed: None,
+        };
+        Ok(vision.with_bug(self.bug))
     }
 }
 
@@ -100,7 +107,7 @@ impl Vision<'_> {
     }
 
     /// The tower's blocks in order.
-    pub(super) fn blocks(&self) -> &[Block] {
+    pub(crate) fn blocks(&self) -> &[Block] {
         &self.blocks
     }
 
@@ -109,6 +116,14 @@ impl Vision<'_> {
     pub fn with_cancel(mut self, cancel: Arc<AtomicBool>) -> Self {
         self.cancel = Some(cancel);
         self
+    }
+
+    /// [Disturbs](ForwardRun::disturbed) the passes.
+    pub(crate) fn disturbed(self, seed: Option<u64>) -> Self {
+        Self {
+            disturbed: seed,
+            ..self
+        }
     }
 
     /// What takes the place of embeddings at the tokens of some images, `[images · mm_tokens_per_image, hidden]`, from the
@@ -123,7 +138,11 @@ impl Vision<'_> {
         pixel_values: &[&[f32]],
         recorder: Option<&mut dyn Recorder>,
     ) -> Result<Matrix<E>> {
-        let mut run = ForwardRun::of_vision(self.model, recorder, self.cancel.clone());
+        let run = ForwardRun::of_vision(self.model, recorder, self.cancel.clone());
+        let mut run = match self.disturbed {
+            None => run,
+            Some(seed) => run.disturbed(seed),
+        };
         let positions = Matrix::from_vec(self.config.hidden_size, self.positions.to_vec());
         let each = pixel_values.iter().enumerate().map(|(i, pixels)| {
             if i == 0 {
@@ -150,10 +169,10 @@ impl Vision<'_> {
                 size: config.image_size,
             });
         }
-        let pixels = pixels.iter().map(|&x| E::from_f32(x)).collect();
-        let pixels = Matrix::from_vec(config.image_size, pixels);
+        let pixels = Matrix::from_slice(config.image_size, pixels);
+        // Before they are rounded to the compute type, as transformers takes them in.
         run.record_global(PIXEL_VALUES, &pixels);
-        let patches = self.patches(&pixels);
+        let patches = self.grid.cut(&pixels.map(E::from_f32));
         let mut x = self.embed(&mut Pass::of_rows(run, &[]), &patches, positions);
         let places: Vec<_> = (0..x.rows()).collect();
         let form = &config.block.attention;
@@ -176,21 +195,6 @@ impl Vision<'_> {
         let tokens = self.project(&mut pass, &pooled);
         self.check_finite(&tokens, || VisionConfig::PROJECTOR.into())?;
         Ok(tokens)
-    }
-
-    /// The numbers of each patch, `[patches, 3 · patch_size²]`, from `[3 · image_size, image_size]`: patches row by row, and in
-    /// each the colours one after the other, row by row.
-    fn patches<E: Element>(&self, pixels: &Matrix<E>) -> Matrix<E> {
-        let (size, patch) = (self.config.image_size, self.config.patch_size);
-        let side = self.config.patches_per_side();
-        let mut numbers = Vec::with_capacity(side * side * 3 * patch * patch);
-        for (i, j) in (0..side).flat_map(|i| (0..side).map(move |j| (i, j))) {
-            let columns = j * patch..(j + 1) * patch;
-            for row in (0..3).flat_map(|colour| (0..patch).map(move |row| colour * size + row)) {
-                numbers.extend_from_slice(&pixels.row(row + i * patch)[columns.clone()]);
-            }
-        }
-        Matrix::from_vec(3 * patch * patch, numbers)
     }
 
     /// What goes into the first block: the patches mapped, and their positions added.
@@ -217,17 +221,13 @@ impl Vision<'_> {
     /// The mean of each square of patches, `[mm_tokens_per_image, hidden]`: summed row by row in the type of sums, divided,
     /// and rounded once.
     fn pooled<E: Element>(&self, x: &Matrix<E>) -> Matrix<E> {
-        let (side, pool) = (self.config.patches_per_side(), self.config.pool());
-        let tokens = side / pool;
-        let count = E::Acc::from_f64((pool * pool) as f64);
-        let mut out = Matrix::zeros(tokens * tokens, x.cols());
+        let count = E::Acc::from_f64(self.grid.pooled(0).count() as f64);
+        let mut out = Matrix::zeros(self.grid.tokens(), x.cols());
         let mut sums = vec![E::Acc::ZERO; x.cols()];
         for (token, out) in out.iter_rows_mut().enumerate() {
-            let (i, j) = (token / tokens * pool, token % tokens * pool);
             sums.fill(E::Acc::ZERO);
-            for (row, col) in (0..pool).flat_map(|row| (0..pool).map(move |col| (row, col))) {
-                let patch = x.row((i + row) * side + j + col);
-                for (sum, x) in sums.iter_mut().zip(patch) {
+            for patch in self.grid.pooled(token) {
+                for (sum, x) in sums.iter_mut().zip(x.row(patch)) {
                     *sum = *sum + x.acc();
                 }
             }

@@ -32,7 +32,7 @@
 //!
 //! | name | what |
 //! |---|---|
-//! | `pixel_values` | what goes into the tower, `[3 · image_size, image_size]` |
+//! | `pixel_values` | what goes into the tower, before it is rounded to the compute type, `[3 · image_size, image_size]` |
 //! | `model.vision_tower.embeddings.patch_embedding` | the patches mapped, `[patches, hidden]` |
 //! | `model.vision_tower.embeddings.position_embedding` | the learned positions, for all images once |
 //! | `model.vision_tower.embeddings` | their sum |
@@ -58,12 +58,11 @@ use sha2::{Digest, Sha256};
 
 pub use error::{Error, Result};
 pub use ids::parse_ids;
-use points::of_images;
-pub use points::{Point, names};
+pub use points::{Point, Rows, names};
 
 use crate::checkpoint::{Layout, TensorsFile};
 use crate::message::{IoError, hex};
-use crate::model::{INPUTS_EMBEDS, Images, Inputs, Model, Recorder, Session, Tokens};
+use crate::model::{Images, Inputs, Model, Recorder, Session, Tokens};
 use crate::tensor::{Dtype, Element, Matrix, Storage, encoded};
 
 /// What is recorded of a pass: some tensors, the rows of the last tokens.
@@ -87,10 +86,8 @@ impl Trace {
     pub fn new(model: &Model, dtype: Dtype, globs: &[String], last: usize) -> Result<Self> {
         let all = ["*".to_owned()];
         let globs = if globs.is_empty() { &all } else { globs };
-        let mut names = names(model);
         // A vision part that is broken is found when an image is to be seen.
-        let vision = of_images(model, 0).unwrap_or_default().into_iter();
-        names.extend(vision.map(|(name, _)| name));
+        let points = Point::with_images(model).unwrap_or_else(|_| Point::all(model));
         let mut set = GlobSetBuilder::new();
         for pattern in globs {
             let fail = |why: String| Error::Glob {
@@ -99,7 +96,7 @@ impl Trace {
             };
             let glob = Glob::new(pattern).map_err(|e| fail(e.kind().to_string()))?;
             let matcher = glob.compile_matcher();
-            if !names.iter().any(|name| matcher.is_match(name)) {
+            if !points.iter().any(|point| matcher.is_match(&point.name)) {
                 return Err(fail("it matches no tensor of this model".into()));
             }
             set.add(glob);
@@ -144,23 +141,20 @@ impl Trace {
         inputs: impl Into<Inputs<'i>>,
     ) -> Result<Vec<(String, [usize; 2])>> {
         let Inputs { ids, pixel_values } = inputs.into();
-        let rows = ids.len().min(self.last);
-        let points = Point::all(model).into_iter();
-        let mut shapes: Vec<_> = points
-            .map(|point| (point.name, [rows, point.width]))
-            .collect();
-        if !pixel_values.is_empty() {
-            shapes.insert(1, (INPUTS_EMBEDS.into(), shapes[0].1));
-            shapes.splice(0..0, of_images(model, pixel_values.len())?);
-        }
-        shapes.retain(|(name, _)| self.wanted.is_match(name));
-        Ok(shapes)
+        let tokens = ids.len().min(self.last);
+        let points = points_of(model, pixel_values)?.into_iter();
+        let wanted = points.filter(|point| self.wanted.is_match(&point.name));
+        let shape = |point: Point| {
+            let rows = point.rows.of(tokens, pixel_values.len());
+            (point.name, [rows, point.width])
+        };
+        Ok(wanted.map(shape).collect())
     }
 
     /// Runs some inputs through `model` and writes a safetensors file.
     ///
-    /// Its metadata has `model`, `model_hash`, `dtype`, `backend`, `ids` (a JSON list of all tokens that were run) and
-    /// `version` (of this crate). Room for the file is taken before anything is computed, and rows are written as
+    /// Its metadata has `model`, `model_hash`, `dtype`, `backend`, `ids` (a JSON list of all tokens that were run), `images`
+    /// (how many there were, unless there were none) and `version` (of this crate). Room for the file is taken before anything is computed, and rows are written as
     /// they come: no more is in memory than a pass needs, and a tensor's rows of one chunk of tokens.
     ///
     /// # Errors
@@ -183,7 +177,7 @@ impl Trace {
             length: shape.iter().product::<usize>() * storage.block().bytes,
         });
         let layout: Vec<_> = layout.collect();
-        let mut file = TensorsFile::create(path, &self.metadata(model, inputs.ids), &layout)?;
+        let mut file = TensorsFile::create(path, &self.metadata(model, inputs), &layout)?;
         self.record(model, inputs, &mut |name, bytes| file.append(name, bytes))?;
         Ok(file.finish()?)
     }
@@ -216,11 +210,9 @@ impl Trace {
 
     /// Runs some inputs through `model`; `put` gets the bytes of each tensor's next rows.
     fn record(&self, model: &Model, inputs: Inputs<'_>, put: &mut Put<'_>) -> Result<()> {
-        let of_images = match inputs.pixel_values {
-            [] => Vec::new(),
-            _ => of_images(model, 0)?,
-        };
-        let whole = of_images.into_iter().map(|(name, _)| name);
+        let points = points_of(model, inputs.pixel_values)?.into_iter();
+        let of_images = points.filter(|point| point.rows != Rows::Tokens);
+        let whole = of_images.map(|point| point.name);
         let mut sink = Sink {
             trace: self,
             whole: whole.chain(self.ends.clone()).collect(),
@@ -270,17 +262,32 @@ impl Trace {
         Ok(Some(Images::new(vision.config(), inputs.ids, features)?))
     }
 
-    fn metadata(&self, model: &Model, tokens: &[u32]) -> BTreeMap<String, String> {
+    fn metadata(&self, model: &Model, inputs: Inputs<'_>) -> BTreeMap<String, String> {
         let metadata = [
             ("model", model.checkpoint().name().to_owned()),
             ("model_hash", model.checkpoint().tensors().content_hash()),
             ("dtype", self.dtype.to_string()),
             ("backend", model.backend().to_string()),
-            ("ids", format!("{tokens:?}")),
+            ("ids", format!("{:?}", inputs.ids)),
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
-        metadata.map(|(key, value)| (key.to_owned(), value)).into()
+        let images = match inputs.pixel_values.len() {
+            0 => None,
+            images => Some(("images", images.to_string())),
+        };
+        let metadata = metadata.into_iter().chain(images);
+        metadata
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect()
     }
+}
+
+/// The points of a pass over a text, with images where there are some.
+fn points_of(model: &Model, pixel_values: &[&[f32]]) -> Result<Vec<Point>> {
+    Ok(match pixel_values {
+        [] => Point::all(model),
+        _ => Point::with_images(model)?,
+    })
 }
 
 /// Refuses inputs that the model does not take, before a file is begun.

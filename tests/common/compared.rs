@@ -4,9 +4,9 @@ use std::path::Path;
 
 use context_patch::Model;
 use context_patch::compare::{Comparison, Recording, Report, Rules};
-use context_patch::model::KnownBug;
+use context_patch::model::{Inputs, KnownBug};
 use context_patch::tensor::Dtype;
-use context_patch::trace::{Trace, names};
+use context_patch::trace::{Point, Trace, names};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -14,6 +14,8 @@ use tempfile::TempDir;
 pub struct Bench {
     model: Model,
     ids: Vec<u32>,
+    /// Of each image among the tokens.
+    pixels: Vec<Vec<f32>>,
     globs: Vec<String>,
     dir: TempDir,
 }
@@ -21,20 +23,38 @@ pub struct Bench {
 impl Bench {
     /// `globs`: the tensors to record; all where there are none.
     pub fn new(model: Model, ids: Vec<u32>, globs: &[String]) -> Self {
+        let text = Inputs::text(&ids);
+        Self::of(model, text, globs)
+    }
+
+    /// The same for tokens with images.
+    pub fn of(model: Model, inputs: Inputs<'_>, globs: &[String]) -> Self {
         let bench = Self {
             model,
-            ids,
+            ids: inputs.ids.to_vec(),
+            pixels: inputs.pixel_values.iter().map(|x| x.to_vec()).collect(),
             globs: globs.to_vec(),
             dir: TempDir::new().unwrap(),
         };
-        bench.record(&bench.model, Dtype::F64, &bench.ids, "reference");
+        bench.record(
+            &bench.model,
+            Dtype::F64,
+            &bench.ids,
+            &bench.pixels,
+            "reference",
+        );
         bench
     }
 
-    fn record(&self, model: &Model, dtype: Dtype, ids: &[u32], name: &str) {
+    fn record(&self, model: &Model, dtype: Dtype, ids: &[u32], pixels: &[Vec<f32>], name: &str) {
         let trace = Trace::new(model, dtype, &self.globs, usize::MAX).unwrap();
+        let pixel_values: Vec<_> = pixels.iter().map(Vec::as_slice).collect();
+        let inputs = Inputs {
+            ids,
+            pixel_values: &pixel_values,
+        };
         trace
-            .write(&self.dir.path().join(name), model, ids)
+            .write(&self.dir.path().join(name), model, inputs)
             .unwrap();
     }
 
@@ -46,12 +66,18 @@ impl Bench {
     /// A recording in `dtype`, with a bug or without, held against the one in f64.
     pub fn report(&self, dtype: Dtype, bug: Option<KnownBug>) -> Report {
         let (mut model, mut ids) = (self.model.clone(), &self.ids[..]);
+        let mut pixels = self.pixels.clone();
         if let Some(bug) = bug {
-            bug.check(model.config(), dtype, ids.len()).unwrap();
+            assert!(self.shows(bug, dtype));
+            let config = model.checkpoint().image_processor().unwrap();
+            let config = config.unwrap_or_default();
+            for image in &mut pixels {
+                *image = bug.pixels(&config, image).into_owned();
+            }
             model = model.with_bug(bug);
             ids = bug.tokens(ids);
         }
-        self.record(&model, dtype, ids, "other");
+        self.record(&model, dtype, ids, &pixels, "other");
         let (reference, other) = (self.open("reference"), self.open("other"));
         let comparison = Comparison::new(&self.model, &reference, &other, None, false).unwrap();
         assert_eq!(comparison.dtype(), dtype.into());
@@ -60,8 +86,12 @@ impl Bench {
 
     /// Whether a bug can be seen here.
     pub fn shows(&self, bug: KnownBug, dtype: Dtype) -> bool {
-        let why = bug.without_effect(self.model.config(), dtype, self.ids.len());
-        why.is_none()
+        let pixel_values: Vec<_> = self.pixels.iter().map(Vec::as_slice).collect();
+        let inputs = Inputs {
+            ids: &self.ids,
+            pixel_values: &pixel_values,
+        };
+        bug.without_effect(&self.model, dtype, inputs).is_none()
     }
 
     /// Looks for each of `bugs` that can be seen: at its tensor, and by its name. Gives those that were found.
@@ -93,9 +123,31 @@ impl Bench {
         shown
     }
 
+    /// Every name of a recording.
+    fn names(&self) -> Vec<String> {
+        let points = match &self.pixels[..] {
+            [] => Point::all(&self.model),
+            _ => Point::with_images(&self.model).unwrap(),
+        };
+        points.into_iter().map(|point| point.name).collect()
+    }
+
     /// The tensor at which a bug enters.
     fn enters(&self, bug: KnownBug) -> String {
-        let names = names(&self.model);
+        let names = match bug {
+            // What the vision part has as well.
+            KnownBug::NormWeight
+            | KnownBug::NormRounded
+            | KnownBug::NormRoundedOnce
+            | KnownBug::NormEps
+            | KnownBug::QkvBiasMissing
+            | KnownBug::KeyBiasMissing
+            | KnownBug::Silu
+            | KnownBug::GeluErf
+            | KnownBug::GeluTanh
+            | KnownBug::GeluF16 => self.names(),
+            _ => names(&self.model),
+        };
         let first = |condition: &dyn Fn(&str) -> bool| {
             let found = names.iter().find(|name| condition(name));
             found
@@ -112,6 +164,9 @@ impl Bench {
             first(&|name| name.contains(&format!(".{layer}.")) && last_part(name) == part)
         };
         match bug {
+            KnownBug::PixelsBgr | KnownBug::PixelsClip => "pixel_values".into(),
+            KnownBug::ImagesScaled => "inputs_embeds".into(),
+            KnownBug::ImagesCausal => ends(&["mixed"]),
             KnownBug::EmbeddingUnscaled | KnownBug::EmbeddingScaleType | KnownBug::MissingBos => {
                 names[0].clone()
             }
@@ -119,7 +174,7 @@ impl Bench {
             KnownBug::NormWeight
             | KnownBug::NormRounded
             | KnownBug::NormRoundedOnce
-            | KnownBug::NormEps => first(&is_norm),
+            | KnownBug::NormEps => first(&is_rms_norm),
             KnownBug::BranchNormShared => ends(&["ln_mlp"]),
             KnownBug::QkPermuted | KnownBug::QkvBiasMissing => {
                 ends(&["q_proj", "c_attn", "query_key_value"])
@@ -157,7 +212,12 @@ fn last_part(name: &str) -> &str {
 
 fn is_norm(name: &str) -> bool {
     let part = last_part(name);
-    part.ends_with("norm") || part.starts_with("ln_")
+    part.contains("norm") || part.starts_with("ln_")
+}
+
+/// The vision tower has LayerNorms.
+fn is_rms_norm(name: &str) -> bool {
+    is_norm(name) && !name.contains("vision_tower")
 }
 
 /// A model as it is, but with a factor of RoPE and an attention scale that is not head_dim, as larger ones have.

@@ -45,6 +45,7 @@ mod lemmas;
 mod patch_files;
 mod quantised;
 mod recordings;
+mod recordings_of_images;
 #[cfg(feature = "cli")]
 mod report;
 mod sessions;

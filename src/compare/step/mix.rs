@@ -5,11 +5,12 @@ use std::ops::Range;
 use super::Step;
 use crate::compare::interval::Interval;
 use crate::model::Attention;
+use crate::trace::Rows;
 
 impl Step<'_> {
     /// softmax(q kᵀ · scaling) v of one token, all heads.
     pub(super) fn mix(&self, attention: &Attention, row: usize) -> Vec<Interval> {
-        let seen = seen(attention, row);
+        let seen = self.seen(attention, row);
         let width = attention.form.head_dim;
         let q = self.row(0, row);
         let [keys, values] = [0, 1].map(|i| &self.looked_back_at[i][seen.clone()]);
@@ -27,6 +28,19 @@ impl Step<'_> {
                 self.average(&p, &values)
             })
             .collect()
+    }
+
+    /// The rows that attention sees from one on: in the vision part those of the same image, and in the text model what is in
+    /// the window up to the token itself, or to the last that images have together.
+    pub(super) fn seen(&self, attention: &Attention, row: usize) -> Range<usize> {
+        if let Rows::EachImage(each) = self.operation.rows {
+            let first = row / each * each;
+            return first..first + each;
+        }
+        let together = self.run.model.seen_together(self.run.spans);
+        let span = together.iter().find(|span| span.contains(&row));
+        let window = attention.form.window.unwrap_or(usize::MAX);
+        (row + 1).saturating_sub(window)..span.map_or(row + 1, |span| span.end)
     }
 
     fn score(&self, attention: &Attention, q: &[Interval], k: &[Interval]) -> Interval {
@@ -97,10 +111,4 @@ impl Step<'_> {
         sums.map(|(sum, size)| self.rounding.of(sum.off(walk * size)))
             .collect()
     }
-}
-
-/// The tokens that attention sees from a row on.
-pub(super) fn seen(attention: &Attention, row: usize) -> Range<usize> {
-    let window = attention.form.window.unwrap_or(usize::MAX);
-    (row + 1).saturating_sub(window)..row + 1
 }

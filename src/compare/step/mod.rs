@@ -7,6 +7,7 @@
 //! numbers that round to it.
 
 mod experts;
+mod images;
 mod mix;
 mod norm;
 mod product;
@@ -21,10 +22,10 @@ use super::Precision;
 use super::activations::Activations;
 use super::interval::{Interval, Rounding};
 use super::operation::{Kind, Operation};
+use super::sequence::Images;
 use crate::kernels::activation::{Activation, gelu_by_f16};
 use crate::model::Model;
 use crate::tensor::{Matrix, Tensor};
-use mix::seen;
 use product::Weight;
 use rounded::Quantised;
 
@@ -37,13 +38,22 @@ pub(super) struct Input {
     pub(super) stored: Precision,
 }
 
+/// What is run.
+#[derive(Clone, Copy)]
+pub(super) struct Run<'m> {
+    pub(super) model: &'m Model,
+    /// The tokens, and where those of images stand.
+    pub(super) ids: &'m [u32],
+    pub(super) spans: &'m [Range<usize>],
+    pub(super) images: &'m Images,
+    /// The token of the first row.
+    pub(super) first: usize,
+}
+
 /// An operation with what it takes in.
 pub(super) struct Step<'m> {
-    model: &'m Model,
+    run: Run<'m>,
     operation: Operation<'m>,
-    /// The tokens of the rows, and the position of the first.
-    tokens: &'m [u32],
-    first_position: usize,
     inputs: Vec<Input>,
     rounding: Rounding,
     /// Those of the map, or of every expert gate, up and down.
@@ -56,9 +66,8 @@ pub(super) struct Step<'m> {
 
 impl<'m> Step<'m> {
     pub(super) fn new(
-        model: &'m Model,
+        run: Run<'m>,
         operation: Operation<'m>,
-        (tokens, first_position): (&'m [u32], usize),
         inputs: Vec<Input>,
         rounding: Rounding,
     ) -> Self {
@@ -68,17 +77,15 @@ impl<'m> Step<'m> {
             _ => vec![],
         };
         let mut step = Self {
-            model,
+            run,
             operation,
-            tokens,
-            first_position,
             inputs,
             rounding,
             weights,
             quantised: None,
             looked_back_at: vec![],
         };
-        if step.operation.looks_back() {
+        if let Kind::Mix(_) = step.operation.kind {
             let rows = 0..step.inputs[1].rows.rows();
             let all = |input: usize| rows.clone().map(|row| step.row(input, row)).collect();
             step.looked_back_at = vec![all(1), all(2)];
@@ -100,6 +107,12 @@ impl<'m> Step<'m> {
         self.quantised.as_ref().map(Quantised::activations)
     }
 
+    /// The type that what it takes in last was recorded in, or the compute type.
+    pub(super) fn stored(&self) -> Precision {
+        let last = self.inputs.last();
+        last.map_or(self.rounding.0, |input| input.stored)
+    }
+
     /// What some rows of the outcome may be, one after the other.
     pub(super) fn rows(&self, rows: Range<usize>) -> Vec<Interval> {
         let mut outcome = self.replayed(rows.clone());
@@ -114,15 +127,23 @@ impl<'m> Step<'m> {
 
     /// Whether nothing overflowed in the recorded rows that a row of the outcome comes from.
     fn is_known(&self, row: usize) -> bool {
-        let rows = match &self.operation.kind {
-            Kind::Mix(attention) => seen(attention, row),
-            _ => row..row + 1,
-        };
+        let finite = |input: &Input, row: usize| input.rows.row(row).iter().all(|x| x.is_finite());
         let mut inputs = self.inputs.iter();
-        inputs.all(|input| {
-            let numbers = rows.clone().flat_map(|row| input.rows.row(row));
-            numbers.into_iter().all(|x| x.is_finite())
-        })
+        match &self.operation.kind {
+            Kind::Mix(attention) => {
+                let seen = self.seen(attention, row);
+                inputs.all(|input| seen.clone().all(|row| finite(input, row)))
+            }
+            Kind::Pool(grid) => {
+                let mut patches = self.pooled(*grid, row);
+                patches.all(|patch| finite(&self.inputs[0], patch))
+            }
+            Kind::PutImages => {
+                let (input, row) = self.put(row);
+                finite(&self.inputs[input], row)
+            }
+            _ => inputs.all(|input| finite(input, row)),
+        }
     }
 
     /// What a recorded number may have been.
@@ -139,7 +160,13 @@ impl<'m> Step<'m> {
     fn replayed(&self, rows: Range<usize>) -> Vec<Interval> {
         match &self.operation.kind {
             Kind::Embedding => rows.flat_map(|row| self.embedding(row)).collect(),
-            Kind::Positions => rows.flat_map(|row| self.positions(row)).collect(),
+            Kind::Pixels => rows.flat_map(|row| self.pixels(row)).collect(),
+            Kind::Positions(table, first) => {
+                let at = |row: usize| self.position(table, first + self.run.first + row);
+                rows.flat_map(at).collect()
+            }
+            Kind::Pool(grid) => rows.flat_map(|row| self.pool(*grid, row)).collect(),
+            Kind::PutImages => rows.flat_map(|row| self.put_images(row)).collect(),
             Kind::Norm(norm) => self.each(rows, |x| self.norm(norm, x)),
             Kind::Product(_) | Kind::Logits(_, None) => self.products(rows, |y| y),
             Kind::Logits(_, Some(cap)) => self.products(rows, |y| self.capped(y, *cap)),
@@ -179,19 +206,15 @@ impl<'m> Step<'m> {
     fn embedding(&self, row: usize) -> Vec<Interval> {
         let (weight, factor) = self.embedding_factor();
         let mut x = vec![0.0; weight.cols()];
-        weight.read_row(self.tokens[row] as usize, &mut x);
+        weight.read_row(self.run.ids[self.run.first + row] as usize, &mut x);
         // The row is of the compute type before it is scaled.
         let scaled = x.into_iter().map(|x| self.rounding.stored(x).times(factor));
         scaled.map(|x| self.rounding.once(x)).collect()
     }
 
-    fn positions(&self, row: usize) -> Vec<Interval> {
-        let decoder = self.model.decoder();
-        let (Some(table), Some(form)) = (&decoder.positions, decoder.form.positions) else {
-            return vec![];
-        };
+    fn position(&self, table: &Tensor, position: usize) -> Vec<Interval> {
         let mut x = vec![0.0; table.cols()];
-        table.read_row(self.first_position + row + form.offset, &mut x);
+        table.read_row(position, &mut x);
         x.into_iter().map(|x| self.rounding.stored(x)).collect()
     }
 
@@ -217,7 +240,7 @@ impl<'m> Step<'m> {
 
     /// The embedding, and what its rows are multiplied by.
     fn embedding_factor(&self) -> (&Tensor, Interval) {
-        let (weight, factor) = self.model.embedding(self.rounding.0.pass());
+        let (weight, factor) = self.run.model.embedding(self.rounding.0.pass());
         let factor = Interval::exactly(factor);
         match self.rounding.0 {
             Precision::F16 => (weight, self.rounding.of(factor)),

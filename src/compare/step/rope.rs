@@ -14,7 +14,7 @@ impl Step<'_> {
         let (Some(rotation), Some(form)) = (&attention.rotation, &attention.form.rope) else {
             return out;
         };
-        let cos_sin = self.cos_sin(form, rotation, self.first_position + row);
+        let cos_sin = self.cos_sin(form, rotation, self.run.first + row);
         let pairs = cos_sin.len();
         let place = |i: usize| match form.pairing {
             RopePairing::Halves => (i, i + pairs),

@@ -4,21 +4,32 @@ use super::KnownBug;
 use crate::checkpoint::form::{
     AttentionForm, MapsForm, NormKind, ProjectionsForm, RopeForm, RopePairing, Sum,
 };
-use crate::checkpoint::{Config, Rope, RopeScaling};
+use crate::checkpoint::{Config, Rope, RopeScaling, VisionConfig};
 use crate::kernels::activation::Activation;
-use crate::model::Embedding;
 use crate::model::error::{Error, Result};
+use crate::model::{Embedding, Inputs, Model};
 use crate::tensor::Dtype;
 
 impl KnownBug {
-    /// Why the bug would not show in a pass of `tokens` tokens in compute type `dtype`, or `None` where it can.
-    pub fn without_effect(self, config: &Config, dtype: Dtype, tokens: usize) -> Option<String> {
+    /// Why the bug would not show in a pass of a model in compute type `dtype`, or `None` where it can.
+    pub fn without_effect<'i>(
+        self,
+        model: &Model,
+        dtype: Dtype,
+        inputs: impl Into<Inputs<'i>>,
+    ) -> Option<String> {
+        let inputs = inputs.into();
+        let vision = model.checkpoint().vision_config().ok();
         let pass = Pass {
-            config,
+            config: model.config(),
+            vision: vision.filter(|_| !inputs.pixel_values.is_empty()),
             dtype,
-            tokens,
+            inputs,
         };
         let outcome = match self {
+            Self::PixelsBgr | Self::PixelsClip | Self::ImagesScaled | Self::ImagesCausal => {
+                pass.images(self)
+            }
             Self::EmbeddingUnscaled
             | Self::EmbeddingScaleType
             | Self::MissingBos
@@ -62,8 +73,13 @@ impl KnownBug {
     /// # Errors
     ///
     /// [`Error::NoEffect`].
-    pub fn check(self, config: &Config, dtype: Dtype, tokens: usize) -> Result<()> {
-        match self.without_effect(config, dtype, tokens) {
+    pub fn check<'i>(
+        self,
+        model: &Model,
+        dtype: Dtype,
+        inputs: impl Into<Inputs<'i>>,
+    ) -> Result<()> {
+        match self.without_effect(model, dtype, inputs) {
             None => Ok(()),
             Some(why) => Err(Error::NoEffect {
                 bug: self.name(),
@@ -76,8 +92,10 @@ impl KnownBug {
 /// A pass that a bug may show in.
 struct Pass<'a> {
     config: &'a Config,
+    /// The vision part, where there are images.
+    vision: Option<VisionConfig>,
     dtype: Dtype,
-    tokens: usize,
+    inputs: Inputs<'a>,
 }
 
 /// Nothing, or why a bug would not show.
@@ -89,12 +107,37 @@ fn needs(there: bool, why: &str) -> Shows {
 }
 
 impl Pass<'_> {
+    fn images(&self, bug: KnownBug) -> Shows {
+        let vision = self.vision.as_ref();
+        let vision = vision.ok_or_else(|| "it takes a picture".to_owned())?;
+        match bug {
+            KnownBug::PixelsBgr => {
+                let differs = |pixels: &&[f32]| {
+                    let channel = pixels.len() / 3;
+                    pixels[..channel] != pixels[2 * channel..]
+                };
+                needs(
+                    self.inputs.pixel_values.iter().any(differs),
+                    "the pictures have as much blue as red",
+                )
+            }
+            KnownBug::ImagesScaled => self.around_blocks(KnownBug::EmbeddingUnscaled),
+            KnownBug::ImagesCausal => {
+                needs(vision.mm_tokens_per_image > 1, "a picture is one token")
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn around_blocks(&self, bug: KnownBug) -> Shows {
         let (config, decoder) = (self.config, &self.config.decoder);
         match bug {
             KnownBug::MissingBos => {
                 let bos = config.bos_token_id.is_some();
                 needs(bos, "the model has no token that begins a sequence")?;
+                let image = self.vision.as_ref().map(|vision| &vision.image_token_index);
+                let begins = image.is_some() && self.inputs.ids.first() == image;
+                needs(!begins, "a picture begins the sequence")?;
                 self.longer_than(1)
             }
             KnownBug::PositionsPlus1 | KnownBug::PositionsPlus2 => {
@@ -108,9 +151,9 @@ impl Pass<'_> {
                     2
                 };
                 let most = config.max_position_embeddings.saturating_sub(off);
-                let (fits, tokens) = (self.tokens <= most, self.tokens);
+                let tokens = self.inputs.ids.len();
                 let why = format!("give it at most {most} tokens, it has {tokens}");
-                needs(fits, &why)
+                needs(tokens <= most, &why)
             }
             KnownBug::HeadTied => needs(
                 !config.tie_word_embeddings,
@@ -184,7 +227,14 @@ impl Pass<'_> {
                     ProjectionsForm::Separate([_, key, _]) => key.bias,
                     ProjectionsForm::Fused(map, _) => map.bias,
                 };
-                needs(self.any(biased), "the model has no such biases")
+                let of_vision = self
+                    .vision
+                    .iter()
+                    .any(|vision| biased(&vision.block.attention));
+                needs(
+                    self.any(biased) || of_vision,
+                    "the model has no such biases",
+                )
             }
         }
     }
@@ -329,7 +379,7 @@ impl Pass<'_> {
     }
 
     fn longer_than(&self, than: usize) -> Shows {
-        let tokens = self.tokens;
+        let tokens = self.inputs.ids.len();
         let why = format!("give it more than {than} tokens, it has {tokens}");
         needs(tokens > than, &why)
     }

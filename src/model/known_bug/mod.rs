@@ -39,8 +39,11 @@ macro_rules! known_bugs {
 }
 
 known_bugs! {
+    PixelsBgr "pixels-bgr" "pictures have their colours in reverse, blue first"
+    PixelsClip "pixels-clip" "pixels are normalised by the mean and deviation of CLIP, not by those of the config"
     EmbeddingUnscaled "embedding-unscaled" "the embedding is not multiplied by √hidden"
     EmbeddingScaleType "embedding-scale-type" "√hidden, which scales the embedding, is rounded to another type"
+    ImagesScaled "images-scaled" "what images put in the place of embeddings is multiplied by √hidden, as embeddings are"
     MissingBos "missing-bos" "the token that begins the sequence is missing"
     PositionsPlus1 "positions-plus-1" "a token has the learned position of the next one"
     PositionsPlus2 "positions-plus-2" "a token has the learned position of the next but one, as in OPT"
@@ -65,6 +68,7 @@ known_bugs! {
     WindowMinus1 "window-minus-1" "sliding layers see one token too few"
     WindowPlus1 "window-plus-1" "sliding layers see one token too many"
     WindowMissing "window-missing" "sliding layers see all tokens"
+    ImagesCausal "images-causal" "tokens of images see no token behind them"
     WindowEverywhere "window-everywhere" "full layers have a window"
     SoftCapping "soft-capping" "scores and logits are soft-capped, as in Gemma 2"
     SoftCappingMissing "soft-capping-missing" "scores and logits are not soft-capped"
