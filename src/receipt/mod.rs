@@ -27,6 +27,7 @@
 //! again, and is found there.
 
 mod check;
+mod difference;
 mod error;
 mod same;
 mod sealed;
@@ -39,7 +40,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub use check::{Difference, What};
+pub use difference::{Difference, What};
 pub use error::{Error, Result};
 use same::hash_of_file;
 use sealed::{Sealed, as_json};

@@ -1,12 +1,4 @@
 //! Receipts of verifications.
-//!
-//! | field | what |
-//! |---|---|
-//! | `format` | `context-patch verification receipt 1` |
-//! | `tokenizer` | as in a receipt of a generation |
-//! | `setting` | what the verification is of, with the hashes of weights and config.json: a [`Setting`] |
-//! | `steps` | for each of the setting's kinds, prompts and tokens: SHA-256 of the token before (in hexadecimal, nothing for the first) and its [`Step::logits`](crate::verify::Step::logits) |
-//! | `hashes` | for every field SHA-256 of its value as compact JSON |
 
 use std::io::Write as _;
 use std::path::Path;
@@ -22,14 +14,16 @@ use crate::output::write_file;
 use crate::verify::{Kind, Machine, Place, Record, Setting, Shard, campaign};
 use crate::vision::{Picture, PixelValues};
 
-/// What a verification was of, and a hash of every token's logits: the fields are those of the [file](self).
+/// What a verification was of, and a hash of every token's logits: the fields of its JSON file, which has SHA-256 of each
+/// as compact JSON under `hashes`, too.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VerificationReceipt {
     /// SHA-256 of tokenizer.json.
     pub tokenizer: String,
-    /// What the verification is of.
+    /// What the verification is of, with the hashes of weights and config.json.
     pub setting: Setting,
-    /// By kind, prompt and token.
+    /// For each of the setting's kinds, prompts and tokens: SHA-256 of the token before (in hexadecimal, nothing for the first) and
+    /// its [`Step::logits`](crate::verify::Step::logits).
     pub steps: Vec<Vec<Vec<String>>>,
 }
 

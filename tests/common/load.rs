@@ -1,4 +1,5 @@
 //! A random load on a server, of which every answer must be the one that it has alone, receipt and all.
+#![allow(dead_code, reason = "the benchmark checks no receipts")]
 #![allow(clippy::unwrap_used, reason = "tests and benchmarks fail by panicking")]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
