@@ -31,9 +31,13 @@ fn ids(arguments: &[&str]) -> serde_json::Value {
 
 /// The one line of what a command refuses.
 fn refused(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    let message = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    one_line_of(&run(arguments))
+}
+
+/// The one line of an output that is an error's.
+fn one_line_of(output: &Output) -> String {
+    let message = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{message}");
     assert_eq!(message.trim_end().lines().count(), 1, "{message}");
     assert!(output.stdout.is_empty());
     message.trim_end().to_owned()
@@ -216,6 +220,112 @@ fn a_patch_file_says_which_pictures_it_has_absorbed() {
     assert_eq!(apply["own_input"], true);
     let text = said(&["inspect", patch]);
     assert!(text["split"]["tokens"].as_array().unwrap().len() > 16);
+}
+
+/// Makes a patch that has absorbed a picture.
+fn make_patch(dir: &Path) -> String {
+    let patch = dir.join("seen.patch").to_str().unwrap().to_owned();
+    let context = ["--context", "Which?", "--image", PICTURE];
+    let command = ["patch", "--model", SEEING, "--output", &patch];
+    said(&[&command, &context[..]].concat());
+    patch
+}
+
+#[test]
+fn another_input_under_a_patch_may_have_pictures() {
+    let dir = tempfile::tempdir().unwrap();
+    let patch = make_patch(dir.path());
+    let apply = |arguments: &[&str]| {
+        let apply = ["apply", "--model", SEEING, "--patch", &patch];
+        let more = ["--max-tokens", "3", "--position", "5"];
+        said(&[&apply[..], &more, arguments].concat())
+    };
+    let receipt = dir.path().join("receipt.json");
+    let receipt = receipt.to_str().unwrap();
+    let prompt = ["--prompt", "Which?", "--image", OTHER];
+    let seen = apply(&[&prompt[..], &["--receipt", receipt]].concat());
+    let prompt_ids = ids(&prompt);
+    assert_eq!(seen["prompt_ids"], prompt_ids);
+    assert_eq!(seen["own_input"], false);
+    // The same tokens, given as ids.
+    let file = dir.path().join("ids.json");
+    std::fs::write(&file, prompt_ids.to_string()).unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(apply(&["--ids", file, "--image", OTHER]), seen);
+    // A chat is the one that generate has.
+    let chat = ["--chat", "--prompt", "Which?", "--image", OTHER];
+    assert_eq!(apply(&chat)["prompt_ids"], ids(&chat));
+    // The receipt's own run has the same bits, with this picture and no other.
+    let check = ["check", receipt, "--image"];
+    assert_eq!(said(&[&check[..], &[OTHER]].concat())["same"], true);
+    assert_eq!(
+        run(&[&check[..], &[PICTURE]].concat()).status.code(),
+        Some(1)
+    );
+    // What the picture shows counts: with another one the logits are others.
+    let likeliest = |image: &str| {
+        let prompt = ["--prompt", "Which?", "--image", image, "--logits", "3"];
+        let apply = ["apply", "--model", SEEING, "--patch", &patch];
+        said(&[&apply[..], &prompt].concat())["logits"].clone()
+    };
+    assert_ne!(likeliest(PICTURE), likeliest(OTHER));
+}
+
+#[test]
+fn a_patch_s_own_input_takes_no_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let patch = make_patch(dir.path());
+    let apply = ["apply", "--model", SEEING, "--patch", &patch];
+    let refused = |arguments: &[&str]| refused(&[&apply[..], arguments].concat());
+    let own = refused(&["--image", PICTURE]);
+    assert!(own.contains("--image is for another input"), "{own}");
+    let places = refused(&["--prompt", PLACE]);
+    assert!(places.contains("but there are 0 pictures"), "{places}");
+    let ids = dir.path().join("ids.json");
+    std::fs::write(&ids, "[2, 8, 9]").unwrap();
+    let ids = refused(&["--ids", ids.to_str().unwrap(), "--image", PICTURE]);
+    assert!(ids.contains("1 tokens of images (id 8)"), "{ids}");
+}
+
+#[test]
+fn a_report_shows_the_pictures_of_its_verification_and_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (prompts, steps, page) = (path("prompts"), path("steps"), path("page"));
+    std::fs::write(&prompts, "\"Which?\"").unwrap();
+    let verify = ["verify", "--model", SEEING, "--prompts", &prompts];
+    let files = ["--image", PICTURE, "--steps", &steps, "--report", &page];
+    let done = run(&[&verify[..], &files, &["--tokens", "1"]].concat());
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    let index = |page: &str| std::fs::read_to_string(Path::new(page).join("index.html")).unwrap();
+    let report = |name: &str, images: &[&str]| {
+        let images = images.iter().flat_map(|image| ["--image", image]);
+        let page = path(name);
+        let command = ["report", &steps, "--output", &page];
+        let output = run(&command.into_iter().chain(images).collect::<Vec<_>>());
+        (output, page)
+    };
+    let (same, shown) = report("shown", &[PICTURE]);
+    assert_eq!(same.status.code(), Some(0), "{same:?}");
+    assert_eq!(index(&shown), index(&page));
+    let thumbnail = "src=\"data:image/png;base64,";
+    assert!(index(&shown).contains(thumbnail));
+    let (_, named) = report("named", &[]);
+    assert!(!index(&named).contains(thumbnail));
+    assert!(index(&named).contains("rgb-8.png"));
+    for (images, part) in [
+        (&[OTHER][..], "picture 1 of the verification is rgb-8.png"),
+        (
+            &[PICTURE, OTHER],
+            "picture 2 of the verification is none, and --image gives exif-6.png",
+        ),
+        (&["Cargo.toml"], "Cargo.toml is no picture"),
+    ] {
+        let (output, page) = report("refused", images);
+        let error = one_line_of(&output);
+        assert!(error.contains(part), "{error}");
+        assert!(!Path::new(&page).exists());
+    }
 }
 
 fn root(path: &str) -> PathBuf {

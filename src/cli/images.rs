@@ -39,10 +39,21 @@ pub(super) struct Prompt {
     values: Vec<PixelValues>,
 }
 
+/// Reads and decodes files.
+pub(super) fn open_pictures(files: &[PathBuf]) -> Result<Vec<Picture>> {
+    let open = |file: &PathBuf| Ok(Picture::open(file)?);
+    files.iter().map(open).collect()
+}
+
 impl ImageArgs {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// Whether a prompt for this model may have pictures, or lack them.
     pub(super) fn concern(&self, checkpoint: &Checkpoint) -> bool {
-        !self.files.is_empty() || checkpoint.vision_config().is_ok()
+        !self.is_empty() || checkpoint.vision_config().is_ok()
     }
 
     /// The tokens of a prompt, with the pictures in their places.
@@ -101,8 +112,7 @@ impl ImageArgs {
 
     /// The pictures, and what puts them into a prompt; a model that does not see needs none where there are no pictures.
     fn open(&self, checkpoint: &Checkpoint) -> Result<(Option<Processor>, Vec<Picture>)> {
-        let open = |file: &PathBuf| Picture::open(file);
-        let pictures = self.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let pictures = open_pictures(&self.files)?;
         let processor = match Processor::of(checkpoint) {
             Err(_) if pictures.is_empty() => None,
             Ok(processor) if self.pan_and_scan => {
@@ -115,7 +125,8 @@ impl ImageArgs {
 }
 
 impl Prompt {
-    fn text(ids: Vec<u32>) -> Self {
+    /// Tokens without pictures.
+    pub(super) fn text(ids: Vec<u32>) -> Self {
         Self {
             ids,
             pictures: Vec::new(),

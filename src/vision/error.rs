@@ -76,6 +76,11 @@ pub enum Error {
         reason: String,
     },
 
+    /// Pictures, and no prompt to put them into.
+    #[error(
+        "the patch's own input has no picture: --image is for another input, --prompt or --ids"
+    )]
+    NoPrompt,
     /// A prompt that does not have one place for each picture.
     #[error(
         "the prompt has {places} × {token}, but there are {pictures} pictures (--image); give one for each, or leave {token} out to have the pictures before the text"
