@@ -222,6 +222,102 @@ fn a_patch_file_says_which_pictures_it_has_absorbed() {
     assert!(text["split"]["tokens"].as_array().unwrap().len() > 16);
 }
 
+/// A picture whose header says another size, with the checksum that the header then has.
+fn resized(png: &[u8], width: u32, height: u32) -> Vec<u8> {
+    let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
+    let header = [&png[12..16], &size, &png[24..29]].concat();
+    let sum = !header.iter().fold(!0_u32, |sum, byte| {
+        let step = |sum: u32, _| (sum >> 1) ^ (0xedb8_8320 * (sum & 1));
+        (0..8).fold(sum ^ u32::from(*byte), step)
+    });
+    [&png[..12], &header, &sum.to_be_bytes(), &png[33..]].concat()
+}
+
+#[test]
+fn what_is_no_sound_picture_is_said_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = |name: &str| std::fs::read(root("reference/pictures").join(name)).unwrap();
+    let (png, jpeg) = (bytes("rgb-8.png"), bytes("exif-1.jpg"));
+    let (gif, webp) = (bytes("plain.gif"), bytes("lossless.webp"));
+    assert_eq!(resized(&png, 43, 61), png);
+    for (name, bytes, part) in [
+        ("empty.png", vec![], "is no picture that can be read"),
+        ("a.png", b"a\nb".to_vec(), "is no picture that can be read"),
+        ("cut.png", png[..60].to_vec(), "cannot be decoded as PNG"),
+        ("cut.jpg", jpeg[..40].to_vec(), "cannot be decoded as JPEG"),
+        (
+            "cut.gif",
+            gif[..gif.len() / 2].to_vec(),
+            "cannot be decoded as GIF",
+        ),
+        (
+            "cut.webp",
+            webp[..webp.len() / 2].to_vec(),
+            "cannot be decoded as WebP",
+        ),
+        ("lies.png", resized(&png, 9000, 9000), "cannot hold"),
+        ("huge.png", resized(&png, 60000, 60000), "scale it down"),
+        ("none.png", resized(&png, 0, 61), "cannot be decoded as PNG"),
+    ] {
+        let file = dir.path().join(name);
+        std::fs::write(&file, bytes).unwrap();
+        let error = refused_prompt(SEEING, "a", &[file.to_str().unwrap()]);
+        assert!(error.contains(part), "{error}");
+        assert!(!error.contains("\\n"), "{error}");
+    }
+}
+
+#[test]
+fn every_command_refuses_what_is_no_picture_and_a_model_that_does_not_see() {
+    let dir = tempfile::tempdir().unwrap();
+    let prompts = dir.path().join("prompts");
+    std::fs::write(&prompts, "\"a\"").unwrap();
+    let (prompts, patch) = (prompts.to_str().unwrap(), make_patch(dir.path()));
+    for command in [
+        &["generate", "--prompt", "a"][..],
+        &["trace", "--prompt", "a", "--hash", "x"],
+        &["patch", "--context", "a"],
+        &["verify", "--prompts", prompts],
+    ] {
+        let with = |model, image| [command, &["--model", model, "--image", image]].concat();
+        let error = refused(&with(SEEING, "Cargo.toml"));
+        assert!(error.contains("Cargo.toml is no picture"), "{error}");
+        let error = refused(&with("reference/tiny", PICTURE));
+        assert!(error.contains("takes no pictures"), "{error}");
+    }
+    let apply = ["apply", "--model", SEEING, "--patch", &patch];
+    let image = ["--prompt", "a", "--image", "Cargo.toml"];
+    let error = refused(&[&apply[..], &image].concat());
+    assert!(error.contains("Cargo.toml is no picture"), "{error}");
+}
+
+#[test]
+fn pictures_stand_in_the_context_of_a_patch_and_do_not_stay() {
+    let patch = [
+        "patch",
+        "--model",
+        SEEING,
+        "--context",
+        "a",
+        "--image",
+        PICTURE,
+    ];
+    let refused = |more: &[&str]| refused(&[&patch[..], more].concat());
+    for option in ["--query", "--answer"] {
+        for text in [PLACE, "b<image_soft_token>"] {
+            let error = refused(&[option, text]);
+            assert!(error.contains("put it into the context"), "{error}");
+        }
+    }
+    let stays = refused(&["--keep", "5"]);
+    assert!(
+        stays.contains("token 5 cannot stay: it is of an image"),
+        "{stays}"
+    );
+    let answer = refused(&["--keep", "5", "--answer", "b"]);
+    assert_eq!(answer, stays);
+}
+
 /// Makes a patch that has absorbed a picture.
 fn make_patch(dir: &Path) -> String {
     let patch = dir.join("seen.patch").to_str().unwrap().to_owned();
@@ -301,9 +397,9 @@ fn a_report_shows_the_pictures_of_its_verification_and_no_others() {
     let report = |name: &str, images: &[&str]| {
         let images = images.iter().flat_map(|image| ["--image", image]);
         let page = path(name);
-        let command = ["report", &steps, "--output", &page];
-        let output = run(&command.into_iter().chain(images).collect::<Vec<_>>());
-        (output, page)
+        let command = ["report", &steps, "--output", &page].into_iter();
+        let output = run(&command.chain(images).collect::<Vec<_>>());
+        (output, page.clone())
     };
     let (same, shown) = report("shown", &[PICTURE]);
     assert_eq!(same.status.code(), Some(0), "{same:?}");

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use context_patch::checkpoint::{Conversation, Tokenizer};
+use context_patch::checkpoint::{Conversation, Tokenizer, VisionConfig};
 use context_patch::model::{Images, Inputs, Model, Session, Tokens};
 use context_patch::tensor::Element;
-use context_patch::vision::{PanAndScan, Picture, PixelValues, Processor};
+use context_patch::vision::{self, PanAndScan, Picture, PixelValues, Processor};
 use context_patch::{Checkpoint, Result};
 
 /// The pictures of a prompt.
@@ -37,6 +37,23 @@ pub(super) struct Prompt {
     pub(super) ids: Vec<u32>,
     pub(super) pictures: Vec<Picture>,
     values: Vec<PixelValues>,
+}
+
+/// The tokens of a text that follows a context, and is text alone.
+pub(super) fn encode_behind(
+    checkpoint: &Checkpoint,
+    tokenizer: &Tokenizer,
+    text: &str,
+) -> Result<Vec<u32>> {
+    let ids = tokenizer.encode_more(text)?;
+    let is_of_picture = |config: VisionConfig| {
+        ids.contains(&config.boi_token_index) || ids.contains(&config.image_token_index)
+    };
+    if checkpoint.vision_config().is_ok_and(is_of_picture) {
+        let text = text.to_owned();
+        return Err(vision::Error::BehindContext { text }.into());
+    }
+    Ok(ids)
 }
 
 /// Reads and decodes files.
