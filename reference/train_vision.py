@@ -249,25 +249,16 @@ def train_all(model, probe, data, steps, batch, rate, say):
                 f"{time.time() - start:.0f} s")
 
 
-@torch.no_grad()
-def raise_gains(model, least):
-    """Lifts every 1 + w of the norms behind the MLPs that is below `least` to it."""
-    for layer in model.model.language_model.layers:
-        layer.post_feedforward_layernorm.weight.clamp_(min=least - 1)
-
-
-def train_relations(model, data, steps, batch, rate, say, name, gain=0.0):
-    """Questions about two shapes are asked as often as all others together. The gains behind the MLPs are held above a
-    bound that rises to `gain` in the first half."""
+def train_relations(model, data, steps, batch, rate, say):
+    """What is learned last: questions about two shapes are asked as often as all others together."""
     start, right = time.time(), 0.0
     optim, schedule = optimiser([*model.parameters()], rate, steps)
     for step in range(1, steps + 1):
         loss, share, _ = answers(model, data.batch(batch, 4, more=4))
         update(loss, [*model.parameters()], optim, schedule)
-        raise_gains(model, gain * min(1.0, 2 * step / steps))
         right += 0.05 * (share - right)
         if step % 100 == 0 or step == steps:
-            say(f"{name}: step {step:5}  loss {loss.item():.3f}  answer tokens right, running: {right:.3f}  "
+            say(f"relations: step {step:5}  loss {loss.item():.3f}  answer tokens right, running: {right:.3f}  "
                 f"{time.time() - start:.0f} s")
 
 

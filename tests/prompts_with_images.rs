@@ -395,11 +395,13 @@ fn a_report_shows_the_pictures_of_its_verification_and_no_others() {
     assert_eq!(done.status.code(), Some(0), "{done:?}");
     let index = |page: &str| std::fs::read_to_string(Path::new(page).join("index.html")).unwrap();
     let report = |name: &str, images: &[&str]| {
-        let images = images.iter().flat_map(|image| ["--image", image]);
         let page = path(name);
-        let command = ["report", &steps, "--output", &page].into_iter();
-        let output = run(&command.chain(images).collect::<Vec<_>>());
-        (output, page.clone())
+        let mut command = vec!["report", &steps, "--output", &page];
+        for image in images {
+            command.extend(["--image", image]);
+        }
+        let output = run(&command);
+        (output, page)
     };
     let (same, shown) = report("shown", &[PICTURE]);
     assert_eq!(same.status.code(), Some(0), "{same:?}");
