@@ -33,7 +33,7 @@ const SHAPES: [(usize, usize); 6] = [
     (1152, 6912),
     (10240, 2560),
 ];
-const TOKENS: [usize; 7] = [1, 2, 4, 32, 128, 256, 512];
+const TOKENS: [usize; 8] = [1, 2, 4, 16, 32, 128, 256, 512];
 const ROUNDS: usize = 11;
 
 /// Multiplications at once, where one product has fewer: some milliseconds. In less time a thread that has slept may not

@@ -54,6 +54,7 @@ pub mod activation;
 #[doc(hidden)]
 pub mod elementwise;
 pub mod exp;
+mod largest;
 mod matmul;
 mod norm;
 mod normal;
@@ -63,6 +64,7 @@ mod softmax;
 mod tanh;
 mod weighted_sum;
 
+pub use largest::largest;
 pub use matmul::{Backend, Rows, dot, matmul};
 pub(crate) use matmul::{Panel, add_outer_products, multiply};
 pub use norm::{layer_norm, rms_norm, unscaled_rms_norm};

@@ -50,8 +50,13 @@ pub(in crate::kernels) trait Lanes<X, W, const B: usize>: Instructions {
     const PARTS: usize;
     /// The largest tile whose sums fit into registers beside the operands.
     const TILE: Tile;
-    /// From this many tokens on it pays to pack weights and activations.
-    const PACK_FROM: usize = 12;
+    /// From this many tokens on it pays to pack weights and activations. With the large tiles of whole blocks reading weights
+    /// again from the cache is cheap.
+    const PACK_FROM: usize = if Self::TILE.is(4, 4) && Self::PARTS == 1 {
+        64
+    } else {
+        12
+    };
 
     /// Sixteen times +0.
     fn zero(self) -> Self::Sums;
