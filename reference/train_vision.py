@@ -15,8 +15,9 @@ positions that it has when it is asked alone. The last of them is asked without 
 right: nothing can be known. Every other batch is a chat: the question is a user's turn, "red<end_of_turn>" the model's.
 
 First the tower alone learns what is where, from a linear map that reads it off the image tokens and is thrown away. Then
-all of it learns to answer, from pictures of one shape first; it goes on to four as it answers well. Last, questions about
-two shapes, which are learned slowest, are asked as often as all others together.
+all of it learns to answer, from pictures of one shape first; it goes on to four as it answers well. Then questions about
+two shapes, which are learned slowest, are asked as often as all others together. Last, the same once more while the gains
+behind the MLPs are raised: an MLP that says much can say what a picture changes, so a patch for a span is within reach.
 """
 import argparse, json, pathlib, platform, time
 
@@ -34,6 +35,7 @@ PAD, EOS, BOS, UNK, TURN, END, BOI, EOI, IMAGE = range(9)
 SIDE, PATCH, IMAGE_TOKENS = 64, 8, 16
 WINDOW = 12
 QUESTIONS = 7
+GAIN = 3.0                                                             # 1 + w behind the MLPs, in the end at least
 GROWTH = 250                                                           # steps of good answers from one shape to four
 SIZES = [(96, 96), (96, 96), (64, 64), (112, 112), (72, 104), (100, 76)]
 
@@ -249,16 +251,25 @@ def train_all(model, probe, data, steps, batch, rate, say):
                 f"{time.time() - start:.0f} s")
 
 
-def train_relations(model, data, steps, batch, rate, say):
-    """What is learned last: questions about two shapes are asked as often as all others together."""
+@torch.no_grad()
+def raise_gains(model, least):
+    """Lifts every 1 + w of the norms behind the MLPs that is below `least` to it."""
+    for layer in model.model.language_model.layers:
+        layer.post_feedforward_layernorm.weight.clamp_(min=least - 1)
+
+
+def train_relations(model, data, steps, batch, rate, say, name, gain=0.0):
+    """Questions about two shapes are asked as often as all others together. The gains behind the MLPs are held above a
+    bound that rises to `gain` in the first half."""
     start, right = time.time(), 0.0
     optim, schedule = optimiser([*model.parameters()], rate, steps)
     for step in range(1, steps + 1):
         loss, share, _ = answers(model, data.batch(batch, 4, more=4))
         update(loss, [*model.parameters()], optim, schedule)
+        raise_gains(model, gain * min(1.0, 2 * step / steps))
         right += 0.05 * (share - right)
         if step % 100 == 0 or step == steps:
-            say(f"relations: step {step:5}  loss {loss.item():.3f}  answer tokens right, running: {right:.3f}  "
+            say(f"{name}: step {step:5}  loss {loss.item():.3f}  answer tokens right, running: {right:.3f}  "
                 f"{time.time() - start:.0f} s")
 
 
@@ -274,11 +285,12 @@ def main():
     arg.add_argument("--tower-steps", type=int, default=600)
     arg.add_argument("--steps", type=int, default=2000)
     arg.add_argument("--relation-steps", type=int, default=800)
+    arg.add_argument("--gain-steps", type=int, default=1400)
     arg.add_argument("--batch", type=int, default=32)
     arg.add_argument("--rate", type=float, default=3e-3)
     arg.add_argument("--seed", type=int, default=7)
     arg.add_argument("--threads", type=int, default=1)
-    arg.add_argument("--resume", action="store_true", help="go on before the last lesson, from what is saved in --out")
+    arg.add_argument("--resume", choices=["relations", "gains"], help="begin with this lesson, from what is saved in --out")
     a = arg.parse_args()
     a.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(a.seed)
@@ -305,11 +317,15 @@ def main():
         train_tower(model, probe, data, a.tower_steps, a.batch, a.rate, say)
         train_all(model, probe, data, a.steps, a.batch, a.rate, say)
         save(model, a.out)
-    # From the file and with numbers of its own, so that it is the same whether the lessons before ran just now.
-    model = Gemma3ForConditionalGeneration.from_pretrained(a.out, dtype=torch.float32).train()
-    data = Data(tokenizer, processor, numpy.random.default_rng([a.seed, 1]))
-    train_relations(model, data, a.relation_steps, a.batch, a.rate / 2, say)
-    save(model, a.out)
+    # Each from the file and with numbers of its own, so that it is the same whether the lessons before ran just now.
+    lessons = [("relations", a.relation_steps, 0.0), ("gains", a.gain_steps, GAIN)]
+    for number, (name, steps, gain) in enumerate(lessons, 1):
+        if name == "relations" and a.resume == "gains":
+            continue
+        model = Gemma3ForConditionalGeneration.from_pretrained(a.out, dtype=torch.float32).train()
+        data = Data(tokenizer, processor, numpy.random.default_rng([a.seed, number]))
+        train_relations(model, data, steps, a.batch, a.rate / 2, say, name, gain)
+        save(model, a.out)
     say(f"trained and saved in {time.time() - start:.0f} s; model.safetensors has {(a.out / 'model.safetensors').stat().st_size} bytes")
 
 

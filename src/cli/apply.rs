@@ -12,8 +12,10 @@ use context_patch::patch::{ApplyMode, Error, Overlay, SavedPatch, Source};
 use context_patch::receipt::{PatchUsed, Receipt};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::distribution;
+use context_patch::vision::{self, Picture};
 use context_patch::{Result, trace};
 
+use super::images::{ImageArgs, Prompt, Written};
 use super::progress::waiting;
 use super::solving::ExportArgs;
 use super::table::table;
@@ -63,6 +65,9 @@ pub(super) struct Apply {
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     ids: Option<PathBuf>,
 
+    #[command(flatten)]
+    images: ImageArgs,
+
     /// The position of the first token of another input
     #[arg(long, default_value_t = 0)]
     position: usize,
@@ -85,6 +90,13 @@ pub(super) struct Apply {
     /// Print one JSON object instead of the text
     #[arg(long)]
     json: bool,
+}
+
+/// What is run under the patch.
+struct Input {
+    prompt: Prompt,
+    /// Of each token. Those of another input than the patch's own follow one another.
+    positions: Vec<usize>,
 }
 
 /// What `--json` prints.
@@ -122,6 +134,8 @@ impl Apply {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         if let Some(text) = &self.prompt {
             refuse_empty(text)?;
+        } else if self.ids.is_none() && !self.images.is_empty() {
+            return Err(vision::Error::NoPrompt.into());
         }
         self.export.check()?;
         if let Some(file) = &self.receipt {
@@ -137,7 +151,10 @@ impl Apply {
         self.export.write(&model, &saved)?;
         let input = self.input(&saved, &model, &tokenizer)?;
         let own = match &saved.source {
-            Source::Solved(solved) => input == solved.split.reduced_prompt(),
+            Source::Solved(solved) => {
+                let (ids, positions) = solved.split.reduced_prompt();
+                input.prompt.ids == ids && input.positions == positions
+            }
             Source::Compiled(_) => false,
         };
         if !own && matches!(saved.source, Source::Solved(_)) {
@@ -154,8 +171,8 @@ impl Apply {
                 dtype: dtype.to_string(),
                 apply: self.form(&saved).to_string(),
                 own_input: own,
-                prompt_ids: &input.0,
-                positions: &input.1,
+                prompt_ids: &input.prompt.ids,
+                positions: &input.positions,
                 said,
             };
             print(&format!("{}\n", serde_json::json!(output)))?;
@@ -167,26 +184,29 @@ impl Apply {
         self.apply.unwrap_or(saved.source.form())
     }
 
-    /// The tokens to run, and their positions.
-    fn input(
-        &self,
-        saved: &SavedPatch,
-        model: &Model,
-        tokenizer: &Tokenizer,
-    ) -> Result<(Vec<u32>, Vec<usize>)> {
-        let tokens = match (&self.prompt, &self.ids, &saved.source) {
-            (Some(text), ..) if self.chat => {
-                let conversation = Conversation::new([Message::user(text)]);
-                let template = model.checkpoint().chat_template()?;
-                tokenizer.encode_as_written(&template.render(&conversation)?)?
+    /// What to run.
+    fn input(&self, saved: &SavedPatch, model: &Model, tokenizer: &Tokenizer) -> Result<Input> {
+        let (checkpoint, images) = (model.checkpoint(), &self.images);
+        let prompt = match (&self.prompt, &self.ids, &saved.source) {
+            (Some(text), ..) => {
+                let written = match self.chat {
+                    true => Written::Chat(Conversation::new([Message::user(text)])),
+                    false => Written::Text(text),
+                };
+                images.prompt(checkpoint, tokenizer, written)?
             }
-            (Some(text), ..) => tokenizer.encode(text)?,
-            (None, Some(file), _) => trace::parse_ids(file, &read_input(file)?)?,
-            (None, None, Source::Solved(solved)) => return Ok(solved.split.reduced_prompt()),
+            (None, Some(file), _) => {
+                images.ids(checkpoint, trace::parse_ids(file, &read_input(file)?)?)?
+            }
+            (None, None, Source::Solved(solved)) => {
+                let (ids, positions) = solved.split.reduced_prompt();
+                let prompt = Prompt::text(ids);
+                return Ok(Input { prompt, positions });
+            }
             (None, None, Source::Compiled(_)) => return Err(Error::CompiledQuery.into()),
         };
-        let positions = (0..tokens.len()).map(|i| self.position + i).collect();
-        Ok((tokens, positions))
+        let positions = (0..prompt.ids.len()).map(|i| self.position + i).collect();
+        Ok(Input { prompt, positions })
     }
 
     /// Runs the patched model; prints what it says unless that is to be JSON.
@@ -195,16 +215,21 @@ impl Apply {
         model: &Model,
         tokenizer: &Tokenizer,
         saved: &SavedPatch,
-        (tokens, positions): &(Vec<u32>, Vec<usize>),
+        Input { prompt, positions }: &Input,
     ) -> Result<(Said, u8)> {
         let overlay = Overlay::<E>::new(model, &saved.patch, self.form(saved));
         let mut session = Session::new(model)
             .with_overlay(&overlay)
             .with_cancel(signals::cancel());
-        let last = tokens.len() - 1;
-        session.forward_at(&tokens[..last], &positions[..last], 0)?;
-        let mut session = session.at(positions[last]);
-        let query = &tokens[last..];
+        let query = if prompt.pictures.is_empty() {
+            let (before, query) = prompt.ids.split_at(prompt.ids.len() - 1);
+            session.forward_at(before, &positions[..before.len()], 0)?;
+            session = session.at(positions[before.len()]);
+            query
+        } else {
+            session = session.at(positions[0]);
+            prompt.take_in(&mut session)?
+        };
         if let Some(k) = self.logits {
             let logits = session.forward(query, 1)?;
             let logits = candidates(tokenizer, logits.row(0), k);
@@ -218,9 +243,11 @@ impl Apply {
             Source::Compiled(_) => 64,
         });
         let receipt = self.receipt.as_deref().map(|file| -> Result<_> {
-            let input = (tokens.clone(), positions.clone());
+            let input = (prompt.ids.clone(), positions.clone());
             let receipt = Receipt::new(model, E::DTYPE, input, Sampling::default(), most)?;
             let patch = PatchUsed::new(&self.patch, self.form(saved))?;
+            let images = prompt.pictures.iter().map(Picture::record).collect();
+            let receipt = receipt.with_images(images, self.images.pan_and_scan);
             Ok((receipt.under(patch), file))
         });
         let writing = Writing {

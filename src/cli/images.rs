@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use context_patch::checkpoint::{Conversation, Tokenizer};
+use context_patch::checkpoint::{Conversation, Tokenizer, VisionConfig};
 use context_patch::model::{Images, Inputs, Model, Session, Tokens};
 use context_patch::tensor::Element;
-use context_patch::vision::{PanAndScan, Picture, PixelValues, Processor};
+use context_patch::vision::{self, PanAndScan, Picture, PixelValues, Processor};
 use context_patch::{Checkpoint, Result};
 
 /// The pictures of a prompt.
@@ -39,10 +39,38 @@ pub(super) struct Prompt {
     values: Vec<PixelValues>,
 }
 
+/// The tokens of a text that follows a context, and is text alone.
+pub(super) fn encode_behind(
+    checkpoint: &Checkpoint,
+    tokenizer: &Tokenizer,
+    text: &str,
+) -> Result<Vec<u32>> {
+    let ids = tokenizer.encode_more(text)?;
+    let is_of_picture = |config: VisionConfig| {
+        ids.contains(&config.boi_token_index) || ids.contains(&config.image_token_index)
+    };
+    if checkpoint.vision_config().is_ok_and(is_of_picture) {
+        let text = text.to_owned();
+        return Err(vision::Error::BehindContext { text }.into());
+    }
+    Ok(ids)
+}
+
+/// Reads and decodes files.
+pub(super) fn open_pictures(files: &[PathBuf]) -> Result<Vec<Picture>> {
+    let open = |file: &PathBuf| Ok(Picture::open(file)?);
+    files.iter().map(open).collect()
+}
+
 impl ImageArgs {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// Whether a prompt for this model may have pictures, or lack them.
     pub(super) fn concern(&self, checkpoint: &Checkpoint) -> bool {
-        !self.files.is_empty() || checkpoint.vision_config().is_ok()
+        !self.is_empty() || checkpoint.vision_config().is_ok()
     }
 
     /// The tokens of a prompt, with the pictures in their places.
@@ -101,8 +129,7 @@ impl ImageArgs {
 
     /// The pictures, and what puts them into a prompt; a model that does not see needs none where there are no pictures.
     fn open(&self, checkpoint: &Checkpoint) -> Result<(Option<Processor>, Vec<Picture>)> {
-        let open = |file: &PathBuf| Picture::open(file);
-        let pictures = self.files.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let pictures = open_pictures(&self.files)?;
         let processor = match Processor::of(checkpoint) {
             Err(_) if pictures.is_empty() => None,
             Ok(processor) if self.pan_and_scan => {
@@ -115,7 +142,8 @@ impl ImageArgs {
 }
 
 impl Prompt {
-    fn text(ids: Vec<u32>) -> Self {
+    /// Tokens without pictures.
+    pub(super) fn text(ids: Vec<u32>) -> Self {
         Self {
             ids,
             pictures: Vec::new(),

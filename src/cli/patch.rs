@@ -18,7 +18,7 @@ use context_patch::vision::Picture;
 use context_patch::{Error, Result};
 use indicatif::ProgressBar;
 
-use super::images::{ImageArgs, Prompt, Written};
+use super::images::{ImageArgs, Prompt, Written, encode_behind};
 use super::keep::parse_keep;
 use super::progress::{counting, waiting};
 use super::solved::Solved;
@@ -203,18 +203,20 @@ impl Patch {
         context: &Prompt,
         images: Option<&Images<E>>,
     ) -> Result<Split> {
+        let checkpoint = model.checkpoint();
         let mut tokens = context.ids.clone();
         let mut span = 1;
         if let Some(query) = &self.query {
-            let query = tokenizer.encode_more(query)?;
+            let query = encode_behind(checkpoint, tokenizer, query)?;
             span = query.len();
             tokens.extend(query);
         }
         let keep = parse_keep(&self.keep, tokens.len() - span)?;
         // Before the model writes for nothing.
-        Split::new(tokens.clone(), keep.clone(), span, self.positions)?;
+        let split = Split::new(tokens.clone(), keep.clone(), span, self.positions)?;
+        split.check_images(model, images)?;
         let answer = match (&self.answer, self.answer_tokens) {
-            (Some(text), _) => tokenizer.encode_more(text)?,
+            (Some(text), _) => encode_behind(checkpoint, tokenizer, text)?,
             (None, Some(most)) => {
                 let (mut answer, mut session) = (Vec::new(), Session::new(model));
                 let (before, last) = tokens.split_at(tokens.len() - 1);

@@ -7,6 +7,7 @@ use context_patch::Result;
 use context_patch::output::{check_new_dir, check_writable};
 use context_patch::verify::steps_file;
 
+use super::images::open_pictures;
 use super::outcome::{conclude, write_json, write_report};
 use super::words::counted;
 use super::{BROKEN, builtin, print};
@@ -38,6 +39,10 @@ pub(super) struct Report {
     /// Make this folder with a page about it, as verify --report does; the model has to be where it was
     #[arg(long, value_name = "DIR")]
     output: Option<PathBuf>,
+
+    /// A picture of the prompts for that page to show, as verify had it; again for each, in order
+    #[arg(long = "image", value_name = "FILE", requires = "output")]
+    images: Vec<PathBuf>,
 }
 
 impl Report {
@@ -49,6 +54,10 @@ impl Report {
             check_new_dir(dir)?;
         }
         let record = steps_file::read(&self.files)?;
+        let pictures = open_pictures(&self.images)?;
+        if !pictures.is_empty() {
+            record.setting.check_pictures(&pictures)?;
+        }
         if let Some(file) = &self.json {
             write_json(file, &record)?;
         }
@@ -57,7 +66,7 @@ impl Report {
         }
         if let Some(dir) = &self.output {
             let checkpoint = builtin::open_checkpoint(&record.setting.model)?;
-            write_report(dir, &record, &[], &checkpoint)?;
+            write_report(dir, &record, &pictures, &checkpoint)?;
         }
         let code = conclude(&record)?;
         let Some((count, first)) = record.missing() else {

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Images, Model, Tokens};
+use crate::tensor::Element;
 
 /// The positions that the reduced pass gives its tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -205,16 +206,21 @@ impl Split {
         &self.fields.tokens[self.fields.tokens.len() - self.fields.answer..]
     }
 
-    /// Refuses a split whose context does not have all of the images at `spans`, or of which a part of one stays; and tokens
-    /// that the model does not have.
+    /// Refuses a split whose context does not have all of the images, or of which a part of one stays; and tokens that the
+    /// model does not have.
     ///
     /// # Errors
     ///
     /// [`Error::KeptImage`], and [`model::Error`](crate::model::Error)'s `ImageCut`, `TokenId` and `PromptTooLong`.
-    pub(crate) fn check_images(&self, model: &Model, spans: &[Range<usize>]) -> Result<()> {
-        model.check_with_images(self.context(), spans, 0)?;
-        model.check_with_images(self.tokens(), spans, 0)?;
-        refuse_kept_images(self.kept(), spans)
+    pub fn check_images<E: Element>(
+        &self,
+        model: &Model,
+        images: Option<&Images<E>>,
+    ) -> Result<()> {
+        let spans = Tokens::new(self.context(), images).spans(0);
+        model.check_with_images(self.context(), &spans, 0)?;
+        model.check_with_images(self.tokens(), &spans, 0)?;
+        refuse_kept_images(self.kept(), &spans)
     }
 
     fn context_len(&self) -> usize {

@@ -47,6 +47,18 @@ pub enum Error {
         "a prompt with images cannot be solved on one backend and applied on another: name one backend"
     )]
     CrossingImages,
+    /// A picture that is not the one that a verification had there.
+    #[error(
+        "picture {number} of the verification is {expected}, and --image gives {found}; give the same files in the same order"
+    )]
+    OtherPicture {
+        /// Which of them, from 1.
+        number: usize,
+        /// What the verification had, or `none`.
+        expected: String,
+        /// What there is, or `none`.
+        found: String,
+    },
     /// A prompt of a verification that could not be solved, where the others were.
     #[error("{step}: {source}")]
     Unsolved {

@@ -15,7 +15,7 @@ use crate::message::{hex, shown};
 use crate::model::{EmbeddingScale, Inputs, Model};
 use crate::patch::{ApplyMode, Method, Positions, Solver};
 use crate::tensor::Dtype;
-use crate::vision::PictureRecord;
+use crate::vision::{Picture, PictureRecord};
 
 /// What a verification is of: all that its figures depend on, but for the machine where a backend promises no bits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -163,6 +163,33 @@ impl Setting {
             let mut prompts = 0..self.prompt_ids.len();
             prompts.try_for_each(|prompt| kind.check(self.inputs(prompt, pixel_values)))
         })
+    }
+
+    /// Whether `pictures` are those of the prompts, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OtherPicture`] with the first that is not.
+    pub fn check_pictures(&self, pictures: &[Picture]) -> Result<()> {
+        let given: Vec<_> = pictures.iter().map(Picture::record).collect();
+        let same = |at: &usize| {
+            let hash = |records: &[PictureRecord]| Some(records.get(*at)?.sha256.clone());
+            hash(&self.images) == hash(&given)
+        };
+        let shown = |record: Option<&PictureRecord>| {
+            record.map_or_else(
+                || "none".to_owned(),
+                |record| format!("{record}, SHA-256 {}", record.sha256),
+            )
+        };
+        match (0..given.len().max(self.images.len())).find(|at| !same(at)) {
+            None => Ok(()),
+            Some(at) => Err(Error::OtherPicture {
+                number: at + 1,
+                expected: shown(self.images.get(at)),
+                found: shown(given.get(at)),
+            }),
+        }
     }
 
     /// A prompt's tokens and images.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::format::Format;
 use crate::checkpoint;
-use crate::message::IoError;
+use crate::message::{IoError, shown};
 
 /// A result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -76,6 +76,11 @@ pub enum Error {
         reason: String,
     },
 
+    /// Pictures, and no prompt to put them into.
+    #[error(
+        "the patch's own input has no picture: --image is for another input, --prompt or --ids"
+    )]
+    NoPrompt,
     /// A prompt that does not have one place for each picture.
     #[error(
         "the prompt has {places} × {token}, but there are {pictures} pictures (--image); give one for each, or leave {token} out to have the pictures before the text"
@@ -88,9 +93,18 @@ pub enum Error {
         /// How many pictures there are.
         pictures: usize,
     },
+    /// A token of pictures behind the context.
+    #[error(
+        "the query and the answer are text, and '{}' has a token of pictures; put it into the context",
+        shown(text)
+    )]
+    BehindContext {
+        /// The text that has one.
+        text: String,
+    },
     /// Token ids that do not have the tokens of the pictures.
     #[error(
-        "the ids have {tokens} tokens of images (id {id}), but {images} images (--image) take {each} each, side by side; give the ids that the processor makes"
+        "the prompt has {tokens} tokens of images (id {id}), but {images} images (--image) take {each} each, side by side; leave them out of a text, and give ids as the processor makes them"
     )]
     ImageTokens {
         /// `image_token_index`.

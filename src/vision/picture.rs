@@ -117,7 +117,7 @@ impl Picture {
             formats::Refused::Decoder(reason) => Error::Damaged {
                 path: path.into(),
                 format,
-                reason: one_line(&reason, 200),
+                reason: one_line(reason.trim_end(), 200),
             },
         })?;
         Ok(Self {

@@ -146,7 +146,7 @@ impl<'a, E: Element> Solving<'a, E> {
         let tokens = split.reduced_tokens();
         let positions = split.reduced_positions();
         let contextual = Tokens::new(split.tokens(), images);
-        split.check_images(model, &contextual.spans(0))?;
+        split.check_images(model, images)?;
         let most = model.config().intermediate_size;
         if tokens.len() > most {
             return Err(Error::SpanTooLong {
