@@ -14,17 +14,16 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use common::median;
+use common::peer::Peer;
 use context_patch::Model;
 use context_patch::model::batch::{Batch, BatchOptions, Entry};
 use context_patch::model::generate::greedy;
 use half::bf16;
 use rayon::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 
 const SEQUENCES: [usize; 4] = [1, 4, 16, 64];
 /// Tokens of each prompt, and of each answer.
@@ -48,7 +47,11 @@ fn main() {
         .into_iter()
         .partition(|argument| argument.parse::<usize>().is_ok());
     let mut peer = match &peer[..] {
-        [python, gguf] => Some(Peer::start(python, gguf)),
+        [python, gguf] => Some(Peer::start(
+            python,
+            "worker_llama_batch.py",
+            &[gguf, &THREADS.to_string()],
+        )),
         _ => None,
     };
     let asked = |count: usize| counts.is_empty() || counts.contains(&count.to_string());
@@ -63,7 +66,7 @@ fn main() {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             ours.push(pool.install(|| run(&model, &prompts)));
-            theirs.extend(peer.as_mut().map(|peer| peer.run(&prompts)));
+            theirs.extend(peer.as_mut().map(|peer| run_peer(peer, &prompts)));
         }
         report(sequences, &ours, &theirs);
     }
@@ -141,58 +144,12 @@ fn report(sequences: usize, ours: &[Times], theirs: &[Times]) {
     );
 }
 
-/// The worker of llama.cpp, which waits while it is not asked.
-struct Peer {
-    child: Child,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
-}
-
-impl Peer {
-    fn start(python: &str, gguf: &str) -> Self {
-        let worker = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/benches/peers/worker_llama_batch.py"
-        );
-        let mut command = Command::new(python);
-        command.args([worker, gguf, &THREADS.to_string()]);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut peer = Self {
-            child,
-            stdin,
-            stdout,
-        };
-        println!("llama.cpp: {}", peer.read()["detail"].as_str().unwrap());
-        peer
-    }
-
-    fn read(&mut self) -> Value {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap()
-    }
-
-    fn run(&mut self, prompts: &[Vec<u32>]) -> Times {
-        let command = json!({ "prompts": prompts, "tokens": ANSWER });
-        writeln!(self.stdin, "{command}").unwrap();
-        let reply = self.read();
-        let seconds = |name: &str| reply[name].as_f64().unwrap();
-        Times {
-            whole: seconds("whole"),
-            writing: seconds("writing"),
-        }
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+/// The times of llama.cpp.
+fn run_peer(peer: &mut Peer, prompts: &[Vec<u32>]) -> Times {
+    let reply = peer.ask(&json!({ "prompts": prompts, "tokens": ANSWER }));
+    let seconds = |name: &str| reply[name].as_f64().unwrap();
+    Times {
+        whole: seconds("whole"),
+        writing: seconds("writing"),
     }
 }

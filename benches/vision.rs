@@ -1,9 +1,9 @@
 //! The vision part at the size of the 4B, against what the machine can multiply at best, in the same run. Two of its 27 blocks,
-//! of random weights in bf16, see one image.
+//! of random weights in bf16, see one image. Beside it transformers in turn, where a Python that has it is given.
 //!
 //! ```text
 //! cargo bench --bench vision
-//! cargo bench --bench vision -- 1      # one thread
+//! cargo bench --bench vision -- 1 PYTHON     # one thread
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -14,12 +14,14 @@ mod common;
 
 use bytes::Bytes;
 use common::machine::{self, Peak};
+use common::peer::Peer;
 use common::{candidate, medians, numbers};
 use context_patch::model::ModelOptions;
 use context_patch::tensor::Element;
 use context_patch::{Checkpoint, Model};
 use half::bf16;
 use safetensors::tensor::{Dtype, TensorView};
+use serde_json::{Value, json};
 
 const LAYERS: usize = 2;
 const ALL_LAYERS: usize = 27;
@@ -33,25 +35,39 @@ const TOKENS: usize = 256;
 const ROUNDS: usize = 3;
 
 fn main() {
-    let threads = common::arguments().pop();
-    let threads = threads.map(|threads| threads.parse::<usize>().unwrap());
+    let (threads, python): (Vec<_>, Vec<_>) = common::arguments()
+        .into_iter()
+        .partition(|argument| argument.parse::<usize>().is_ok());
+    let asked = |n: usize| threads.is_empty() || threads.contains(&n.to_string());
     let model = model();
     let pixels = numbers::<f32>(3 * IMAGE * IMAGE, 1);
     println!(
         "{LAYERS} of {ALL_LAYERS} blocks, {PATCHES} patches, medians of {ROUNDS}; the peak is that of multiply-adds"
     );
-    for threads in [1, 2]
-        .into_iter()
-        .filter(|n| threads.is_none_or(|only| only == *n))
-    {
+    for threads in [1, 2].into_iter().filter(|&n| asked(n)) {
+        let start =
+            |python: &String| Peer::start(python, "worker_hf_vision.py", &[&threads.to_string()]);
+        let mut peer = python.first().map(start);
         common::pool(threads).install(|| {
-            of_type::<f32>(threads, &model, &pixels, machine::f32_peak());
-            of_type::<bf16>(threads, &model, &pixels, machine::bf16_peak());
+            of_type::<f32>(threads, &model, &pixels, machine::f32_peak(), peer.as_mut());
+            of_type::<bf16>(
+                threads,
+                &model,
+                &pixels,
+                machine::bf16_peak(),
+                peer.as_mut(),
+            );
         });
     }
 }
 
-fn of_type<E: Element>(threads: usize, model: &Model, pixels: &[f32], peak: Option<Peak>) {
+fn of_type<E: Element>(
+    threads: usize,
+    model: &Model,
+    pixels: &[f32],
+    peak: Option<Peak>,
+    peer: Option<&mut Peer>,
+) {
     let vision = model.vision().unwrap();
     let see = || drop(vision.features::<E>(&[pixels], None).unwrap());
     let [seconds, at_best] = match peak {
@@ -68,6 +84,20 @@ fn of_type<E: Element>(threads: usize, model: &Model, pixels: &[f32], peak: Opti
         rate / 1e9,
         100.0 * share
     );
+    if let Some(peer) = peer {
+        let command = json!({ "dtype": E::DTYPE.to_string(), "config": config() });
+        let theirs = || {
+            let seconds = peer.ask(&command)["seconds"].as_f64();
+            seconds.unwrap()
+        };
+        let theirs: Vec<f64> = std::iter::repeat_with(theirs).take(ROUNDS + 1).collect();
+        // The first one makes the model.
+        let theirs = common::median(theirs[1..].to_vec());
+        println!(
+            "     transformers: {theirs:.2} s, {:.2} times",
+            theirs / seconds
+        );
+    }
 }
 
 /// Two for each multiply-add: those of the maps and of attention.
@@ -78,14 +108,23 @@ fn flops() -> f64 {
     2.0 * (LAYERS * PATCHES * (maps + attention) + ends) as f64
 }
 
+fn config() -> Value {
+    json!({
+        "model_type": "gemma3",
+        "text_config": {
+            "vocab_size": 8, "hidden_size": TEXT_HIDDEN, "num_hidden_layers": 1, "num_attention_heads": 1,
+            "num_key_value_heads": 1, "head_dim": 2, "intermediate_size": 1,
+        },
+        "vision_config": {
+            "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE, "num_hidden_layers": LAYERS, "num_attention_heads": 16,
+            "image_size": IMAGE, "patch_size": PATCH,
+        },
+        "mm_tokens_per_image": TOKENS,
+    })
+}
+
 /// A model whose text part is as small as can be.
 fn model() -> Model {
-    let config = format!(
-        r#"{{"model_type": "gemma3", "text_config": {{"vocab_size": 8, "hidden_size": {TEXT_HIDDEN}, "num_hidden_layers": 1,
-            "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2, "intermediate_size": 1}},
-            "vision_config": {{"hidden_size": {HIDDEN}, "intermediate_size": {INTERMEDIATE}, "num_hidden_layers": {LAYERS},
-            "num_attention_heads": 16, "image_size": {IMAGE}, "patch_size": {PATCH}}}}}"#
-    );
     let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     let mut add = |name: String, shape: &[usize]| {
         let scale = 1.0 / (shape[shape.len() - 1] as f64).sqrt();
@@ -157,7 +196,7 @@ fn model() -> Model {
     });
     let weights = safetensors::serialize(views, None).unwrap();
     let files = [
-        ("config.json", Bytes::from(config)),
+        ("config.json", Bytes::from(config().to_string())),
         ("model.safetensors", weights.into()),
     ];
     let checkpoint = Checkpoint::from_files("random", files).unwrap();

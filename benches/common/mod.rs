@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each benchmark uses a part of this")]
 
 pub mod machine;
+pub mod peer;
 
 use std::path::Path;
 use std::time::Instant;
