@@ -12,7 +12,7 @@ use super::names::{Known, Names};
 use super::rules::Rules;
 use super::source::{Found, Source};
 use super::{Aside, Point, Precision};
-use crate::model::Model;
+use crate::model::{INPUTS_EMBEDS, Model};
 use crate::tensor::{Matrix, Storage, Tensor};
 use crate::trace::{self, Rows};
 
@@ -278,7 +278,8 @@ impl Recording {
 
     /// Whether every tensor has the rows that it should, and the ids are enough for them.
     fn check_rows(&mut self, model: &Model) -> Result<()> {
-        let names = trace::names(model);
+        let embeds = std::iter::once(INPUTS_EMBEDS.to_owned());
+        let names: Vec<_> = embeds.chain(trace::names(model)).collect();
         let last = model
             .layers()
             .last()

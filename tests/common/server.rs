@@ -57,6 +57,26 @@ impl Response {
     }
 }
 
+/// A patch of the small model, in a file in `dir`.
+pub fn patch(dir: &tempfile::TempDir) -> String {
+    let file = dir.path().join("figs.patch").to_str().unwrap().to_owned();
+    let context = "Ann likes plums. Bob likes figs. Bob likes";
+    let done = Command::new(env!("CARGO_BIN_EXE_context-patch"))
+        .args(["patch", "--model", "tiny", "--output", &file])
+        .args([
+            "--context",
+            context,
+            "--keep",
+            "0",
+            "--positions",
+            "natural",
+        ])
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
+    file
+}
+
 /// A server that runs until this is dropped.
 pub struct Server {
     child: Child,

@@ -8,8 +8,7 @@ use context_patch::model::generate::{Sampler, Sampling, Stop, generate};
 use serde_json::{Value, json};
 
 use super::common::program;
-use super::patches::patch;
-use super::server::Server;
+use super::server::{Server, patch};
 use super::{MODEL, TINY, long, no_end, with};
 
 /// Sixteen requests that differ: likeliest and drawn, short prompts and long ones.

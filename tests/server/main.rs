@@ -6,10 +6,7 @@ mod clients;
 #[path = "../common/mod.rs"]
 mod common;
 mod endings;
-mod load;
 mod patches;
-#[path = "../common/load.rs"]
-mod random_load;
 mod refusals;
 #[path = "../common/server.rs"]
 mod server;

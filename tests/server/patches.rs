@@ -7,28 +7,8 @@ use context_patch::model::generate::{Sampler, generate};
 use context_patch::patch::{Overlay, SavedPatch};
 use serde_json::json;
 
-use super::common::program;
-use super::server::Server;
+use super::server::{Server, patch};
 use super::{MODEL, TINY, long, with};
-
-/// A patch of the tiny model, in a file.
-pub(super) fn patch(dir: &tempfile::TempDir) -> String {
-    let file = dir.path().join("figs.patch");
-    let done = program(dir.path())
-        .args(["patch", "--model", TINY, "--output", file.to_str().unwrap()])
-        .args([
-            "--context",
-            "Ann likes plums. Bob likes figs. Bob likes",
-            "--keep",
-            "0",
-            "--positions",
-            "natural",
-        ])
-        .output()
-        .unwrap();
-    assert!(done.status.success(), "{done:?}");
-    file.to_str().unwrap().to_owned()
-}
 
 /// What the library gives for a text under a patch.
 fn patched(file: &str, prompt: &str, max_tokens: usize) -> String {

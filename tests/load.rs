@@ -1,14 +1,19 @@
-//! What comes of a random load.
+//! `context-patch serve` under a random load: by itself, because it takes all processors.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+#[path = "common/load.rs"]
+mod random;
+#[path = "common/server.rs"]
+mod server;
 
 use std::time::Duration;
 
+use context_patch::Model;
 use context_patch::receipt::AnyReceipt;
+use random::Load;
+use server::{Server, patch};
 
-use super::MODEL;
-use super::TINY;
-use super::patches::patch;
-use super::random_load::Load;
-use super::server::Server;
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/reference/tiny");
 
 /// Joins, leaves, clients that go, a patch, shared beginnings; `cargo bench --bench server` does the same with the 270M for a minute.
 #[test]
@@ -16,6 +21,7 @@ fn a_random_load_changes_no_answer_and_no_receipt() {
     let dir = tempfile::tempdir().unwrap();
     let patch = patch(&dir);
     let server = Server::start(TINY, &["--patch", &format!("figs={patch}")]);
+    let model = Model::open(TINY).unwrap();
     let load = Load::new(&server, &["tiny", "tiny+figs"]);
     let mut checked = 0;
     for receipt in load.receipts() {
@@ -26,7 +32,7 @@ fn a_random_load_changes_no_answer_and_no_receipt() {
         };
         let under = receipt.patch.as_ref().map(|_| patch.as_ref());
         assert_eq!(changed, [] as [&str; 0]);
-        assert_eq!(receipt.check(&MODEL, under, &[]).unwrap(), None, "{json}");
+        assert_eq!(receipt.check(&model, under, &[]).unwrap(), None, "{json}");
         checked += 1;
     }
     assert_eq!(checked, 28);
