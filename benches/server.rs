@@ -205,7 +205,7 @@ fn arrivals(server: &Server, requests: &[String], mean: f64, length: Duration) -
         thread::sleep(Duration::from_secs_f64(at).saturating_sub(start.elapsed()));
         let sent = Instant::now();
         let mut open = server.send("POST", PATH, &requests[(i * 5) % requests.len()]);
-        open.first_event();
+        open.wait();
         let first = sent.elapsed().as_secs_f64();
         open.finish();
         first

@@ -555,7 +555,7 @@ fn numbers_that_are_none_survive() {
         steps_file::write(record, &mut bytes).unwrap();
         bytes
     };
-    let json = r#"{"prompt":0,"step":0,"token":5,"position":1,"next":7,"margin":null,"bound":1e-5,
+    let json = r#"{"prompt":0,"step":0,"token":5,"position":1,"next":7,"logits":"","margin":null,"bound":1e-5,
         "patched":{"linf":null,"tvd":null,"top":7,"same_top":true},"controls":[]}"#;
     let step: Step = serde_json::from_str(json).unwrap();
     assert!(step.margin.is_nan() && step.patched.linf.is_nan() && !step.holds());
