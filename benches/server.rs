@@ -235,7 +235,7 @@ fn kills(server: &Server) {
                 "answer" => open.first_event(),
                 _ => thread::sleep(Duration::from_millis(500)),
             }
-            assert_eq!(server.metric("sequences_running"), 1);
+            server.wait_until("sequences_running", 1);
             drop(open);
             server.wait_until_idle().as_secs_f64()
         };
