@@ -8,10 +8,11 @@ const VOCABULARY: usize = 1000;
 
 fn check(settings: &Settings) {
     assert!((1..=128).contains(&settings.n));
-    assert!((0.0..=2.0).contains(&settings.temperature));
-    assert!((0.0..=1.0).contains(&settings.top_p) && (0.0..=1.0).contains(&settings.min_p));
+    let sampling = &settings.sampling;
+    assert!((0.0..=2.0).contains(&sampling.temperature));
+    assert!((0.0..=1.0).contains(&sampling.top_p) && (0.0..=1.0).contains(&sampling.min_p));
     assert!(settings.stop.len() <= 4 && settings.stop.iter().all(|stop| !stop.is_empty()));
-    let ids = settings.logit_bias.iter().map(|(id, _)| *id as usize);
+    let ids = sampling.logit_bias.iter().map(|(id, _)| *id as usize);
     assert!(ids.clone().is_sorted() && ids.clone().all(|id| id < VOCABULARY));
     assert!(settings.stream || !settings.include_usage);
     assert!(settings.logprobs.is_none_or(|likeliest| likeliest <= 20));
@@ -33,7 +34,9 @@ fuzz_target!(|body: &[u8]| {
                 match prompt {
                     Prompt::Text(text) => assert!(!text.is_empty()),
                     Prompt::Ids(ids) => {
-                        assert!(!ids.is_empty() && ids.iter().all(|id| (*id as usize) < VOCABULARY));
+                        assert!(
+                            !ids.is_empty() && ids.iter().all(|id| (*id as usize) < VOCABULARY)
+                        );
                     }
                 }
             }
