@@ -79,14 +79,14 @@ where
     pieces.for_each(|(out, (x, y))| level.run(ZipMap { x, y, out, f: &f }));
 }
 
-/// `f` of every number, in its place.
+/// `f` of every number, in its place. It should own what it needs: what it refers to is read again for every number.
 pub fn update<A: Copy, F: Fn(A) -> A>(level: Level, x: &mut [A], f: F) {
-    level.run(Update { x, f: &f });
+    level.run(Update { x, f });
 }
 
 struct Update<'a, A, F> {
     x: &'a mut [A],
-    f: &'a F,
+    f: F,
 }
 
 impl<A: Copy, F: Fn(A) -> A> Task for Update<'_, A, F> {

@@ -59,6 +59,7 @@ mod matmul;
 mod norm;
 mod normal;
 mod rope;
+mod scores;
 mod simd;
 mod softmax;
 mod tanh;
@@ -71,6 +72,8 @@ pub use norm::{layer_norm, rms_norm, unscaled_rms_norm};
 #[doc(hidden)]
 pub use rope::rotate;
 pub use rope::{CosSin, Rotation};
+#[doc(hidden)]
+pub use scores::{PackedKeys, scores};
 pub use simd::Level;
 #[cfg(test)]
 pub(crate) use simd::observed;

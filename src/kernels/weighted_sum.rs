@@ -7,6 +7,9 @@ use half::bf16;
 use super::simd::{Lanes, Level, Simd, Task, run_at_level};
 use crate::tensor::{ByType, Element, Float};
 
+/// Bytes of values that all rows of probabilities read before others: well within a second cache.
+const STRETCH_BYTES: usize = 64 << 10;
+
 /// Adds pⱼ vⱼ to `out` for each key j in order, one fused multiply-add per element, so that the bits do not depend on how the
 /// keys are divided into calls. `values` is `[keys, out.len()]`.
 pub fn weighted_sum<E: Element>(level: Level, p: &[E::Acc], values: &[E], out: &mut [E::Acc]) {
@@ -72,7 +75,7 @@ impl<'a> ByType for AtLevel<'a> {
     run_at_level!();
 }
 
-/// All sums, in tiles that stay in registers while all keys go by.
+/// All sums, in tiles of `R` rows and at most `MOST` blocks, as many as registers have room for.
 #[inline(always)]
 fn all_sums<L, E>(lanes: L, sums: WeightedSums<'_, E>)
 where
@@ -80,17 +83,17 @@ where
     E: Element,
 {
     if const { L::TILE.is(4, 4) } {
-        rows_of_tiles::<L, E, 4, 4>(lanes, sums);
+        stretches::<L, E, 4, 5>(lanes, sums);
     } else if const { L::TILE.is(4, 3) } {
-        rows_of_tiles::<L, E, 4, 2>(lanes, sums);
+        stretches::<L, E, 4, 2>(lanes, sums);
     } else {
-        rows_of_tiles::<L, E, 1, 1>(lanes, sums);
+        stretches::<L, E, 1, 1>(lanes, sums);
     }
 }
 
-/// Tiles of `R` rows, and of one where fewer are left.
+/// One stretch of keys after the other, so that all rows find its values in a cache.
 #[inline(always)]
-fn rows_of_tiles<L, E, const R: usize, const J: usize>(lanes: L, sums: WeightedSums<'_, E>)
+fn stretches<L, E, const R: usize, const MOST: usize>(lanes: L, sums: WeightedSums<'_, E>)
 where
     L: Lanes<E::Acc, E, 16, Acc = E::Acc>,
     E: Element,
@@ -102,23 +105,26 @@ where
         out,
         width,
     } = sums;
-    let keys = values.len() / width;
-    let row_of_p = |row: usize| &p[row * stride..row * stride + keys];
-    for (i, out) in out.chunks_mut(R * width).enumerate() {
-        if out.len() == R * width {
-            let p: [_; R] = std::array::from_fn(|r| row_of_p(i * R + r));
-            row_of_tiles::<L, E, R, J>(lanes, p, values, out);
-            continue;
-        }
-        for (r, out) in out.chunks_exact_mut(width).enumerate() {
-            row_of_tiles::<L, E, 1, J>(lanes, [row_of_p(i * R + r)], values, out);
+    let most = (STRETCH_BYTES / (width * size_of::<E>())).max(1);
+    for (i, values) in values.chunks(most * width).enumerate() {
+        let keys = i * most..i * most + values.len() / width;
+        let row_of_p = |row: usize| &p[row * stride..][keys.clone()];
+        for (i, out) in out.chunks_mut(R * width).enumerate() {
+            if out.len() == R * width {
+                let p: [_; R] = std::array::from_fn(|r| row_of_p(i * R + r));
+                row_of_tiles::<L, E, R, MOST>(lanes, p, values, out);
+                continue;
+            }
+            for (r, out) in out.chunks_exact_mut(width).enumerate() {
+                row_of_tiles::<L, E, 1, MOST>(lanes, [row_of_p(i * R + r)], values, out);
+            }
         }
     }
 }
 
 /// All of `R` rows, `[R, width]`.
 #[inline(always)]
-fn row_of_tiles<L, E, const R: usize, const J: usize>(
+fn row_of_tiles<L, E, const R: usize, const MOST: usize>(
     lanes: L,
     p: [&[E::Acc]; R],
     values: &[E],
@@ -128,14 +134,28 @@ fn row_of_tiles<L, E, const R: usize, const J: usize>(
     E: Element,
 {
     let width = out.len() / R;
-    let mut at = 0;
-    while at + 16 * J <= width {
-        tile::<L, E, R, J>(lanes, p, values, at, out);
-        at += 16 * J;
+    let blocks = width / 16;
+    let mut block = 0;
+    while block < blocks {
+        let left = blocks - block;
+        let at = 16 * block;
+        // Tiles of about one size.
+        let together = left.div_ceil(left.div_ceil(MOST));
+        block += if const { MOST >= 5 } && together == 5 {
+            tile::<L, E, R, 5>(lanes, p, values, at, out)
+        } else if const { MOST >= 4 } && together == 4 {
+            tile::<L, E, R, 4>(lanes, p, values, at, out)
+        } else if const { MOST >= 3 } && together == 3 {
+            tile::<L, E, R, 3>(lanes, p, values, at, out)
+        } else if const { MOST >= 2 } && together == 2 {
+            tile::<L, E, R, 2>(lanes, p, values, at, out)
+        } else {
+            tile::<L, E, R, 1>(lanes, p, values, at, out)
+        };
     }
-    while at + 16 <= width {
-        tile::<L, E, R, 1>(lanes, p, values, at, out);
-        at += 16;
+    let at = 16 * blocks;
+    if at == width {
+        return;
     }
     for (p, out) in p.into_iter().zip(out.chunks_exact_mut(width)) {
         for (&p, v) in p.iter().zip(values.chunks_exact(width)) {
@@ -146,7 +166,7 @@ fn row_of_tiles<L, E, const R: usize, const J: usize>(
     }
 }
 
-/// `J` blocks of `R` rows, from column `at` on.
+/// `J` blocks of `R` rows, from column `at` on. Returns `J`.
 #[inline(always)]
 fn tile<L, E, const R: usize, const J: usize>(
     lanes: L,
@@ -154,7 +174,8 @@ fn tile<L, E, const R: usize, const J: usize>(
     values: &[E],
     at: usize,
     out: &mut [E::Acc],
-) where
+) -> usize
+where
     L: Lanes<E::Acc, E, 16, Acc = E::Acc>,
     E: Element,
 {
@@ -183,6 +204,7 @@ fn tile<L, E, const R: usize, const J: usize>(
             }
         }
     }
+    J
 }
 
 #[cfg(test)]

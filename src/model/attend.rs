@@ -5,14 +5,18 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::cache::LayerCache;
+use super::key_head::KeyHead;
 use crate::checkpoint::form::AttentionForm;
-use crate::kernels::{Level, Panel, elementwise, multiply, softmax, tanh, weighted_sums};
-use crate::tensor::{Dtype, Element, Float, Matrix, round_to_bf16};
+use crate::kernels::{Level, elementwise, softmax, tanh};
+use crate::tensor::{Dtype, Element, Matrix, round_to_bf16};
 
 /// Tokens whose queries share one pass over the keys, so that each key is read once for all of them: at least so many, and
 /// where few query heads share a key head more, for so many queries of it.
 const TOKENS_PER_TILE: usize = 8;
 const QUERIES_PER_TILE: usize = 32;
+
+/// Queries of one key head for which it pays to pack its keys and values.
+const PACK_FROM: usize = 64;
 
 /// softmax(q kᵀ · scaling) v for the `rows` of q, which are those of one sequence, into `mixed`; k and v enter its cache.
 pub(super) fn enter<E: Element>(
@@ -50,15 +54,27 @@ fn attend<E: Element>(
 ) {
     let width = q.len() / positions.len();
     let tokens = (QUERIES_PER_TILE * form.kv_heads / form.heads).max(TOKENS_PER_TILE);
-    let pieces = q.par_chunks(tokens * width);
-    pieces
-        .zip(mixed.par_chunks_mut(tokens * width))
-        .zip(positions.par_chunks(tokens))
-        .for_each(|((q, mixed), positions)| {
-            for head in 0..form.kv_heads {
-                attend_tile(form, level, q, positions, cache, head, mixed);
-            }
-        });
+    let queries = positions.len() * form.heads / form.kv_heads;
+    let (key_head, heads): (fn(_, _, _) -> _, _) = if queries < PACK_FROM {
+        (KeyHead::in_place, form.kv_heads)
+    } else {
+        // One after the other, because each is a copy.
+        (KeyHead::packed, 1)
+    };
+    for first in (0..form.kv_heads).step_by(heads) {
+        let heads = first..first + heads;
+        let heads = heads.map(|head| (head, key_head(cache, head, form.head_dim)));
+        let heads: Vec<_> = heads.collect();
+        let tiles = q.par_chunks(tokens * width);
+        tiles
+            .zip(mixed.par_chunks_mut(tokens * width))
+            .zip(positions.par_chunks(tokens))
+            .for_each(|((q, mixed), positions)| {
+                for (head, keys) in &heads {
+                    attend_tile(form, level, q, positions, cache, (*head, keys), mixed);
+                }
+            });
+    }
 }
 
 /// [`attend`] for a tile of tokens and the query heads that share key head `head`, which lie side by side. A
@@ -69,37 +85,37 @@ fn attend_tile<E: Element>(
     q: &[E],
     positions: &[usize],
     cache: &LayerCache<E>,
-    head: usize,
+    (head, keys): (usize, &KeyHead<'_, E>),
     mixed: &mut [E],
 ) {
     let width = q.len() / positions.len();
     let group = width / form.kv_heads;
     let heads = head * group..(head + 1) * group;
-    let tokens = q.chunks_exact(width);
-    let q: Vec<E> = tokens.flat_map(|q| &q[heads.clone()]).copied().collect();
+    let mut queries = Matrix::recycled(positions.len() * group / form.head_dim, form.head_dim);
+    let tokens = queries.as_mut_slice().chunks_exact_mut(group);
+    for (queries, q) in tokens.zip(q.chunks_exact(width)) {
+        queries.copy_from_slice(&q[heads.clone()]);
+    }
     // The keys that any of the tokens sees; each token uses its own among them.
     let ranges = positions.iter().map(|&position| cache.seen_from(position));
     let ranges: Vec<_> = ranges.collect();
-    let all = ranges[0].start..ranges[ranges.len() - 1].end;
-    let mut scores = vec![E::Acc::ZERO; q.len() / form.head_dim * all.len()];
-    let keys = cache.keys(head, all.clone());
-    let mut rows: Vec<_> = scores.chunks_exact_mut(all.len()).collect();
-    multiply(level, Panel::new(&q, keys, form.head_dim, &mut rows));
-    let mut rows = scores.chunks_exact_mut(all.len());
+    let all = keys.around(ranges[0].start..ranges[ranges.len() - 1].end);
+    let mut p = keys.scores(level, &queries, all.clone());
+    let mut rows = p.iter_rows_mut();
     for seen in &ranges {
-        for scores in rows.by_ref().take(group / form.head_dim) {
-            probabilities::<E>(
-                form,
-                level,
-                &mut scores[seen.start - all.start..seen.end - all.start],
-            );
+        for p in rows.by_ref().take(group / form.head_dim) {
+            let p = &mut p[seen.start - all.start..seen.end - all.start];
+            probabilities::<E>(form, level, p);
         }
     }
-    let sums = averages(form, level, cache, head, &ranges, &scores);
-    let sums = sums.as_slice().chunks_exact(group);
-    for (sums, mixed) in sums.zip(mixed.chunks_exact_mut(width)) {
-        for (mixed, &sum) in mixed[heads.clone()].iter_mut().zip(sums) {
-            *mixed = E::round(sum);
+    drop(rows);
+    let sums = averages(level, keys, &ranges, all.start, &p);
+    let mut sums = sums.iter_rows();
+    for mixed in mixed.chunks_exact_mut(width) {
+        for mixed in mixed[heads.clone()].chunks_exact_mut(form.head_dim) {
+            for (mixed, &sum) in mixed.iter_mut().zip(sums.next().into_iter().flatten()) {
+                *mixed = E::round(sum);
+            }
         }
     }
 }
@@ -108,41 +124,38 @@ fn attend_tile<E: Element>(
 fn probabilities<E: Element>(form: &AttentionForm, level: Level, p: &mut [E::Acc]) {
     let scaling = E::Acc::from_f64(form.scaling);
     if form.rounded_scores {
-        let scaled = |p| E::round(E::round(p).acc() * scaling).acc();
+        let scaled = move |p| E::round(E::round(p).acc() * scaling).acc();
         elementwise::update(level, p, scaled);
     } else {
-        elementwise::update(level, p, |p| p * scaling);
+        elementwise::update(level, p, move |p| p * scaling);
     }
     if let Some(cap) = form.softcap {
-        elementwise::update(level, p, |p| softcapped::<E>(p, cap).acc());
+        elementwise::update(level, p, move |p| softcapped::<E>(p, cap).acc());
     }
     softmax(level, p);
     elementwise::update(level, p, |p| E::round(p).acc());
 }
 
-/// Σ pⱼ vⱼ over the keys each token sees, `ranges`, for all its query heads: `[tokens · heads, head_dim]`. A row of `p`
-/// covers the keys from the first range's start to the last one's end.
+/// Σ pⱼ vⱼ over the keys each token sees, `ranges`, for all its query heads: `[tokens · heads, at least head_dim]`. A row of `p`
+/// begins with key `first`.
 fn averages<E: Element>(
-    form: &AttentionForm,
     level: Level,
-    cache: &LayerCache<E>,
-    head: usize,
+    keys: &KeyHead<'_, E>,
     ranges: &[Range<usize>],
-    p: &[E::Acc],
+    first: usize,
+    p: &Matrix<E::Acc>,
 ) -> Matrix<E::Acc> {
-    let (first, last) = (&ranges[0], &ranges[ranges.len() - 1]);
-    let stride = last.end - first.start;
-    let heads = p.len() / stride / ranges.len();
-    let mut sums = Matrix::zeros(heads * ranges.len(), form.head_dim);
-    let mut add = |tokens: Range<usize>, keys: Range<usize>| {
-        let p = &p[tokens.start * heads * stride + keys.start - first.start..];
-        let rows = tokens.start * heads * form.head_dim..tokens.end * heads * form.head_dim;
+    let heads = p.rows() / ranges.len();
+    let mut sums = Matrix::zeros(p.rows(), keys.width());
+    let mut add = |tokens: Range<usize>, range: Range<usize>| {
+        let p_from = tokens.start * heads * p.cols() + range.start - first;
+        let rows = tokens.start * heads * keys.width()..tokens.end * heads * keys.width();
         let sums = &mut sums.as_mut_slice()[rows];
-        let values = cache.values(head, keys);
-        weighted_sums(level, p, stride, values, sums, form.head_dim);
+        keys.add_values(level, &p.as_slice()[p_from..], p.cols(), range, sums);
     };
     // The keys that all tokens see are read once for all; before and after them each token has its own.
-    let shared = last.start..first.end.max(last.start);
+    let (one, other) = (&ranges[0], &ranges[ranges.len() - 1]);
+    let shared = other.start..one.end.max(other.start);
     for (token, seen) in ranges.iter().enumerate() {
         add(token..token + 1, seen.start..shared.start.min(seen.end));
     }

@@ -278,9 +278,12 @@ impl<E: Element> LayerCache<E> {
         let before = |position| self.positions.partition_point(|&j| j < position);
         let first = before(positions.start).max(self.first_seen_from(positions.end));
         let seen = first..before(positions.end);
-        let heads = 0..self.keys.len();
-        let keys = heads.clone().flat_map(|head| self.keys(head, seen.clone()));
-        let values = heads.flat_map(|head| self.values(head, seen.clone()));
+        let numbers = seen.start * self.head_dim..seen.end * self.head_dim;
+        let keys = self.keys.iter().flat_map(|keys| &keys[numbers.clone()]);
+        let values = self
+            .values
+            .iter()
+            .flat_map(|values| &values[numbers.clone()]);
         LayerBlock {
             tokens: seen.len(),
             keys: keys.copied().collect(),
@@ -315,14 +318,14 @@ impl<E: Element> LayerCache<E> {
         self.first_seen_from(position)..end
     }
 
-    /// Some keys of a head, `[keys, head_dim]`.
-    pub(super) fn keys(&self, head: usize, range: Range<usize>) -> &[E] {
-        &self.keys[head][range.start * self.head_dim..range.end * self.head_dim]
+    /// The keys of a head, `[keys, head_dim]`.
+    pub(super) fn keys(&self, head: usize) -> &[E] {
+        &self.keys[head]
     }
 
-    /// Some values of a head, `[keys, head_dim]`.
-    pub(super) fn values(&self, head: usize, range: Range<usize>) -> &[E] {
-        &self.values[head][range.start * self.head_dim..range.end * self.head_dim]
+    /// The values of a head, `[keys, head_dim]`.
+    pub(super) fn values(&self, head: usize) -> &[E] {
+        &self.values[head]
     }
 
     fn first_seen_from(&self, position: usize) -> usize {
@@ -388,8 +391,9 @@ mod tests {
 
     fn seen(cache: &Cache<f32>, position: usize) -> Vec<f32> {
         let layer = &cache.layers[0];
-        let keys = layer.keys(0, layer.seen_from(position));
-        keys.iter().step_by(2).copied().collect()
+        let keys = layer.keys(0).iter().step_by(2);
+        let seen = layer.seen_from(position);
+        keys.skip(seen.start).take(seen.len()).copied().collect()
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod generate;
 mod grid;
 mod images;
 mod inner;
+mod key_head;
 mod known_bug;
 mod linear;
 mod load;

@@ -201,13 +201,14 @@ impl Element for bf16 {
         let kept = if x.is_nan() { quiet } else { nearest };
         bf16::from_bits((kept >> 16) as u16)
     }
+    /// What `bf16::to_f32` gives, but for the kind of a NaN, without its branch.
     #[inline(always)]
     fn acc(self) -> f32 {
-        self.to_f32()
+        f32::from_bits(u32::from(self.to_bits()) << 16)
     }
     #[inline(always)]
     fn to_f64(self) -> f64 {
-        self.to_f32().into()
+        self.acc().into()
     }
     fn by_type<F: ByType>(input: F::Input<Self>) {
         F::bf16(input);

@@ -16,4 +16,5 @@ pub(crate) use by_type::multiply;
 pub use native::{dot, matmul};
 pub(crate) use outer_products::add_outer_products;
 pub(crate) use panel::Panel;
+pub(super) use panel::padded;
 pub use rows::Rows;

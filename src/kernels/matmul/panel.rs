@@ -30,6 +30,6 @@ impl<'a, 'y, X: Element, W> Panel<'a, 'y, X, W> {
 
 /// An incomplete block, filled with zeros.
 #[inline(always)]
-pub(super) fn padded<T: Element, const B: usize>(rest: &[T]) -> [T; B] {
+pub(in crate::kernels) fn padded<T: Element, const B: usize>(rest: &[T]) -> [T; B] {
     from_fn(|i| rest.get(i).copied().unwrap_or_default())
 }

@@ -37,6 +37,7 @@ lanes!(
     load: |x: *const f64| vld1q_f64(x),
     widen: |w: *const f64| vld1q_f64(w),
     multiply_add: |sum, w, x| vfmaq_f64(sum, w, x),
+    add_sums: |a, b| vaddq_f64(a, b),
     fold: fold_sixteen_f64,
 );
 lanes!(
@@ -48,6 +49,7 @@ lanes!(
         vcvt_f64_f32(vreinterpret_f32_u32(vld1_u32(two.as_ptr())))
     },
     multiply_add: |sum, w, x| vfmaq_f64(sum, w, x),
+    add_sums: |a, b| vaddq_f64(a, b),
     fold: fold_sixteen_f64,
 );
 lanes!(
@@ -56,6 +58,7 @@ lanes!(
     load: |x: *const f32| vld1q_f32(x),
     widen: |w: *const f32| vld1q_f32(w),
     multiply_add: |sum, w, x| vfmaq_f32(sum, w, x),
+    add_sums: |a, b| vaddq_f32(a, b),
     fold: fold_sixteen_f32,
 );
 lanes!(
@@ -64,6 +67,7 @@ lanes!(
     load: |x: *const f32| vld1q_f32(x),
     widen: |w: *const bf16| vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(w.cast()))),
     multiply_add: |sum, w, x| vfmaq_f32(sum, w, x),
+    add_sums: |a, b| vaddq_f32(a, b),
     fold: fold_sixteen_f32,
 );
 lanes!(
@@ -72,6 +76,7 @@ lanes!(
     load: load_pairs,
     widen: load_pairs,
     multiply_add: dot_pairs,
+    add_sums: |a, b| vaddq_f32(a, b),
     fold: fold_sixteen_f32,
 );
 // One rounding is as good as two here: the product is exact.

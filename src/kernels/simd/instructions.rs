@@ -63,13 +63,13 @@ macro_rules! instructions {
 
 /// The lanes of one pair of types for one instruction set.
 ///
-/// `zero` is one part of the sums; `load` and `widen` are closures from where a part of a block begins, `multiply_add` one
+/// `zero` is one part of the sums; `load` and `widen` are closures from where a part of a block begins, `multiply_add` and `add_sums` some
 /// over parts, `fold` and `fold_four` over all parts of sums. `packed` is left out where blocks are packed as they are
 /// loaded, `add` where [`Lanes::add`](super::lanes::Lanes::add) is as good.
 macro_rules! lanes {
     ($name:ty, $x:ty, $w:ty, $b:literal, $acc:ty, $operand:ty, $sum:ty, $parts:literal, $tile:expr,
      zero: $zero:expr, load: $load:expr, widen: $widen:expr,
-     multiply_add: $multiply_add:expr, fold: $fold:expr $(, fold_four: $fold_four:expr)?
+     multiply_add: $multiply_add:expr, add_sums: $add_sums:expr, fold: $fold:expr $(, fold_four: $fold_four:expr)?
      $(, pack_from: $pack_from:literal, packed: $packed:ty, add: $add:expr)? $(,)?) => {
         impl $crate::kernels::simd::lanes::Lanes<$x, $w, $b> for $name {
             type Operand = $operand;
@@ -131,6 +131,11 @@ macro_rules! lanes {
             fn multiply_add(self, sum: Self::Sum, w: Self::Operand, x: Self::Operand) -> Self::Sum {
                 // SAFETY: `self` proves the instructions; memory is not touched.
                 unsafe { $multiply_add(sum, w, x) }
+            }
+            #[inline(always)]
+            fn add_sums(self, a: Self::Sum, b: Self::Sum) -> Self::Sum {
+                // SAFETY: `self` proves the instructions; memory is not touched.
+                unsafe { $add_sums(a, b) }
             }
             #[inline(always)]
             fn add_rows<const R: usize, const T: usize>(

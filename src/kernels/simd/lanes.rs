@@ -74,6 +74,8 @@ pub(in crate::kernels) trait Lanes<X, W, const B: usize>: Instructions {
     fn unpack(self, block: &Self::Packed, part: usize) -> Self::Operand;
     /// `sum + w · x` in every lane, in the order that [`kernels`](super) documents.
     fn multiply_add(self, sum: Self::Sum, w: Self::Operand, x: Self::Operand) -> Self::Sum;
+    /// `a + b` in every lane.
+    fn add_sums(self, a: Self::Sum, b: Self::Sum) -> Self::Sum;
     /// Adds the products of a tile's rows and tokens, read where they lie, to its `sums`. All must have as many blocks, or this
     /// panics.
     fn add_rows<const R: usize, const T: usize>(

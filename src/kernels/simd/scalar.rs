@@ -58,6 +58,10 @@ macro_rules! plain {
                 std::array::from_fn(|l| $multiply_add(l, sum[l], &w, &x))
             }
             #[inline(always)]
+            fn add_sums(self, a: Self::Sum, b: Self::Sum) -> Self::Sum {
+                std::array::from_fn(|l| a[l] + b[l])
+            }
+            #[inline(always)]
             fn add_rows<const R: usize, const T: usize>(
                 self,
                 sums: &mut [[Self::Sums; T]; R],

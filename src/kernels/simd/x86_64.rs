@@ -37,6 +37,7 @@ lanes!(
     load: |x: *const f64| _mm256_loadu_pd(x),
     widen: |w: *const f64| _mm256_loadu_pd(w),
     multiply_add: |sum, w, x| _mm256_fmadd_pd(w, x, sum),
+    add_sums: |a, b| _mm256_add_pd(a, b),
     fold: fold_sixteen_f64_avx2,
 );
 lanes!(
@@ -48,6 +49,7 @@ lanes!(
         _mm256_cvtps_pd(_mm_castsi128_ps(_mm_slli_epi32::<16>(words)))
     },
     multiply_add: |sum, w, x| _mm256_fmadd_pd(w, x, sum),
+    add_sums: |a, b| _mm256_add_pd(a, b),
     fold: fold_sixteen_f64_avx2,
 );
 lanes!(
@@ -56,6 +58,7 @@ lanes!(
     load: |x: *const f32| _mm256_loadu_ps(x),
     widen: |w: *const f32| _mm256_loadu_ps(w),
     multiply_add: |sum, w, x| _mm256_fmadd_ps(w, x, sum),
+    add_sums: |a, b| _mm256_add_ps(a, b),
     fold: fold_sixteen_f32_avx2,
     fold_four: fold_four_sixteen_f32_avx2,
 );
@@ -68,6 +71,7 @@ lanes!(
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))
     },
     multiply_add: |sum, w, x| _mm256_fmadd_ps(w, x, sum),
+    add_sums: |a, b| _mm256_add_ps(a, b),
     fold: fold_sixteen_f32_avx2,
     fold_four: fold_four_sixteen_f32_avx2,
 );
@@ -103,6 +107,7 @@ macro_rules! avx512_lanes {
             load: |x: *const f64| _mm512_loadu_pd(x),
             widen: |w: *const f64| _mm512_loadu_pd(w),
             multiply_add: |sum, w, x| _mm512_fmadd_pd(w, x, sum),
+            add_sums: |a, b| _mm512_add_pd(a, b),
             fold: fold_sixteen_f64,
         );
         lanes!(
@@ -114,6 +119,7 @@ macro_rules! avx512_lanes {
                 _mm512_cvtps_pd(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)))
             },
             multiply_add: |sum, w, x| _mm512_fmadd_pd(w, x, sum),
+            add_sums: |a, b| _mm512_add_pd(a, b),
             fold: fold_sixteen_f64,
         );
         lanes!(
@@ -122,6 +128,7 @@ macro_rules! avx512_lanes {
             load: |x: *const f32| _mm512_loadu_ps(x),
             widen: |w: *const f32| _mm512_loadu_ps(w),
             multiply_add: |sum, w, x| _mm512_fmadd_ps(w, x, sum),
+            add_sums: |a, b| _mm512_add_ps(a, b),
             fold: fold_sixteen_f32,
             fold_four: fold_four_sixteen_f32,
         );
@@ -134,6 +141,7 @@ macro_rules! avx512_lanes {
                 _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words))
             },
             multiply_add: |sum, w, x| _mm512_fmadd_ps(w, x, sum),
+            add_sums: |a, b| _mm512_add_ps(a, b),
             fold: fold_sixteen_f32,
             fold_four: fold_four_sixteen_f32,
         );
@@ -165,6 +173,7 @@ macro_rules! emulated_bf16_lanes {
             load: load_pairs,
             widen: load_pairs,
             multiply_add: dot_pairs,
+            add_sums: |a, b| _mm256_add_ps(a, b),
             fold: fold_sixteen_f32_avx2,
             fold_four: fold_four_sixteen_f32_avx2,
             pack_from: 1,
@@ -182,6 +191,7 @@ lanes!(
     load: load_avx512_bf16,
     widen: load_avx512_bf16,
     multiply_add: |sum, w, x| _mm512_dpbf16_ps(sum, w, x),
+    add_sums: |a, b| _mm512_add_ps(a, b),
     fold: fold_sixteen_f32,
     fold_four: fold_four_sixteen_f32,
 );

@@ -1,0 +1,306 @@
+//! The attention's scores of many queries: q kᵀ for keys that are packed.
+//!
+//! Each is the documented dot product. Where heads are narrow, adding the lanes of each score in its tree takes as long as the
+//! multiply-adds. So a vector has a number of each of sixteen keys here: one key a lane of the machine, and the sixteen lanes of a
+//! sum one after the other, whose additions then serve sixteen scores.
+
+use std::array::from_fn;
+use std::borrow::Cow;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use half::bf16;
+
+use super::matmul::padded;
+use super::simd::{Lanes, Level, Simd, Task, run_at_level};
+use crate::tensor::{ByType, Dtype, Element, Matrix};
+
+/// Vectors of keys side by side.
+const VECTORS: usize = 2;
+
+/// The keys of a panel.
+const KEYS: usize = 16 * VECTORS;
+
+/// The lanes of a sum in the order in which its tree needs them, depth first.
+const LANES: [usize; 16] = [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15];
+
+/// The steps of a dot product that are added to a lane.
+fn of_lane(lane: usize, steps: usize) -> impl ExactSizeIterator<Item = usize> {
+    (lane..steps.max(lane)).step_by(16)
+}
+
+/// The keys of a head, in panels of [`KEYS`](PackedKeys::KEYS): of each panel one number of all its keys after the other, in bf16
+/// pairs of numbers, in the order of [`LANES`].
+pub struct PackedKeys<E: Element> {
+    /// A panel a row.
+    panels: Matrix<E>,
+    head_dim: usize,
+}
+
+impl<E: Element> PackedKeys<E> {
+    /// The keys of a panel. The last panel may have fewer; there zeros stand for the others.
+    pub const KEYS: usize = KEYS;
+
+    /// Packs `keys` `[keys, head_dim]`.
+    pub fn new(keys: &[E], head_dim: usize) -> Self {
+        let together = together::<E>();
+        let steps = head_dim.div_ceil(together);
+        let panels = keys.len().div_ceil(KEYS * head_dim);
+        let mut panels = Matrix::recycled(panels, steps * KEYS * together);
+        for (panel, keys) in panels.iter_rows_mut().zip(keys.chunks(KEYS * head_dim)) {
+            if keys.len() < KEYS * head_dim || !head_dim.is_multiple_of(together) {
+                panel.fill(E::default());
+            }
+            let packed = panel.chunks_exact_mut(KEYS * together);
+            for (step, packed) in LANES
+                .into_iter()
+                .flat_map(|lane| of_lane(lane, steps))
+                .zip(packed)
+            {
+                let of_step = step * together..head_dim.min((step + 1) * together);
+                let packed = packed.chunks_exact_mut(together);
+                for (packed, key) in packed.zip(keys.chunks_exact(head_dim)) {
+                    packed[..of_step.len()].copy_from_slice(&key[of_step.clone()]);
+                }
+            }
+        }
+        Self { panels, head_dim }
+    }
+}
+
+/// Elements of a dot product that are added to a lane at once.
+const fn together<E: Element>() -> usize {
+    match E::DTYPE {
+        Dtype::Bf16 => 2,
+        Dtype::F32 | Dtype::F64 => 1,
+    }
+}
+
+/// The scores of `q` `[rows, head_dim]` with the keys of some `panels`, into `out` `[rows, keys]`.
+pub fn scores<E: Element>(
+    level: Level,
+    q: &[E],
+    keys: &PackedKeys<E>,
+    panels: Range<usize>,
+    out: &mut [E::Acc],
+) {
+    let rows = q.len() / keys.head_dim;
+    let fits = q.len() == rows * keys.head_dim && out.len() == rows * panels.len() * KEYS;
+    assert!(fits, "q and out sizes");
+    if out.is_empty() {
+        return;
+    }
+    let head_dim = keys.head_dim;
+    let panel = keys.panels.cols();
+    let keys = &keys.panels.as_slice()[panels.start * panel..panels.end * panel];
+    let scores = Scores {
+        q,
+        head_dim,
+        keys,
+        out,
+    };
+    E::by_type::<AtLevel>((level, scores));
+}
+
+/// What [`scores`] is called with.
+struct Scores<'a, E: Element> {
+    q: &'a [E],
+    head_dim: usize,
+    keys: &'a [E],
+    out: &'a mut [E::Acc],
+}
+
+/// The tasks of the compute types: blocks of how many elements, how many of them to a lane.
+macro_rules! task {
+    ($($x:ty, $b:literal, $together:literal);*) => {$(
+        impl Task for Scores<'_, $x> {
+            type Output = ();
+
+            #[inline(always)]
+            fn run<S: Simd>(self, simd: S) {
+                all_scores::<S, $x, $b, $together>(simd, self);
+            }
+        }
+    )*};
+}
+task!(f64, 16, 1; f32, 16, 1; bf16, 32, 2);
+
+/// Runs [`Scores`] of each compute type.
+struct AtLevel<'a>(PhantomData<&'a ()>);
+
+impl<'a> ByType for AtLevel<'a> {
+    type Input<E: Element> = (Level, Scores<'a, E>);
+    run_at_level!();
+}
+
+/// Every panel with every query, four queries at a time where registers have room for their sums.
+#[inline(always)]
+fn all_scores<L, E, const B: usize, const P: usize>(lanes: L, scores: Scores<'_, E>)
+where
+    L: Lanes<E, E, B, Acc = E::Acc>,
+    E: Element,
+{
+    let Scores {
+        q,
+        head_dim,
+        keys,
+        out,
+    } = scores;
+    let q = steps::<E, P>(q, head_dim);
+    let steps = head_dim.div_ceil(P);
+    let (vectors, _) = keys.as_chunks::<B>();
+    let (vectors, _) = vectors.as_chunks::<VECTORS>();
+    let width = vectors.len() / steps * KEYS;
+    for (panel, keys) in vectors.chunks_exact(steps).enumerate() {
+        let mut row = 0;
+        while row * steps < q.len() {
+            let (q, out) = (&q[row * steps..], &mut out[row * width + panel * KEYS..]);
+            row += if const { !L::TILE.is(1, 1) } && q.len() >= 4 * steps {
+                tile::<L, E, B, P, 4>(lanes, q, keys, out, width)
+            } else {
+                tile::<L, E, B, P, 1>(lanes, q, keys, out, width)
+            };
+        }
+    }
+}
+
+/// Rows of `head_dim` numbers in steps of `P`, the last of each row filled with zeros.
+fn steps<E: Element, const P: usize>(q: &[E], head_dim: usize) -> Cow<'_, [[E; P]]> {
+    if head_dim.is_multiple_of(P) {
+        return q.as_chunks().0.into();
+    }
+    let rows = q.chunks_exact(head_dim);
+    let rows = rows.flat_map(|row| row.chunks(P).map(padded));
+    rows.collect()
+}
+
+/// A panel with `R` queries, into the first numbers of rows of `width`. Returns `R`.
+#[inline(always)]
+fn tile<L, E, const B: usize, const P: usize, const R: usize>(
+    lanes: L,
+    q: &[[E; P]],
+    keys: &[[[E; B]; VECTORS]],
+    out: &mut [E::Acc],
+    width: usize,
+) -> usize
+where
+    L: Lanes<E, E, B, Acc = E::Acc>,
+    E: Element,
+{
+    let q: [_; R] = from_fn(|r| &q[r * keys.len()..(r + 1) * keys.len()]);
+    for part in 0..L::PARTS {
+        // The sums of a left branch wait for its right one.
+        let mut waiting = [[[lanes.zero().as_ref()[part]; VECTORS]; R]; 4];
+        let mut keys = keys;
+        for (pair, &[first, second]) in LANES.as_chunks().0.iter().enumerate() {
+            let left = lane(lanes, q, &mut keys, first, part);
+            let mut sums = lane(lanes, q, &mut keys, second, part);
+            add(lanes, left, &mut sums);
+            let branches = pair.trailing_ones() as usize;
+            for left in &waiting[..branches] {
+                add(lanes, *left, &mut sums);
+            }
+            waiting[branches] = sums;
+        }
+        for (r, sums) in waiting[3].iter().enumerate() {
+            let (blocks, _) = out[r * width..][..KEYS].as_chunks_mut();
+            for (block, &sum) in blocks.iter_mut().zip(sums) {
+                lanes.store_partial(sum, block, part);
+            }
+        }
+    }
+    R
+}
+
+/// One lane of every score, for which it takes its steps from `keys`.
+#[inline(always)]
+fn lane<L, E, const B: usize, const P: usize, const R: usize>(
+    lanes: L,
+    q: [&[[E; P]]; R],
+    keys: &mut &[[[E; B]; VECTORS]],
+    lane: usize,
+    part: usize,
+) -> [[L::Sum; VECTORS]; R]
+where
+    L: Lanes<E, E, B, Acc = E::Acc>,
+    E: Element,
+{
+    let steps = of_lane(lane, q[0].len());
+    let q = q.map(|of_row| &of_row[..q[0].len()]);
+    let (of_lane, rest) = keys.split_at(steps.len());
+    *keys = rest;
+    let mut sums = [[lanes.zero().as_ref()[part]; VECTORS]; R];
+    for (keys, step) in of_lane.iter().zip(steps) {
+        let mut vectors = [lanes.widen(&keys[0], part); VECTORS];
+        for v in 1..VECTORS {
+            vectors[v] = lanes.widen(&keys[v], part);
+        }
+        for r in 0..R {
+            let q = lanes.load(&from_fn(|i| q[r][step][i % P]), part);
+            for v in 0..VECTORS {
+                sums[r][v] = lanes.multiply_add(sums[r][v], vectors[v], q);
+            }
+        }
+    }
+    sums
+}
+
+/// Adds `left` to `sums`.
+#[inline(always)]
+fn add<L, E, const B: usize, const R: usize>(
+    lanes: L,
+    left: [[L::Sum; VECTORS]; R],
+    sums: &mut [[L::Sum; VECTORS]; R],
+) where
+    L: Lanes<E, E, B, Acc = E::Acc>,
+    E: Element,
+{
+    for r in 0..R {
+        for v in 0..VECTORS {
+            sums[r][v] = lanes.add_sums(left[r][v], sums[r][v]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::dot;
+    use crate::tensor::Float;
+
+    fn agrees<E: Element>() {
+        let number = |i: usize| E::from_f64(libm::sin(i as f64 * 1.7) * 3.0);
+        for (rows, keys, head_dim) in [
+            (1, 1, 1),
+            (3, 33, 16),
+            (9, 70, 72),
+            (4, 100, 31),
+            (5, 64, 256),
+        ] {
+            let q: Vec<E> = (0..rows * head_dim).map(number).collect();
+            let keys: Vec<E> = (0..keys * head_dim).map(|i| number(i + 7)).collect();
+            let packed = PackedKeys::new(&keys, head_dim);
+            let first = keys.len() / head_dim / KEYS / 2;
+            let panels = first..(keys.len() / head_dim).div_ceil(KEYS);
+            let width = panels.len() * KEYS;
+            for level in Level::available() {
+                let mut got = vec![E::Acc::ZERO; rows * width];
+                scores(level, &q, &packed, panels.clone(), &mut got);
+                for (q, got) in q.chunks(head_dim).zip(got.chunks(width)) {
+                    let keys = keys[first * KEYS * head_dim..].chunks(head_dim);
+                    let want: Vec<_> = keys.map(|key| dot(level, key, q)).collect();
+                    let (of_keys, of_none) = got.split_at(want.len());
+                    assert_eq!(of_keys, want, "{level} {head_dim}");
+                    assert!(of_none.iter().all(|&score| score == E::Acc::ZERO));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_score_is_the_documented_product() {
+        agrees::<f64>();
+        agrees::<f32>();
+        agrees::<bf16>();
+    }
+}
