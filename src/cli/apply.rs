@@ -12,7 +12,7 @@ use context_patch::patch::{ApplyMode, Error, Overlay, SavedPatch, Source};
 use context_patch::receipt::{PatchUsed, Receipt};
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::distribution;
-use context_patch::vision::{self, Picture};
+use context_patch::vision;
 use context_patch::{Result, trace};
 
 use super::images::{ImageArgs, Prompt, Written};
@@ -221,17 +221,9 @@ impl Apply {
         let mut session = Session::new(model)
             .with_overlay(&overlay)
             .with_cancel(signals::cancel());
-        let query = if prompt.pictures.is_empty() {
-            let (before, query) = prompt.ids.split_at(prompt.ids.len() - 1);
-            session.forward_at(before, &positions[..before.len()], 0)?;
-            session = session.at(positions[before.len()]);
-            query
-        } else {
-            session = session.at(positions[0]);
-            prompt.take_in(&mut session)?
-        };
+        let query = [session.take_in(prompt.inputs(&prompt.pixel_values()), positions)?];
         if let Some(k) = self.logits {
-            let logits = session.forward(query, 1)?;
+            let logits = session.forward(&query[..], 1)?;
             let logits = candidates(tokenizer, logits.row(0), k);
             if !self.json {
                 print(&listed(&logits))?;
@@ -246,8 +238,7 @@ impl Apply {
             let input = (prompt.ids.clone(), positions.clone());
             let receipt = Receipt::new(model, E::DTYPE, input, Sampling::default(), most)?;
             let patch = PatchUsed::new(&self.patch, self.form(saved))?;
-            let images = prompt.pictures.iter().map(Picture::record).collect();
-            let receipt = receipt.with_images(images, self.images.pan_and_scan);
+            let receipt = receipt.with_images(prompt.records(), self.images.pan_and_scan);
             Ok((receipt.under(patch), file))
         });
         let writing = Writing {
@@ -257,7 +248,7 @@ impl Apply {
             show: !self.json,
             receipt: receipt.transpose()?,
         };
-        let written = writing.after(&mut session, query)?;
+        let written = writing.after(&mut session, &query)?;
         let code = written.code();
         let (ids, text) = (written.ids, written.text);
         Ok((Said::Text { ids, text }, code))

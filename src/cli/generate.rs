@@ -11,7 +11,6 @@ use context_patch::model::{Model, Session};
 use context_patch::output::check_writable;
 use context_patch::receipt::Receipt;
 use context_patch::tensor::{Dtype, Element};
-use context_patch::vision::Picture;
 
 use super::images::{ImageArgs, Prompt, Written};
 use super::text::read_input;
@@ -160,8 +159,10 @@ impl Generate {
         let receipt = self.receipt.as_deref().map(|file| -> Result<_> {
             let sampling = sampling.clone();
             let receipt = Receipt::new(model, self.dtype, input, sampling, self.max_tokens)?;
-            let images = prompt.pictures.iter().map(Picture::record).collect();
-            Ok((receipt.with_images(images, self.images.pan_and_scan), file))
+            Ok((
+                receipt.with_images(prompt.records(), self.images.pan_and_scan),
+                file,
+            ))
         });
         let mut session = Session::<E>::new(model).with_cancel(signals::cancel());
         let writing = Writing {
@@ -171,8 +172,14 @@ impl Generate {
             show: !self.json,
             receipt: receipt.transpose()?,
         };
-        let rest = prompt.take_in(&mut session)?;
-        let written = writing.after(&mut session, rest)?;
+        let values = prompt.pixel_values();
+        let written = if values.is_empty() {
+            writing.after(&mut session, &prompt.ids)?
+        } else {
+            let positions: Vec<_> = (0..prompt.ids.len()).collect();
+            let query = session.take_in(prompt.inputs(&values), &positions)?;
+            writing.after(&mut session, &[query])?
+        };
         if self.json {
             let output = Output {
                 model: model.checkpoint().name(),

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use context_patch::checkpoint::{Conversation, Tokenizer, VisionConfig};
-use context_patch::model::{Images, Inputs, Model, Session, Tokens};
+use context_patch::model::{Images, Inputs, Model};
 use context_patch::tensor::Element;
-use context_patch::vision::{self, PanAndScan, Picture, PixelValues, Processor};
+use context_patch::vision::{self, PanAndScan, Picture, PictureRecord, PixelValues, Processor};
 use context_patch::{Checkpoint, Result};
 
 /// The pictures of a prompt.
@@ -165,22 +165,21 @@ impl Prompt {
         self.values.iter().map(|image| &*image.values).collect()
     }
 
-    /// What the model makes of its images.
-    pub(super) fn images<E: Element>(&self, model: &Model) -> Result<Option<Images<E>>> {
-        let inputs = Inputs {
-            ids: &self.ids,
-            pixel_values: &self.pixel_values(),
-        };
-        Ok(Images::of(model, inputs)?)
+    /// The pictures as files name them.
+    pub(super) fn records(&self) -> Vec<PictureRecord> {
+        self.pictures.iter().map(Picture::record).collect()
     }
 
-    /// Lets a session take in the images and what stands before and between them; the tokens that are left.
-    pub(super) fn take_in<E: Element>(&self, session: &mut Session<'_, E>) -> Result<&[u32]> {
-        let Some(images) = self.images(session.model())? else {
-            return Ok(&self.ids);
-        };
-        let (before, last) = self.ids.split_at(self.ids.len() - 1);
-        session.forward(Tokens::new(before, Some(&images)), 0)?;
-        Ok(last)
+    /// The tokens with their [pixel values](Self::pixel_values).
+    pub(super) fn inputs<'a>(&'a self, pixel_values: &'a [&'a [f32]]) -> Inputs<'a> {
+        Inputs {
+            ids: &self.ids,
+            pixel_values,
+        }
+    }
+
+    /// What the model makes of its images.
+    pub(super) fn images<E: Element>(&self, model: &Model) -> Result<Option<Images<E>>> {
+        Ok(Images::of(model, self.inputs(&self.pixel_values()))?)
     }
 }

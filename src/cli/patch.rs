@@ -14,7 +14,6 @@ use context_patch::patch::{
 };
 use context_patch::tensor::{Dtype, Element, Storage};
 use context_patch::verify::span::check;
-use context_patch::vision::Picture;
 use context_patch::{Error, Result};
 use indicatif::ProgressBar;
 
@@ -155,7 +154,7 @@ impl Patch {
             split,
             method,
             report,
-            images: context.pictures.iter().map(Picture::record).collect(),
+            images: context.records(),
         };
         let saved = waiting("Hashing the weights", || {
             let source = Source::Solved(Box::new(source.clone()));

@@ -14,7 +14,6 @@ use context_patch::tensor::Dtype;
 use context_patch::verify::{
     Error, Keep, Kind, Machine, PROMPTS, Record, Setting, Shard, StepsFile, campaign,
 };
-use context_patch::vision::Picture;
 
 use super::images::{ImageArgs, Prompt, Written};
 use super::outcome::{conclude, write_json, write_report};
@@ -212,7 +211,7 @@ impl Verify {
         let prompts: Vec<_> = setting.prompts.iter().map(prompt).collect::<Result<_>>()?;
         setting.prompt_ids = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
         if let Some(prompt) = prompts.first() {
-            setting.images = prompt.pictures.iter().map(Picture::record).collect();
+            setting.images = prompt.records();
             setting.pan_and_scan = self.images.pan_and_scan;
         }
         Ok(prompts)

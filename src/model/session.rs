@@ -8,7 +8,7 @@ use super::cache::{CacheBlock, pieces};
 use super::error::{Error, Result};
 use super::overlay::LayerOverlay;
 use super::pass::Sequence;
-use super::{Cache, ForwardRun, Model, Overlay, Recorder, Tokens};
+use super::{Cache, ForwardRun, Images, Inputs, Model, Overlay, Recorder, Tokens};
 use crate::tensor::{Element, Matrix};
 
 /// Tokens that go through the layers together. It affects speed only: any division gives the same bits.
@@ -16,6 +16,9 @@ const CHUNK: usize = 512;
 
 /// Tokens whose logits are computed together: a megabyte each for Gemma's vocabulary.
 pub(super) const LOGIT_ROWS: usize = 16;
+
+/// [`LOGIT_ROWS`] of a batch, whose memory is bounded elsewhere: so many that their products take longer than reading the head.
+pub(super) const BATCH_LOGIT_ROWS: usize = 32;
 
 /// A sequence, its key-value cache, and the patch it runs under, if any.
 #[derive(Clone, Debug)]
@@ -243,6 +246,26 @@ impl<'m, E: Element> Session<'m, E> {
             self.advance(stretch.into(), rows, None, |rows| logits.push(rows))?;
         }
         Ok(Matrix::stack(self.model.config().vocab_size, logits))
+    }
+
+    /// Takes in a prompt but for its last token, which it gives back: the next one, at its position. `positions` ascend; those of a
+    /// prompt with images have no gaps.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`forward`](Self::forward) and of [`Images::of`].
+    pub fn take_in(&mut self, prompt: Inputs<'_>, positions: &[usize]) -> Result<u32> {
+        let Some((&last, before)) = prompt.ids.split_last() else {
+            return Err(Error::EmptyPrompt);
+        };
+        if let Some(images) = Images::of(self.model, prompt)? {
+            self.position = positions[0];
+            self.forward(Tokens::new(before, Some(&images)), 0)?;
+        } else {
+            self.forward_at(before, &positions[..before.len()], 0)?;
+        }
+        self.position = positions[before.len()];
+        Ok(last)
     }
 
     /// [`forward`](Self::forward) with a recorder, which receives the logits too.

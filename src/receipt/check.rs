@@ -8,7 +8,7 @@ use super::same::{of_hash, of_model, of_pictures, other, pixel_values, slices};
 use super::sealed::as_json;
 use super::{Difference, Ending, Error, PatchUsed, Receipt, Result, Text, What, chained};
 use crate::model::generate::{Generation, Sampler, Step, Stop};
-use crate::model::{self, Images, Inputs, Model, Session, Tokens};
+use crate::model::{Inputs, Model, Session};
 use crate::patch::{Overlay, SavedPatch};
 use crate::tensor::{Dtype, Element};
 use crate::vision::Picture;
@@ -19,7 +19,7 @@ impl Receipt {
     ///
     /// # Errors
     ///
-    /// [`Error::Backend`], and those of [`SavedPatch::load`] and of [`Session::forward`].
+    /// [`Error::Backend`], and those of [`SavedPatch::load`] and of [`Session::take_in`].
     pub fn check(
         &self,
         model: &Model,
@@ -73,16 +73,7 @@ impl Receipt {
         if let Some(overlay) = &overlay {
             session = session.with_overlay(overlay);
         }
-        let Some((&query, before)) = self.prompt.split_last() else {
-            return Err(model::Error::EmptyPrompt.into());
-        };
-        if let Some(images) = Images::of(model, inputs)? {
-            session = session.at(self.positions[0]);
-            session.forward(Tokens::new(before, Some(&images)), 0)?;
-        } else {
-            session.forward_at(before, &self.positions[..before.len()], 0)?;
-        }
-        let mut session = session.at(self.positions[before.len()]);
+        let query = session.take_in(inputs, &self.positions)?;
         let mut generation = Generation::new(&[query], self.max_tokens);
         let mut sampler = Sampler::new(self.sampling.clone());
         let (mut hash, mut ended) = (None, false);

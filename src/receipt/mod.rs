@@ -299,6 +299,14 @@ pub enum AnyReceipt {
 }
 
 impl AnyReceipt {
+    /// The content of the file: a line for each field.
+    pub fn json(&self) -> String {
+        match self {
+            Self::Generation(receipt) => receipt.sealed(),
+            Self::Verification(receipt) => receipt.sealed(),
+        }
+    }
+
     /// Reads a file, and says which of its fields are not those that were written: their hashes differ.
     ///
     /// # Errors

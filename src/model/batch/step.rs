@@ -5,12 +5,9 @@ use std::sync::Arc;
 
 use super::SequenceId;
 use super::member::Member;
+use crate::model::session::BATCH_LOGIT_ROWS;
 use crate::model::{Error, ForwardRun, Model, Overlay, Result, consecutive, together};
 use crate::tensor::{Element, Matrix};
-
-/// Rows whose logits are computed together: so many that their products take longer than reading the head, and no more,
-/// because their sums are a megabyte each for Gemma's vocabulary.
-const LOGIT_ROWS: usize = 32;
 
 /// What a step gave.
 #[derive(Debug)]
@@ -19,7 +16,7 @@ pub struct Step<E: Element> {
     pub failed: Vec<(SequenceId, Error)>,
     /// Of each row of the logits that counts: whose it is, the token's position, and the row.
     rows: Vec<(SequenceId, usize, usize)>,
-    /// [`LOGIT_ROWS`] rows each.
+    /// [`BATCH_LOGIT_ROWS`] rows each.
     logits: Vec<Matrix<E>>,
 }
 
@@ -41,7 +38,7 @@ impl<E: Element> Step<E> {
         self.rows.iter().map(|&(id, position, row)| Said {
             id,
             position,
-            logits: self.logits[row / LOGIT_ROWS].row(row % LOGIT_ROWS),
+            logits: self.logits[row / BATCH_LOGIT_ROWS].row(row % BATCH_LOGIT_ROWS),
         })
     }
 
@@ -110,7 +107,7 @@ impl<E: Element> Step<E> {
         })
     }
 
-    /// The logits of the rows that are asked for, `LOGIT_ROWS` at a time.
+    /// The logits of the rows that are asked for, `BATCH_LOGIT_ROWS` at a time.
     fn head(
         &mut self,
         model: &Model,
@@ -121,7 +118,7 @@ impl<E: Element> Step<E> {
         let parts = parts.iter().filter(|part| !self.has_failed(part.id));
         let mut rows: Vec<_> = parts.flat_map(Part::asked).collect();
         rows.sort_unstable();
-        for rows in rows.chunks(LOGIT_ROWS) {
+        for rows in rows.chunks(BATCH_LOGIT_ROWS) {
             let numbers = rows.iter().flat_map(|&(.., row)| x.row(row));
             let x = Matrix::from_vec(x.cols(), numbers.copied().collect());
             let piece = model.computed_logits(run, &x)?;

@@ -2,7 +2,7 @@
 
 use crate::cuda::scores_bytes;
 use crate::model::inner::Maps;
-use crate::model::session::LOGIT_ROWS;
+use crate::model::session::BATCH_LOGIT_ROWS;
 use crate::model::{Block, Model};
 use crate::tensor::Element;
 
@@ -25,7 +25,7 @@ impl Model {
         let logits = 2 * (head.cols() + head.rows()) * size_of::<E>();
         let most = blocks
             .unwrap_or_default()
-            .max(logits * tokens.min(LOGIT_ROWS));
+            .max(logits * tokens.min(BATCH_LOGIT_ROWS));
         most + most / 8 + ARRAYS * 256
     }
 }
