@@ -3,9 +3,10 @@
 
 use context_patch::kernels::activation::gelu_tanh;
 use context_patch::kernels::{
-    Level, Rotation, Rows, dot, matmul, rms_norm, rotate, softmax, weighted_sums,
+    Level, PackedKeys, Rotation, Rows, dot, matmul, rms_norm, rotate, scores, softmax,
+    weighted_sums,
 };
-use context_patch::tensor::{Dtype, Element, Matrix, Storage, Tensor};
+use context_patch::tensor::{Dtype, Element, Float, Matrix, Storage, Tensor};
 use half::bf16;
 
 use crate::exact::{Roundings, Sum};
@@ -49,6 +50,13 @@ pub enum Op {
         keys: usize,
         unused: usize,
         width: usize,
+    },
+    /// Of queries with keys from panel `first` on, if there are so many.
+    Scores {
+        rows: usize,
+        keys: usize,
+        first: usize,
+        head_dim: usize,
     },
     /// Of a head of twice `half` numbers.
     Rotate {
@@ -95,6 +103,12 @@ impl Case {
                 unused,
                 width,
             } => self.weighted_sums::<E>(rows, keys, keys + unused, width),
+            Op::Scores {
+                rows,
+                keys,
+                first,
+                head_dim,
+            } => self.scores::<E>([rows, keys, head_dim], first),
             Op::Rotate { half, position } => self.rotate::<E>(half, position),
         }
     }
@@ -174,6 +188,30 @@ impl Case {
             let terms = p.iter().zip(values).map(|(p, v)| (p.to_f64(), v.to_f64()));
             let sum = sum_of(terms.chain([(before[i].to_f64(), 1.0)]));
             self.holds::<E::Acc>(sum, after[i], keys, keys);
+        }
+    }
+
+    /// Every score is its product, but for the sign of a zero.
+    fn scores<E: Element>(&self, [rows, keys, head_dim]: [usize; 3], first: usize) {
+        let lengths = [rows * head_dim, keys * head_dim];
+        let [q, keys] = self.operands.slices::<E, 2>(lengths);
+        let packed = PackedKeys::new(&keys, head_dim);
+        let panels = lengths[1].div_ceil(PackedKeys::<E>::KEYS * head_dim);
+        let panels = first.min(panels)..panels;
+        let width = panels.len() * PackedKeys::<E>::KEYS;
+        let got = self.agree(|level| {
+            let mut out = vec![E::Acc::ZERO; rows * width];
+            scores(level, &q, &packed, panels.clone(), &mut out);
+            out
+        });
+        let keys = keys.chunks(head_dim);
+        let keys: Vec<_> = keys.skip(panels.start * PackedKeys::<E>::KEYS).collect();
+        for (q, got) in q.chunks(head_dim).zip(got.chunks(width.max(1))) {
+            for (key, &got) in keys.iter().zip(got) {
+                let alone = dot(Level::Scalar, key, q).to_f64();
+                let equal = got == alone || got.is_nan() && alone.is_nan();
+                assert!(equal, "{got:e}, not {alone:e} in {self:?}");
+            }
         }
     }
 

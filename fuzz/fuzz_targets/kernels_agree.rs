@@ -43,7 +43,7 @@ fn case(u: &mut Unstructured<'_>) -> Result<Case> {
 
 fn op(u: &mut Unstructured<'_>) -> Result<Op> {
     let length = u.int_in_range(1..=100)?;
-    Ok(match u.int_in_range(0..=9)? {
+    Ok(match u.int_in_range(0..=11)? {
         0 => Op::Dot { length: 7 * length },
         1 => Op::RmsNorm {
             vectors: u.int_in_range(1..=5)?,
@@ -64,7 +64,13 @@ fn op(u: &mut Unstructured<'_>) -> Result<Op> {
             unused: u.int_in_range(0..=9)?,
             width: u.int_in_range(1..=300)?,
         },
-        6 => Op::Rotate {
+        6 | 7 => Op::Scores {
+            rows: u.int_in_range(1..=9)?,
+            keys: length,
+            first: u.int_in_range(0..=3)?,
+            head_dim: u.int_in_range(1..=100)?,
+        },
+        8 => Op::Rotate {
             half: length,
             position: u.arbitrary::<u16>()?.into(),
         },

@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use context_patch::checkpoint::{ImageProcessorConfig, Resample};
-use context_patch::vision::{MAX_PIXELS, PanAndScan, Picture, Preprocessor, half_blocks, thumbnail};
+use context_patch::vision::{
+    MAX_PIXELS, PanAndScan, Picture, Preprocessor, half_blocks, thumbnail,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|file: &[u8]| {

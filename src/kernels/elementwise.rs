@@ -29,6 +29,15 @@ pub(crate) fn round<E: Element>(level: Level, sums: Matrix<E::Acc>) -> Matrix<E>
     }
 }
 
+/// Every sum, rounded to the compute type, into `out`.
+pub(crate) fn round_into<E: Element>(level: Level, sums: &[E::Acc], out: &mut [E]) {
+    level.run(Map {
+        x: sums,
+        out,
+        f: &E::round,
+    });
+}
+
 /// `f` of every number.
 pub(crate) fn map<E: Element, F: Element>(
     level: Level,

@@ -113,8 +113,8 @@ fn attend_tile<E: Element>(
     let mut sums = sums.iter_rows();
     for mixed in mixed.chunks_exact_mut(width) {
         for mixed in mixed[heads.clone()].chunks_exact_mut(form.head_dim) {
-            for (mixed, &sum) in mixed.iter_mut().zip(sums.next().into_iter().flatten()) {
-                *mixed = E::round(sum);
+            if let Some(sums) = sums.next() {
+                elementwise::round_into(level, sums, mixed);
             }
         }
     }

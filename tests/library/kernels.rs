@@ -8,7 +8,7 @@ use context_patch::kernels::{Level, dot};
 use context_patch::tensor::{Dtype, Storage};
 
 /// Few tokens and many, sums of one stretch and several, pieces for two threads.
-const OPS: [Op; 14] = [
+const OPS: [Op; 15] = [
     product(3, 5, 65, Weights::Stored(Storage::F32, 1)),
     product(11, 9, 33, Weights::Typed),
     product(17, 7, 1403, Weights::Stored(Storage::Bf16, 2)),
@@ -29,6 +29,12 @@ const OPS: [Op; 14] = [
         keys: 21,
         unused: 2,
         width: 131,
+    },
+    Op::Scores {
+        rows: 5,
+        keys: 70,
+        first: 1,
+        head_dim: 37,
     },
     Op::Rotate {
         half: 9,

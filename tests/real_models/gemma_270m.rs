@@ -136,15 +136,18 @@ fn span<E: Element>(
     positions: Positions,
     tokens: usize,
 ) -> Summary {
-    // A long one takes up to half a minute a prompt.
-    let prompts = if tokens < 50 { PROMPTS.len() } else { 2 };
+    // A long one takes up to half a minute a prompt; docs/lora.md has all of them.
+    let prompts = match tokens {
+        ..50 => PROMPTS.len(),
+        50..100 => 2,
+        _ => 1,
+    };
     gemma.span::<E>(form, keep, positions, tokens, &PROMPTS[..prompts])
 }
 
 fn span_absolute_f32(gemma: &Real) -> Result<(), Failed> {
     for (form, tokens) in [
         (ApplyMode::Materialise, 24),
-        (ApplyMode::Materialise, 64),
         (ApplyMode::Materialise, 140),
         // Where rounding V alone would break the bound.
         (ApplyMode::Overlay, 64),

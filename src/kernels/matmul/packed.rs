@@ -154,11 +154,9 @@ fn rows_of_tiles<L, X, W, const B: usize, const R: usize, const T: usize>(
                     scratch.sums[i * groups + g] = sums;
                     continue;
                 }
-                for (t, out) in out.iter_mut().enumerate() {
-                    let out = &mut out[row + g * R..][..w.len() / cols];
-                    let of_token: [_; R] = std::array::from_fn(|r| sums[r][t]);
-                    <L as Lanes<X, X, B>>::fold_rows(lanes, of_token, out);
-                }
+                let first = row + g * R;
+                let rows = first..first + w.len() / cols;
+                <L as Lanes<X, X, B>>::fold_tile(lanes, &sums, out, rows);
             }
         }
     }

@@ -95,9 +95,6 @@ where
             x.each_ref().map(from_ref),
         );
     }
-    for (t, out) in out[..T].iter_mut().enumerate() {
-        let of_token: [_; R] = from_fn(|r| sums[r][t]);
-        lanes.fold_rows(of_token, &mut out[row..]);
-    }
+    lanes.fold_tile(&sums, &mut out[..T], row..row + R);
     T
 }

@@ -64,12 +64,13 @@ macro_rules! instructions {
 /// The lanes of one pair of types for one instruction set.
 ///
 /// `zero` is one part of the sums; `load` and `widen` are closures from where a part of a block begins, `multiply_add` and `add_sums` some
-/// over parts, `fold` and `fold_four` over all parts of sums. `packed` is left out where blocks are packed as they are
+/// over parts, `fold`, `fold_four` and `fold_square` over all parts of sums. `packed` is left out where blocks are packed as they are
 /// loaded, `add` where [`Lanes::add`](super::lanes::Lanes::add) is as good.
 macro_rules! lanes {
     ($name:ty, $x:ty, $w:ty, $b:literal, $acc:ty, $operand:ty, $sum:ty, $parts:literal, $tile:expr,
      zero: $zero:expr, load: $load:expr, widen: $widen:expr,
      multiply_add: $multiply_add:expr, add_sums: $add_sums:expr, fold: $fold:expr $(, fold_four: $fold_four:expr)?
+     $(, fold_square: $fold_square:expr)?
      $(, pack_from: $pack_from:literal, packed: $packed:ty, add: $add:expr)? $(,)?) => {
         impl $crate::kernels::simd::lanes::Lanes<$x, $w, $b> for $name {
             type Operand = $operand;
@@ -156,6 +157,13 @@ macro_rules! lanes {
                 fn fold_four(self, sums: [Self::Sums; 4]) -> [$acc; 4] {
                     // SAFETY: `self` proves the instructions; memory is not touched.
                     unsafe { $fold_four(sums) }
+                }
+            )?
+            $(
+                #[inline(always)]
+                fn fold_square(self, sums: [[Self::Sums; 4]; 4]) -> [[$acc; 4]; 4] {
+                    // SAFETY: `self` proves the instructions; memory is not touched.
+                    unsafe { $fold_square(sums) }
                 }
             )?
             $(

@@ -1,6 +1,7 @@
 //! What an instruction set must offer: sixteen partial sums ("lanes"), and one way to add to them.
 
 use std::array::from_fn;
+use std::ops::Range;
 
 use half::bf16;
 
@@ -95,6 +96,37 @@ pub(in crate::kernels) trait Lanes<X, W, const B: usize>: Instructions {
             *folded = self.fold(sum);
         }
         folded
+    }
+
+    /// [`fold`](Self::fold) for four rows of four sums, in columns.
+    #[inline(always)]
+    fn fold_square(self, sums: [[Self::Sums; 4]; 4]) -> [[Self::Acc; 4]; 4] {
+        let mut folded = [[Self::Acc::ZERO; 4]; 4];
+        for (t, folded) in folded.iter_mut().enumerate() {
+            *folded = self.fold_four(sums.map(|row| row[t]));
+        }
+        folded
+    }
+
+    /// [`fold`](Self::fold) for the sums of a tile, into some rows of the products of each token.
+    #[inline(always)]
+    fn fold_tile<const R: usize, const T: usize>(
+        self,
+        sums: &[[Self::Sums; T]; R],
+        out: &mut [&mut [Self::Acc]],
+        rows: Range<usize>,
+    ) {
+        if const { R == 4 && T == 4 } && rows.len() == 4 && out.len() == 4 {
+            let square = from_fn(|r| from_fn(|t| sums[r][t]));
+            for (out, folded) in out.iter_mut().zip(self.fold_square(square)) {
+                out[rows.clone()].copy_from_slice(&folded);
+            }
+            return;
+        }
+        for (t, out) in out.iter_mut().enumerate() {
+            let of_token: [_; R] = from_fn(|r| sums[r][t]);
+            self.fold_rows(of_token, &mut out[rows.clone()]);
+        }
     }
 
     /// [`fold`](Self::fold) for the sums of a tile's rows and one token, into the beginning of `out`.

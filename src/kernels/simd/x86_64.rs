@@ -131,6 +131,7 @@ macro_rules! avx512_lanes {
             add_sums: |a, b| _mm512_add_ps(a, b),
             fold: fold_sixteen_f32,
             fold_four: fold_four_sixteen_f32,
+            fold_square: fold_square_sixteen_f32,
         );
         lanes!(
             $name, f32, bf16, 16, f32, __m512, __m512, 1, Tile::new(4, 4),
@@ -144,6 +145,7 @@ macro_rules! avx512_lanes {
             add_sums: |a, b| _mm512_add_ps(a, b),
             fold: fold_sixteen_f32,
             fold_four: fold_four_sixteen_f32,
+            fold_square: fold_square_sixteen_f32,
         );
         dequantise!(
             $name, __m128i,
@@ -194,6 +196,7 @@ lanes!(
     add_sums: |a, b| _mm512_add_ps(a, b),
     fold: fold_sixteen_f32,
     fold_four: fold_four_sixteen_f32,
+    fold_square: fold_square_sixteen_f32,
 );
 
 /// Of each byte the bits of `mask` from bit `shift` on.
@@ -450,10 +453,10 @@ fn fold_sixteen_f32([sum]: [__m512; 1]) -> f32 {
     fold_eight_f32(_mm256_add_ps(low, high))
 }
 
-/// Four times [`fold_sixteen_f32`], in the same tree: after two steps each sum has a quarter of one vector.
+/// The first two steps of [`fold_sixteen_f32`] for four sums: what is left of each is a quarter of one vector.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq")]
-fn fold_four_sixteen_f32([[a], [b], [c], [d]]: [[__m512; 1]; 4]) -> [f32; 4] {
+fn quarters([[a], [b], [c], [d]]: [[__m512; 1]; 4]) -> __m512 {
     let ab = _mm512_add_ps(
         _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
         _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
@@ -462,16 +465,51 @@ fn fold_four_sixteen_f32([[a], [b], [c], [d]]: [[__m512; 1]; 4]) -> [f32; 4] {
         _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d),
         _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d),
     );
-    let four = _mm512_add_ps(
+    _mm512_add_ps(
         _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd),
         _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd),
-    );
+    )
+}
+
+/// Four times [`fold_sixteen_f32`], in the same tree.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn fold_four_sixteen_f32(sums: [[__m512; 1]; 4]) -> [f32; 4] {
+    let four = quarters(sums);
     let two = _mm512_add_ps(four, _mm512_shuffle_ps::<0b11_10_11_10>(four, four));
     let one = _mm512_add_ps(two, _mm512_movehdup_ps(two));
     let firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
     let sums = _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, one));
     // SAFETY: both are 128 plain bits.
     unsafe { std::mem::transmute::<__m128, [f32; 4]>(sums) }
+}
+
+/// Sixteen times [`fold_sixteen_f32`], in the same tree: four rows of four sums, in columns.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn fold_square_sixteen_f32([a, b, c, d]: [[[__m512; 1]; 4]; 4]) -> [[f32; 4]; 4] {
+    let [p, q, r, s] = [
+        quarters([a[0], b[0], c[0], d[0]]),
+        quarters([a[1], b[1], c[1], d[1]]),
+        quarters([a[2], b[2], c[2], d[2]]),
+        quarters([a[3], b[3], c[3], d[3]]),
+    ];
+    let pq = _mm512_add_ps(
+        _mm512_shuffle_ps::<0b01_00_01_00>(p, q),
+        _mm512_shuffle_ps::<0b11_10_11_10>(p, q),
+    );
+    let rs = _mm512_add_ps(
+        _mm512_shuffle_ps::<0b01_00_01_00>(r, s),
+        _mm512_shuffle_ps::<0b11_10_11_10>(r, s),
+    );
+    let rows = _mm512_add_ps(
+        _mm512_shuffle_ps::<0b10_00_10_00>(pq, rs),
+        _mm512_shuffle_ps::<0b11_01_11_01>(pq, rs),
+    );
+    let in_columns = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    let columns = _mm512_permutexvar_ps(in_columns, rows);
+    // SAFETY: both are 512 plain bits.
+    unsafe { std::mem::transmute::<__m512, [[f32; 4]; 4]>(columns) }
 }
 
 #[inline]
