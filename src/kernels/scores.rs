@@ -30,7 +30,7 @@ fn of_lane(lane: usize, steps: usize) -> impl ExactSizeIterator<Item = usize> {
 }
 
 /// The keys of a head, in panels of [`KEYS`](PackedKeys::KEYS): of each panel one number of all its keys after the other, in bf16
-/// pairs of numbers, in the order of [`LANES`].
+/// pairs of numbers, in the order in which a tree of sixteen lanes needs them.
 pub struct PackedKeys<E: Element> {
     /// A panel a row.
     panels: Matrix<E>,
