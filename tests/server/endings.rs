@@ -22,7 +22,7 @@ fn a_signal_lets_it_finish_what_was_begun() {
         );
         let whole = server.send("POST", "/v1/completions", &long().to_string());
         running.first_event();
-        server.wait_until("answers_open", 2);
+        server.wait_until("time_to_first_token_seconds_count", 2);
         server.signal(signal);
         assert_eq!(whole.finish().text(), expected(&long()).0);
         let rest = running.rest();
@@ -42,11 +42,12 @@ fn what_takes_too_long_after_a_signal_is_broken_off() {
         TINY,
         &["--threads", "1", "--sequences", "1", "--drain-seconds", "0"],
     );
-    let many = with(long(), json!({ "stream": true, "n": 16 })).to_string();
+    let many = with(long(), json!({ "stream": true, "n": 128 })).to_string();
     let mut running = server.send("POST", "/v1/completions", &many);
-    let waiting = server.send("POST", "/v1/completions", &long().to_string());
     running.first_event();
-    server.wait_until("answers_open", 17);
+    let waiting = server.send("POST", "/v1/completions", &long().to_string());
+    // One of them is what is left of the first request.
+    server.wait_until("sequences_waiting", 2);
     server.signal("TERM");
     let rest = running.rest();
     assert!(
