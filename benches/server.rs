@@ -58,7 +58,7 @@ fn main() {
 
     let before = server.resident();
     let start = Instant::now();
-    let (mut first, mut whole, half) = under_load(&server, &requests, &alone, length);
+    let (mut first, mut whole, resident) = under_load(&server, &requests, &alone, length);
     let elapsed = start.elapsed().as_secs_f64();
     let tokens = server.metric(TOKENS) - tokens;
     println!(
@@ -68,11 +68,16 @@ fn main() {
     );
     println!("  first token: {}", percentiles(&mut first));
     println!("  whole answer: {}", percentiles(&mut whole));
-    let mib = |bytes: Option<usize>| bytes.map_or(f64::NAN, |bytes| bytes as f64 / 1048576.0);
+    let mib = |bytes: Option<usize>| {
+        bytes.map_or("?".into(), |bytes| {
+            format!("{:.0}", bytes as f64 / 1048576.0)
+        })
+    };
+    let tenths: Vec<_> = resident.into_iter().map(mib).collect();
     println!(
-        "  resident: {:.1} MiB before, {:.1} at half time, {:.1} after, the mapped weights included",
+        "  resident: {} MiB before, {} after each tenth of the time, {} at the end, the mapped weights included",
         mib(before),
-        mib(half),
+        tenths.join(", "),
         mib(server.resident())
     );
     kills(&server);
@@ -102,13 +107,13 @@ fn text(events: &[Value]) -> String {
     texts.collect()
 }
 
-/// The seconds to the first token and to the last of every answer, and the memory in use at half time.
+/// The seconds to the first token and to the last of every answer, and the memory in use after each tenth of the time.
 fn under_load(
     server: &Server,
     requests: &[String],
     alone: &[String],
     length: Duration,
-) -> (Vec<f64>, Vec<f64>, Option<usize>) {
+) -> (Vec<f64>, Vec<f64>, Vec<Option<usize>>) {
     let start = Instant::now();
     let client = |client: usize| {
         let mut times = Vec::new();
@@ -129,13 +134,16 @@ fn under_load(
         let client = &client;
         let clients = (0..CLIENTS).map(|i| scope.spawn(move || client(i)));
         let clients: Vec<_> = clients.collect();
-        thread::sleep(length / 2);
-        let half = server.resident();
+        let resident = (0..10).map(|_| {
+            thread::sleep(length / 10);
+            server.resident()
+        });
+        let resident = resident.collect();
         let times = clients
             .into_iter()
             .flat_map(|client| client.join().unwrap());
         let (first, whole) = times.unzip();
-        (first, whole, half)
+        (first, whole, resident)
     })
 }
 

@@ -10,7 +10,7 @@ use super::normal::normal_below;
 use super::simd::Level;
 use super::tanh::tanh;
 use super::{elementwise, exp};
-use crate::tensor::{Dtype, Element, Float, Matrix, round_to_bf16};
+use crate::tensor::{Dtype, Element, Float, round_to_bf16};
 
 /// An elementwise activation function. The lemmas hold for any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,27 +41,27 @@ impl Activation {
         }
     }
 
-    /// The function of every number, rounded to the compute type.
-    pub(crate) fn map<E: Element>(self, level: Level, x: &Matrix<E>) -> Matrix<E> {
+    /// The function of every number, rounded to the compute type, in its place.
+    pub(crate) fn update<E: Element>(self, level: Level, x: &mut [E]) {
         match self {
             Self::GeluNew if E::DTYPE == Dtype::Bf16 => {
-                elementwise::map(level, x, |x| E::from_f64(gelu_in_bf16(x.to_f64())))
+                elementwise::update_all(level, x, |x| E::from_f64(gelu_in_bf16(x.to_f64())));
             }
             // Each apart, so that it is compiled for the level without the other functions beside it.
             Self::GeluTanh | Self::GeluNew => gelu_tanh(level, x),
-            Self::Gelu => elementwise::map(level, x, |x| E::round(gelu_number(x.acc()))),
+            Self::Gelu => elementwise::update_all(level, x, |x| E::round(gelu_number(x.acc()))),
             Self::GeluByF16 => {
-                elementwise::map(level, x, |x| E::from_f64(gelu_by_f16(x.to_f64(), 0.0)))
+                elementwise::update_all(level, x, |x| E::from_f64(gelu_by_f16(x.to_f64(), 0.0)));
             }
-            Self::Silu => elementwise::map(level, x, |x| E::round(silu_number(x.acc()))),
-            Self::Relu => elementwise::map(level, x, |x| E::round(relu_number(x.acc()))),
+            Self::Silu => elementwise::update_all(level, x, |x| E::round(silu_number(x.acc()))),
+            Self::Relu => elementwise::update_all(level, x, |x| E::round(relu_number(x.acc()))),
         }
     }
 }
 
-/// GeLU (tanh form) of every number, rounded to the compute type.
-pub fn gelu_tanh<E: Element>(level: Level, x: &Matrix<E>) -> Matrix<E> {
-    elementwise::map(level, x, |x| E::round(gelu_tanh_number(x.acc())))
+/// GeLU (tanh form) of every number, rounded to the compute type, in its place.
+pub fn gelu_tanh<E: Element>(level: Level, x: &mut [E]) {
+    elementwise::update_all(level, x, |x| E::round(gelu_tanh_number(x.acc())));
 }
 
 /// GeLU (tanh form) of one number of a type that sums are in.
@@ -147,6 +147,11 @@ mod tests {
 
     use super::*;
 
+    fn of_all<E: Element, const N: usize>(function: Activation, mut x: [E; N]) -> [E; N] {
+        function.update(Level::best(), &mut x);
+        x
+    }
+
     fn tanh_form(x: f64) -> f64 {
         let u = (2.0 / std::f64::consts::PI).sqrt() * (x + CUBIC * x.powi(3));
         0.5 * x * (1.0 + libm::tanh(u))
@@ -207,21 +212,15 @@ mod tests {
 
     #[test]
     fn gelu_new_rounds_each_operation_in_bf16() {
-        let x = Matrix::from_vec(
-            1,
-            [-3.0, -0.3, 0.0, 0.7, 2.25, 40.0]
-                .map(bf16::from_f64)
-                .to_vec(),
-        );
+        let x = [-3.0, -0.3, 0.0, 0.7, 2.25, 40.0].map(bf16::from_f64);
         // As NewGELUActivation of transformers has them.
         let want = [-0.005859375, -0.115234375, 0.0, 0.53125, 2.21875, 40.0];
-        let got = Activation::GeluNew.map(Level::best(), &x).into_vec();
+        let got = of_all(Activation::GeluNew, x);
         assert_eq!(got, want.map(bf16::from_f64));
-        let once = Activation::GeluTanh.map(Level::best(), &x).into_vec();
-        assert_ne!(got, once);
-        let wide = Matrix::from_vec(1, x.as_slice().iter().map(|x| x.to_f32()).collect());
-        let both = [Activation::GeluNew, Activation::GeluTanh].map(|f| f.map(Level::best(), &wide));
-        assert_eq!(both[0].as_slice(), both[1].as_slice());
+        assert_ne!(got, of_all(Activation::GeluTanh, x));
+        let wide = x.map(bf16::to_f32);
+        let both = [Activation::GeluNew, Activation::GeluTanh].map(|f| of_all(f, wide));
+        assert_eq!(both[0], both[1]);
     }
 
     #[test]

@@ -93,6 +93,19 @@ pub fn update<A: Copy, F: Fn(A) -> A>(level: Level, x: &mut [A], f: F) {
     level.run(Update { x, f });
 }
 
+/// [`update`] of many numbers.
+pub(super) fn update_all<A: Copy + Send, F: Fn(A) -> A + Copy + Sync>(
+    level: Level,
+    x: &mut [A],
+    f: F,
+) {
+    if x.len() <= ELEMENTS_PER_TASK {
+        return update(level, x, f);
+    }
+    let pieces = x.par_chunks_mut(ELEMENTS_PER_TASK);
+    pieces.for_each(|x| update(level, x, f));
+}
+
 struct Update<'a, A, F> {
     x: &'a mut [A],
     f: F,
@@ -180,10 +193,13 @@ mod tests {
             update(level, updated.as_mut_slice(), |x| {
                 E::from_f64(x.to_f64() / 2.0)
             });
-            assert!(
-                updated == x.map(|x| E::from_f64(x.to_f64() / 2.0)),
-                "{level}"
-            );
+            let want = x.map(|x| E::from_f64(x.to_f64() / 2.0));
+            assert!(updated == want, "{level}");
+            let mut updated = x.clone();
+            update_all(level, updated.as_mut_slice(), |x| {
+                E::from_f64(x.to_f64() / 2.0)
+            });
+            assert!(updated == want, "{level}");
         }
     }
 
@@ -204,6 +220,8 @@ mod tests {
                 observed::levels(|| drop(map(level, &x, bf16::acc))),
                 [level]
             );
+            let negated = || update_all(level, x.clone().as_mut_slice(), |x: bf16| -x);
+            assert_eq!(observed::levels(negated), [level]);
             let rounded = || drop(round::<bf16>(level, sums.clone()));
             assert_eq!(observed::levels(rounded), [level]);
         }

@@ -40,7 +40,7 @@
 //! |---|---|
 //! | `ForwardRun::matmul` (`model/run.rs`) | whether the product is disturbed, to measure the condition of a pass |
 //! | [`Backend::matmul`] | who multiplies: these kernels, or the `gemm` crate, which has its own order of sums |
-//! | `native::matmuls` (`matmul/`) | tasks: some rows of W and some tokens for each thread |
+//! | `native::matmuls`, `native::linears` (`matmul/`) | tasks: some rows of W and some tokens for each thread; sums, or y of W x + b |
 //! | `native::multiply_rows` | how stored weights are read: as they are, or converted first |
 //! | `by_type::multiply` | the kernel of the pair of types, which [`Level`] compiles for each instruction set |
 //! | `packed::all_products`, `tiles::all_products` | the loops over tiles of rows and tokens: many tokens are packed, few are read where they lie |
@@ -67,7 +67,7 @@ mod weighted_sum;
 
 pub use largest::largest;
 pub use matmul::{Backend, Rows, dot, matmul};
-pub(crate) use matmul::{Panel, add_outer_products, multiply};
+pub(crate) use matmul::{Bias, Map, Panel, add_outer_products, finish_row, multiply};
 pub use norm::{layer_norm, rms_norm, unscaled_rms_norm};
 #[doc(hidden)]
 pub use rope::rotate;

@@ -20,7 +20,7 @@ impl Experts {
         let experts = active.map(|active| {
             let z = ops.gather(&active, z);
             let [gate, up] = ops.linear_of(&active, self.maps[active.expert].each_ref(), &z);
-            let act = ops.activate(activation, &gate);
+            let act = ops.activate(activation, gate);
             let h = ops.multiply(&act, &up);
             (active, h)
         });

@@ -93,7 +93,7 @@ impl Inner {
             }
             Maps::Experts(experts) => return experts.forward(ops, self.activation, z),
         };
-        let act = ops.activate(self.activation, &gate);
+        let act = ops.activate(self.activation, gate);
         ops.record(&self.point("act_fn"), &act);
         let Some((name, up)) = up else {
             return Hidden::Dense(act);

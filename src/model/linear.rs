@@ -1,6 +1,7 @@
 //! A linear map: y = W x + b.
 
 use crate::checkpoint::form::LinearForm;
+use crate::kernels::Bias;
 use crate::tensor::{Element, Tensor};
 
 /// A linear map under its name.
@@ -28,5 +29,13 @@ impl Linear {
     pub(crate) fn bias<E: Element>(&self) -> Option<Vec<E::Acc>> {
         let bias = self.bias.as_ref()?.to_vec::<E>();
         Some(bias.into_iter().map(E::acc).collect())
+    }
+
+    /// How this map has b added, its own or a patch's.
+    pub(crate) fn added<'b, A>(&self, b: &'b [A]) -> Bias<'b, A> {
+        Bias {
+            numbers: b,
+            rounded_first: self.form.rounded_first,
+        }
     }
 }

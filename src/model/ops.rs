@@ -42,7 +42,7 @@ pub(crate) trait Ops: Sized {
     ) -> Self::Rows;
 
     /// The activation function of every number.
-    fn activate(&mut self, activation: Activation, x: &Self::Rows) -> Self::Rows;
+    fn activate(&mut self, activation: Activation, x: Self::Rows) -> Self::Rows;
 
     /// x ⊙ y.
     fn multiply(&mut self, x: &Self::Rows, y: &Self::Rows) -> Self::Rows;

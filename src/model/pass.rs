@@ -1,5 +1,6 @@
 //! A pass on the CPU: the operations of [`Ops`] by the kernels.
 
+use std::array::from_fn;
 use std::ops::Range;
 
 use rayon::prelude::*;
@@ -13,7 +14,7 @@ use super::run::ForwardRun;
 use super::{Linear, Norm};
 use crate::checkpoint::form::{RopeForm, RopePairing};
 use crate::kernels::activation::Activation;
-use crate::kernels::{CosSin, Level, Rows, elementwise, rotate};
+use crate::kernels::{CosSin, Level, Map, Rows, elementwise, finish_row, rotate};
 use crate::tensor::{Element, Matrix};
 
 /// Fewer rows of q or k than this are not worth a second thread.
@@ -85,22 +86,17 @@ impl<'p, 'r, 's, E: Element> Pass<'p, 'r, 's, E> {
                 TensorOverlay::Vector(_) => {}
             }
         }
-        let biases = changes_of(self.changes, map.name(), "bias");
+        let level = self.run.level;
         let stored = map.bias::<E>();
+        let stored = stored.as_deref().map(|numbers| map.added(numbers));
+        let biases = changes_of(self.changes, map.name(), "bias");
         if stored.is_none() && biases.is_empty() {
-            return elementwise::round(self.run.level, y);
+            return elementwise::round(level, y);
         }
-        let rounded_first = map.form.rounded_first;
-        let mut add = |rows: Range<usize>, bias: &[E::Acc]| {
+        let mut out = Matrix::recycled(y.rows(), cols);
+        let mut finish = |rows: Range<usize>, bias| {
             for row in rows {
-                for (y, &b) in y.row_mut(row).iter_mut().zip(bias) {
-                    let first = if rounded_first {
-                        E::round(*y).acc()
-                    } else {
-                        *y
-                    };
-                    *y = first + b;
-                }
+                finish_row(level, y.row(row), bias, out.row_mut(row));
             }
         };
         let mut next = 0;
@@ -109,16 +105,12 @@ impl<'p, 'r, 's, E: Element> Pass<'p, 'r, 's, E> {
                 continue;
             };
             let rows = among(tokens, &rows);
-            if let Some(stored) = &stored {
-                add(next..rows.start, stored);
-            }
+            finish(next..rows.start, stored);
             next = rows.end;
-            add(rows, bias);
+            finish(rows, Some(map.added(bias)));
         }
-        if let Some(stored) = &stored {
-            add(next..x.rows(), stored);
-        }
-        elementwise::round(self.run.level, y)
+        finish(next..x.rows(), stored);
+        out
     }
 
     /// [`linear`](Ops::linear) for the rows of the whole batch, or of some tokens of it.
@@ -128,6 +120,19 @@ impl<'p, 'r, 's, E: Element> Pass<'p, 'r, 's, E> {
         x: &Matrix<E>,
         tokens: Option<&[usize]>,
     ) -> [Matrix<E>; N] {
+        let is_changed = |map: &Linear| {
+            let tensors = ["weight", "bias"];
+            let mut changes = tensors.map(|tensor| changes_of(self.changes, map.name(), tensor));
+            changes.iter_mut().any(|changes| !changes.is_empty())
+        };
+        if !maps.iter().any(|map| is_changed(map)) {
+            let biases = maps.map(Linear::bias::<E>);
+            let whole = from_fn(|i| Map {
+                weight: Rows::Stored(&maps[i].weight),
+                bias: biases[i].as_deref().map(|b| maps[i].added(b)),
+            });
+            return self.run.linears::<E, N>(x, whole);
+        }
         let sums = self
             .run
             .matmuls(x, maps.map(|map| Rows::Stored(&map.weight)));
@@ -262,8 +267,9 @@ impl<E: Element> Ops for Pass<'_, '_, '_, E> {
         mixed
     }
 
-    fn activate(&mut self, activation: Activation, x: &Matrix<E>) -> Matrix<E> {
-        activation.map(self.run.level, x)
+    fn activate(&mut self, activation: Activation, mut x: Matrix<E>) -> Matrix<E> {
+        activation.update(self.run.level, x.as_mut_slice());
+        x
     }
 
     fn multiply(&mut self, x: &Matrix<E>, y: &Matrix<E>) -> Matrix<E> {

@@ -273,8 +273,8 @@ impl Ops for Plan {
         mixed
     }
 
-    fn activate(&mut self, activation: Activation, x: &Place) -> Place {
-        self.like(*x, Operation::Activation(activation), vec![*x])
+    fn activate(&mut self, activation: Activation, x: Place) -> Place {
+        self.like(x, Operation::Activation(activation), vec![x])
     }
 
     fn multiply(&mut self, x: &Place, y: &Place) -> Place {

@@ -12,7 +12,7 @@ use super::error::{Error, Result};
 use crate::checkpoint::VisionConfig;
 #[cfg(feature = "cuda")]
 use crate::cuda::OnDevice;
-use crate::kernels::{Backend, CosSin, Level, Rotation, Rows, elementwise};
+use crate::kernels::{Backend, CosSin, Level, Map, Rotation, Rows, elementwise};
 use crate::tensor::{Element, Matrix};
 
 /// Receives the intermediates of a forward pass.
@@ -129,6 +129,31 @@ impl<'a> ForwardRun<'a> {
                 })
             }
         }
+    }
+
+    /// W x + b in the compute type, for several maps and every row of `x` `[tokens, in]`.
+    pub(crate) fn linears<E: Element, const N: usize>(
+        &mut self,
+        x: &Matrix<E>,
+        maps: [Map<'_, E>; N],
+    ) -> [Matrix<E>; N] {
+        if self.is_plain() {
+            return self.backend.linears(self.level, x, maps);
+        }
+        let mut sums = self.matmuls(x, maps.map(|map| map.weight)).into_iter();
+        maps.map(|map| match sums.next() {
+            Some(sums) => map.finish(self.level, sums),
+            None => Matrix::zeros(0, 1),
+        })
+    }
+
+    /// Whether products are the backend's, neither disturbed nor sent to a device one by one.
+    fn is_plain(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        if self.device.is_some() {
+            return false;
+        }
+        self.disturbance.is_none()
     }
 
     /// The products themselves.

@@ -4,8 +4,13 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::Element;
 use super::buffer::Buffer;
+
+/// Numbers that a task looks at, where all are looked at.
+const CHECKED_PER_TASK: usize = 1 << 16;
 
 /// A dense row-major matrix that owns its numbers.
 pub struct Matrix<E> {
@@ -152,8 +157,12 @@ impl<E: Element> Matrix<E> {
     /// Whether no number is infinite or NaN.
     pub fn is_finite(&self) -> bool {
         // Without a way out of the inner loop, which then is a few instructions for many numbers.
-        let mut pieces = self.as_slice().chunks(1024);
-        pieces.all(|piece| piece.iter().fold(true, |all, x| all & x.is_finite()))
+        let is_finite = |piece: &[E]| piece.iter().fold(true, |all, x| all & x.is_finite());
+        let pieces = self.as_slice().par_chunks(CHECKED_PER_TASK);
+        if pieces.len() <= 1 {
+            return is_finite(self.as_slice());
+        }
+        pieces.all(is_finite)
     }
 
     /// Every number, row after row.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::gemm;
+use super::map::Map;
 use super::native;
 use super::rows::Rows;
 use crate::kernels::simd::Level;
@@ -59,6 +60,19 @@ impl Backend {
             #[cfg(feature = "cuda")]
             Self::Cuda(_) => native::matmuls(level, x, ws),
             Self::Gemm => ws.map(|w| gemm::matmul(level, x, w)),
+        }
+    }
+
+    /// W x + b in the compute type, for several maps.
+    pub(crate) fn linears<E: Element, const N: usize>(
+        self,
+        level: Level,
+        x: &Matrix<E>,
+        maps: [Map<'_, E>; N],
+    ) -> [Matrix<E>; N] {
+        match self {
+            Self::Gemm => maps.map(|map| map.finish(level, gemm::matmul(level, x, map.weight))),
+            _ => native::linears(level, x, maps),
         }
     }
 

@@ -3,6 +3,7 @@
 mod backend;
 mod by_type;
 mod gemm;
+mod map;
 mod native;
 mod outer_products;
 mod packed;
@@ -13,6 +14,7 @@ mod tiles;
 
 pub use backend::Backend;
 pub(crate) use by_type::multiply;
+pub(crate) use map::{Bias, Map, finish_row};
 pub use native::{dot, matmul};
 pub(crate) use outer_products::add_outer_products;
 pub(crate) use panel::Panel;

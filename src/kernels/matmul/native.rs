@@ -6,6 +6,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use super::by_type::{multiply, multiply_bf16};
+use super::map::{Bias, Map, finish_row};
 use super::panel::Panel;
 use super::quantised;
 use super::rows::Rows;
@@ -25,6 +26,10 @@ const TOKENS_PER_TASK: usize = 256;
 /// do not amortise.
 const MIN_ROWS_PER_TASK: usize = 256;
 
+/// Sums of all tokens that are rounded at once (1 MB of f32), while they are in a core's second cache. A multiple of that many rows
+/// of W for 256 tokens still pays for packing these again.
+const SUMS_AT_ONCE: usize = 1 << 18;
+
 /// W x for every row x of `x` `[tokens, in]`: `[tokens, out]`, not yet rounded to the compute type.
 ///
 /// Threads of the current rayon pool share the rows of W and the tokens.
@@ -43,18 +48,52 @@ pub(crate) fn matmuls<E: Element, const N: usize>(
     x: &Matrix<E>,
     ws: [Rows<'_, E>; N],
 ) -> [Matrix<E::Acc>; N] {
+    let maps = ws.map(|weight| Map { weight, bias: None });
+    shared(x, maps, |mut task| {
+        let weight = &task.map.weight;
+        multiply_rows(level, task.x, weight, task.rows, &mut task.out);
+    })
+}
+
+/// W x + b in the compute type, for several maps and every row x of `x` `[tokens, in]`: the bits of [`matmuls`], the sum with b and
+/// the roundings, with no sum going to memory between them.
+pub(crate) fn linears<E: Element, const N: usize>(
+    level: Level,
+    x: &Matrix<E>,
+    maps: [Map<'_, E>; N],
+) -> [Matrix<E>; N] {
+    if E::DTYPE == E::Acc::DTYPE && maps.iter().all(|map| map.bias.is_none()) {
+        return matmuls(level, x, maps.map(|map| map.weight)).map(Matrix::retyped);
+    }
+    shared(x, maps, |task| task.finish(level))
+}
+
+/// y of some maps, of which tasks fill some rows each.
+fn shared<E: Element, Y: Element, const N: usize>(
+    x: &Matrix<E>,
+    maps: [Map<'_, E>; N],
+    run: impl Fn(RowsTask<'_, E, Y>) + Send + Sync,
+) -> [Matrix<Y>; N] {
     let (tokens, cols) = (x.rows(), x.cols());
-    let rows: usize = ws.iter().map(Rows::rows).sum();
-    let mut ys = ws.map(|w| {
-        assert_eq!(cols, w.cols(), "x and W disagree on the length of a row");
-        Matrix::recycled(tokens, w.rows())
+    let rows: usize = maps.iter().map(|map| map.weight.rows()).sum();
+    let mut ys = maps.map(|Map { weight, .. }| {
+        assert_eq!(
+            cols,
+            weight.cols(),
+            "x and W disagree on the length of a row"
+        );
+        Matrix::recycled(tokens, weight.rows())
     });
-    let pairs = ws.iter().zip(&mut ys);
+    let pairs = maps.iter().zip(&mut ys);
     let threads = rayon::current_num_threads();
     if threads == 1 || rows * tokens * cols < MIN_PARALLEL_MULTIPLICATIONS {
-        for (w, y) in pairs {
-            let mut out: Vec<_> = y.iter_rows_mut().collect();
-            multiply_rows(level, x.as_slice(), w, 0..w.rows(), &mut out);
+        for (map, y) in pairs {
+            run(RowsTask {
+                x: x.as_slice(),
+                map,
+                rows: 0..map.weight.rows(),
+                out: y.iter_rows_mut().collect(),
+            });
         }
         return ys;
     }
@@ -63,38 +102,60 @@ pub(crate) fn matmuls<E: Element, const N: usize>(
     let tasks = tasks.min(threads * (rows / (threads * MIN_ROWS_PER_TASK)).max(1));
     let rows_per_task = rows.div_ceil(tasks).next_multiple_of(16);
     let tasks: Vec<_> = pairs
-        .flat_map(|(w, y)| tasks_of(x, w, y, rows_per_task))
+        .flat_map(|(map, y)| tasks_of(x, map, y, rows_per_task))
         .collect();
-    tasks.into_par_iter().for_each(|mut task| {
-        multiply_rows(level, task.x, task.w, task.rows, &mut task.out);
-    });
+    tasks.into_par_iter().for_each(run);
     ys
 }
 
 /// Some rows of W times some tokens.
-struct RowsTask<'a, E: Element> {
+struct RowsTask<'a, E: Element, Y> {
     x: &'a [E],
-    w: &'a Rows<'a, E>,
+    map: &'a Map<'a, E>,
     rows: Range<usize>,
-    /// Where each token's products go.
-    out: Vec<&'a mut [E::Acc]>,
+    /// Where each token's numbers go.
+    out: Vec<&'a mut [Y]>,
+}
+
+impl<E: Element> RowsTask<'_, E, E> {
+    /// W x + b, some rows after the other.
+    fn finish(mut self, level: Level) {
+        let tokens = self.out.len();
+        let most = (SUMS_AT_ONCE / tokens.max(1)).max(MIN_ROWS_PER_TASK);
+        // Rows of memory whose distance is a power of two would fall into one cache set.
+        let mut sums = Matrix::recycled(tokens, most.min(self.rows.len()) + 16);
+        for first in self.rows.clone().step_by(most) {
+            let rows = first..self.rows.end.min(first + most);
+            let parts = sums.iter_rows_mut().map(|row| &mut row[..rows.len()]);
+            let mut parts: Vec<_> = parts.collect();
+            multiply_rows(level, self.x, &self.map.weight, rows.clone(), &mut parts);
+            let bias = self.map.bias.map(|bias| Bias {
+                numbers: &bias.numbers[rows.clone()],
+                ..bias
+            });
+            let start = first - self.rows.start;
+            for (sums, out) in parts.iter().zip(&mut self.out) {
+                finish_row(level, sums, bias, &mut out[start..start + rows.len()]);
+            }
+        }
+    }
 }
 
 /// A product in tasks of at most `rows_per_task` rows and [`TOKENS_PER_TASK`] tokens.
-fn tasks_of<'a, E: Element>(
+fn tasks_of<'a, E: Element, Y: Element>(
     x: &'a Matrix<E>,
-    w: &'a Rows<'a, E>,
-    y: &'a mut Matrix<E::Acc>,
+    map: &'a Map<'a, E>,
+    y: &'a mut Matrix<Y>,
     rows_per_task: usize,
-) -> Vec<RowsTask<'a, E>> {
-    let (rows, cols) = (w.rows(), w.cols());
+) -> Vec<RowsTask<'a, E, Y>> {
+    let (rows, cols) = (map.weight.rows(), map.weight.cols());
     let mut tasks = Vec::new();
     let outs = y.as_mut_slice().chunks_mut(TOKENS_PER_TASK * rows);
     for (x, y) in x.as_slice().chunks(TOKENS_PER_TASK * cols).zip(outs) {
         let first = tasks.len();
         tasks.extend((0..rows).step_by(rows_per_task).map(|start| RowsTask {
             x,
-            w,
+            map,
             rows: start..rows.min(start + rows_per_task),
             out: Vec::with_capacity(x.len() / cols),
         }));
@@ -320,6 +381,53 @@ mod tests {
                 "{storage}"
             );
         }
+    }
+
+    fn sums_and_biases_are_rounded<E: Element>() {
+        // Fewer sums than are rounded at once, and more.
+        for (tokens, cols, rows) in [(3, 50, 21), (300, 16, 2500)] {
+            let x = Matrix::from_vec(cols, numbers::<E>(tokens * cols, 7, -8, 8));
+            let w = Matrix::from_vec(cols, numbers::<E>(rows * cols, 8, -8, 8));
+            let b = numbers::<E::Acc>(rows, 9, -8, 8);
+            let bias = |rounded_first| Bias {
+                numbers: &b,
+                rounded_first,
+            };
+            let sums = matmul(Level::best(), &x, &w);
+            let of_sums = |y: &dyn Fn(E::Acc, E::Acc) -> E| -> Vec<E> {
+                let rows = sums.iter_rows().flat_map(|sums| sums.iter().zip(&b));
+                rows.map(|(&sum, &b)| y(sum, b)).collect()
+            };
+            let want: [Vec<E>; 3] = [
+                of_sums(&|sum, _| E::round(sum)),
+                of_sums(&|sum, b| E::round(sum + b)),
+                of_sums(&|sum, b| E::round(E::round(sum).acc() + b)),
+            ];
+            let biases = [None, Some(bias(false)), Some(bias(true))];
+            let maps = biases.map(|bias| Map {
+                weight: Rows::from(&w),
+                bias,
+            });
+            for level in Level::available() {
+                let got = linears(level, &x, maps);
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    assert!(got.as_slice() == want, "{level}, {tokens} tokens, map {i}");
+                }
+                let after = maps.map(|map| map.finish(level, sums.clone()));
+                assert!(after == got, "{level}");
+            }
+            assert_ne!(want[0], want[1]);
+            if E::DTYPE != E::Acc::DTYPE {
+                assert_ne!(want[1], want[2]);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_and_biases_are_rounded_in_the_compute_type() {
+        sums_and_biases_are_rounded::<f64>();
+        sums_and_biases_are_rounded::<f32>();
+        sums_and_biases_are_rounded::<bf16>();
     }
 
     #[test]

@@ -257,14 +257,15 @@ impl<E: Element> Ops for DevicePass<'_, '_, '_, '_, E> {
         self.attend_sequences(attention, [q, k, v], None)
     }
 
-    fn activate(&mut self, activation: Activation, x: &DeviceRows<E>) -> DeviceRows<E> {
+    fn activate(&mut self, activation: Activation, x: DeviceRows<E>) -> DeviceRows<E> {
         match cuda::activation(activation, E::DTYPE) {
             Some(kernel) => self.rows_with_waiting([x.rows(), x.cols()], |pass, out| {
-                pass.wait_with_activation(kernel, x, out)
+                pass.wait_with_activation(kernel, &x, out)
             }),
             None => self.attempt(DeviceRows::absent(x.rows(), x.cols()), |pass| {
-                let x = x.download(pass.device())?;
-                DeviceRows::upload(pass.device(), &activation.map(pass.run.level, &x))
+                let mut x = x.download(pass.device())?;
+                activation.update(pass.run.level, x.as_mut_slice());
+                DeviceRows::upload(pass.device(), &x)
             }),
         }
     }
