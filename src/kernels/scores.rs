@@ -151,14 +151,17 @@ where
     let (vectors, _) = keys.as_chunks::<B>();
     let (vectors, _) = vectors.as_chunks::<VECTORS>();
     let width = vectors.len() / steps * KEYS;
+    // Written before they are read. Filling them for each tile would take a twentieth of its time.
+    let zero = lanes.zero().as_ref()[0];
+    let (mut of_four, mut of_one) = ([[[zero; VECTORS]; 4]; 4], [[[zero; VECTORS]; 1]; 4]);
     for (panel, keys) in vectors.chunks_exact(steps).enumerate() {
         let mut row = 0;
         while row * steps < q.len() {
             let (q, out) = (&q[row * steps..], &mut out[row * width + panel * KEYS..]);
             row += if const { !L::TILE.is(1, 1) } && q.len() >= 4 * steps {
-                tile::<L, E, B, P, 4>(lanes, q, keys, out, width)
+                tile::<L, E, B, P, 4>(lanes, q, keys, &mut of_four, out, width)
             } else {
-                tile::<L, E, B, P, 1>(lanes, q, keys, out, width)
+                tile::<L, E, B, P, 1>(lanes, q, keys, &mut of_one, out, width)
             };
         }
     }
@@ -174,12 +177,14 @@ fn steps<E: Element, const P: usize>(q: &[E], head_dim: usize) -> Cow<'_, [[E; P
     rows.collect()
 }
 
-/// A panel with `R` queries, into the first numbers of rows of `width`. Returns `R`.
+/// A panel with `R` queries, into the first numbers of rows of `width`. Returns `R`. Sums of left branches are in `waiting` until the
+/// right ones are there, one of each depth, and the outcome is in the last.
 #[inline(always)]
 fn tile<L, E, const B: usize, const P: usize, const R: usize>(
     lanes: L,
     q: &[[E; P]],
     keys: &[[[E; B]; VECTORS]],
+    waiting: &mut [[[L::Sum; VECTORS]; R]; 4],
     out: &mut [E::Acc],
     width: usize,
 ) -> usize
@@ -189,8 +194,6 @@ where
 {
     let q: [_; R] = from_fn(|r| &q[r * keys.len()..(r + 1) * keys.len()]);
     for part in 0..L::PARTS {
-        // The sums of a left branch wait for its right one.
-        let mut waiting = [[[lanes.zero().as_ref()[part]; VECTORS]; R]; 4];
         let mut keys = keys;
         for (pair, &[first, second]) in LANES.as_chunks().0.iter().enumerate() {
             let left = lane(lanes, q, &mut keys, first, part);

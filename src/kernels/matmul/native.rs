@@ -88,12 +88,8 @@ fn shared<E: Element, Y: Element, const N: usize>(
     let threads = rayon::current_num_threads();
     if threads == 1 || rows * tokens * cols < MIN_PARALLEL_MULTIPLICATIONS {
         for (map, y) in pairs {
-            run(RowsTask {
-                x: x.as_slice(),
-                map,
-                rows: 0..map.weight.rows(),
-                out: y.iter_rows_mut().collect(),
-            });
+            let all = map.weight.rows();
+            tasks_of(x, map, y, all).into_iter().for_each(&run);
         }
         return ys;
     }
@@ -150,6 +146,9 @@ fn tasks_of<'a, E: Element, Y: Element>(
 ) -> Vec<RowsTask<'a, E, Y>> {
     let (rows, cols) = (map.weight.rows(), map.weight.cols());
     let mut tasks = Vec::new();
+    if rows == 0 {
+        return tasks;
+    }
     let outs = y.as_mut_slice().chunks_mut(TOKENS_PER_TASK * rows);
     for (x, y) in x.as_slice().chunks(TOKENS_PER_TASK * cols).zip(outs) {
         let first = tasks.len();
@@ -432,8 +431,9 @@ mod tests {
 
     #[test]
     fn threads_do_not_change_bits() {
-        let (rows, cols) = (700, 100);
-        let x = Matrix::from_vec(cols, numbers::<f32>(5 * cols, 5, -8, 8));
+        // The tokens of more than one task.
+        let (tokens, rows, cols) = (300, 700, 100);
+        let x = Matrix::from_vec(cols, numbers::<f32>(tokens * cols, 5, -8, 8));
         let w = Matrix::from_vec(cols, numbers::<f32>(rows * cols, 6, -8, 8));
         let with = |threads| {
             let pool = rayon::ThreadPoolBuilder::new()
