@@ -15,8 +15,8 @@ struct Line([u64; 8]);
 /// Fewer cache lines than this (4 KB) are not worth keeping.
 const MIN_KEPT_LINES: usize = 64;
 
-/// The most cache lines (128 MB) that a thread keeps: a step of a batch of 64 sequences has 67 MB of logits and their sums, for a
-/// vocabulary of 262 144, and the MLP of Gemma 3's vision tower has 71 MB of f32 between its maps.
+/// The most cache lines (128 MB) that a thread keeps: a step of a batch of 64 sequences has 67 MB of logits in f32, for a vocabulary of
+/// 262 144, and the MLP of Gemma 3's vision tower has 71 MB of f32 between its maps.
 const MAX_KEPT_LINES: usize = 1 << 21;
 
 thread_local! {

@@ -170,7 +170,9 @@ fn span_absolute_f64(gemma: &Real) -> Result<(), Failed> {
 /// Token for token the same: the decode that generates gives the bits of the pass that checks.
 fn span_natural(gemma: &Real) -> Result<(), Failed> {
     let (form, keep) = (ApplyMode::Materialise, Keep::Bos);
-    assert!(span::<f64>(gemma, form, keep, Positions::Natural, 24).worst_linf <= 1e-8);
+    // In f64 a prompt takes three times as long; docs/lora.md has all of them.
+    let summary = gemma.span::<f64>(form, keep, Positions::Natural, 24, &PROMPTS[..2]);
+    assert!(summary.worst_linf <= 1e-8);
     for form in FORMS {
         assert!(span::<f32>(gemma, form, Keep::Bos, Positions::Natural, 24).worst_linf <= 1e-4);
         span::<bf16>(gemma, form, Keep::Bos, Positions::Natural, 24);

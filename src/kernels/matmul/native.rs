@@ -26,8 +26,8 @@ const TOKENS_PER_TASK: usize = 256;
 /// do not amortise.
 const MIN_ROWS_PER_TASK: usize = 256;
 
-/// Sums of all tokens that are rounded at once (1 MB of f32), while they are in a core's second cache. A multiple of that many rows
-/// of W for 256 tokens still pays for packing these again.
+/// Sums that a task rounds at once (1 MB of f32), while they are in a core's second cache: a thousand rows of W for 256 tokens, few
+/// enough pieces that each may pack its tokens again.
 const SUMS_AT_ONCE: usize = 1 << 18;
 
 /// W x for every row x of `x` `[tokens, in]`: `[tokens, out]`, not yet rounded to the compute type.
