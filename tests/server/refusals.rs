@@ -137,7 +137,7 @@ fn who_comes_when_all_places_are_taken_is_told_so() {
         let mut both = server.send("POST", "/v1/completions", &two);
         both.first_event();
         let third = server.complete(&long());
-        both.rest();
+        assert_both_are_whole(&both.rest(), &want);
         if third.status == 200 {
             assert_eq!(third.text(), want);
             return None;
@@ -147,6 +147,23 @@ fn who_comes_when_all_places_are_taken_is_told_so() {
     let refused = refused.unwrap();
     assert_eq!(refused.status, 429, "{refused:?}");
     assert!(refused.body.contains("try again later") && refused.head.contains("retry-after: 1"));
+}
+
+/// The rest of a stream of two answers: both end, and the first is `want`, of which the event that was read is missing.
+fn assert_both_are_whole(rest: &str, want: &str) {
+    assert!(rest.contains("[DONE]"), "{rest}");
+    assert_eq!(rest.matches("\"finish_reason\":\"length\"").count(), 2);
+    let events = rest.lines().filter_map(|line| line.strip_prefix("data: {"));
+    let events = events.map(|event| serde_json::from_str::<Value>(&format!("{{{event}")).unwrap());
+    let choices = events.map(|event| event["choices"][0].clone());
+    let text: String = choices
+        .filter(|choice| choice["index"] == 0)
+        .filter_map(|choice| choice["text"].as_str().map(str::to_owned))
+        .collect();
+    assert!(
+        !text.is_empty() && want.ends_with(&text),
+        "{text:?}, {want:?}"
+    );
 }
 
 #[test]
