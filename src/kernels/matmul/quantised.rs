@@ -3,13 +3,14 @@
 //! For a few tokens of f32 they are read where they lie and widened in registers. For more tokens, and in the other types, some rows
 //! at a time become numbers of the compute type in a cache, and those are multiplied. Either way the sums are those of widened weights.
 
+use std::hint::black_box;
 use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::by_type::multiply;
 use super::panel::Panel;
-use crate::kernels::simd::{Lanes, Level, Simd, Task, run_at_level};
-use crate::tensor::quantised::{Block, by_block, decode};
+use crate::kernels::simd::{HeldFactors, Lanes, Level, Simd, Task, run_at_level};
+use crate::tensor::quantised::{Block, ByteLanes, Quants, by_block, decode};
 use crate::tensor::{ByType, Dtype, Element, Matrix, Storage, Tensor};
 
 /// As many tokens of f32 are multiplied two by two with weights in registers, which takes less time than a copy of their numbers.
@@ -25,7 +26,7 @@ const FEW_DECODED_ROWS: usize = 4;
 const PACKED_TOKENS: usize = 12;
 
 /// How far ahead weights are prefetched.
-const PREFETCH_BYTES: usize = 8192;
+const PREFETCH_BYTES: usize = 4096;
 
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
@@ -156,12 +157,14 @@ fn rows_of_tiles<S: Simd, B: Block, const T: usize>(
     mut out: [&mut [f32]; T],
 ) {
     let rows = blocks.len() / length;
+    let mut held = Held::new();
     let mut row = 0;
     while row + 4 <= rows {
         tile::<S, B, 4, T>(
             simd,
             &blocks[row * length..(row + 4) * length],
             x,
+            &mut held,
             &mut out,
             row,
         );
@@ -172,6 +175,7 @@ fn rows_of_tiles<S: Simd, B: Block, const T: usize>(
             simd,
             &blocks[row * length..(row + 1) * length],
             x,
+            &mut held,
             &mut out,
             row,
         );
@@ -184,44 +188,212 @@ fn tile<S: Simd, B: Block, const R: usize, const T: usize>(
     simd: S,
     blocks: &[B],
     x: [&[[[f32; 16]; 2]]; T],
+    held: &mut Held,
     out: &mut [&mut [f32]; T],
     row: usize,
 ) {
     let length = blocks.len() / R;
-    let mut sums = [[<S as Lanes<f32, f32, 16>>::zero(simd); R]; T];
-    let mut ahead = blocks.as_ptr().wrapping_byte_add(PREFETCH_BYTES);
-    for b in 0..length {
-        // The rows lie one after the other, and memory is read fastest in order.
-        for line in (0..R * size_of::<B>()).step_by(CACHE_LINE) {
-            simd.prefetch_far(ahead.wrapping_byte_add(line));
-        }
-        ahead = ahead.wrapping_add(R);
-        let [mut scales, mut offsets] = [[B::Factors::default(); R]; 2];
+    // Without closures, which would be compiled without the caller's instructions.
+    let mut rows = [blocks; R];
+    for r in 0..R {
+        rows[r] = &blocks[r * length..(r + 1) * length];
+    }
+    let mut tile = Tile {
+        simd,
+        sums: [[<S as Lanes<f32, f32, 16>>::zero(simd); R]; T],
+        ahead: blocks.as_ptr().wrapping_byte_add(PREFETCH_BYTES),
+        held,
+    };
+    if const { B::NUMBERS == 32 } {
+        let whole = length / 4 * 4;
+        tile.add::<4, 4>(rows, x, 0..whole);
+        tile.add::<1, 1>(rows, x, whole..length);
+    } else {
+        tile.add::<1, 8>(rows, x, 0..length);
+    }
+    for (sums, out) in tile.sums.into_iter().zip(out) {
+        <S as Lanes<f32, f32, 16>>::fold_rows(simd, sums, &mut out[row..]);
+    }
+}
+
+/// What is kept while the products of a tile are summed.
+struct Tile<'a, S: Simd, B, const R: usize, const T: usize> {
+    simd: S,
+    sums: [[<S as Lanes<f32, f32, 16>>::Sums; R]; T],
+    ahead: *const B,
+    held: &'a mut Held,
+}
+
+impl<S: Simd, B: Block, const R: usize, const T: usize> Tile<'_, S, B, R, T> {
+    /// Adds the products of some blocks of each row, `N` at once, which have 32 numbers `U` times.
+    #[inline(always)]
+    fn add<const N: usize, const U: usize>(
+        &mut self,
+        rows: [&[B]; R],
+        x: [&[[[f32; 16]; 2]]; T],
+        blocks: Range<usize>,
+    ) {
+        let mut stretches = [[].as_slice(); R];
         for r in 0..R {
-            scales[r] = blocks[r * length + b].scales(simd);
-            offsets[r] = blocks[r * length + b].offsets(simd);
+            (stretches[r], _) = rows[r][blocks.clone()].as_chunks::<N>();
         }
-        // Without closures, which would be compiled without the caller's instructions.
-        for i in 0..B::NUMBERS / 32 {
-            for r in 0..R {
-                let quants = blocks[r * length + b].quants(simd, i);
-                let (scales, offsets) = (scales[r].as_ref()[i], offsets[r].as_ref()[i]);
-                for g in 0..2 {
-                    for part in 0..<S as Lanes<f32, f32, 16>>::PARTS {
-                        let w = simd.dequantise(quants[g], scales[g], offsets[g], part);
-                        for t in 0..T {
-                            let x = &x[t][b * (B::NUMBERS / 32) + i][g];
-                            let x = <S as Lanes<f32, f32, 16>>::load(simd, x, part);
-                            let sum = &mut sums[t][r].as_mut()[part];
-                            *sum = <S as Lanes<f32, f32, 16>>::multiply_add(simd, *sum, w, x);
-                        }
+        let in_block = B::NUMBERS / 32;
+        let mut tokens = [[].as_slice(); T];
+        for t in 0..T {
+            let units = blocks.start * in_block..blocks.end * in_block;
+            (tokens[t], _) = x[t][units].as_chunks::<U>();
+        }
+        for i in 0..blocks.len() / N {
+            let mut rows = [&stretches[0][i]; R];
+            for r in 1..R {
+                rows[r] = &stretches[r][i];
+            }
+            let mut x = [&tokens[0][i]; T];
+            for t in 1..T {
+                x[t] = &tokens[t][i];
+            }
+            self.add_stretch(rows, x);
+        }
+    }
+
+    /// Adds the products of `N` blocks of each row.
+    #[inline(always)]
+    fn add_stretch<const N: usize, const U: usize>(
+        &mut self,
+        rows: [&[B; N]; R],
+        x: [&[[[f32; 16]; 2]; U]; T],
+    ) {
+        let simd = self.simd;
+        for b in 0..N {
+            self.held.hold(simd, rows, b);
+        }
+        // Factors come from memory, or the compiler would spread each in a register, which takes longer.
+        black_box(&mut *self.held);
+        // Two by two, since Q4_K and Q5_K have both in the same bytes.
+        for unit in (0..U).step_by(2) {
+            self.add_unit(rows, x, unit);
+            if unit + 1 < U {
+                self.add_unit(rows, x, unit + 1);
+            }
+        }
+    }
+
+    /// Adds the products of 32 numbers of each row.
+    #[inline(always)]
+    fn add_unit<const N: usize, const U: usize>(
+        &mut self,
+        rows: [&[B; N]; R],
+        x: [&[[[f32; 16]; 2]; U]; T],
+        unit: usize,
+    ) {
+        let (simd, in_block) = (self.simd, B::NUMBERS / 32);
+        let (b, i) = (unit / in_block, unit % in_block);
+        if i == 0 {
+            // The rows lie one after the other, and memory is read fastest in order.
+            for line in (0..R * size_of::<B>()).step_by(CACHE_LINE) {
+                simd.prefetch(self.ahead.wrapping_byte_add(line));
+            }
+            self.ahead = self.ahead.wrapping_add(R);
+        }
+        for r in 0..R {
+            for part in 0..<S as Lanes<f32, f32, 16>>::PARTS {
+                let quants = rows[r][b].quants(simd, i);
+                let factors = self.held.of::<S, B, R>(&quants, unit, r);
+                let w = simd.weights(quants, part, &factors);
+                for half in 0..2 {
+                    for t in 0..T {
+                        let x = <S as Lanes<f32, f32, 16>>::load(simd, &x[t][unit][half], part);
+                        let sum = &mut self.sums[t][r].as_mut()[part];
+                        *sum = <S as Lanes<f32, f32, 16>>::multiply_add(simd, *sum, w[half], x);
                     }
                 }
             }
         }
     }
-    for (sums, out) in sums.into_iter().zip(out) {
-        <S as Lanes<f32, f32, 16>>::fold_rows(simd, sums, &mut out[row..]);
+}
+
+/// The factors of a stretch of a tile's rows.
+struct Held {
+    scales: [f32; 64],
+    offsets: [f32; 64],
+    /// 16 times the scale of numbers with a fifth bit.
+    sixteen: [f32; 64],
+}
+
+impl Held {
+    fn new() -> Self {
+        let [scales, offsets, sixteen] = [[0.0; 64]; 3];
+        Self {
+            scales,
+            offsets,
+            sixteen,
+        }
+    }
+
+    /// Where the factors of a half of 32 numbers are: side by side those that are computed at once.
+    #[inline(always)]
+    const fn place<B: Block, const R: usize>(unit: usize, r: usize, half: usize) -> usize {
+        match B::NUMBERS {
+            32 => (2 * unit + half) * R + r,
+            _ => (B::NUMBERS / 32 * r + unit) * B::FACTORS + half * (B::FACTORS - 1),
+        }
+    }
+
+    /// Holds those of each row's block `b`.
+    #[inline(always)]
+    fn hold<S: Simd, B: Block, const R: usize, const N: usize>(
+        &mut self,
+        simd: S,
+        rows: [&[B; N]; R],
+        b: usize,
+    ) {
+        let [mut scales, mut offsets] = [[B::Factors::default(); R]; 2];
+        for r in 0..R {
+            scales[r] = rows[r][b].scales(simd);
+            offsets[r] = rows[r][b].offsets(simd);
+        }
+        let in_block = B::NUMBERS / 32;
+        for half in 0..2 {
+            for i in 0..in_block {
+                for r in 0..R {
+                    let quants = rows[r][b].quants(simd, i);
+                    let factor = (2 * i + half) * B::FACTORS / 2;
+                    let (scale, offset) = (scales[r].as_ref()[factor], offsets[r].as_ref()[factor]);
+                    let place = Self::place::<B, R>(b * in_block + i, r, half);
+                    // Both halves of codes take the first one's.
+                    if half == 0 || !quants.are_codes() {
+                        self.scales[place] = scale;
+                        if B::OFFSETS {
+                            self.offsets[place] = offset;
+                        }
+                    }
+                    if quants.have_fifth() {
+                        self.sixteen[place] = 16.0 * scale;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Those of 32 numbers of a row.
+    #[inline(always)]
+    fn of<L: ByteLanes, B: Block, const R: usize>(
+        &self,
+        quants: &Quants<'_, L>,
+        unit: usize,
+        r: usize,
+    ) -> HeldFactors {
+        let halves = [0, 1].map(|half| Self::place::<B, R>(unit, r, half));
+        let places = if quants.are_codes() {
+            [halves[0]; 2]
+        } else {
+            halves
+        };
+        HeldFactors {
+            scales: places.map(|place| self.scales[place]),
+            offsets: B::OFFSETS.then_some(places.map(|place| self.offsets[place])),
+            sixteen: halves.map(|place| self.sixteen[place]),
+        }
     }
 }
 

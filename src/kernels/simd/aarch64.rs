@@ -88,11 +88,17 @@ dequantise!(
     },
     joined: |low, high, shift: i32| vorrq_u8(low, vshlq_u8(high, vdupq_n_s8(shift as i8))),
     less: |bytes, bias: i8| vsubq_u8(bytes, vdupq_n_u8(bias as u8)),
-    spread: |bits: u16| {
+    plus: |bytes, bits: u16, more: i8| {
         let [low, high] = bits.to_le_bytes();
         let both = vcombine_u8(vdup_n_u8(low), vdup_n_u8(high));
         let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
-        vandq_u8(vtstq_u8(both, bit), vdupq_n_u8(1))
+        vaddq_u8(bytes, vandq_u8(vtstq_u8(both, bit), vdupq_n_u8(more as u8)))
+    },
+    column: |bytes, bit: usize| {
+        let set = vtstq_u8(bytes, vdupq_n_u8(1 << bit));
+        let weighed = vandq_u8(set, vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201)));
+        let (low, high) = (vaddv_u8(vget_low_u8(weighed)), vaddv_u8(vget_high_u8(weighed)));
+        u16::from_le_bytes([low, high])
     },
     look_up: |table, indices| vqtbl1q_u8(table, indices),
     dequantise: |quants, scale, offset, part| {

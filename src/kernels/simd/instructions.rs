@@ -281,8 +281,8 @@ unsafe fn add_rows_of_parts<
 /// [`Dequantise`](super::lanes::Dequantise) for one instruction set. `load_bytes` is a closure from where sixteen bytes begin, the
 /// others are closures over such bytes, and `dequantise` one over them and a part as well.
 macro_rules! dequantise {
-    ($name:ty, $bytes:ty, $(widen_f16: $widen_f16:expr,)? load: $load:expr, field: $field:expr, joined: $joined:expr, less: $less:expr, spread: $spread:expr,
-     look_up: $look_up:expr, dequantise: $dequantise:expr $(,)?) => {
+    ($name:ty, $bytes:ty, $(widen_f16: $widen_f16:expr,)? load: $load:expr, field: $field:expr, joined: $joined:expr, less: $less:expr,
+     plus: $plus:expr, column: $column:expr, look_up: $look_up:expr, dequantise: $dequantise:expr $(, from_table: $from_table:expr)? $(,)?) => {
         impl $crate::tensor::quantised::ByteLanes for $name {
             type Bytes = $bytes;
 
@@ -324,9 +324,14 @@ macro_rules! dequantise {
                 unsafe { $less(bytes, bias) }
             }
             #[inline(always)]
-            fn spread(self, bits: u16) -> $bytes {
+            fn plus(self, bytes: $bytes, bits: u16, more: i8) -> $bytes {
                 // SAFETY: as for `field`.
-                unsafe { $spread(bits) }
+                unsafe { $plus(bytes, bits, more) }
+            }
+            #[inline(always)]
+            fn column(self, bytes: $bytes, bit: usize) -> u16 {
+                // SAFETY: as for `field`.
+                unsafe { $column(bytes, bit) }
             }
             #[inline(always)]
             fn look_up(self, table: &[i8; 16], indices: $bytes) -> $bytes {
@@ -347,6 +352,21 @@ macro_rules! dequantise {
                 // SAFETY: as for `field`.
                 unsafe { $dequantise(quants, scale, offset, part) }
             }
+            $(
+                #[inline(always)]
+                fn weights(
+                    self,
+                    quants: $crate::tensor::quantised::Quants<'_, Self>,
+                    part: usize,
+                    factors: &$crate::kernels::simd::lanes::HeldFactors,
+                ) -> [<Self as $crate::kernels::simd::lanes::Lanes<f32, f32, 16>>::Operand; 2] {
+                    match quants {
+                        // SAFETY: as for `load_bytes`.
+                        $crate::tensor::quantised::Quants::Codes(codes) => unsafe { $from_table(codes, factors) },
+                        quants => self.widened(quants, part, factors),
+                    }
+                }
+            )?
         }
     };
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use crate::tensor::quantised::ByteLanes;
+use crate::tensor::quantised::{ByteLanes, Quants};
 use crate::tensor::{Element, Float};
 
 /// What an instruction set offers independent of types.
@@ -229,6 +229,44 @@ pub(in crate::kernels) trait Dequantise:
     /// scale · q + offset for a part of a block.
     fn dequantise(self, quants: Self::Bytes, scale: f32, offset: f32, part: usize)
     -> Self::Operand;
+
+    /// A part of each half of 32 numbers.
+    #[inline(always)]
+    fn weights(
+        self,
+        quants: Quants<'_, Self>,
+        part: usize,
+        factors: &HeldFactors,
+    ) -> [Self::Operand; 2] {
+        self.widened(quants, part, factors)
+    }
+
+    /// [`weights`](Self::weights), of which each is widened by itself.
+    #[inline(always)]
+    fn widened(
+        self,
+        quants: Quants<'_, Self>,
+        part: usize,
+        factors: &HeldFactors,
+    ) -> [Self::Operand; 2] {
+        let ([first, second], scales) = (quants.bytes(self), factors.scales);
+        let offsets = factors.offsets.unwrap_or([-0.0; 2]);
+        [
+            self.dequantise(first, scales[0], offsets[0], part),
+            self.dequantise(second, scales[1], offsets[1], part),
+        ]
+    }
+}
+
+/// The factors of 32 numbers, in memory: from there an instruction takes one for all lanes at once.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct HeldFactors {
+    /// The scales of the halves.
+    pub(in crate::kernels) scales: [f32; 2],
+    /// Their offsets, if the type has some.
+    pub(in crate::kernels) offsets: Option<[f32; 2]>,
+    /// 16 times the scale of numbers with a fifth bit.
+    pub(in crate::kernels) sixteen: [f32; 2],
 }
 
 /// The lanes of activations `X` and weights `W` together with those of `X` and itself, which multiply both once they are packed.

@@ -14,7 +14,7 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-pub(super) use lanes::{Lanes, PackedLanes, Prefetch, Simd, Task, fold};
+pub(super) use lanes::{HeldFactors, Lanes, PackedLanes, Prefetch, Simd, Task, fold};
 pub use level::Level;
 #[cfg(test)]
 pub(crate) use level::observed;

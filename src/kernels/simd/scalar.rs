@@ -137,8 +137,12 @@ impl ByteLanes for Scalar {
         Plain.less(bytes, bias)
     }
     #[inline(always)]
-    fn spread(self, bits: u16) -> [u8; 16] {
-        Plain.spread(bits)
+    fn plus(self, bytes: [u8; 16], bits: u16, more: i8) -> [u8; 16] {
+        Plain.plus(bytes, bits, more)
+    }
+    #[inline(always)]
+    fn column(self, bytes: [u8; 16], bit: usize) -> u16 {
+        Plain.column(bytes, bit)
     }
     #[inline(always)]
     fn look_up(self, table: &[i8; 16], indices: [u8; 16]) -> [u8; 16] {

@@ -29,8 +29,10 @@ pub(crate) trait ByteLanes: Copy {
     fn joined(self, low: Self::Bytes, high: Self::Bytes, shift: usize) -> Self::Bytes;
     /// Each byte less `bias`.
     fn less(self, bytes: Self::Bytes, bias: i8) -> Self::Bytes;
-    /// 1 for each bit that is set, from the lowest on, and 0 for the others.
-    fn spread(self, bits: u16) -> Self::Bytes;
+    /// `more` added to each byte whose bit is set, the lowest bit's first.
+    fn plus(self, bytes: Self::Bytes, bits: u16, more: i8) -> Self::Bytes;
+    /// Bit `bit` of each byte, the first byte's lowest.
+    fn column(self, bytes: Self::Bytes, bit: usize) -> u16;
     /// `table[i]` for each byte i, which is below 16.
     fn look_up(self, table: &[i8; 16], indices: Self::Bytes) -> Self::Bytes;
 }
@@ -70,8 +72,16 @@ impl ByteLanes for Plain {
         bytes.map(|b| b.wrapping_sub(bias as u8))
     }
     #[inline(always)]
-    fn spread(self, bits: u16) -> [u8; 16] {
-        std::array::from_fn(|i| (bits >> i & 1) as u8)
+    fn plus(self, mut bytes: [u8; 16], bits: u16, more: i8) -> [u8; 16] {
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = byte.wrapping_add((bits >> i & 1) as u8 * more as u8);
+        }
+        bytes
+    }
+    #[inline(always)]
+    fn column(self, bytes: [u8; 16], bit: usize) -> u16 {
+        let bits = bytes.iter().enumerate();
+        bits.fold(0, |bits, (i, byte)| bits | u16::from(byte >> bit & 1) << i)
     }
     #[inline(always)]
     fn look_up(self, table: &[i8; 16], indices: [u8; 16]) -> [u8; 16] {

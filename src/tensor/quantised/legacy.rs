@@ -2,10 +2,13 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Block, ByteLanes, Factors};
+use super::{Block, ByteLanes, Codes, Quants};
+
+/// Four bits that stand for themselves.
+pub(super) const CODES: [i8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 /// The numbers that the 4 bits of IQ4_NL and IQ4_XS stand for.
-const IQ4: [i8; 16] = [
+pub(super) const IQ4: [i8; 16] = [
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 ];
 
@@ -63,139 +66,147 @@ pub(crate) struct Iq4Nl {
 
 impl Block for Q4_0 {
     const NUMBERS: usize = 32;
-    type Factors = [Factors; 1];
+    type Factors = [f32; 1];
+    const FACTORS: usize = 1;
+    const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 1] {
-        [[lanes.widen_f16(self.d); 2]]
+    fn scales(&self, lanes: impl ByteLanes) -> [f32; 1] {
+        [lanes.widen_f16(self.d)]
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [Factors; 1] {
-        [[-0.0; 2]]
+    fn offsets(&self, _: impl ByteLanes) -> [f32; 1] {
+        [-0.0]
     }
     #[inline(always)]
-    fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> [L::Bytes; 2] {
-        less(lanes, nibbles(lanes, &self.q), 8)
+    fn quants<L: ByteLanes>(&self, _: L, _: usize) -> Quants<'_, L> {
+        nibbles(less(8), &self.q, None)
     }
 }
 
 impl Block for Q4_1 {
     const NUMBERS: usize = 32;
-    type Factors = [Factors; 1];
+    type Factors = [f32; 1];
+    const FACTORS: usize = 1;
+    const OFFSETS: bool = true;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 1] {
-        [[lanes.widen_f16(self.d); 2]]
+    fn scales(&self, lanes: impl ByteLanes) -> [f32; 1] {
+        [lanes.widen_f16(self.d)]
     }
     #[inline(always)]
-    fn offsets(&self, lanes: impl ByteLanes) -> [Factors; 1] {
-        [[lanes.widen_f16(self.m); 2]]
+    fn offsets(&self, lanes: impl ByteLanes) -> [f32; 1] {
+        [lanes.widen_f16(self.m)]
     }
     #[inline(always)]
-    fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> [L::Bytes; 2] {
-        nibbles(lanes, &self.q)
+    fn quants<L: ByteLanes>(&self, _: L, _: usize) -> Quants<'_, L> {
+        nibbles(CODES, &self.q, None)
     }
 }
 
 impl Block for Q5_0 {
     const NUMBERS: usize = 32;
-    type Factors = [Factors; 1];
+    type Factors = [f32; 1];
+    const FACTORS: usize = 1;
+    const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 1] {
-        [[lanes.widen_f16(self.d); 2]]
+    fn scales(&self, lanes: impl ByteLanes) -> [f32; 1] {
+        [lanes.widen_f16(self.d)]
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [Factors; 1] {
-        [[-0.0; 2]]
+    fn offsets(&self, _: impl ByteLanes) -> [f32; 1] {
+        [-0.0]
     }
     #[inline(always)]
-    fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> [L::Bytes; 2] {
-        less(lanes, five_bits(lanes, &self.q, self.high), 16)
+    fn quants<L: ByteLanes>(&self, _: L, _: usize) -> Quants<'_, L> {
+        nibbles(less(16), &self.q, Some(self.high))
     }
 }
 
 impl Block for Q5_1 {
     const NUMBERS: usize = 32;
-    type Factors = [Factors; 1];
+    type Factors = [f32; 1];
+    const FACTORS: usize = 1;
+    const OFFSETS: bool = true;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 1] {
-        [[lanes.widen_f16(self.d); 2]]
+    fn scales(&self, lanes: impl ByteLanes) -> [f32; 1] {
+        [lanes.widen_f16(self.d)]
     }
     #[inline(always)]
-    fn offsets(&self, lanes: impl ByteLanes) -> [Factors; 1] {
-        [[lanes.widen_f16(self.m); 2]]
+    fn offsets(&self, lanes: impl ByteLanes) -> [f32; 1] {
+        [lanes.widen_f16(self.m)]
     }
     #[inline(always)]
-    fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> [L::Bytes; 2] {
-        five_bits(lanes, &self.q, self.high)
+    fn quants<L: ByteLanes>(&self, _: L, _: usize) -> Quants<'_, L> {
+        nibbles(CODES, &self.q, Some(self.high))
     }
 }
 
 impl Block for Q8_0 {
     const NUMBERS: usize = 32;
-    type Factors = [Factors; 1];
+    type Factors = [f32; 1];
+    const FACTORS: usize = 1;
+    const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 1] {
-        [[lanes.widen_f16(self.d); 2]]
+    fn scales(&self, lanes: impl ByteLanes) -> [f32; 1] {
+        [lanes.widen_f16(self.d)]
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [Factors; 1] {
-        [[-0.0; 2]]
+    fn offsets(&self, _: impl ByteLanes) -> [f32; 1] {
+        [-0.0]
     }
     #[inline(always)]
-    fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> [L::Bytes; 2] {
-        [lanes.load_signed(&self.q[0]), lanes.load_signed(&self.q[1])]
+    fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> Quants<'_, L> {
+        Quants::Bytes([lanes.load_signed(&self.q[0]), lanes.load_signed(&self.q[1])])
     }
 }
 
 impl Block for Iq4Nl {
     const NUMBERS: usize = 32;
-    type Factors = [Factors; 1];
+    type Factors = [f32; 1];
+    const FACTORS: usize = 1;
+    const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 1] {
-        [[lanes.widen_f16(self.d); 2]]
+    fn scales(&self, lanes: impl ByteLanes) -> [f32; 1] {
+        [lanes.widen_f16(self.d)]
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [Factors; 1] {
-        [[-0.0; 2]]
+    fn offsets(&self, _: impl ByteLanes) -> [f32; 1] {
+        [-0.0]
     }
     #[inline(always)]
-    fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> [L::Bytes; 2] {
-        steps(lanes, nibbles(lanes, &self.q))
+    fn quants<L: ByteLanes>(&self, _: L, _: usize) -> Quants<'_, L> {
+        nibbles(IQ4, &self.q, None)
     }
 }
 
-/// The low halves of 16 bytes, and then the high ones.
-#[inline(always)]
-pub(super) fn nibbles<L: ByteLanes>(lanes: L, bytes: &[u8; 16]) -> [L::Bytes; 2] {
-    let bytes = lanes.load_bytes(bytes);
-    [lanes.field(bytes, 0, 15), lanes.field(bytes, 4, 15)]
+/// Four bits less `bias`.
+const fn less(bias: i8) -> [i8; 16] {
+    let mut levels = CODES;
+    let mut i = 0;
+    while i < 16 {
+        levels[i] -= bias;
+        i += 1;
+    }
+    levels
 }
 
-/// [`nibbles`] with a fifth bit each.
+/// What the low halves of 16 bytes stand for, and then the high ones, each with its bit of `high`.
 #[inline(always)]
-fn five_bits<L: ByteLanes>(lanes: L, bytes: &[u8; 16], high: [u8; 4]) -> [L::Bytes; 2] {
-    let [low, upper] = nibbles(lanes, bytes);
-    let [a, b, c, d] = high;
-    let (first, second) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
-    [
-        lanes.joined(low, lanes.spread(first), 4),
-        lanes.joined(upper, lanes.spread(second), 4),
-    ]
-}
-
-/// Each number less `bias`.
-#[inline(always)]
-pub(super) fn less<L: ByteLanes>(lanes: L, q: [L::Bytes; 2], bias: i8) -> [L::Bytes; 2] {
-    [lanes.less(q[0], bias), lanes.less(q[1], bias)]
-}
-
-/// What 4 bits stand for in IQ4_NL and IQ4_XS.
-#[inline(always)]
-pub(super) fn steps<L: ByteLanes>(lanes: L, q: [L::Bytes; 2]) -> [L::Bytes; 2] {
-    [lanes.look_up(&IQ4, q[0]), lanes.look_up(&IQ4, q[1])]
+pub(super) fn nibbles<L: ByteLanes>(
+    levels: [i8; 16],
+    bytes: &[u8; 16],
+    high: Option<[u8; 4]>,
+) -> Quants<'_, L> {
+    let fifth = high.map(|[a, b, c, d]| [[a, b], [c, d]].map(u16::from_le_bytes));
+    Quants::Codes(Codes {
+        levels,
+        bytes: [bytes; 2],
+        shifts: [0, 4],
+        fifth,
+    })
 }

@@ -17,22 +17,78 @@ pub(crate) use superblocks::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
 
 use super::{Element, Storage};
 
-/// The scales, or the offsets, of 32 numbers: of the first 16 and of the others.
-pub(crate) type Factors = [f32; 2];
-
 /// A block as it is stored; its layout is ggml's. A number is scale · q + offset.
 pub(crate) trait Block: bytemuck::Pod {
     /// How many numbers it has.
     const NUMBERS: usize;
-    /// [`Factors`] for each 32 numbers, as an array.
-    type Factors: AsRef<[Factors]> + Copy + Default;
+    /// The scales, or the offsets, of all numbers: an array with one for each 32, or for each 16.
+    type Factors: AsRef<[f32]> + Copy + Default;
+    /// How many [`Factors`](Self::Factors) has for each 32 numbers.
+    const FACTORS: usize;
+    /// Whether the type has offsets.
+    const OFFSETS: bool;
 
     /// The scales.
     fn scales(&self, lanes: impl ByteLanes) -> Self::Factors;
     /// The offsets, −0 where the type has none: what adds nothing, not even to a zero's sign.
     fn offsets(&self, lanes: impl ByteLanes) -> Self::Factors;
-    /// The integers of the `i`th 32 numbers, signed bytes.
-    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2];
+    /// The integers of the `i`th 32 numbers.
+    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> Quants<'_, L>;
+}
+
+/// The integers q of 32 numbers, in halves.
+pub(crate) enum Quants<'a, L: ByteLanes> {
+    /// As signed bytes.
+    Bytes([L::Bytes; 2]),
+    /// As codes, of which all 32 have the same scale and offset.
+    Codes(Codes<'a>),
+}
+
+/// Integers that four bits stand for, or four bits and a fifth one.
+pub(crate) struct Codes<'a> {
+    /// What each four bits stand for.
+    pub(crate) levels: [i8; 16],
+    /// The bytes that have the four bits of each half.
+    pub(crate) bytes: [&'a [u8; 16]; 2],
+    /// The lowest of them.
+    pub(crate) shifts: [usize; 2],
+    /// Where the type has a fifth bit: the numbers that are 16 more.
+    pub(crate) fifth: Option<[u16; 2]>,
+}
+
+impl<L: ByteLanes> Quants<'_, L> {
+    /// Whether they are codes, which have one scale and one offset.
+    #[inline(always)]
+    pub(crate) fn are_codes(&self) -> bool {
+        matches!(self, Self::Codes(_))
+    }
+
+    /// Whether they are codes with a fifth bit.
+    #[inline(always)]
+    pub(crate) fn have_fifth(&self) -> bool {
+        matches!(self, Self::Codes(Codes { fifth: Some(_), .. }))
+    }
+
+    /// As signed bytes.
+    #[inline(always)]
+    pub(crate) fn bytes(self, lanes: L) -> [L::Bytes; 2] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Codes(codes) => [codes.half(lanes, 0), codes.half(lanes, 1)],
+        }
+    }
+}
+
+impl Codes<'_> {
+    /// Sixteen of the integers.
+    #[inline(always)]
+    fn half<L: ByteLanes>(&self, lanes: L, half: usize) -> L::Bytes {
+        let bytes = lanes.load_bytes(self.bytes[half]);
+        let codes = lanes.field(bytes, self.shifts[half], 15);
+        let quants = lanes.look_up(&self.levels, codes);
+        self.fifth
+            .map_or(quants, |fifth| lanes.plus(quants, fifth[half], 16))
+    }
 }
 
 /// Calls `$function::<$type, the type of a block>`, or has `$plain` for a type that is not quantised.
@@ -91,12 +147,13 @@ fn decode_blocks<E: Element, B: Block>(lanes: impl ByteLanes, bytes: &[u8], out:
     );
     for (block, out) in blocks.iter().zip(out.chunks_exact_mut(per_block)) {
         let (scales, offsets) = (block.scales(lanes), block.offsets(lanes));
-        let factors = scales.as_ref().iter().zip(offsets.as_ref());
-        for (i, ((scales, offsets), out)) in factors.zip(out).enumerate() {
-            let quants = block.quants(lanes, i);
+        for (i, out) in out.iter_mut().enumerate() {
+            let quants = block.quants(lanes, i).bytes(lanes);
             let (groups, _) = out.as_chunks_mut::<16>();
             for (g, out) in groups.iter_mut().enumerate() {
-                let [scale, offset] = [scales[g], offsets[g]].map(E::Acc::from_f32);
+                let factor = (2 * i + g) * B::FACTORS / 2;
+                let factors = [scales.as_ref()[factor], offsets.as_ref()[factor]];
+                let [scale, offset] = factors.map(E::Acc::from_f32);
                 for (out, q) in out.iter_mut().zip(lanes.store_signed(quants[g])) {
                     *out = E::round(scale * E::Acc::from_f32(q.into()) + offset);
                 }

@@ -2,8 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::legacy::{less, nibbles, steps};
-use super::{Block, ByteLanes, Factors};
+use super::legacy::{CODES, IQ4, nibbles};
+use super::{Block, ByteLanes, Codes, Quants};
 
 /// 2 bits: d s q − dmin m; a byte of `scales` has s and above it m, of 16 numbers.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -68,30 +68,34 @@ pub(crate) struct Iq4Xs {
 
 impl Block for Q2K {
     const NUMBERS: usize = 256;
-    type Factors = [Factors; 8];
+    type Factors = [f32; 16];
+    const FACTORS: usize = 2;
+    const OFFSETS: bool = true;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 8] {
+    fn scales(&self, lanes: impl ByteLanes) -> [f32; 16] {
         let s = self.scales.map(|b| b & 15);
-        in_pairs(times(lanes.widen_f16(self.d), s.map(|s| s as i8)))
+        times(lanes.widen_f16(self.d), s.map(|s| s as i8))
     }
     #[inline(always)]
-    fn offsets(&self, lanes: impl ByteLanes) -> [Factors; 8] {
+    fn offsets(&self, lanes: impl ByteLanes) -> [f32; 16] {
         let m = self.scales.map(|b| b >> 4);
-        in_pairs(times(-lanes.widen_f16(self.dmin), m.map(|m| m as i8)))
+        times(-lanes.widen_f16(self.dmin), m.map(|m| m as i8))
     }
     #[inline(always)]
-    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2] {
-        bits(lanes, thirty_two(&self.q, i / 4), 2 * (i % 4), 3)
+    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> Quants<'_, L> {
+        Quants::Bytes(bits(lanes, thirty_two(&self.q, i / 4), 2 * (i % 4), 3))
     }
 }
 
 impl Block for Q3K {
     const NUMBERS: usize = 256;
-    type Factors = [Factors; 8];
+    type Factors = [f32; 16];
+    const FACTORS: usize = 2;
+    const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 8] {
+    fn scales(&self, lanes: impl ByteLanes) -> [f32; 16] {
         let [a, b, high] = words(&self.scales);
         // Four scales: their low bits, and the `i`th pair of bits of the last word's bytes above them.
         let four = |low: u32, i: u32| {
@@ -99,80 +103,78 @@ impl Block for Q3K {
             scales.to_le_bytes().map(|s| s as i8 - 32)
         };
         let s = bytemuck::cast([four(a, 0), four(b, 1), four(a >> 4, 2), four(b >> 4, 3)]);
-        in_pairs(times(lanes.widen_f16(self.d), s))
+        times(lanes.widen_f16(self.d), s)
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [Factors; 8] {
-        [[-0.0; 2]; 8]
+    fn offsets(&self, _: impl ByteLanes) -> [f32; 16] {
+        [-0.0; 16]
     }
     #[inline(always)]
-    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2] {
+    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> Quants<'_, L> {
         let low = bits(lanes, thirty_two(&self.q, i / 4), 2 * (i % 4), 3);
-        less(
-            lanes,
-            joined(lanes, low, bits(lanes, &self.high, i, 1), 2),
-            4,
-        )
+        let q = joined(lanes, low, bits(lanes, &self.high, i, 1), 2);
+        Quants::Bytes(less(lanes, q, 4))
     }
 }
 
 impl Block for Q4K {
     const NUMBERS: usize = 256;
-    type Factors = [Factors; 8];
+    type Factors = [f32; 8];
+    const FACTORS: usize = 1;
+    const OFFSETS: bool = true;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 8] {
-        twice(times(lanes.widen_f16(self.d), six_bits(&self.scales)[0]))
+    fn scales(&self, lanes: impl ByteLanes) -> [f32; 8] {
+        times(lanes.widen_f16(self.d), six_bits(&self.scales)[0])
     }
     #[inline(always)]
-    fn offsets(&self, lanes: impl ByteLanes) -> [Factors; 8] {
-        twice(times(
-            -lanes.widen_f16(self.dmin),
-            six_bits(&self.scales)[1],
-        ))
+    fn offsets(&self, lanes: impl ByteLanes) -> [f32; 8] {
+        times(-lanes.widen_f16(self.dmin), six_bits(&self.scales)[1])
     }
     #[inline(always)]
-    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2] {
-        bits(lanes, thirty_two(&self.q, i / 2), 4 * (i % 2), 15)
+    fn quants<L: ByteLanes>(&self, _: L, i: usize) -> Quants<'_, L> {
+        codes(&self.q, i, None)
     }
 }
 
 impl Block for Q5K {
     const NUMBERS: usize = 256;
-    type Factors = [Factors; 8];
+    type Factors = [f32; 8];
+    const FACTORS: usize = 1;
+    const OFFSETS: bool = true;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 8] {
-        twice(times(lanes.widen_f16(self.d), six_bits(&self.scales)[0]))
+    fn scales(&self, lanes: impl ByteLanes) -> [f32; 8] {
+        times(lanes.widen_f16(self.d), six_bits(&self.scales)[0])
     }
     #[inline(always)]
-    fn offsets(&self, lanes: impl ByteLanes) -> [Factors; 8] {
-        twice(times(
-            -lanes.widen_f16(self.dmin),
-            six_bits(&self.scales)[1],
-        ))
+    fn offsets(&self, lanes: impl ByteLanes) -> [f32; 8] {
+        times(-lanes.widen_f16(self.dmin), six_bits(&self.scales)[1])
     }
     #[inline(always)]
-    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2] {
-        let low = bits(lanes, thirty_two(&self.q, i / 2), 4 * (i % 2), 15);
-        joined(lanes, low, bits(lanes, &self.high, i, 1), 4)
+    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> Quants<'_, L> {
+        let (high, _) = self.high.as_chunks();
+        let fifth = [0, 1].map(|half| lanes.column(lanes.load_bytes(&high[half]), i));
+        codes(&self.q, i, Some(fifth))
     }
 }
 
 impl Block for Q6K {
     const NUMBERS: usize = 256;
-    type Factors = [Factors; 8];
+    type Factors = [f32; 16];
+    const FACTORS: usize = 2;
+    const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 8] {
-        in_pairs(times(lanes.widen_f16(self.d), self.scales))
+    fn scales(&self, lanes: impl ByteLanes) -> [f32; 16] {
+        times(lanes.widen_f16(self.d), self.scales)
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [Factors; 8] {
-        [[-0.0; 2]; 8]
+    fn offsets(&self, _: impl ByteLanes) -> [f32; 16] {
+        [-0.0; 16]
     }
     #[inline(always)]
-    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2] {
+    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> Quants<'_, L> {
         // Of each half 64 bytes: the low nibbles of 32 and of 32 more, then the high ones.
         let low = bits(
             lanes,
@@ -181,32 +183,34 @@ impl Block for Q6K {
             15,
         );
         let high = bits(lanes, thirty_two(&self.high, i / 4), 2 * (i % 4), 3);
-        less(lanes, joined(lanes, low, high, 4), 32)
+        Quants::Bytes(less(lanes, joined(lanes, low, high, 4), 32))
     }
 }
 
 impl Block for Iq4Xs {
     const NUMBERS: usize = 256;
-    type Factors = [Factors; 8];
+    type Factors = [f32; 8];
+    const FACTORS: usize = 1;
+    const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [Factors; 8] {
+    fn scales(&self, lanes: impl ByteLanes) -> [f32; 8] {
         let mut s = [0; 8];
         for (i, s) in s.iter_mut().enumerate() {
             let low = self.scales_low[i / 2] >> (4 * (i % 2)) & 15;
             let high = self.scales_high[i / 4] >> (2 * (i % 4)) & 3;
             *s = (low | high << 4) as i8 - 32;
         }
-        twice(times(lanes.widen_f16(self.d), s))
+        times(lanes.widen_f16(self.d), s)
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [Factors; 8] {
-        [[-0.0; 2]; 8]
+    fn offsets(&self, _: impl ByteLanes) -> [f32; 8] {
+        [-0.0; 8]
     }
     #[inline(always)]
-    fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> [L::Bytes; 2] {
+    fn quants<L: ByteLanes>(&self, _: L, i: usize) -> Quants<'_, L> {
         let (bytes, _) = self.q.as_chunks();
-        steps(lanes, nibbles(lanes, &bytes[i]))
+        nibbles(IQ4, &bytes[i], None)
     }
 }
 
@@ -224,6 +228,24 @@ fn bits<L: ByteLanes>(lanes: L, bytes: &[u8; 32], shift: usize, mask: u8) -> [L:
         lanes.field(lanes.load_bytes(first), shift, mask),
         lanes.field(lanes.load_bytes(second), shift, mask),
     ]
+}
+
+/// The four bits of Q4_K and Q5_K: of 64 numbers the first 32 are low halves of bytes. `fifth` has their fifth bits.
+#[inline(always)]
+fn codes<L: ByteLanes>(bytes: &[u8; 128], i: usize, fifth: Option<[u16; 2]>) -> Quants<'_, L> {
+    let (halves, _) = thirty_two(bytes, i / 2).as_chunks();
+    Quants::Codes(Codes {
+        levels: CODES,
+        bytes: [&halves[0], &halves[1]],
+        shifts: [4 * (i % 2); 2],
+        fifth,
+    })
+}
+
+/// Each number less `bias`.
+#[inline(always)]
+fn less<L: ByteLanes>(lanes: L, q: [L::Bytes; 2], bias: i8) -> [L::Bytes; 2] {
+    [lanes.less(q[0], bias), lanes.less(q[1], bias)]
 }
 
 /// `low`, and `high` above its `shift` bits.
@@ -250,18 +272,6 @@ fn words(bytes: &[u8; 12]) -> [u32; 3] {
 #[inline(always)]
 fn times<const N: usize>(d: f32, integers: [i8; N]) -> [f32; N] {
     integers.map(|s| d * f32::from(s))
-}
-
-/// The factors of each 16 numbers, by 32.
-#[inline(always)]
-fn in_pairs(factors: [f32; 16]) -> [Factors; 8] {
-    bytemuck::cast(factors)
-}
-
-/// The factors of each 32 numbers.
-#[inline(always)]
-fn twice(factors: [f32; 8]) -> [Factors; 8] {
-    factors.map(|f| [f; 2])
 }
 
 /// s and m of Q4_K and Q5_K. Of the bytes, four have s and four m of the first half in their 6 low bits and, above them, two bits of

@@ -145,14 +145,19 @@ fn contraction_changes_nothing_and_half_precision_does() {
         for block in bytemuck::cast_slice::<u8, B>(&bytes) {
             let (scales, offsets) = (block.scales(Plain), block.offsets(Plain));
             let (scales, offsets) = (scales.as_ref(), offsets.as_ref());
-            for i in 0..scales.len() {
-                let quants = block.quants(Plain, i);
+            for i in 0..B::NUMBERS / 32 {
+                let quants = block.quants(Plain, i).bytes(Plain);
                 let quants = quants.map(|q| Plain.store_signed(q));
                 for (n, q) in quants.as_flattened().iter().enumerate() {
-                    let (scale, offset) = (scales[i][n / 16], offsets[i][n / 16]);
+                    let factor = (2 * i + n / 16) * B::FACTORS / 2;
+                    let (scale, offset) = (scales[factor], offsets[factor]);
                     let number = scale * f32::from(*q) + offset;
                     let contracted = scale.mul_add(f32::from(*q), offset);
                     assert_eq!(contracted.to_bits(), number.to_bits(), "{storage}");
+                    assert!(
+                        B::OFFSETS || offset.to_bits() == (-0f32).to_bits(),
+                        "{storage}"
+                    );
                     // As programs do that dequantise in f16.
                     narrower |= f16::from_f32(number).to_f32() != number;
                 }
