@@ -1,9 +1,9 @@
 //! Memory for numbers, on cache lines of their own and used again.
 //!
 //! A pass needs a few sizes again and again, layer after layer. Memory fresh from the system costs a page fault every 4 KB,
-//! a fifth of a prefill when measured, so each thread keeps the buffers it freed last.
+//! a fifth of a prefill when measured, so the buffers that were freed last are kept.
 
-use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
 
@@ -15,13 +15,36 @@ struct Line([u64; 8]);
 /// Fewer cache lines than this (4 KB) are not worth keeping.
 const MIN_KEPT_LINES: usize = 64;
 
-/// The most cache lines (128 MB) that a thread keeps: a step of a batch of 64 sequences has 67 MB of logits in f32, for a vocabulary of
+/// The most cache lines (128 MB) that are kept: a step of a batch of 64 sequences has 67 MB of logits in f32, for a vocabulary of
 /// 262 144, and the MLP of Gemma 3's vision tower has 71 MB of f32 between its maps.
 const MAX_KEPT_LINES: usize = 1 << 21;
 
-thread_local! {
-    /// The buffers this thread may use again, the longest unused first.
-    static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+/// Those of all threads, because one often frees what another one asked for, and each would keep what the others need.
+static SPARE: Mutex<Spare> = Mutex::new(Spare(Vec::new()));
+
+/// Buffers that may be used again, the longest unused first.
+struct Spare(Vec<Vec<Line>>);
+
+impl Spare {
+    /// The smallest buffer that has `needed` lines and not more than twice as many.
+    fn take(&mut self, needed: usize) -> Option<Vec<Line>> {
+        let fitting = self.0.iter().enumerate().rev();
+        let fitting = fitting.filter(|(_, lines)| (needed..=2 * needed).contains(&lines.len()));
+        let (best, _) = fitting.min_by_key(|(_, lines)| lines.len())?;
+        Some(self.0.remove(best))
+    }
+
+    /// Keeps a buffer, instead of those that were unused for the longest time where there are too many.
+    fn keep(&mut self, lines: Vec<Line>) {
+        self.0.push(lines);
+        while self.lines() > MAX_KEPT_LINES {
+            self.0.remove(0);
+        }
+    }
+
+    fn lines(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
 }
 
 /// Memory for numbers of a type that its owner knows.
@@ -37,16 +60,12 @@ impl Buffer {
         let needed = (len * size_of::<E>()).div_ceil(size_of::<Line>());
         let step = (needed.next_power_of_two() / 8).max(1);
         let needed = needed.next_multiple_of(step);
-        let spare = SPARE.try_with(|spare| {
-            let mut spare = spare.borrow_mut();
-            let fitting = spare.iter().enumerate().rev();
-            let fitting = fitting.filter(|(_, lines)| (needed..=2 * needed).contains(&lines.len()));
-            let best = fitting.min_by_key(|(_, lines)| lines.len());
-            best.map(|(i, _)| i).map(|i| spare.remove(i))
-        });
-        let lines = spare.ok().flatten();
+        let spare = SPARE
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(needed);
         Self {
-            lines: lines.unwrap_or_else(|| vec![Line::zeroed(); needed]),
+            lines: spare.unwrap_or_else(|| vec![Line::zeroed(); needed]),
         }
     }
 
@@ -64,17 +83,12 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
-        if !(MIN_KEPT_LINES..=MAX_KEPT_LINES).contains(&lines.len()) {
-            return;
+        if (MIN_KEPT_LINES..=MAX_KEPT_LINES).contains(&lines.len()) {
+            SPARE
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .keep(lines);
         }
-        // A thread that ends has nothing left to keep it in.
-        let _ = SPARE.try_with(|spare| {
-            let mut spare = spare.borrow_mut();
-            spare.push(lines);
-            while spare.iter().map(Vec::len).sum::<usize>() > MAX_KEPT_LINES {
-                spare.remove(0);
-            }
-        });
     }
 }
 
@@ -82,37 +96,30 @@ impl Drop for Buffer {
 mod tests {
     use super::*;
 
-    fn kept() -> Vec<usize> {
-        SPARE.with(|spare| spare.borrow().iter().map(Vec::len).collect())
-    }
-
     #[test]
     fn memory_is_used_again() {
-        let buffer = Buffer::recycled::<f32>(5000);
-        let at = buffer.numbers::<f32>(1).as_ptr();
-        drop(buffer);
-        let (lines, again) = (kept(), Buffer::recycled::<u16>(9000));
-        assert_eq!(again.numbers::<u16>(1).as_ptr().cast(), at);
-        assert_eq!(lines.len(), 1);
-        assert!(kept().is_empty());
-        // Much less than what is there is not cut from it.
-        drop(again);
-        assert_ne!(Buffer::recycled::<f32>(1000).numbers::<f32>(1).as_ptr(), at);
+        let mut spare = Spare(Vec::new());
+        let lines = vec![Line::zeroed(); 500];
+        let at = lines.as_ptr();
+        spare.keep(lines);
+        // Much less than what is there is not cut from it, and there is nothing for more.
+        assert!(spare.take(249).is_none() && spare.take(501).is_none());
+        spare.keep(vec![Line::zeroed(); 600]);
+        let taken = spare.take(400).unwrap();
+        assert_eq!((taken.len(), taken.as_ptr()), (500, at));
+        assert_eq!(spare.take(400).unwrap().len(), 600);
+        assert!(spare.take(400).is_none());
     }
 
     #[test]
-    fn a_thread_keeps_no_more_than_the_most() {
-        for megabytes in 1..50 {
-            drop(Buffer::recycled::<u8>(megabytes << 20));
-            let all: Vec<_> = (0..3)
-                .map(|_| Buffer::recycled::<u8>(megabytes << 20))
-                .collect();
-            drop(all);
-            assert!(kept().iter().sum::<usize>() <= MAX_KEPT_LINES);
+    fn no_more_is_kept_than_the_most() {
+        let mut spare = Spare(Vec::new());
+        for megabytes in (1..50).flat_map(|megabytes| [megabytes; 3]) {
+            spare.keep(vec![Line::zeroed(); megabytes << 14]);
+            assert!(spare.lines() <= MAX_KEPT_LINES);
         }
-        drop(Buffer::recycled::<u8>(129 << 20));
-        assert!(kept().iter().all(|&lines| lines <= MAX_KEPT_LINES));
-        assert!(!kept().is_empty());
+        // The last ones, 49 and 49 MB.
+        assert_eq!(spare.lines(), 98 << 14);
     }
 
     #[test]

@@ -25,7 +25,7 @@ const FEW_DECODED_ROWS: usize = 4;
 /// From this many tokens on they may be packed.
 const PACKED_TOKENS: usize = 12;
 
-/// How far ahead weights are prefetched.
+/// How far ahead weights are prefetched, or a tile ahead if that is farther.
 const PREFETCH_BYTES: usize = 4096;
 
 /// Bytes of a cache line.
@@ -198,18 +198,21 @@ fn tile<S: Simd, B: Block, const R: usize, const T: usize>(
     for r in 0..R {
         rows[r] = &blocks[r * length..(r + 1) * length];
     }
+    let tile_bytes = size_of_val(blocks);
+    let ahead = blocks.as_ptr().cast::<u8>();
     let mut tile = Tile {
         simd,
         sums: [[<S as Lanes<f32, f32, 16>>::zero(simd); R]; T],
-        ahead: blocks.as_ptr().wrapping_byte_add(PREFETCH_BYTES),
+        ahead: ahead.wrapping_byte_add(tile_bytes.max(PREFETCH_BYTES)),
+        far: tile_bytes > 3 * PREFETCH_BYTES,
         held,
     };
     if const { B::NUMBERS == 32 } {
         let whole = length / 4 * 4;
-        tile.add::<4, 4>(rows, x, 0..whole);
-        tile.add::<1, 1>(rows, x, whole..length);
+        tile.add::<B, 4, 4>(rows, x, 0..whole);
+        tile.add::<B, 1, 1>(rows, x, whole..length);
     } else {
-        tile.add::<1, 8>(rows, x, 0..length);
+        tile.add::<B, 1, 8>(rows, x, 0..length);
     }
     for (sums, out) in tile.sums.into_iter().zip(out) {
         <S as Lanes<f32, f32, 16>>::fold_rows(simd, sums, &mut out[row..]);
@@ -217,17 +220,20 @@ fn tile<S: Simd, B: Block, const R: usize, const T: usize>(
 }
 
 /// What is kept while the products of a tile are summed.
-struct Tile<'a, S: Simd, B, const R: usize, const T: usize> {
+struct Tile<'a, S: Simd, const R: usize, const T: usize> {
     simd: S,
     sums: [[<S as Lanes<f32, f32, 16>>::Sums; R]; T],
-    ahead: *const B,
+    /// What to prefetch next.
+    ahead: *const u8,
+    /// Whether a tile that lies ahead would fill too much of the first cache.
+    far: bool,
     held: &'a mut Held,
 }
 
-impl<S: Simd, B: Block, const R: usize, const T: usize> Tile<'_, S, B, R, T> {
+impl<S: Simd, const R: usize, const T: usize> Tile<'_, S, R, T> {
     /// Adds the products of some blocks of each row, `N` at once, which have 32 numbers `U` times.
     #[inline(always)]
-    fn add<const N: usize, const U: usize>(
+    fn add<B: Block, const N: usize, const U: usize>(
         &mut self,
         rows: [&[B]; R],
         x: [&[[[f32; 16]; 2]]; T],
@@ -258,7 +264,7 @@ impl<S: Simd, B: Block, const R: usize, const T: usize> Tile<'_, S, B, R, T> {
 
     /// Adds the products of `N` blocks of each row.
     #[inline(always)]
-    fn add_stretch<const N: usize, const U: usize>(
+    fn add_stretch<B: Block, const N: usize, const U: usize>(
         &mut self,
         rows: [&[B; N]; R],
         x: [&[[[f32; 16]; 2]; U]; T],
@@ -267,6 +273,7 @@ impl<S: Simd, B: Block, const R: usize, const T: usize> Tile<'_, S, B, R, T> {
         for b in 0..N {
             self.held.hold(simd, rows, b);
         }
+        self.prefetch(R * size_of::<[B; N]>());
         // Factors come from memory, or the compiler would spread each in a register, which takes longer.
         black_box(&mut *self.held);
         // Two by two, since Q4_K and Q5_K have both in the same bytes.
@@ -278,9 +285,25 @@ impl<S: Simd, B: Block, const R: usize, const T: usize> Tile<'_, S, B, R, T> {
         }
     }
 
+    /// Prefetches the next bytes: memory is read fastest in order, and the rows lie one after the other.
+    #[inline(always)]
+    fn prefetch(&mut self, bytes: usize) {
+        // Not known to the compiler, which would make two loops for it.
+        let far = black_box(self.far);
+        for line in (0..bytes).step_by(CACHE_LINE) {
+            let line = self.ahead.wrapping_byte_add(line);
+            if far {
+                self.simd.prefetch_far(line);
+            } else {
+                self.simd.prefetch(line);
+            }
+        }
+        self.ahead = self.ahead.wrapping_byte_add(bytes);
+    }
+
     /// Adds the products of 32 numbers of each row.
     #[inline(always)]
-    fn add_unit<const N: usize, const U: usize>(
+    fn add_unit<B: Block, const N: usize, const U: usize>(
         &mut self,
         rows: [&[B; N]; R],
         x: [&[[[f32; 16]; 2]; U]; T],
@@ -288,13 +311,6 @@ impl<S: Simd, B: Block, const R: usize, const T: usize> Tile<'_, S, B, R, T> {
     ) {
         let (simd, in_block) = (self.simd, B::NUMBERS / 32);
         let (b, i) = (unit / in_block, unit % in_block);
-        if i == 0 {
-            // The rows lie one after the other, and memory is read fastest in order.
-            for line in (0..R * size_of::<B>()).step_by(CACHE_LINE) {
-                simd.prefetch(self.ahead.wrapping_byte_add(line));
-            }
-            self.ahead = self.ahead.wrapping_add(R);
-        }
         for r in 0..R {
             for part in 0..<S as Lanes<f32, f32, 16>>::PARTS {
                 let quants = rows[r][b].quants(simd, i);

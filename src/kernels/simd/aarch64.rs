@@ -81,28 +81,40 @@ lanes!(
 );
 // One rounding is as good as two here: the product is exact.
 dequantise!(
-    Neon, uint8x16_t,
-    load: |bytes: *const u8| vld1q_u8(bytes),
-    field: |bytes, shift: i32, mask: u8| {
-        vandq_u8(vshlq_u8(bytes, vdupq_n_s8(-shift as i8)), vdupq_n_u8(mask))
+    Neon, [uint8x16_t; 2],
+    load: |bytes: *const u8| [vld1q_u8(bytes), vld1q_u8(bytes.add(16))],
+    load_sixteen: |bytes: *const u8| vld1q_u8(bytes),
+    halves: |first, second, shifts: [i32; 2]| {
+        [vshlq_u8(first, vdupq_n_s8(-shifts[0] as i8)), vshlq_u8(second, vdupq_n_s8(-shifts[1] as i8))]
     },
-    joined: |low, high, shift: i32| vorrq_u8(low, vshlq_u8(high, vdupq_n_s8(shift as i8))),
-    less: |bytes, bias: i8| vsubq_u8(bytes, vdupq_n_u8(bias as u8)),
-    plus: |bytes, bits: u16, more: i8| {
-        let [low, high] = bits.to_le_bytes();
-        let both = vcombine_u8(vdup_n_u8(low), vdup_n_u8(high));
+    field: |bytes: [uint8x16_t; 2], shift: i32, mask: u8| {
+        bytes.map(|bytes| vandq_u8(vshlq_u8(bytes, vdupq_n_s8(-shift as i8)), vdupq_n_u8(mask)))
+    },
+    joined: |low: [uint8x16_t; 2], high: [uint8x16_t; 2], shift: i32| {
+        let high = high.map(|high| vshlq_u8(high, vdupq_n_s8(shift as i8)));
+        [vorrq_u8(low[0], high[0]), vorrq_u8(low[1], high[1])]
+    },
+    less: |bytes: [uint8x16_t; 2], bias: i8| bytes.map(|bytes| vsubq_u8(bytes, vdupq_n_u8(bias as u8))),
+    plus: |bytes: [uint8x16_t; 2], bits: u32, more: i8| {
+        let [a, b, c, d] = bits.to_le_bytes();
         let bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
-        vaddq_u8(bytes, vandq_u8(vtstq_u8(both, bit), vdupq_n_u8(more as u8)))
+        let more = [[a, b], [c, d]].map(|[low, high]| {
+            let set = vtstq_u8(vcombine_u8(vdup_n_u8(low), vdup_n_u8(high)), bit);
+            vandq_u8(set, vdupq_n_u8(more as u8))
+        });
+        [vaddq_u8(bytes[0], more[0]), vaddq_u8(bytes[1], more[1])]
     },
-    column: |bytes, bit: usize| {
-        let set = vtstq_u8(bytes, vdupq_n_u8(1 << bit));
-        let weighed = vandq_u8(set, vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201)));
-        let (low, high) = (vaddv_u8(vget_low_u8(weighed)), vaddv_u8(vget_high_u8(weighed)));
-        u16::from_le_bytes([low, high])
+    column: |bytes: [uint8x16_t; 2], bit: usize| {
+        let weights = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
+        let [first, second] = bytes.map(|bytes| {
+            let weighed = vandq_u8(vtstq_u8(bytes, vdupq_n_u8(1 << bit)), weights);
+            [vaddv_u8(vget_low_u8(weighed)), vaddv_u8(vget_high_u8(weighed))]
+        });
+        u32::from_le_bytes([first[0], first[1], second[0], second[1]])
     },
-    look_up: |table, indices| vqtbl1q_u8(table, indices),
-    dequantise: |quants, scale, offset, part| {
-        let quants = vreinterpretq_s8_u8(quants);
+    look_up: |table, indices: [uint8x16_t; 2]| indices.map(|indices| vqtbl1q_u8(table, indices)),
+    dequantise: |quants: [uint8x16_t; 2], half: usize, part, scale, offset| {
+        let quants = vreinterpretq_s8_u8(quants[half]);
         let eight = if part < 2 { vget_low_s8(quants) } else { vget_high_s8(quants) };
         let eight = vmovl_s8(eight);
         let four = if part % 2 == 0 { vget_low_s16(eight) } else { vget_high_s16(eight) };

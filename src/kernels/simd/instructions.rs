@@ -278,11 +278,12 @@ unsafe fn add_rows_of_parts<
     }
 }
 
-/// [`Dequantise`](super::lanes::Dequantise) for one instruction set. `load_bytes` is a closure from where sixteen bytes begin, the
-/// others are closures over such bytes, and `dequantise` one over them and a part as well.
+/// [`Dequantise`](super::lanes::Dequantise) for one instruction set. `load` and `load_sixteen` are closures from
+/// where bytes begin, `halves` is one over two times sixteen of them and their shifts; the others are closures over 32 bytes.
 macro_rules! dequantise {
-    ($name:ty, $bytes:ty, $(widen_f16: $widen_f16:expr,)? load: $load:expr, field: $field:expr, joined: $joined:expr, less: $less:expr,
-     plus: $plus:expr, column: $column:expr, look_up: $look_up:expr, dequantise: $dequantise:expr $(, from_table: $from_table:expr)? $(,)?) => {
+    ($name:ty, $bytes:ty, $(widen_f16: $widen_f16:expr,)? load: $load:expr, load_sixteen: $load_sixteen:expr, halves: $halves:expr,
+     field: $field:expr, joined: $joined:expr, less: $less:expr, plus: $plus:expr, column: $column:expr, look_up: $look_up:expr,
+     dequantise: $dequantise:expr $(, from_table: $from_table:expr)? $(,)?) => {
         impl $crate::tensor::quantised::ByteLanes for $name {
             type Bytes = $bytes;
 
@@ -294,19 +295,25 @@ macro_rules! dequantise {
                 }
             )?
             #[inline(always)]
-            fn load_bytes(self, bytes: &[u8; 16]) -> $bytes {
+            fn load_bytes(self, bytes: &[u8; 32]) -> $bytes {
                 // SAFETY: `self` proves the instructions; the load is an unaligned one and stays inside the array.
                 unsafe { $load(bytes.as_ptr()) }
             }
             #[inline(always)]
-            fn load_signed(self, bytes: &[i8; 16]) -> $bytes {
+            fn load_signed(self, bytes: &[i8; 32]) -> $bytes {
                 // SAFETY: as for `load_bytes`.
                 unsafe { $load(bytes.as_ptr().cast()) }
             }
             #[inline(always)]
-            fn store_signed(self, bytes: $bytes) -> [i8; 16] {
-                // SAFETY: both are 128 plain bits.
-                unsafe { std::mem::transmute::<$bytes, [i8; 16]>(bytes) }
+            fn load_halves(self, halves: [&[u8; 16]; 2], shifts: [usize; 2]) -> $bytes {
+                let [first, second] = halves;
+                // SAFETY: as for `load_bytes`.
+                unsafe { $halves($load_sixteen(first.as_ptr()), $load_sixteen(second.as_ptr()), shifts.map(|shift| shift as i32)) }
+            }
+            #[inline(always)]
+            fn store_signed(self, bytes: $bytes) -> [i8; 32] {
+                // SAFETY: both are 256 plain bits.
+                unsafe { std::mem::transmute::<$bytes, [i8; 32]>(bytes) }
             }
             #[inline(always)]
             fn field(self, bytes: $bytes, shift: usize, mask: u8) -> $bytes {
@@ -324,19 +331,19 @@ macro_rules! dequantise {
                 unsafe { $less(bytes, bias) }
             }
             #[inline(always)]
-            fn plus(self, bytes: $bytes, bits: u16, more: i8) -> $bytes {
+            fn plus(self, bytes: $bytes, bits: u32, more: i8) -> $bytes {
                 // SAFETY: as for `field`.
                 unsafe { $plus(bytes, bits, more) }
             }
             #[inline(always)]
-            fn column(self, bytes: $bytes, bit: usize) -> u16 {
+            fn column(self, bytes: $bytes, bit: usize) -> u32 {
                 // SAFETY: as for `field`.
                 unsafe { $column(bytes, bit) }
             }
             #[inline(always)]
             fn look_up(self, table: &[i8; 16], indices: $bytes) -> $bytes {
                 // SAFETY: as for `load_bytes`.
-                unsafe { $look_up($load(table.as_ptr().cast()), indices) }
+                unsafe { $look_up($load_sixteen(table.as_ptr().cast()), indices) }
             }
         }
 
@@ -345,12 +352,13 @@ macro_rules! dequantise {
             fn dequantise(
                 self,
                 quants: $bytes,
+                half: usize,
+                part: usize,
                 scale: f32,
                 offset: f32,
-                part: usize,
             ) -> <Self as $crate::kernels::simd::lanes::Lanes<f32, f32, 16>>::Operand {
                 // SAFETY: as for `field`.
-                unsafe { $dequantise(quants, scale, offset, part) }
+                unsafe { $dequantise(quants, half, part, scale, offset) }
             }
             $(
                 #[inline(always)]

@@ -226,9 +226,15 @@ pub(in crate::kernels) trait Simd:
 pub(in crate::kernels) trait Dequantise:
     Lanes<f32, f32, 16> + ByteLanes
 {
-    /// scale · q + offset for a part of a block.
-    fn dequantise(self, quants: Self::Bytes, scale: f32, offset: f32, part: usize)
-    -> Self::Operand;
+    /// scale · q + offset for a part of one half.
+    fn dequantise(
+        self,
+        quants: Self::Bytes,
+        half: usize,
+        part: usize,
+        scale: f32,
+        offset: f32,
+    ) -> Self::Operand;
 
     /// A part of each half of 32 numbers.
     #[inline(always)]
@@ -249,11 +255,11 @@ pub(in crate::kernels) trait Dequantise:
         part: usize,
         factors: &HeldFactors,
     ) -> [Self::Operand; 2] {
-        let ([first, second], scales) = (quants.bytes(self), factors.scales);
+        let (quants, scales) = (quants.bytes(self), factors.scales);
         let offsets = factors.offsets.unwrap_or([-0.0; 2]);
         [
-            self.dequantise(first, scales[0], offsets[0], part),
-            self.dequantise(second, scales[1], offsets[1], part),
+            self.dequantise(quants, 0, part, scales[0], offsets[0]),
+            self.dequantise(quants, 1, part, scales[1], offsets[1]),
         ]
     }
 }

@@ -110,50 +110,61 @@ plain!(
 );
 
 impl ByteLanes for Scalar {
-    type Bytes = [u8; 16];
+    type Bytes = [u8; 32];
 
     #[inline(always)]
-    fn load_bytes(self, bytes: &[u8; 16]) -> [u8; 16] {
+    fn load_bytes(self, bytes: &[u8; 32]) -> [u8; 32] {
         Plain.load_bytes(bytes)
     }
     #[inline(always)]
-    fn load_signed(self, bytes: &[i8; 16]) -> [u8; 16] {
+    fn load_signed(self, bytes: &[i8; 32]) -> [u8; 32] {
         Plain.load_signed(bytes)
     }
     #[inline(always)]
-    fn store_signed(self, bytes: [u8; 16]) -> [i8; 16] {
+    fn load_halves(self, halves: [&[u8; 16]; 2], shifts: [usize; 2]) -> [u8; 32] {
+        Plain.load_halves(halves, shifts)
+    }
+    #[inline(always)]
+    fn store_signed(self, bytes: [u8; 32]) -> [i8; 32] {
         Plain.store_signed(bytes)
     }
     #[inline(always)]
-    fn field(self, bytes: [u8; 16], shift: usize, mask: u8) -> [u8; 16] {
+    fn field(self, bytes: [u8; 32], shift: usize, mask: u8) -> [u8; 32] {
         Plain.field(bytes, shift, mask)
     }
     #[inline(always)]
-    fn joined(self, low: [u8; 16], high: [u8; 16], shift: usize) -> [u8; 16] {
+    fn joined(self, low: [u8; 32], high: [u8; 32], shift: usize) -> [u8; 32] {
         Plain.joined(low, high, shift)
     }
     #[inline(always)]
-    fn less(self, bytes: [u8; 16], bias: i8) -> [u8; 16] {
+    fn less(self, bytes: [u8; 32], bias: i8) -> [u8; 32] {
         Plain.less(bytes, bias)
     }
     #[inline(always)]
-    fn plus(self, bytes: [u8; 16], bits: u16, more: i8) -> [u8; 16] {
+    fn plus(self, bytes: [u8; 32], bits: u32, more: i8) -> [u8; 32] {
         Plain.plus(bytes, bits, more)
     }
     #[inline(always)]
-    fn column(self, bytes: [u8; 16], bit: usize) -> u16 {
+    fn column(self, bytes: [u8; 32], bit: usize) -> u32 {
         Plain.column(bytes, bit)
     }
     #[inline(always)]
-    fn look_up(self, table: &[i8; 16], indices: [u8; 16]) -> [u8; 16] {
+    fn look_up(self, table: &[i8; 16], indices: [u8; 32]) -> [u8; 32] {
         Plain.look_up(table, indices)
     }
 }
 
 impl Dequantise for Scalar {
     #[inline(always)]
-    fn dequantise(self, quants: [u8; 16], scale: f32, offset: f32, _part: usize) -> [f32; 16] {
-        quants.map(|q| scale * f32::from(q as i8) + offset)
+    fn dequantise(
+        self,
+        quants: [u8; 32],
+        half: usize,
+        _part: usize,
+        scale: f32,
+        offset: f32,
+    ) -> [f32; 16] {
+        std::array::from_fn(|i| scale * f32::from(quants[16 * half + i] as i8) + offset)
     }
 }
 

@@ -79,26 +79,31 @@ lanes!(
 
 // One rounding is as good as two here: the product is exact.
 dequantise!(
-    Avx2, __m128i,
+    Avx2, __m256i,
     widen_f16: |bytes| _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(bytes).into()))),
-    load: |bytes: *const u8| _mm_loadu_si128(bytes.cast()),
+    load: |bytes: *const u8| _mm256_loadu_si256(bytes.cast()),
+    load_sixteen: |bytes: *const u8| _mm_loadu_si128(bytes.cast()),
+    halves: shifted_halves,
     field: field_of_bytes,
     joined: joined_bytes,
-    less: |bytes, bias| _mm_sub_epi8(bytes, _mm_set1_epi8(bias)),
-    plus: |bytes, bits: u16, more| {
+    less: |bytes, bias| _mm256_sub_epi8(bytes, _mm256_set1_epi8(bias)),
+    plus: |bytes, bits: u32, more| {
         // Each byte of bits for eight bytes, of which each looks at one.
-        let both = _mm_shuffle_epi8(_mm_cvtsi32_si128(bits.into()), _mm_set_epi64x(0x0101_0101_0101_0101, 0));
-        let bit = _mm_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-        let set = _mm_cmpeq_epi8(_mm_and_si128(both, bit), bit);
-        _mm_add_epi8(bytes, _mm_and_si128(set, _mm_set1_epi8(more)))
+        let (first, second) = (0x0101_0101_0101_0101, 0x0303_0303_0303_0303);
+        let eight = _mm256_setr_epi64x(0, first, 2 * first, second);
+        let spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits as i32), eight);
+        let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+        let set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit), bit);
+        _mm256_add_epi8(bytes, _mm256_and_si256(set, _mm256_set1_epi8(more)))
     },
     column: |bytes, bit| {
         // The bit becomes its byte's highest.
-        _mm_movemask_epi8(_mm_sll_epi16(bytes, _mm_cvtsi32_si128(7 - bit as i32))) as u16
+        _mm256_movemask_epi8(_mm256_sll_epi16(bytes, _mm_cvtsi32_si128(7 - bit as i32))) as u32
     },
-    look_up: |table, indices| _mm_shuffle_epi8(table, indices),
-    dequantise: |quants, scale, offset, part| {
-        let eight = if part == 0 { quants } else { _mm_unpackhi_epi64(quants, quants) };
+    look_up: |table, indices| _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), indices),
+    dequantise: |quants, half, part, scale, offset| {
+        let sixteen = half_of_bytes(quants, half);
+        let eight = if part == 0 { sixteen } else { _mm_unpackhi_epi64(sixteen, sixteen) };
         let q = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight));
         _mm256_fmadd_ps(_mm256_set1_ps(scale), q, _mm256_set1_ps(offset))
     },
@@ -154,17 +159,19 @@ macro_rules! avx512_lanes {
             fold_square: fold_square_sixteen_f32,
         );
         dequantise!(
-            $name, __m128i,
-    widen_f16: |bytes| _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(bytes).into()))),
-            load: |bytes: *const u8| _mm_loadu_si128(bytes.cast()),
+            $name, __m256i,
+            widen_f16: |bytes| _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(bytes).into()))),
+            load: |bytes: *const u8| _mm256_loadu_si256(bytes.cast()),
+            load_sixteen: |bytes: *const u8| _mm_loadu_si128(bytes.cast()),
+            halves: shifted_halves,
             field: field_of_bytes,
             joined: joined_bytes,
-            less: |bytes, bias| _mm_sub_epi8(bytes, _mm_set1_epi8(bias)),
-            plus: |bytes, bits: u16, more| _mm_mask_add_epi8(bytes, bits, bytes, _mm_set1_epi8(more)),
-            column: |bytes, bit| _mm_test_epi8_mask(bytes, _mm_set1_epi8(1i8 << bit)),
-            look_up: |table, indices| _mm_shuffle_epi8(table, indices),
-            dequantise: |quants, scale, offset, _| {
-                let q = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(quants));
+            less: |bytes, bias| _mm256_sub_epi8(bytes, _mm256_set1_epi8(bias)),
+            plus: |bytes, bits: u32, more| _mm256_mask_add_epi8(bytes, bits, bytes, _mm256_set1_epi8(more)),
+            column: |bytes, bit| _mm256_test_epi8_mask(bytes, _mm256_set1_epi8(1i8 << bit)),
+            look_up: |table, indices| _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), indices),
+            dequantise: |quants, half, _, scale, offset| {
+                let q = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(half_of_bytes(quants, half)));
                 _mm512_fmadd_ps(_mm512_set1_ps(scale), q, _mm512_set1_ps(offset))
             },
             from_table: numbers_of_codes,
@@ -207,13 +214,32 @@ lanes!(
     fold_square: fold_square_sixteen_f32,
 );
 
+/// Two halves, whose bytes' bits from their shift on come to the lowest four.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn shifted_halves(first: __m128i, second: __m128i, shifts: [i32; 2]) -> __m256i {
+    let [low, high] = shifts.map(|shift| _mm_cvtsi32_si128(shift));
+    _mm256_set_m128i(_mm_srl_epi16(second, high), _mm_srl_epi16(first, low))
+}
+
+/// One half of 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn half_of_bytes(bytes: __m256i, half: usize) -> __m128i {
+    if half == 0 {
+        _mm256_castsi256_si128(bytes)
+    } else {
+        _mm256_extracti128_si256::<1>(bytes)
+    }
+}
+
 /// Of each byte the bits of `mask` from bit `shift` on.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn field_of_bytes(bytes: __m128i, shift: i32, mask: u8) -> __m128i {
+fn field_of_bytes(bytes: __m256i, shift: i32, mask: u8) -> __m256i {
     // What comes from the byte above is not in the mask.
-    let shifted = _mm_srl_epi16(bytes, _mm_cvtsi32_si128(shift));
-    _mm_and_si128(shifted, _mm_set1_epi8(mask as i8))
+    let shifted = _mm256_srl_epi16(bytes, _mm_cvtsi32_si128(shift));
+    _mm256_and_si256(shifted, _mm256_set1_epi8(mask as i8))
 }
 
 /// Two times sixteen numbers, each looked up where its code says: sums for all codes take less time than sums for all numbers.
@@ -251,6 +277,7 @@ fn numbers_of_codes(codes: Codes<'_>, factors: &HeldFactors) -> [__m512; 2] {
     };
     let table = _mm512_mul_ps(levels, scale);
     let sixteen = factors.sixteen.map(|sixteen| _mm512_set1_ps(sixteen));
+    let fifth = [fifth as u16, (fifth >> 16) as u16];
     let numbers = indices.map(|indices| _mm512_permutexvar_ps(indices, table));
     let numbers = [
         _mm512_mask_add_ps(numbers[0], fifth[0], numbers[0], sixteen[0]),
@@ -265,8 +292,8 @@ fn numbers_of_codes(codes: Codes<'_>, factors: &HeldFactors) -> [__m512; 2] {
 /// `low` with the bits of `high` above its `shift` bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn joined_bytes(low: __m128i, high: __m128i, shift: i32) -> __m128i {
-    _mm_or_si128(low, _mm_sll_epi16(high, _mm_cvtsi32_si128(shift)))
+fn joined_bytes(low: __m256i, high: __m256i, shift: i32) -> __m256i {
+    _mm256_or_si256(low, _mm256_sll_epi16(high, _mm_cvtsi32_si128(shift)))
 }
 
 /// Sixteen pairs of numbers.

@@ -53,7 +53,7 @@ pub(crate) struct Q5_1 {
 #[repr(C)]
 pub(crate) struct Q8_0 {
     d: [u8; 2],
-    q: [[i8; 16]; 2],
+    q: [i8; 32],
 }
 
 /// d times what q stands for.
@@ -160,7 +160,7 @@ impl Block for Q8_0 {
     }
     #[inline(always)]
     fn quants<L: ByteLanes>(&self, lanes: L, _: usize) -> Quants<'_, L> {
-        Quants::Bytes([lanes.load_signed(&self.q[0]), lanes.load_signed(&self.q[1])])
+        Quants::Bytes(lanes.load_signed(&self.q))
     }
 }
 
@@ -202,11 +202,10 @@ pub(super) fn nibbles<L: ByteLanes>(
     bytes: &[u8; 16],
     high: Option<[u8; 4]>,
 ) -> Quants<'_, L> {
-    let fifth = high.map(|[a, b, c, d]| [[a, b], [c, d]].map(u16::from_le_bytes));
     Quants::Codes(Codes {
         levels,
         bytes: [bytes; 2],
         shifts: [0, 4],
-        fifth,
+        fifth: high.map(u32::from_le_bytes),
     })
 }

@@ -36,10 +36,10 @@ pub(crate) trait Block: bytemuck::Pod {
     fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> Quants<'_, L>;
 }
 
-/// The integers q of 32 numbers, in halves.
+/// The integers q of 32 numbers.
 pub(crate) enum Quants<'a, L: ByteLanes> {
     /// As signed bytes.
-    Bytes([L::Bytes; 2]),
+    Bytes(L::Bytes),
     /// As codes, of which all 32 have the same scale and offset.
     Codes(Codes<'a>),
 }
@@ -53,7 +53,7 @@ pub(crate) struct Codes<'a> {
     /// The lowest of them.
     pub(crate) shifts: [usize; 2],
     /// Where the type has a fifth bit: the numbers that are 16 more.
-    pub(crate) fifth: Option<[u16; 2]>,
+    pub(crate) fifth: Option<u32>,
 }
 
 impl<L: ByteLanes> Quants<'_, L> {
@@ -71,23 +71,24 @@ impl<L: ByteLanes> Quants<'_, L> {
 
     /// As signed bytes.
     #[inline(always)]
-    pub(crate) fn bytes(self, lanes: L) -> [L::Bytes; 2] {
+    pub(crate) fn bytes(self, lanes: L) -> L::Bytes {
         match self {
             Self::Bytes(bytes) => bytes,
-            Self::Codes(codes) => [codes.half(lanes, 0), codes.half(lanes, 1)],
+            Self::Codes(codes) => codes.bytes(lanes),
         }
     }
 }
 
 impl Codes<'_> {
-    /// Sixteen of the integers.
+    /// The integers.
     #[inline(always)]
-    fn half<L: ByteLanes>(&self, lanes: L, half: usize) -> L::Bytes {
-        let bytes = lanes.load_bytes(self.bytes[half]);
-        let codes = lanes.field(bytes, self.shifts[half], 15);
+    fn bytes<L: ByteLanes>(self, lanes: L) -> L::Bytes {
+        let codes = lanes.field(lanes.load_halves(self.bytes, self.shifts), 0, 15);
         let quants = lanes.look_up(&self.levels, codes);
-        self.fifth
-            .map_or(quants, |fifth| lanes.plus(quants, fifth[half], 16))
+        match self.fifth {
+            Some(fifth) => lanes.plus(quants, fifth, 16),
+            None => quants,
+        }
     }
 }
 
@@ -148,14 +149,14 @@ fn decode_blocks<E: Element, B: Block>(lanes: impl ByteLanes, bytes: &[u8], out:
     for (block, out) in blocks.iter().zip(out.chunks_exact_mut(per_block)) {
         let (scales, offsets) = (block.scales(lanes), block.offsets(lanes));
         for (i, out) in out.iter_mut().enumerate() {
-            let quants = block.quants(lanes, i).bytes(lanes);
+            let quants = lanes.store_signed(block.quants(lanes, i).bytes(lanes));
             let (groups, _) = out.as_chunks_mut::<16>();
             for (g, out) in groups.iter_mut().enumerate() {
                 let factor = (2 * i + g) * B::FACTORS / 2;
                 let factors = [scales.as_ref()[factor], offsets.as_ref()[factor]];
                 let [scale, offset] = factors.map(E::Acc::from_f32);
-                for (out, q) in out.iter_mut().zip(lanes.store_signed(quants[g])) {
-                    *out = E::round(scale * E::Acc::from_f32(q.into()) + offset);
+                for (out, q) in out.iter_mut().zip(&quants[16 * g..][..16]) {
+                    *out = E::round(scale * E::Acc::from_f32((*q).into()) + offset);
                 }
             }
         }

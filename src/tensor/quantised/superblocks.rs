@@ -112,8 +112,8 @@ impl Block for Q3K {
     #[inline(always)]
     fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> Quants<'_, L> {
         let low = bits(lanes, thirty_two(&self.q, i / 4), 2 * (i % 4), 3);
-        let q = joined(lanes, low, bits(lanes, &self.high, i, 1), 2);
-        Quants::Bytes(less(lanes, q, 4))
+        let q = lanes.joined(low, bits(lanes, &self.high, i, 1), 2);
+        Quants::Bytes(lanes.less(q, 4))
     }
 }
 
@@ -153,8 +153,7 @@ impl Block for Q5K {
     }
     #[inline(always)]
     fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> Quants<'_, L> {
-        let (high, _) = self.high.as_chunks();
-        let fifth = [0, 1].map(|half| lanes.column(lanes.load_bytes(&high[half]), i));
+        let fifth = lanes.column(lanes.load_bytes(&self.high), i);
         codes(&self.q, i, Some(fifth))
     }
 }
@@ -183,7 +182,7 @@ impl Block for Q6K {
             15,
         );
         let high = bits(lanes, thirty_two(&self.high, i / 4), 2 * (i % 4), 3);
-        Quants::Bytes(less(lanes, joined(lanes, low, high, 4), 32))
+        Quants::Bytes(lanes.less(lanes.joined(low, high, 4), 32))
     }
 }
 
@@ -222,17 +221,13 @@ fn thirty_two<const N: usize>(bytes: &[u8; N], i: usize) -> &[u8; 32] {
 
 /// Of each byte the bits of `mask` from bit `shift` on.
 #[inline(always)]
-fn bits<L: ByteLanes>(lanes: L, bytes: &[u8; 32], shift: usize, mask: u8) -> [L::Bytes; 2] {
-    let [first, second]: &[[u8; 16]; 2] = bytemuck::cast_ref(bytes);
-    [
-        lanes.field(lanes.load_bytes(first), shift, mask),
-        lanes.field(lanes.load_bytes(second), shift, mask),
-    ]
+fn bits<L: ByteLanes>(lanes: L, bytes: &[u8; 32], shift: usize, mask: u8) -> L::Bytes {
+    lanes.field(lanes.load_bytes(bytes), shift, mask)
 }
 
 /// The four bits of Q4_K and Q5_K: of 64 numbers the first 32 are low halves of bytes. `fifth` has their fifth bits.
 #[inline(always)]
-fn codes<L: ByteLanes>(bytes: &[u8; 128], i: usize, fifth: Option<[u16; 2]>) -> Quants<'_, L> {
+fn codes<L: ByteLanes>(bytes: &[u8; 128], i: usize, fifth: Option<u32>) -> Quants<'_, L> {
     let (halves, _) = thirty_two(bytes, i / 2).as_chunks();
     Quants::Codes(Codes {
         levels: CODES,
@@ -240,26 +235,6 @@ fn codes<L: ByteLanes>(bytes: &[u8; 128], i: usize, fifth: Option<[u16; 2]>) -> 
         shifts: [4 * (i % 2); 2],
         fifth,
     })
-}
-
-/// Each number less `bias`.
-#[inline(always)]
-fn less<L: ByteLanes>(lanes: L, q: [L::Bytes; 2], bias: i8) -> [L::Bytes; 2] {
-    [lanes.less(q[0], bias), lanes.less(q[1], bias)]
-}
-
-/// `low`, and `high` above its `shift` bits.
-#[inline(always)]
-fn joined<L: ByteLanes>(
-    lanes: L,
-    low: [L::Bytes; 2],
-    high: [L::Bytes; 2],
-    shift: usize,
-) -> [L::Bytes; 2] {
-    [
-        lanes.joined(low[0], high[0], shift),
-        lanes.joined(low[1], high[1], shift),
-    ]
 }
 
 /// Bytes in fours, the lowest first.

@@ -146,9 +146,8 @@ fn contraction_changes_nothing_and_half_precision_does() {
             let (scales, offsets) = (block.scales(Plain), block.offsets(Plain));
             let (scales, offsets) = (scales.as_ref(), offsets.as_ref());
             for i in 0..B::NUMBERS / 32 {
-                let quants = block.quants(Plain, i).bytes(Plain);
-                let quants = quants.map(|q| Plain.store_signed(q));
-                for (n, q) in quants.as_flattened().iter().enumerate() {
+                let quants = Plain.store_signed(block.quants(Plain, i).bytes(Plain));
+                for (n, q) in quants.iter().enumerate() {
                     let factor = (2 * i + n / 16) * B::FACTORS / 2;
                     let (scale, offset) = (scales[factor], offsets[factor]);
                     let number = scale * f32::from(*q) + offset;
