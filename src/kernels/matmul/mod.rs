@@ -2,7 +2,9 @@
 
 mod backend;
 mod by_type;
+mod few_tokens;
 mod gemm;
+mod held_factors;
 mod map;
 mod native;
 mod outer_products;
