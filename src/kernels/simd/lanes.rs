@@ -272,6 +272,10 @@ pub(in crate::kernels) struct HeldFactors {
     /// Their offsets, if the type has some.
     pub(in crate::kernels) offsets: Option<[f32; 2]>,
     /// 16 times the scale of numbers with a fifth bit.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only AVX-512 looks codes up in a table")
+    )]
     pub(in crate::kernels) sixteen: [f32; 2],
 }
 
