@@ -42,7 +42,8 @@ pub(super) fn joined_bytes(low: __m256i, high: __m256i, shift: i32) -> __m256i {
 
 /// Two times sixteen numbers, each looked up where its code says: sums for all codes take less time than sums for all numbers.
 ///
-/// With a fifth bit scale · q is exact both without and with the 16 scales more, so that the offset alone rounds.
+/// With a fifth bit scale · q is exact both without and with the 16 scales more, so that the offset alone rounds. A zero may
+/// have the other sign then, which is not seen in sums that begin with +0.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn numbers_of_codes(codes: Codes<'_>, factors: &HeldFactors) -> [__m512; 2] {
