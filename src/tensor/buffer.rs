@@ -3,7 +3,7 @@
 //! A pass needs a few sizes again and again, layer after layer. Memory fresh from the system costs a page fault every 4 KB,
 //! a fifth of a prefill when measured, so the buffers that were freed last are kept.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytemuck::{Pod, Zeroable};
 
@@ -21,6 +21,10 @@ const MAX_KEPT_LINES: usize = 1 << 21;
 
 /// Those of all threads, because one often frees what another one asked for, and each would keep what the others need.
 static SPARE: Mutex<Spare> = Mutex::new(Spare(Vec::new()));
+
+fn spare() -> MutexGuard<'static, Spare> {
+    SPARE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Buffers that may be used again, the longest unused first.
 struct Spare(Vec<Vec<Line>>);
@@ -60,10 +64,7 @@ impl Buffer {
         let needed = (len * size_of::<E>()).div_ceil(size_of::<Line>());
         let step = (needed.next_power_of_two() / 8).max(1);
         let needed = needed.next_multiple_of(step);
-        let spare = SPARE
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(needed);
+        let spare = spare().take(needed);
         Self {
             lines: spare.unwrap_or_else(|| vec![Line::zeroed(); needed]),
         }
@@ -84,10 +85,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
         if (MIN_KEPT_LINES..=MAX_KEPT_LINES).contains(&lines.len()) {
-            SPARE
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .keep(lines);
+            spare().keep(lines);
         }
     }
 }
@@ -120,6 +118,19 @@ mod tests {
         }
         // The last ones, 49 and 49 MB.
         assert_eq!(spare.lines(), 98 << 14);
+    }
+
+    #[test]
+    fn a_freed_buffer_is_kept_unless_it_is_too_large() {
+        // Fresh memory is zero. Tests that run beside may take the buffer first, so there are some attempts.
+        let again = |bytes: usize| {
+            let mut buffer = Buffer::recycled::<u8>(bytes);
+            buffer.numbers_mut::<u8>(1)[0] = 7;
+            drop(buffer);
+            Buffer::recycled::<u8>(bytes).numbers::<u8>(1)[0] == 7
+        };
+        assert!((0..20).any(|_| again(5 << 20)));
+        assert!(!again(129 << 20));
     }
 
     #[test]
