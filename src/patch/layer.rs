@@ -119,7 +119,7 @@ impl<'a, E: Element> LayerSolver<'a, E> {
         let (nearest, off): (Vec<_>, Vec<_>) = nearest.into_iter().unzip();
         self.say_more(run, before, &nearest)?;
         self.report.residual = norm(&off) / norm(&t).max(f64::MIN_POSITIVE);
-        self.report.says(&t, &before.target);
+        self.report.says(norm(&t), &before.target);
         Ok(before.patched_output(run, block, passes, &self.change))
     }
 

@@ -99,8 +99,9 @@ pub struct LayerReport {
     pub hidden_ulps: f64,
     /// How many entries of T are not T_C's, bit for bit.
     pub hidden_off: usize,
-    /// ‖T − v‖/‖T‖: how long the branch is beside the layer's output, of several tokens the most. 0 where a norm is behind
-    /// the branch, whose scale is fitted to T's own last place.
+    /// ‖T − v‖/‖T‖: how long the branch is beside the layer's output, of several tokens the most; where a change of several
+    /// tokens is added to W, what rounding leaves of the branch, in its units of roundoff, if that is more. 0 where a norm is
+    /// behind the branch, whose scale is fitted to T's own last place.
     #[serde(default, skip_serializing_if = "is_zero", deserialize_with = "or_nan")]
     pub branch: f64,
 }
@@ -130,11 +131,11 @@ impl LayerReport {
         }
     }
 
-    /// Records a branch without a norm that says `t` where the layer gives `target`.
-    pub(super) fn says(&mut self, t: &[f64], target: &[f64]) {
+    /// Records a branch without a norm that is as long as `length` where the layer gives `target`.
+    pub(super) fn says(&mut self, length: f64, target: &[f64]) {
         self.branch = self
             .branch
-            .max(norm(t) / norm(target).max(f64::MIN_POSITIVE));
+            .max(length / norm(target).max(f64::MIN_POSITIVE));
     }
 
     /// Records how large the patch is; of several experts the largest change counts.

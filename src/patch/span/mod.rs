@@ -15,6 +15,7 @@
 mod contextual;
 mod least_squares;
 pub mod reach;
+mod rounding;
 
 use rayon::prelude::*;
 
@@ -25,7 +26,7 @@ use super::branch::Branch;
 use super::solver::has_post_norm;
 use super::{
     ApplyMode, Case, LayerPatch, LayerReport, LowRank, Method, Patch, Precondition, SolverReport,
-    Split, TensorChange, overlay, wide,
+    Split, TensorChange, lemmas, overlay, wide,
 };
 use crate::checkpoint::form::Sum;
 use crate::model::generate::greedy;
@@ -249,7 +250,10 @@ impl<'a, E: Element> Solving<'a, E> {
                 continue;
             }
             report.condition = condition;
-            self.compare(&mut report, layer, &said, &branch, &out);
+            let backend = self.model.backend();
+            let rounded = rounding::replaced(&branch, &change, &patch, out.rows(), backend);
+            let lengths = &rounded[self.stay..];
+            self.compare(&mut report, layer, &said, lengths, &branch, &out);
             return Ok((out, patch, report));
         }
     }
@@ -391,12 +395,13 @@ impl<'a, E: Element> Solving<'a, E> {
         near(m, &exact, &t, square)
     }
 
-    /// Records how near the layer came to its targets.
+    /// Records how near the layer came to its targets; `rounded` is what rounding leaves of the branch of each token.
     fn compare(
         &self,
         report: &mut LayerReport,
         layer: usize,
         said: &[Said],
+        rounded: &[f64],
         branch: &Branch<'_, E>,
         out: &Matrix<E>,
     ) {
@@ -415,7 +420,7 @@ impl<'a, E: Element> Solving<'a, E> {
             }
             report.compare(E::DTYPE, &wide(out, self.stay + i), &target);
             if norm.is_none() {
-                report.says(&said.y, &target);
+                report.says(lemmas::norm(&said.y).max(rounded[i]), &target);
             }
             if report.case != Case::OutOfReach {
                 report.case = said.case;
