@@ -166,14 +166,14 @@ def make_engines(arguments, model, work):
     # A file that was just written may lie in large pages of the page cache, which are read faster when mapped; so all are.
     model = Path(shutil.copytree(model, Path(work) / "model"))
     python = arguments.llama_python
-    ours = ROOT / "target/release/examples/peer"
+    ours, level = ROOT / "target/release/examples/peer", arguments.level
     if arguments.gguf:
         quantised = Path(shutil.copy(arguments.gguf, Path(work) / "model.gguf"))
-        engines = [Engine("ours", "f32", (ours, quantised, "f32", "mapped")), Engine("ours", "bf16", (ours, model, "bf16", "mapped"))]
+        engines = [Engine("ours", "f32", (ours, quantised, "f32", "mapped", level)), Engine("ours", "bf16", (ours, model, "bf16", "mapped", level))]
         # Its products are of 8 bits, its cache of F16.
         return engines + [Engine("llama.cpp", "8 bits", (python, HERE / "worker_llama.py", quantised, "8 bits"), text=False)]
-    engines = [Engine("ours", dtype, (ours, model, dtype, "mapped")) for dtype in ("f32", "bf16")]
-    engines += [Engine("ours, read", dtype, (ours, model, dtype, "read")) for dtype in ("f32", "bf16")]
+    engines = [Engine("ours", dtype, (ours, model, dtype, "mapped", level)) for dtype in ("f32", "bf16")]
+    engines += [Engine("ours, read", dtype, (ours, model, dtype, "read", level)) for dtype in ("f32", "bf16")]
     for dtype in ("f32", "bf16"):
         if "llama.cpp" in arguments.engines:
             path = Path(work) / f"{dtype}.gguf"
@@ -428,6 +428,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5, help="of decoding and prefill")
     parser.add_argument("--starts", type=int, default=3, help="rounds of starting processes")
     parser.add_argument("--llama-python", default=sys.executable, help="the Python that has llama-cpp-python")
+    parser.add_argument("--level", default="best", help="instructions of ours, such as avx2; beside a llama.cpp that is built for those")
     parser.add_argument("--candle-rustflags", default="", help="such as '-C target-cpu=native'")
     parser.add_argument("--output", type=Path, help="default benches/peers/DATE-MODEL.csv")
     parser.add_argument("--tables", type=Path, metavar="CSV", help="only print the tables of such a file")

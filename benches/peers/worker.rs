@@ -1,7 +1,7 @@
 //! Our side of benches/peers.py: commands on standard input, one JSON object a line, and a line back for each.
 //!
 //! ```text
-//! cargo run --release --example peer -- models/gemma-3-270m f32 mapped 2
+//! cargo run --release --example peer -- models/gemma-3-270m f32 mapped best 2
 //! {"run": "decode", "ids": [2, 7921], "tokens": 4}
 //! {"run": "prefill", "ids": [2, 7921]}
 //! {"run": "text", "text": "Hello"}
@@ -11,9 +11,11 @@
     reason = "a benchmark stops where something is wrong"
 )]
 
+use std::str::FromStr;
 use std::time::Instant;
 
 use context_patch::checkpoint::Access;
+use context_patch::kernels::Level;
 use context_patch::model::ModelOptions;
 use context_patch::model::generate::greedy;
 use context_patch::tensor::Element;
@@ -36,8 +38,8 @@ enum Command {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [path, dtype, access, threads] = &arguments[..] else {
-        panic!("usage: peer MODEL f32|bf16 mapped|read THREADS")
+    let [path, dtype, access, level, threads] = &arguments[..] else {
+        panic!("usage: peer MODEL f32|bf16 mapped|read LEVEL|best THREADS")
     };
     let options = ModelOptions {
         access: match &access[..] {
@@ -45,6 +47,7 @@ fn main() {
             "read" => Access::Read,
             other => panic!("no access {other}"),
         },
+        level: (level != "best").then(|| Level::from_str(level).unwrap()),
         ..ModelOptions::default()
     };
     let model = Model::open_with(path, options).unwrap();

@@ -65,12 +65,12 @@ macro_rules! instructions {
 ///
 /// `zero` is one part of the sums; `load` and `widen` are closures from where a part of a block begins, `multiply_add` and `add_sums` some
 /// over parts, `fold`, `fold_four` and `fold_square` over all parts of sums. `packed` is left out where blocks are packed as they are
-/// loaded, `add` where [`Lanes::add`](super::lanes::Lanes::add) is as good.
+/// loaded, `add` where [`Lanes::add`](super::lanes::Lanes::add) is as good, `add_rows` where [`add_rows`] is.
 macro_rules! lanes {
     ($name:ty, $x:ty, $w:ty, $b:literal, $acc:ty, $operand:ty, $sum:ty, $parts:literal, $tile:expr,
      zero: $zero:expr, load: $load:expr, widen: $widen:expr,
      multiply_add: $multiply_add:expr, add_sums: $add_sums:expr, fold: $fold:expr $(, fold_four: $fold_four:expr)?
-     $(, fold_square: $fold_square:expr)?
+     $(, fold_square: $fold_square:expr)? $(, add_rows: $add_rows:expr)?
      $(, pack_from: $pack_from:literal, packed: $packed:ty, add: $add:expr)? $(,)?) => {
         impl $crate::kernels::simd::lanes::Lanes<$x, $w, $b> for $name {
             type Operand = $operand;
@@ -145,7 +145,10 @@ macro_rules! lanes {
                 w: [&[[$w; $b]]; R],
                 x: [&[[$x; $b]]; T],
             ) {
-                $crate::kernels::simd::instructions::add_rows::<Self, $x, $w, $b, R, T>(self, sums, w, x);
+                $crate::kernels::simd::instructions::either!(
+                    $($add_rows)?,
+                    $crate::kernels::simd::instructions::add_rows::<Self, $x, $w, $b, R, T>
+                )(self, sums, w, x);
             }
             #[inline(always)]
             fn fold(self, sums: Self::Sums) -> $acc {
@@ -213,6 +216,14 @@ pub(super) fn add_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
     }
 }
 
+/// What lies ahead of a tile of some rows in memory: where the next one begins, or further.
+#[inline(always)]
+pub(super) fn far_ahead<T, const R: usize>(w: [&[T]; R]) -> *const T {
+    let tile_bytes = R * size_of_val(w[0]);
+    let ahead = tile_bytes.max(PREFETCH_BYTES);
+    w[0].as_ptr().wrapping_byte_add(ahead)
+}
+
 /// [`add_rows`] for `P` parts from `first` on.
 ///
 /// # Safety
@@ -238,10 +249,7 @@ unsafe fn add_rows_of_parts<
 {
     let mut partial: [[[L::Sum; P]; T]; R] =
         from_fn(|r| from_fn(|t| from_fn(|p| sums[r][t].as_ref()[first + p])));
-    let tile_bytes = R * size_of_val(w[0]);
-    let mut ahead = w[0]
-        .as_ptr()
-        .wrapping_byte_add(tile_bytes.max(PREFETCH_BYTES));
+    let mut ahead = far_ahead(w);
     for block in 0..w[0].len() {
         // A tile's rows lie one after the other, and memory is read fastest in order.
         if first == 0 {
@@ -381,10 +389,10 @@ macro_rules! dequantise {
 
 /// The first type, or the second one where there is no first.
 macro_rules! either {
-    (, $default:ty) => {
-        $default
+    (, $($default:tt)+) => {
+        $($default)+
     };
-    ($given:ty, $default:ty) => {
+    ($given:tt, $($default:tt)+) => {
         $given
     };
 }
