@@ -14,7 +14,7 @@ use bytes::Bytes;
 use context_patch::Model;
 use context_patch::patch::{
     Error, LayerPatch, LowRank, Method, Patch, Positions, SavedPatch, Solved, Solver, SolverReport,
-    Source, Split, TensorChange, materialise,
+    Source, Split, StoredAs, TensorChange, materialise,
 };
 use context_patch::tensor::{Dtype, Matrix, Storage};
 use libfuzzer_sys::fuzz_target;
@@ -41,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
 /// Written into the weights of a small model, and out of them.
 fn in_and_out(patch: &Patch) {
     let hash = |model: &Model| model.checkpoint().tensors().content_hash();
-    match materialise(&SMALL, patch, None) {
+    match materialise(&SMALL, patch, StoredAs::Own) {
         Ok(patched) => {
             assert!(
                 patched

@@ -6,12 +6,13 @@ use std::path::Path;
 use clap::Args;
 use context_patch::model::Model;
 use context_patch::output::{check_new_dir, check_writable};
-use context_patch::patch::{ApplyMode, Error, Method, Result, SavedPatch, Solver, export};
+use context_patch::patch::export::{self, MergedGguf};
+use context_patch::patch::{ApplyMode, Error, Method, Result, SavedPatch, Solver, StoredAs};
 use context_patch::tensor::{Dtype, Storage};
 
 use super::one_line;
 use super::progress::waiting;
-use super::words::size_of;
+use super::words::{percent, size_of};
 
 #[derive(Args)]
 pub(super) struct SolvingArgs {
@@ -55,6 +56,31 @@ fn at_least_one(text: &str) -> std::result::Result<usize, String> {
     }
 }
 
+fn stored_as(text: &str) -> std::result::Result<StoredAs, String> {
+    Ok(StoredAs::Type(match text {
+        "f64" => Storage::F64,
+        "f32" => Storage::F32,
+        "f16" => Storage::F16,
+        "bf16" => Storage::Bf16,
+        "stored" => return Ok(StoredAs::Quantised),
+        _ => return Err(format!("'{text}' is not f64, f32, f16, bf16 or stored")),
+    }))
+}
+
+/// What a merged GGUF file has not, on standard error.
+fn say_what_is_missing(merged: &MergedGguf, stored: StoredAs, path: &Path) {
+    if let Some(reason) = &merged.no_tokenizer {
+        eprintln!("no tokenizer in {}: {}", path.display(), one_line(reason));
+    }
+    if let (Some((tensor, share)), StoredAs::Quantised) = (&merged.lost, stored) {
+        eprintln!(
+            "what rounding to the stored types takes in {}: {} of the change of {tensor}, less of any other",
+            path.display(),
+            percent(*share)
+        );
+    }
+}
+
 fn storage_of(dtype: Dtype) -> Storage {
     match dtype {
         Dtype::F64 => Storage::F64,
@@ -86,10 +112,11 @@ pub(super) struct ExportArgs {
     #[arg(long, num_args = 2, value_names = ["KIND", "PATH"])]
     export: Vec<String>,
 
-    /// What a merged checkpoint stores patched tensors as: f64, f32 or bf16 [default: what holds both the stored
-    /// weights and what the patch was solved in]
-    #[arg(long, value_name = "TYPE")]
-    merged_dtype: Option<Dtype>,
+    /// What a merged checkpoint stores patched tensors as: f64, f32, f16, bf16, or stored for the type that each has. That
+    /// of a quantised one takes most of a small change away again; how much is said [default: what holds both the stored
+    /// weights and what the patch was solved in, f32 for quantised ones]
+    #[arg(long, value_name = "TYPE", value_parser = stored_as)]
+    merged_dtype: Option<StoredAs>,
 
     /// What an adapter calls the model it belongs to [default: the repository and commit of one in the Hugging Face
     /// cache, else the whole path]
@@ -125,22 +152,18 @@ impl ExportArgs {
 
     pub(super) fn write(&self, model: &Model, saved: &SavedPatch) -> Result<()> {
         let stored = model.layers()[0].outer.down()[0].weight().storage();
-        let storage = match self.merged_dtype {
-            Some(dtype) => storage_of(dtype),
-            None => wider(stored.for_new_numbers(), storage_of(saved.dtype)),
-        };
+        let both = wider(stored.for_new_numbers(), storage_of(saved.dtype));
+        let stored = self.merged_dtype.unwrap_or(StoredAs::Type(both));
         let base = self.base_name.as_deref();
         let write = |(kind, path): (&str, &Path)| match kind {
             "peft" => export::peft(model, &saved.patch, base, path),
             "gguf" => export::gguf(model, &saved.patch, base, path),
             "merged" if is_gguf(path) => {
-                let reason = export::merged_gguf(model, &saved.patch, Some(storage), path)?;
-                if let Some(reason) = reason {
-                    eprintln!("no tokenizer in {}: {}", path.display(), one_line(&reason));
-                }
+                let merged = export::merged_gguf(model, &saved.patch, stored, path)?;
+                say_what_is_missing(&merged, stored, path);
                 Ok(())
             }
-            "merged" => export::merged(model, &saved.patch, Some(storage), path),
+            "merged" => export::merged(model, &saved.patch, stored, path),
             _ => Err(Error::ExportKind { kind: kind.into() }),
         };
         waiting("Writing the exports", || self.each().try_for_each(write))

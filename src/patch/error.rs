@@ -225,7 +225,7 @@ pub enum Error {
     EmptyPatch,
     /// A number that is too large for the type it is stored in.
     #[error(
-        "{tensor} has a number that is not finite in {storage} when it is patched: store it as f32 or f64"
+        "{tensor} has a number that {storage} cannot hold when it is patched: store it as f32 or f64"
     )]
     StorageOverflow {
         /// The tensor.

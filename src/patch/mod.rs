@@ -38,7 +38,7 @@ pub use crate::model::Overlay;
 pub use algorithm_1::{solve, solve_batch};
 pub(crate) use controllable::{ByWeight, active};
 pub use error::{Error, Result};
-pub use merged::{Materialised, materialise};
+pub use merged::{Materialised, StoredAs, materialise};
 pub use overlay::ApplyMode;
 pub(crate) use overlay::layer_overlay;
 pub use report::{Case, LayerReport, SolverReport};

@@ -93,12 +93,12 @@ impl Storage {
         whole.then(|| (numbers / block.numbers).checked_mul(block.bytes))?
     }
 
-    /// Whether it is one of ggml's quantised types. Nothing here rounds to one.
+    /// Whether it is one of ggml's quantised types.
     pub const fn is_quantised(self) -> bool {
         self.block().numbers > 1
     }
 
-    /// What new numbers in the place of some of this type are stored as: this type, or F32 for a quantised one.
+    /// What new numbers in the place of some of this type are stored as unless it is asked for: this type, or F32 for a quantised one.
     #[must_use]
     pub const fn for_new_numbers(self) -> Self {
         if self.is_quantised() { Self::F32 } else { self }

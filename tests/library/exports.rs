@@ -5,7 +5,9 @@ use std::path::Path;
 
 use crate::common::{linf, logits, open, reference};
 use context_patch::checkpoint::{Access, Tensors};
-use context_patch::patch::{Error, LayerPatch, LowRank, Patch, TensorChange, export, materialise};
+use context_patch::patch::{
+    Error, LayerPatch, LowRank, Patch, StoredAs, TensorChange, export, materialise,
+};
 use context_patch::tensor::{Matrix, Storage, Tensor};
 use context_patch::{Checkpoint, Model};
 use safetensors::Dtype;
@@ -110,11 +112,19 @@ fn materialised_weights_are_rounded_once() {
         let (hidden, inner) = sizes(&model);
         let name = "model.layers.1.mlp.down_proj.weight";
         let patch = some_down(&model, &[1]);
-        for storage in [None, Some(Storage::F64), Some(Storage::F16)] {
-            let patched = materialise(&model, &patch, storage).unwrap();
+        for stored in [
+            StoredAs::Own,
+            StoredAs::Type(Storage::F64),
+            StoredAs::Type(Storage::F16),
+        ] {
+            let patched = materialise(&model, &patch, stored).unwrap();
             let old = tensor(&model, name, &[hidden, inner]);
             let new = tensor(patched.model(), name, &[hidden, inner]);
-            assert_eq!(new.storage(), storage.unwrap_or(old.storage()), "{dir}");
+            let expected = match stored {
+                StoredAs::Type(storage) => storage,
+                _ => old.storage(),
+            };
+            assert_eq!(new.storage(), expected, "{dir}");
             let delta = delta(&patch, 1, "down_proj");
             let sums = old.to_vec::<f64>().into_iter().enumerate().map(|(i, w)| {
                 let (row, col) = (i / inner, i % inner);
@@ -123,7 +133,7 @@ fn materialised_weights_are_rounded_once() {
             });
             let sums: Vec<_> = sums.collect();
             let expected = Tensor::from_f64(new.storage(), vec![hidden, inner], &sums).unwrap();
-            assert_eq!(new.bytes(), expected.bytes(), "{dir} {storage:?}");
+            assert_eq!(new.bytes(), expected.bytes(), "{dir} {stored:?}");
         }
     }
 }
@@ -132,7 +142,7 @@ fn materialised_weights_are_rounded_once() {
 fn a_norm_is_stored_less_one() {
     let model = open("checkpoints/multimodal");
     let patch = all_parts(&model);
-    let patched = materialise(&model, &patch, Some(Storage::F64)).unwrap();
+    let patched = materialise(&model, &patch, StoredAs::Type(Storage::F64)).unwrap();
     let name = "model.layers.2.post_feedforward_layernorm.weight";
     let w = tensor(patched.model(), name, &[sizes(&model).0]).to_vec::<f64>();
     let m = scale_of(&patch, 2);
@@ -145,7 +155,7 @@ fn reverted_is_as_it_was() {
         let model = open(dir);
         let (before, plain) = (hash(&model), logits::<f32>(&model, &IDS));
         for patch in [some_down(&model, &[0, 2]), all_parts(&model)] {
-            let patched = materialise(&model, &patch, None).unwrap();
+            let patched = materialise(&model, &patch, StoredAs::Own).unwrap();
             assert_ne!(hash(patched.model()), before, "{dir}");
             let changed = logits::<f32>(patched.model(), &IDS);
             assert!(linf(changed.as_slice(), plain.as_slice()) > 1e-2, "{dir}");
@@ -167,12 +177,16 @@ fn a_merged_folder_is_the_materialised_model() {
             .iter()
             .enumerate()
         {
-            for storage in [None, Some(Storage::F32), Some(Storage::F64)] {
-                let case = format!("{}-{i}-{storage:?}", dir.replace('/', "-"));
+            for stored in [
+                StoredAs::Own,
+                StoredAs::Type(Storage::F32),
+                StoredAs::Type(Storage::F64),
+            ] {
+                let case = format!("{}-{i}-{stored:?}", dir.replace('/', "-"));
                 let out = tmp.path().join(&case);
-                export::merged(&model, patch, storage, &out).unwrap();
+                export::merged(&model, patch, stored, &out).unwrap();
                 let merged = Model::open(out.to_str().unwrap()).unwrap();
-                let expected = materialise(&model, patch, storage).unwrap().into_model();
+                let expected = materialise(&model, patch, stored).unwrap().into_model();
                 assert_eq!(hash(&merged), hash(&expected), "{case}");
                 let logits = [&merged, &expected].map(|m| crate::common::logits::<f32>(m, &IDS));
                 assert_eq!(logits[0], logits[1], "{case}");
@@ -190,7 +204,7 @@ fn a_merged_folder_is_complete() {
     let tmp = tempfile::tempdir().unwrap();
     let out = tmp.path().join("tiny");
     let model = open("tiny");
-    export::merged(&model, &some_down(&model, &[1]), None, &out).unwrap();
+    export::merged(&model, &some_down(&model, &[1]), StoredAs::Own, &out).unwrap();
     for name in [
         "config.json",
         "generation_config.json",
@@ -203,7 +217,7 @@ fn a_merged_folder_is_complete() {
     // A multimodal model keeps its vision tensors and its names; without a patch, all of it.
     let out = tmp.path().join("multimodal");
     let model = open("checkpoints/multimodal");
-    export::merged(&model, &empty(&model), Some(Storage::F64), &out).unwrap();
+    export::merged(&model, &empty(&model), StoredAs::Type(Storage::F64), &out).unwrap();
     let read = |dir: &Path| std::fs::read(dir.join("model.safetensors")).unwrap();
     let (original, copy) = (read(&reference("checkpoints/multimodal")), read(&out));
     let parse = |bytes| safetensors::SafeTensors::deserialize(bytes).unwrap();
@@ -225,7 +239,7 @@ fn a_model_in_memory_can_be_exported() {
     let model = Model::from_checkpoint(checkpoint, Default::default()).unwrap();
     let tmp = tempfile::tempdir().unwrap();
     let out = tmp.path().join("out");
-    export::merged(&model, &empty(&model), None, &out).unwrap();
+    export::merged(&model, &empty(&model), StoredAs::Own, &out).unwrap();
     assert_eq!(
         hash(&Model::open(out.to_str().unwrap()).unwrap()),
         hash(&model)
@@ -370,7 +384,7 @@ fn what_nothing_is_computed_with_is_copied() {
         let out = tmp
             .path()
             .join(format!("{}-merged", base.replace('/', "-")));
-        export::merged(&model, &some_down(&model, &[1]), None, &out).unwrap();
+        export::merged(&model, &some_down(&model, &[1]), StoredAs::Own, &out).unwrap();
         let merged = std::fs::read(out.join("model.safetensors")).unwrap();
         let (_, header) = safetensors::SafeTensors::read_metadata(&merged).unwrap();
         let metadata = header.metadata().clone().unwrap();
@@ -412,9 +426,9 @@ fn merged_weights_lie_where_config_json_says() {
         assert_eq!(hash(&model), hash(&open("checkpoints/window-3")), "{named}");
         let (patch, out) = (some_down(&model, &[1]), tmp.path().join("out").join(named));
         std::fs::create_dir_all(out.parent().unwrap()).unwrap();
-        export::merged(&model, &patch, None, &out).unwrap();
+        export::merged(&model, &patch, StoredAs::Own, &out).unwrap();
         let merged = Model::open(out.to_str().unwrap()).unwrap();
-        let expected = materialise(&model, &patch, None).unwrap();
+        let expected = materialise(&model, &patch, StoredAs::Own).unwrap();
         assert_eq!(hash(&merged), hash(expected.model()), "{named}");
     }
 }
@@ -451,7 +465,7 @@ fn a_head_that_is_the_embedding_too_is_loaded_and_merged() {
         let out = tmp
             .path()
             .join(format!("{}-merged", base.replace('/', "-")));
-        export::merged(&model, &empty(&model), None, &out).unwrap();
+        export::merged(&model, &empty(&model), StoredAs::Own, &out).unwrap();
         let merged = Model::open(out.to_str().unwrap()).unwrap();
         assert_eq!(logits::<f32>(&merged, &IDS), expected, "{base}");
     }
@@ -635,16 +649,16 @@ fn what_cannot_be_exported_is_refused() {
     let mut shapes = other.clone();
     shapes.layers.truncate(6);
     for patch in [other, shapes] {
-        let refused = materialise(&model, &patch, None).unwrap_err();
+        let refused = materialise(&model, &patch, StoredAs::Own).unwrap_err();
         assert!(matches!(refused, Error::PatchShape { .. }), "{refused}");
-        let refused = export::merged(&model, &patch, None, &path).unwrap_err();
+        let refused = export::merged(&model, &patch, StoredAs::Own, &path).unwrap_err();
         assert!(matches!(refused, Error::PatchShape { .. }), "{refused}");
     }
 
     // A number beyond f16; nothing stays of the half written folder.
     let mut patch = empty(&model);
     patch.layers[0].extend([scale(vec![1e6; sizes(&model).0])]);
-    let refused = export::merged(&model, &patch, Some(Storage::F16), &path).unwrap_err();
+    let refused = export::merged(&model, &patch, StoredAs::Type(Storage::F16), &path).unwrap_err();
     assert!(
         matches!(refused, Error::StorageOverflow { .. }),
         "{refused}"
@@ -660,7 +674,7 @@ fn a_folder_with_something_in_it_is_refused() {
     std::fs::write(tmp.path().join("mine"), "dear").unwrap();
     for refused in [
         export::peft(&model, &patch, None, tmp.path()),
-        export::merged(&model, &patch, None, tmp.path()),
+        export::merged(&model, &patch, StoredAs::Own, tmp.path()),
     ] {
         let message = refused.unwrap_err().to_string();
         assert!(

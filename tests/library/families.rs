@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::common::{FAMILIES, Golden, open, reference};
 use context_patch::model::{Inputs, ModelOptions};
 use context_patch::patch::{
-    ApplyMode, Case, LayerPatch, Method, Overlay, Patch, Positions, Solver, Split, TensorChange,
-    export, span,
+    ApplyMode, Case, LayerPatch, Method, Overlay, Patch, Positions, Solver, Split, StoredAs,
+    TensorChange, export, span,
 };
 use context_patch::tensor::{Dtype, Element};
 use context_patch::verify::{self, Begun, Keep, Step, Summary, Verification};
@@ -207,7 +207,7 @@ fn fused_experts_are_the_published_ones() {
     let layers = vec![LayerPatch::new(); model.layers().len()];
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("merged");
-    export::merged(&model, &Patch { layers }, None, &out).unwrap();
+    export::merged(&model, &Patch { layers }, StoredAs::Own, &out).unwrap();
     let merged = std::fs::read(out.join("model.safetensors")).unwrap();
     let mut names = [&merged, &weights].map(|bytes| {
         let tensors = SafeTensors::deserialize(bytes).unwrap();

@@ -9,7 +9,7 @@ use crate::checkpoint::{Layout, SINGLE, Stored, is_index, write_tensors, written
 use crate::message::IoError;
 use crate::model::Model;
 use crate::output;
-use crate::patch::{Patch, Result, materialise};
+use crate::patch::{Patch, Result, StoredAs, materialise};
 use crate::tensor::{Storage, Tensor};
 
 /// Writes the checkpoint of `model` with `patch` in it, as [`materialise`](crate::patch::materialise)
@@ -18,20 +18,20 @@ use crate::tensor::{Storage, Tensor};
 /// All tensors, also those that nothing is computed with, go into one file of weights under the names they had,
 /// with the metadata of the files they come from; the other files are copied as they are. config.json therefore
 /// still says the type of the original weights, to which Hugging Face rounds what it loads unless it is told another:
-/// with `storage` of f32, load with `dtype=torch.float32`. Quantised tensors are widened to F32. One patched or widened tensor is
+/// where they are stored as F32, load with `dtype=torch.float32`. Quantised tensors are widened to F32. One patched or widened tensor is
 /// in memory at a time.
 ///
 /// # Errors
 ///
 /// [`Io`](crate::patch::Error::Io) where `dir` is there and not empty or cannot be written, and those of
 /// [`materialise`](crate::patch::materialise).
-pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path) -> Result<()> {
+pub fn merged(model: &Model, patch: &Patch, stored: StoredAs, dir: &Path) -> Result<()> {
     let changes = changes(model, patch)?;
     output::write_dir(dir, |dir| {
         model.checkpoint().write_files(dir)?;
         let named = model.checkpoint().weights_file().unwrap_or(SINGLE);
         let file = if is_index(named) { SINGLE } else { named };
-        weights(model, &changes, storage, &dir.join(file))?;
+        weights(model, &changes, stored, &dir.join(file))?;
         if is_index(named) {
             let names = model.checkpoint().tensors().stored();
             let places: BTreeMap<_, _> = names.map(|tensor| (tensor.name, file)).collect();
@@ -43,9 +43,17 @@ pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path
     })
 }
 
+/// What a merged GGUF file has not.
+#[derive(Clone, Debug)]
+pub struct MergedGguf {
+    /// Why it has no tokenizer, where it has none.
+    pub no_tokenizer: Option<String>,
+    /// [`Materialised::lost`](crate::patch::Materialised::lost).
+    pub lost: Option<(String, f64)>,
+}
+
 /// Writes the model with `patch` in it as a GGUF file, as [`Checkpoint::write_gguf`](crate::Checkpoint::write_gguf) does: of one
-/// that is such a file everything but the patched tensors is copied. Returns why there is no tokenizer in the file, where one is
-/// left out.
+/// that is such a file everything but the patched tensors is copied.
 ///
 /// # Errors
 ///
@@ -53,26 +61,33 @@ pub fn merged(model: &Model, patch: &Patch, storage: Option<Storage>, dir: &Path
 pub fn merged_gguf(
     model: &Model,
     patch: &Patch,
-    storage: Option<Storage>,
+    stored: StoredAs,
     file: &Path,
-) -> Result<Option<String>> {
-    let patched = materialise(model, patch, storage)?.into_model();
-    Ok(patched.checkpoint().write_gguf(file, None)?)
+) -> Result<MergedGguf> {
+    let patched = materialise(model, patch, stored)?;
+    let lost = patched.lost(patch)?;
+    let no_tokenizer = patched.into_model().checkpoint().write_gguf(file, None)?;
+    Ok(MergedGguf { no_tokenizer, lost })
 }
 
 fn weights(
     model: &Model,
     changes: &BTreeMap<String, TensorDelta<'_>>,
-    storage: Option<Storage>,
+    stored: StoredAs,
     path: &Path,
 ) -> Result<()> {
+    // A folder holds no quantised tensor.
+    let stored_as = match stored {
+        StoredAs::Quantised => StoredAs::Own,
+        stored => stored,
+    };
     let tensors = model.checkpoint().tensors();
     let stored: BTreeMap<_, _> = tensors
         .stored()
         .map(|tensor| (tensor.name, tensor))
         .collect();
     let layout = stored.values().map(|tensor| {
-        let changed = change(changes, tensor).map(|(change, old)| change.storage(old, storage));
+        let changed = change(changes, tensor).map(|(change, old)| change.storage(old, stored_as));
         let numbers = tensor.shape.iter().product::<usize>();
         let length = match (changed, tensor.tensor) {
             (Some(storage), _) => numbers * storage.block().bytes,
@@ -93,7 +108,7 @@ fn weights(
         let tensor = &stored[name];
         Ok(match (change(changes, tensor), tensor.tensor) {
             (Some((change, old)), _) => {
-                Cow::Owned(change.apply(name, old, storage)?.bytes().to_vec())
+                Cow::Owned(change.apply(name, old, stored_as)?.bytes().to_vec())
             }
             (None, Some(old)) => written(old.storage(), tensor.bytes),
             (None, None) => Cow::Borrowed(tensor.bytes),

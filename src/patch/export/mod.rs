@@ -14,7 +14,7 @@ mod merged;
 mod peft;
 
 pub use gguf::gguf;
-pub use merged::{merged, merged_gguf};
+pub use merged::{MergedGguf, merged, merged_gguf};
 pub use peft::peft;
 
 use std::collections::BTreeMap;

@@ -2,7 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Block, ByteLanes, Codes, Quants};
+use super::encode::{Encode, Parts};
+use super::{Block, ByteLanes, Codes, Plain, Quants};
 
 /// Four bits that stand for themselves.
 pub(super) const CODES: [i8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
@@ -182,6 +183,105 @@ impl Block for Iq4Nl {
     fn quants<L: ByteLanes>(&self, _: L, _: usize) -> Quants<'_, L> {
         nibbles(IQ4, &self.q, None)
     }
+}
+
+impl Encode for Q4_0 {
+    const QUANTS: [i8; 2] = [-8, 7];
+
+    fn pack(parts: &Parts) -> Self {
+        Self {
+            d: parts.d(),
+            q: nibbles_of(parts.codes(8)[0]),
+        }
+    }
+}
+
+impl Encode for Q4_1 {
+    const QUANTS: [i8; 2] = [0, 15];
+    const MINS: [i8; 2] = [1; 2];
+
+    fn pack(parts: &Parts) -> Self {
+        Self {
+            d: parts.d(),
+            m: parts.e(),
+            q: nibbles_of(parts.codes(0)[0]),
+        }
+    }
+}
+
+impl Encode for Q5_0 {
+    const QUANTS: [i8; 2] = [-16, 15];
+
+    fn pack(parts: &Parts) -> Self {
+        let codes = parts.codes(16)[0];
+        Self {
+            d: parts.d(),
+            high: Plain.column(codes, 4).to_le_bytes(),
+            q: nibbles_of(codes),
+        }
+    }
+}
+
+impl Encode for Q5_1 {
+    const QUANTS: [i8; 2] = [0, 31];
+    const MINS: [i8; 2] = [1; 2];
+
+    fn pack(parts: &Parts) -> Self {
+        let codes = parts.codes(0)[0];
+        Self {
+            d: parts.d(),
+            m: parts.e(),
+            high: Plain.column(codes, 4).to_le_bytes(),
+            q: nibbles_of(codes),
+        }
+    }
+}
+
+impl Encode for Q8_0 {
+    const QUANTS: [i8; 2] = [-128, 127];
+
+    fn pack(parts: &Parts) -> Self {
+        Self {
+            d: parts.d(),
+            q: parts.quants[0],
+        }
+    }
+}
+
+impl Encode for Iq4Nl {
+    const QUANTS: [i8; 2] = [IQ4[0], IQ4[15]];
+    const STEP: f64 = IQ4_STEP;
+
+    #[inline(always)]
+    fn nearest(x: f64) -> i8 {
+        nearest_iq4(x)
+    }
+    fn pack(parts: &Parts) -> Self {
+        Self {
+            d: parts.d(),
+            q: nibbles_of(parts.quants[0].map(iq4_code)),
+        }
+    }
+}
+
+/// About how far one of [`IQ4`] is from the next.
+pub(super) const IQ4_STEP: f64 = 16.0;
+
+/// The number of [`IQ4`] that is nearest to `x`.
+#[inline(always)]
+pub(super) fn nearest_iq4(x: f64) -> i8 {
+    let passed = |pair: &&[i8]| 2.0 * x > f64::from(pair[0]) + f64::from(pair[1]);
+    IQ4[IQ4.windows(2).filter(passed).count()]
+}
+
+/// The 4 bits that stand for `q`, one of [`IQ4`].
+pub(super) fn iq4_code(q: i8) -> u8 {
+    IQ4.partition_point(|level| *level < q) as u8
+}
+
+/// The low 4 bits of 32 codes, those of the second half above those of the first: what [`nibbles`] reads.
+pub(super) fn nibbles_of(codes: [u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|i| codes[i] & 15 | codes[i + 16] << 4)
 }
 
 /// Four bits less `bias`.

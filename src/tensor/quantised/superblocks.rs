@@ -2,7 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::legacy::{CODES, IQ4, nibbles};
+use super::encode::{Encode, Parts};
+use super::legacy::{CODES, IQ4, IQ4_STEP, iq4_code, nearest_iq4, nibbles, nibbles_of};
 use super::{Block, ByteLanes, Codes, Quants};
 
 /// 2 bits: d s q − dmin m; a byte of `scales` has s and above it m, of 16 numbers.
@@ -213,6 +214,118 @@ impl Block for Iq4Xs {
     }
 }
 
+impl Encode for Q2K {
+    const QUANTS: [i8; 2] = [0, 3];
+    const SCALES: [i8; 2] = [0, 15];
+    const MINS: [i8; 2] = [-15, 0];
+
+    fn pack(parts: &Parts) -> Self {
+        let codes = parts.codes(0);
+        let both = |g: usize| parts.scales[g] as u8 | parts.mins[g].unsigned_abs() << 4;
+        Self {
+            scales: std::array::from_fn(both),
+            q: bytemuck::cast([0, 4].map(|i| fields::<4>(&codes[i..], 1, 0))),
+            d: parts.d(),
+            dmin: parts.e(),
+        }
+    }
+}
+
+impl Encode for Q3K {
+    const QUANTS: [i8; 2] = [-4, 3];
+    const SCALES: [i8; 2] = [-32, 31];
+
+    fn pack(parts: &Parts) -> Self {
+        let codes = parts.codes(4);
+        let mut scales = [0; 12];
+        for (g, s) in parts.scales.iter().enumerate() {
+            let s = (s + 32) as u8;
+            scales[g % 8] |= (s & 15) << (g / 8 * 4);
+            scales[8 + g % 4] |= s >> 4 << (g / 4 * 2);
+        }
+        Self {
+            high: fields::<8>(&codes, 1, 2),
+            q: bytemuck::cast([0, 4].map(|i| fields::<4>(&codes[i..], 1, 0))),
+            scales,
+            d: parts.d(),
+        }
+    }
+}
+
+impl Encode for Q4K {
+    const QUANTS: [i8; 2] = [0, 15];
+    const SCALES: [i8; 2] = [0, 63];
+    const MINS: [i8; 2] = [-63, 0];
+
+    fn pack(parts: &Parts) -> Self {
+        let codes = parts.codes(0);
+        Self {
+            d: parts.d(),
+            dmin: parts.e(),
+            scales: in_six_bits(parts),
+            q: bytemuck::cast([0, 2, 4, 6].map(|i| fields::<2>(&codes[i..], 1, 0))),
+        }
+    }
+}
+
+impl Encode for Q5K {
+    const QUANTS: [i8; 2] = [0, 31];
+    const SCALES: [i8; 2] = [0, 63];
+    const MINS: [i8; 2] = [-63, 0];
+
+    fn pack(parts: &Parts) -> Self {
+        let codes = parts.codes(0);
+        Self {
+            d: parts.d(),
+            dmin: parts.e(),
+            scales: in_six_bits(parts),
+            high: fields::<8>(&codes, 1, 4),
+            q: bytemuck::cast([0, 2, 4, 6].map(|i| fields::<2>(&codes[i..], 1, 0))),
+        }
+    }
+}
+
+impl Encode for Q6K {
+    const QUANTS: [i8; 2] = [-32, 31];
+    const SCALES: [i8; 2] = [-128, 127];
+
+    fn pack(parts: &Parts) -> Self {
+        let codes = parts.codes(32);
+        Self {
+            q: bytemuck::cast([0, 1, 4, 5].map(|i| fields::<2>(&codes[i..], 2, 0))),
+            high: bytemuck::cast([0, 4].map(|i| fields::<4>(&codes[i..], 1, 4))),
+            scales: parts.scales,
+            d: parts.d(),
+        }
+    }
+}
+
+impl Encode for Iq4Xs {
+    const QUANTS: [i8; 2] = [IQ4[0], IQ4[15]];
+    const STEP: f64 = IQ4_STEP;
+    const SCALES: [i8; 2] = [-32, 31];
+
+    #[inline(always)]
+    fn nearest(x: f64) -> i8 {
+        nearest_iq4(x)
+    }
+    fn pack(parts: &Parts) -> Self {
+        let (mut scales_high, mut scales_low) = ([0; 2], [0; 4]);
+        for (i, s) in parts.scales[..8].iter().enumerate() {
+            let s = (s + 32) as u8;
+            scales_low[i / 2] |= (s & 15) << (4 * (i % 2));
+            scales_high[i / 4] |= s >> 4 << (2 * (i % 4));
+        }
+        let q = parts.quants.map(|row| nibbles_of(row.map(iq4_code)));
+        Self {
+            d: parts.d(),
+            scales_high,
+            scales_low,
+            q: bytemuck::cast(q),
+        }
+    }
+}
+
 /// The `i`th 32 bytes.
 #[inline(always)]
 fn thirty_two<const N: usize>(bytes: &[u8; N], i: usize) -> &[u8; 32] {
@@ -235,6 +348,19 @@ fn codes<L: ByteLanes>(bytes: &[u8; 128], i: usize, fifth: Option<u32>) -> Quant
         shifts: [4 * (i % 2); 2],
         fifth,
     })
+}
+
+/// Bytes that `N` rows of codes share, every `step`th: each has its bits from bit `shift` on there, the first row the lowest.
+fn fields<const N: usize>(codes: &[[u8; 32]], step: usize, shift: usize) -> [u8; 32] {
+    let width = 8 / N;
+    let mask = u8::MAX >> (8 - width);
+    let mut bytes = [0; 32];
+    for (i, row) in codes.iter().step_by(step).take(N).enumerate() {
+        for (byte, code) in bytes.iter_mut().zip(row) {
+            *byte |= (code >> shift & mask) << (width * i);
+        }
+    }
+    bytes
 }
 
 /// Bytes in fours, the lowest first.
@@ -263,4 +389,17 @@ fn six_bits(bytes: &[u8; 12]) -> [[i8; 8]; 2] {
         halves(s, low & 0x0f0f_0f0f | upper(s)),
         halves(m, low >> 4 & 0x0f0f_0f0f | upper(m)),
     ]
+}
+
+/// s and m of Q4_K and Q5_K as [`six_bits`] reads them.
+fn in_six_bits(parts: &Parts) -> [u8; 12] {
+    let mut bytes = [0; 12];
+    for (half, integers) in [parts.scales, parts.mins].iter().enumerate() {
+        for i in 0..4 {
+            let [first, second] = [integers[i], integers[i + 4]].map(i8::unsigned_abs);
+            bytes[4 * half + i] = first | second >> 4 << 6;
+            bytes[8 + i] |= (second & 15) << (4 * half);
+        }
+    }
+    bytes
 }
