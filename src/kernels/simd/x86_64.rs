@@ -145,6 +145,7 @@ macro_rules! avx512_lanes {
             fold: fold_sixteen_f32,
             fold_four: fold_four_sixteen_f32,
             fold_square: fold_square_sixteen_f32,
+            add_rows: add_rows_in_halves,
         );
         lanes!(
             $name, f32, bf16, 16, f32, __m512, __m512, 1, Tile::new(4, 4),
@@ -159,6 +160,7 @@ macro_rules! avx512_lanes {
             fold: fold_sixteen_f32,
             fold_four: fold_four_sixteen_f32,
             fold_square: fold_square_sixteen_f32,
+            add_rows: add_rows_in_halves,
         );
         dequantise!(
             $name, __m256i,
@@ -215,7 +217,29 @@ lanes!(
     fold: fold_sixteen_f32,
     fold_four: fold_four_sixteen_f32,
     fold_square: fold_square_sixteen_f32,
+    add_rows: add_rows_in_halves,
 );
+
+/// [`Lanes::add_rows`], of one token in halves of a register: weights that come from memory come up to a seventh faster so on
+/// Zen 4.
+#[inline(always)]
+fn add_rows_in_halves<L, X, W, const B: usize, const R: usize, const T: usize>(
+    lanes: L,
+    sums: &mut [[[__m512; 1]; T]; R],
+    w: [&[[W; B]]; R],
+    x: [&[[X; B]]; T],
+) where
+    L: Lanes<X, W, B, Sums = [__m512; 1]>,
+    Avx2: Lanes<X, W, B, Sums = [__m256; 2]>,
+{
+    if T != 1 {
+        return add_rows(lanes, sums, w, x);
+    }
+    // SAFETY: both are sixteen numbers for each row and token, the halves are less aligned, and nobody else has them.
+    let halves: &mut [[[__m256; 2]; T]; R] = unsafe { &mut *(&raw mut *sums).cast() };
+    // `lanes` proves AVX-512, which has AVX2 and FMA.
+    Avx2(()).add_rows(halves, w, x);
+}
 
 /// Sixteen pairs of numbers.
 ///
