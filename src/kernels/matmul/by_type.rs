@@ -61,6 +61,9 @@ where
     W: Element,
 {
     let many = panel.out.len() >= <L as Lanes<X, X, B>>::PACK_FROM;
+    if const { <L as Lanes<X, X, B>>::ROW_AFTER_ROW } && panel.out.len() == 1 {
+        return tiles::all_products::<L, X, W, B, 16, 1>(lanes, panel);
+    }
     // In constants of their own, so that nothing is compiled for tiles that an instruction set does not have.
     if const { <L as Lanes<X, X, B>>::TILE.is(4, 4) } {
         if many {

@@ -4,14 +4,14 @@
 //! proves that they exist. Its methods are inlined into its `run`, which is compiled with the instructions
 //! enabled.
 
-use std::array::from_fn;
+use std::array::{from_fn, from_mut};
 use std::hint::black_box;
 
 use super::lanes::Lanes;
 
 /// How far ahead weights are prefetched where each is read once, or a tile ahead if that is farther: the hardware prefetcher
 /// stops at the end of a page.
-const PREFETCH_BYTES: usize = 8192;
+pub(super) const PREFETCH_BYTES: usize = 8192;
 
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
@@ -198,10 +198,15 @@ pub(super) fn add_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
     let blocks = w[0].len();
     let fits = w.iter().all(|w| w.len() == blocks) && x.iter().all(|x| x.len() == blocks);
     assert!(fits, "as many blocks of each row and token");
-    // One token's sums leave registers for two parts.
-    if const { T == 1 && L::PARTS > 1 } {
-        for part in (0..L::PARTS).step_by(2) {
+    if const { T == 1 && L::ROW_AFTER_ROW && L::PARTS == 2 } {
+        for (sums, w) in sums.iter_mut().zip(w) {
             // SAFETY: the assertion above: all of `w` and `x` have as many blocks.
+            unsafe { add_rows_of_parts::<L, X, W, B, 1, T, 2>(lanes, from_mut(sums), [w], x, 0) };
+        }
+    } else if const { T == 1 && L::PARTS > 1 } {
+        // One token's sums leave registers for two parts.
+        for part in (0..L::PARTS).step_by(2) {
+            // SAFETY: as above.
             unsafe { add_rows_of_parts::<L, X, W, B, R, T, 2>(lanes, sums, w, x, part) };
         }
     } else {
@@ -214,14 +219,6 @@ pub(super) fn add_rows<L, X, W, const B: usize, const R: usize, const T: usize>(
             }
         }
     }
-}
-
-/// What lies ahead of a tile of some rows in memory: where the next one begins, or further.
-#[inline(always)]
-pub(super) fn far_ahead<T, const R: usize>(w: [&[T]; R]) -> *const T {
-    let tile_bytes = R * size_of_val(w[0]);
-    let ahead = tile_bytes.max(PREFETCH_BYTES);
-    w[0].as_ptr().wrapping_byte_add(ahead)
 }
 
 /// [`add_rows`] for `P` parts from `first` on.
@@ -249,7 +246,10 @@ unsafe fn add_rows_of_parts<
 {
     let mut partial: [[[L::Sum; P]; T]; R] =
         from_fn(|r| from_fn(|t| from_fn(|p| sums[r][t].as_ref()[first + p])));
-    let mut ahead = far_ahead(w);
+    let tile_bytes = R * size_of_val(w[0]);
+    let mut ahead = w[0]
+        .as_ptr()
+        .wrapping_byte_add(tile_bytes.max(PREFETCH_BYTES));
     for block in 0..w[0].len() {
         // A tile's rows lie one after the other, and memory is read fastest in order.
         if first == 0 {

@@ -59,6 +59,10 @@ pub(in crate::kernels) trait Lanes<X, W, const B: usize>: Instructions {
         12
     };
 
+    /// Whether the rows of one token's product are taken one after the other, as they lie: memory is read fastest so, if a row's sums
+    /// are two at least, so that none waits long for itself. (Where they are one, it is taken in halves.)
+    const ROW_AFTER_ROW: bool = Self::PARTS <= 2 && !Self::TILE.is(1, 1);
+
     /// Sixteen times +0.
     fn zero(self) -> Self::Sums;
     /// Loads one part of partial sums, which memory has lane after lane.
@@ -132,12 +136,19 @@ pub(in crate::kernels) trait Lanes<X, W, const B: usize>: Instructions {
     /// [`fold`](Self::fold) for the sums of a tile's rows and one token, into the beginning of `out`.
     #[inline(always)]
     fn fold_rows<const R: usize>(self, sums: [Self::Sums; R], out: &mut [Self::Acc]) {
-        if let (Ok(sums), Some(out)) = (<[_; 4]>::try_from(&sums[..]), out.first_chunk_mut()) {
-            *out = self.fold_four(sums);
-            return;
+        let whole = R.min(out.len()) / 4 * 4;
+        let (fours, sums) = sums.split_at(whole);
+        let (out_fours, out) = out.split_at_mut(whole);
+        for (out, sums) in out_fours
+            .as_chunks_mut()
+            .0
+            .iter_mut()
+            .zip(fours.as_chunks().0)
+        {
+            *out = self.fold_four(*sums);
         }
         for (out, sum) in out.iter_mut().zip(sums) {
-            *out = self.fold(sum);
+            *out = self.fold(*sum);
         }
     }
 

@@ -9,7 +9,7 @@ use std::array::from_fn;
 use bytes::{field_of_bytes, half_of_bytes, joined_bytes, numbers_of_codes, shifted_halves};
 use half::bf16;
 
-use super::instructions::{add_rows, dequantise, far_ahead, instructions, lanes};
+use super::instructions::{PREFETCH_BYTES, add_rows, dequantise, instructions, lanes};
 use super::lanes::{Lanes, Prefetch, Tile, add_parts};
 use super::scalar::flushing_fma;
 
@@ -426,7 +426,7 @@ fn add_pairs_4_3(
     }
 }
 
-/// [`Lanes::add_rows`] of such pairs, by assembly as [`add_pairs`] is.
+/// [`Lanes::add_rows`] of such pairs, of one token by assembly as [`add_pairs`] is.
 #[inline(always)]
 fn add_rows_of_pairs<L, const R: usize, const T: usize>(
     lanes: L,
@@ -436,102 +436,94 @@ fn add_rows_of_pairs<L, const R: usize, const T: usize>(
 ) where
     L: Lanes<bf16, bf16, 32, Sums = [__m256; 2]>,
 {
-    match sums.as_flattened_mut().try_into() {
-        Ok(sums) if (R, T) == (4, 1) => {
-            let rows = from_fn(|row| w[row]);
-            // SAFETY: `lanes` proves the instructions.
-            unsafe { add_rows_of_pairs_4_1(sums, rows, x[0]) };
-        }
-        _ => add_rows(lanes, sums, w, x),
+    if T == 1 {
+        // SAFETY: `lanes` proves the instructions.
+        unsafe { add_rows_of_pairs_to_one(sums.as_flattened_mut(), w, x[0]) };
+    } else {
+        add_rows(lanes, sums, w, x);
     }
 }
 
-/// Adds the products of four rows of pairs and those of one token to their sums, with denormals taken as zeros.
-///
-/// Eight registers, ymm0 to ymm7, hold the sums of both parts, two the odd and the even activations of one.
+/// Adds the products of rows of pairs and those of one token to their sums, one row after the other, with denormals taken as
+/// zeros.
 #[target_feature(enable = "avx2,fma")]
-fn add_rows_of_pairs_4_1(sums: &mut [[__m256; 2]; 4], w: [&[[bf16; 32]]; 4], x: &[[bf16; 32]]) {
-    /// The activations of a part, which begins at byte `at` of a block.
-    macro_rules! token {
-        ($at:literal) => {
+fn add_rows_of_pairs_to_one<const R: usize>(
+    sums: &mut [[__m256; 2]],
+    w: [&[[bf16; 32]]; R],
+    x: &[[bf16; 32]],
+) {
+    /// A part of a block, which begins at byte `at` of it: the odd numbers and then the even ones.
+    macro_rules! part {
+        ($at:literal, $sum:literal) => {
             concat!(
-                "vmovdqu ymm8, [{x} + {at} + ",
+                "vmovdqu ymm2, [{x} + {at} + ",
                 $at,
                 "]\n",
-                "vpand ymm9, ymm8, ymm15\n",
-                "vpslld ymm8, ymm8, 16",
-            )
-        };
-    }
-    /// A row of weights times them: the odd numbers and then the even ones.
-    macro_rules! row {
-        ($row:literal, $at:literal, $sum:literal) => {
-            concat!(
-                "vmovdqu ymm10, [{",
-                $row,
-                "} + {at} + ",
+                "vmovdqu ymm3, [{w} + {at} + ",
                 $at,
                 "]\n",
-                "vpand ymm11, ymm10, ymm15\n",
-                "vpslld ymm10, ymm10, 16\n",
+                "vpand ymm4, ymm2, ymm6\n",
+                "vpand ymm5, ymm3, ymm6\n",
+                "vpslld ymm2, ymm2, 16\n",
+                "vpslld ymm3, ymm3, 16\n",
                 "vfmadd231ps ymm",
                 $sum,
-                ", ymm11, ymm9\n",
+                ", ymm5, ymm4\n",
                 "vfmadd231ps ymm",
                 $sum,
-                ", ymm10, ymm8",
+                ", ymm3, ymm2",
             )
         };
     }
     let blocks = x.len();
-    assert!(
-        w.iter().all(|w| w.len() == blocks),
-        "as many blocks of each row"
-    );
-    if blocks == 0 {
+    let fits = sums.len() == R && w.iter().all(|w| w.len() == blocks);
+    assert!(fits, "as many blocks of each row");
+    if blocks == 0 || R == 0 {
         return;
     }
+    let rows = w.map(<[_]>::as_ptr);
     let mut usual = 0u32;
-    // SAFETY: it reads `blocks` blocks of `x` and of each row and writes the sums and `usual`, and leaves MXCSR as it was. What
-    // it asks for ahead is not read, and no address makes that fault.
+    // SAFETY: it reads `blocks` blocks of `x` and of each of the `R` rows and writes their sums and `usual`, and leaves MXCSR as
+    // it was. What it asks for ahead is not read, and no address makes that fault.
     unsafe {
         asm!("stmxcsr [{}]", in(reg) &mut usual, options(nostack, preserves_flags));
         let flushing = usual | FLUSH;
         asm!(
             "ldmxcsr [{flushing}]",
-            "vpcmpeqd ymm15, ymm15, ymm15",
-            "vpslld ymm15, ymm15, 16",
-            "vmovups ymm0, [{sums}]", "vmovups ymm1, [{sums} + 32]", "vmovups ymm2, [{sums} + 64]", "vmovups ymm3, [{sums} + 96]",
-            "vmovups ymm4, [{sums} + 128]", "vmovups ymm5, [{sums} + 160]", "vmovups ymm6, [{sums} + 192]", "vmovups ymm7, [{sums} + 224]",
+            "vpcmpeqd ymm6, ymm6, ymm6",
+            "vpslld ymm6, ymm6, 16",
+            // Once for each row.
             "2:",
-            // Rows lie one after the other, and memory is read fastest in order.
-            "prefetcht1 [{ahead}]", "prefetcht1 [{ahead} + 64]", "prefetcht1 [{ahead} + 128]", "prefetcht1 [{ahead} + 192]",
-            "add {ahead}, 256",
-            token!(0),
-            row!("a", 0, 0), row!("b", 0, 2), row!("c", 0, 4), row!("d", 0, 6),
-            token!(32),
-            row!("a", 32, 1), row!("b", 32, 3), row!("c", 32, 5), row!("d", 32, 7),
+            "mov {w}, [{rows}]",
+            "vmovups ymm0, [{sums}]",
+            "vmovups ymm1, [{sums} + 32]",
+            "xor {at:e}, {at:e}",
+            "3:",
+            "prefetcht1 [{w} + {at} + {ahead}]",
+            part!(0, 0),
+            part!(32, 1),
             "add {at}, 64",
             "cmp {at}, {end}",
-            "jne 2b",
-            "vmovups [{sums}], ymm0", "vmovups [{sums} + 32], ymm1", "vmovups [{sums} + 64], ymm2", "vmovups [{sums} + 96], ymm3",
-            "vmovups [{sums} + 128], ymm4", "vmovups [{sums} + 160], ymm5", "vmovups [{sums} + 192], ymm6", "vmovups [{sums} + 224], ymm7",
+            "jne 3b",
+            "vmovups [{sums}], ymm0",
+            "vmovups [{sums} + 32], ymm1",
+            "add {sums}, 64",
+            "add {rows}, 8",
+            "dec {left}",
+            "jnz 2b",
             "ldmxcsr [{usual}]",
             flushing = in(reg) &flushing,
             usual = in(reg) &usual,
-            sums = in(reg) sums.as_mut_ptr(),
-            a = in(reg) w[0].as_ptr(),
-            b = in(reg) w[1].as_ptr(),
-            c = in(reg) w[2].as_ptr(),
-            d = in(reg) w[3].as_ptr(),
+            sums = inout(reg) sums.as_mut_ptr() => _,
+            rows = inout(reg) rows.as_ptr() => _,
+            left = inout(reg) R => _,
+            w = out(reg) _,
             x = in(reg) x.as_ptr(),
-            ahead = inout(reg) far_ahead(w) => _,
-            at = inout(reg) 0usize => _,
+            at = out(reg) _,
             end = in(reg) size_of_val(x),
+            ahead = const PREFETCH_BYTES,
             out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
-            out("ymm4") _, out("ymm5") _, out("ymm6") _, out("ymm7") _,
-            out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
-            out("ymm15") _,
+            out("ymm4") _, out("ymm5") _, out("ymm6") _,
             options(nostack),
         );
     }
