@@ -136,19 +136,19 @@ pub(in crate::kernels) trait Lanes<X, W, const B: usize>: Instructions {
     /// [`fold`](Self::fold) for the sums of a tile's rows and one token, into the beginning of `out`.
     #[inline(always)]
     fn fold_rows<const R: usize>(self, sums: [Self::Sums; R], out: &mut [Self::Acc]) {
-        let whole = R.min(out.len()) / 4 * 4;
-        let (fours, sums) = sums.split_at(whole);
-        let (out_fours, out) = out.split_at_mut(whole);
-        for (out, sums) in out_fours
-            .as_chunks_mut()
-            .0
-            .iter_mut()
-            .zip(fours.as_chunks().0)
-        {
-            *out = self.fold_four(*sums);
+        if let (Ok(sums), Some(out)) = (<[_; 4]>::try_from(&sums[..]), out.first_chunk_mut()) {
+            *out = self.fold_four(sums);
+            return;
+        }
+        // Of many rows, which are all there.
+        if const { R > 4 } {
+            for (out, sums) in out.as_chunks_mut().0.iter_mut().zip(sums.as_chunks().0) {
+                *out = self.fold_four(*sums);
+            }
+            return;
         }
         for (out, sum) in out.iter_mut().zip(sums) {
-            *out = self.fold(*sum);
+            *out = self.fold(sum);
         }
     }
 
