@@ -74,7 +74,7 @@ fn say_what_is_missing(merged: &MergedGguf, stored: StoredAs, path: &Path) {
     }
     if let (Some((tensor, share)), StoredAs::Quantised) = (&merged.lost, stored) {
         eprintln!(
-            "what rounding to the stored types takes in {}: {} of the change of {tensor}, less of any other",
+            "what rounding to the stored types takes in {}: {} of the change of {tensor}, no more of any other",
             path.display(),
             percent(*share)
         );
