@@ -14,7 +14,7 @@ pub use element::ByType;
 pub(crate) use element::in_lanes;
 pub use element::{Dtype, Element, Float, round_to_bf16, round_to_f16};
 pub use matrix::Matrix;
-pub(crate) use quantised::encode as quantise;
+pub(crate) use quantised::quantise;
 pub use storage::{Block, Storage};
 pub use stored::Tensor;
 pub(crate) use stored::{decode, encode, encoded};

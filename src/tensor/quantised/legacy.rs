@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::encode::{Encode, Parts};
+use super::quantise::{Parts, Quantise};
 use super::{Block, ByteLanes, Codes, Plain, Quants};
 
 /// Four bits that stand for themselves.
@@ -185,7 +185,7 @@ impl Block for Iq4Nl {
     }
 }
 
-impl Encode for Q4_0 {
+impl Quantise for Q4_0 {
     const QUANTS: [i8; 2] = [-8, 7];
 
     fn pack(parts: &Parts) -> Self {
@@ -196,7 +196,7 @@ impl Encode for Q4_0 {
     }
 }
 
-impl Encode for Q4_1 {
+impl Quantise for Q4_1 {
     const QUANTS: [i8; 2] = [0, 15];
     const MINS: [i8; 2] = [1; 2];
 
@@ -209,7 +209,7 @@ impl Encode for Q4_1 {
     }
 }
 
-impl Encode for Q5_0 {
+impl Quantise for Q5_0 {
     const QUANTS: [i8; 2] = [-16, 15];
 
     fn pack(parts: &Parts) -> Self {
@@ -222,7 +222,7 @@ impl Encode for Q5_0 {
     }
 }
 
-impl Encode for Q5_1 {
+impl Quantise for Q5_1 {
     const QUANTS: [i8; 2] = [0, 31];
     const MINS: [i8; 2] = [1; 2];
 
@@ -237,7 +237,7 @@ impl Encode for Q5_1 {
     }
 }
 
-impl Encode for Q8_0 {
+impl Quantise for Q8_0 {
     const QUANTS: [i8; 2] = [-128, 127];
 
     fn pack(parts: &Parts) -> Self {
@@ -248,7 +248,7 @@ impl Encode for Q8_0 {
     }
 }
 
-impl Encode for Iq4Nl {
+impl Quantise for Iq4Nl {
     const QUANTS: [i8; 2] = [IQ4[0], IQ4[15]];
     const STEP: f64 = IQ4_STEP;
 

@@ -8,13 +8,13 @@
 //! contraction. In f64 the sum is exact too: all terms are multiples of 2⁻²⁴ below 2²⁸.
 
 mod byte_lanes;
-mod encode;
 mod legacy;
+mod quantise;
 mod superblocks;
 
 pub(crate) use byte_lanes::{ByteLanes, Plain};
-pub(crate) use encode::encode;
 pub(crate) use legacy::{Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+pub(crate) use quantise::quantise;
 pub(crate) use superblocks::{Iq4Xs, Q2K, Q3K, Q4K, Q5K, Q6K};
 
 use super::{Element, Storage};

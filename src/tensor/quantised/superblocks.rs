@@ -2,8 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::encode::{Encode, Parts};
 use super::legacy::{CODES, IQ4, IQ4_STEP, iq4_code, nearest_iq4, nibbles, nibbles_of};
+use super::quantise::{Parts, Quantise};
 use super::{Block, ByteLanes, Codes, Quants};
 
 /// 2 bits: d s q − dmin m; a byte of `scales` has s and above it m, of 16 numbers.
@@ -214,7 +214,7 @@ impl Block for Iq4Xs {
     }
 }
 
-impl Encode for Q2K {
+impl Quantise for Q2K {
     const QUANTS: [i8; 2] = [0, 3];
     const SCALES: [i8; 2] = [0, 15];
     const MINS: [i8; 2] = [-15, 0];
@@ -231,7 +231,7 @@ impl Encode for Q2K {
     }
 }
 
-impl Encode for Q3K {
+impl Quantise for Q3K {
     const QUANTS: [i8; 2] = [-4, 3];
     const SCALES: [i8; 2] = [-32, 31];
 
@@ -252,7 +252,7 @@ impl Encode for Q3K {
     }
 }
 
-impl Encode for Q4K {
+impl Quantise for Q4K {
     const QUANTS: [i8; 2] = [0, 15];
     const SCALES: [i8; 2] = [0, 63];
     const MINS: [i8; 2] = [-63, 0];
@@ -268,7 +268,7 @@ impl Encode for Q4K {
     }
 }
 
-impl Encode for Q5K {
+impl Quantise for Q5K {
     const QUANTS: [i8; 2] = [0, 31];
     const SCALES: [i8; 2] = [0, 63];
     const MINS: [i8; 2] = [-63, 0];
@@ -285,7 +285,7 @@ impl Encode for Q5K {
     }
 }
 
-impl Encode for Q6K {
+impl Quantise for Q6K {
     const QUANTS: [i8; 2] = [-32, 31];
     const SCALES: [i8; 2] = [-128, 127];
 
@@ -300,7 +300,7 @@ impl Encode for Q6K {
     }
 }
 
-impl Encode for Iq4Xs {
+impl Quantise for Iq4Xs {
     const QUANTS: [i8; 2] = [IQ4[0], IQ4[15]];
     const STEP: f64 = IQ4_STEP;
     const SCALES: [i8; 2] = [-32, 31];

@@ -30,7 +30,7 @@ fn decoded(storage: Storage, bytes: &[u8]) -> Vec<f64> {
 
 /// The numbers as they come back.
 fn back(storage: Storage, numbers: &[f64]) -> Vec<f64> {
-    decoded(storage, &encode(storage, numbers, None).unwrap())
+    decoded(storage, &quantise(storage, numbers, None).unwrap())
 }
 
 /// The root of the mean squared difference.
@@ -48,7 +48,7 @@ fn outlier(storage: Storage, large: f64) -> Vec<f64> {
 
 #[test]
 fn every_part_is_packed_where_decoding_has_it() {
-    fn check<B: Encode>(storage: Storage) {
+    fn check<B: Quantise>(storage: Storage) {
         let mut bits = bits();
         let mut within = |[least, greatest]: [i8; 2]| {
             let count = i16::from(greatest) - i16::from(least) + 1;
@@ -82,8 +82,8 @@ fn every_part_is_packed_where_decoding_has_it() {
 
 #[test]
 fn each_number_is_the_nearest_that_its_group_has() {
-    fn check<B: Encode>(storage: Storage, numbers: &[f64]) {
-        let bytes = encode(storage, numbers, None).unwrap();
+    fn check<B: Quantise>(storage: Storage, numbers: &[f64]) {
+        let bytes = quantise(storage, numbers, None).unwrap();
         let all = decoded(storage, &bytes);
         let size = 32 / B::FACTORS;
         for (i, block) in bytemuck::cast_slice::<u8, B>(&bytes).iter().enumerate() {
@@ -138,15 +138,15 @@ fn numbers_that_were_decoded_stay() {
     for storage in Storage::QUANTISED {
         let before = blocks(storage, 64);
         let numbers = decoded(storage, &before);
-        let after = encode(storage, &numbers, Some(&before)).unwrap();
+        let after = quantise(storage, &numbers, Some(&before)).unwrap();
         assert_eq!(decoded(storage, &after), numbers, "{storage}");
 
         // A change is at worst lost.
-        let before = encode(storage, &normal(1024), None).unwrap();
+        let before = quantise(storage, &normal(1024), None).unwrap();
         let numbers = decoded(storage, &before);
         let change: Vec<f64> = normal(2048)[1024..].iter().map(|x| x / 100.0).collect();
         let changed: Vec<f64> = numbers.iter().zip(&change).map(|(x, y)| x + y).collect();
-        let after = encode(storage, &changed, Some(&before)).unwrap();
+        let after = quantise(storage, &changed, Some(&before)).unwrap();
         let error = distance(&changed, &decoded(storage, &after));
         assert!(error <= distance(&changed, &numbers), "{storage}");
     }
@@ -188,9 +188,9 @@ fn what_f16_has_no_factors_for_is_refused() {
     for storage in Storage::QUANTISED {
         for large in [f64::NAN, f64::NEG_INFINITY, f64::MAX, -1e99, 1e10] {
             let numbers = outlier(storage, large);
-            assert_eq!(encode(storage, &numbers, None), None, "{storage} {large}");
+            assert_eq!(quantise(storage, &numbers, None), None, "{storage} {large}");
             let before = blocks(storage, 1);
-            assert_eq!(encode(storage, &numbers, Some(&before)), None);
+            assert_eq!(quantise(storage, &numbers, Some(&before)), None);
         }
     }
 }
@@ -200,7 +200,7 @@ fn the_bytes_are_the_same_everywhere() {
     let numbers = normal(1 << 11);
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for storage in Storage::QUANTISED {
-        for byte in encode(storage, &numbers, None).unwrap() {
+        for byte in quantise(storage, &numbers, None).unwrap() {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         }
     }

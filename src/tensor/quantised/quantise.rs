@@ -11,7 +11,7 @@
 use super::{Block, Plain, by_block, decode_blocks};
 use crate::tensor::{Storage, round_to_f16};
 
-/// Where the extreme numbers of a group are tried: so many [steps](Encode::STEP) inside the range of q. Outside it they are cut off,
+/// Where the extreme numbers of a group are tried: so many [steps](Quantise::STEP) inside the range of q. Outside it they are cut off,
 /// which the other numbers gain from.
 const PLACES: [f64; 3] = [-0.75, 0.0, 0.75];
 
@@ -19,7 +19,7 @@ const PLACES: [f64; 3] = [-0.75, 0.0, 0.75];
 const LEAST: f64 = 1.0 / (1 << 24) as f64;
 
 /// How a block is made. A range is the least and the greatest.
-pub(crate) trait Encode: Block {
+pub(crate) trait Quantise: Block {
     /// The range of q.
     const QUANTS: [i8; 2];
     /// About how far one q is from the next.
@@ -73,7 +73,7 @@ impl Parts {
     }
 
     /// The parts with the least error for these factors, where the groups are nearly on `lines`.
-    fn new<B: Encode>(numbers: &[f64], lines: &Lines, factors: [f64; 2]) -> (Fit, Self) {
+    fn new<B: Quantise>(numbers: &[f64], lines: &Lines, factors: [f64; 2]) -> (Fit, Self) {
         let mut fit = Fit::default();
         let mut parts = Self {
             factors,
@@ -118,7 +118,7 @@ struct Fit {
 
 impl Fit {
     /// Chooses the q of numbers of a group, and takes both in.
-    fn choose<B: Encode>(
+    fn choose<B: Quantise>(
         &mut self,
         x: &[f64],
         [d, e]: [f64; 2],
@@ -166,16 +166,20 @@ impl Fit {
 /// # Panics
 ///
 /// Where `storage` is not quantised, or the blocks have not as many numbers.
-pub(crate) fn encode(storage: Storage, numbers: &[f64], before: Option<&[u8]>) -> Option<Vec<u8>> {
+pub(crate) fn quantise(
+    storage: Storage,
+    numbers: &[f64],
+    before: Option<&[u8]>,
+) -> Option<Vec<u8>> {
     by_block!(
         storage,
-        encode_blocks(numbers, before),
+        quantise_blocks(numbers, before),
         unreachable!("{storage} has no blocks")
     )
 }
 
-/// [`encode`] for one type of blocks.
-fn encode_blocks<B: Encode>(numbers: &[f64], before: Option<&[u8]>) -> Option<Vec<u8>> {
+/// [`quantise`] for one type of blocks.
+fn quantise_blocks<B: Quantise>(numbers: &[f64], before: Option<&[u8]>) -> Option<Vec<u8>> {
     let before = before.map(bytemuck::cast_slice::<u8, B>);
     let blocks = numbers.chunks_exact(B::NUMBERS);
     assert!(
@@ -184,14 +188,14 @@ fn encode_blocks<B: Encode>(numbers: &[f64], before: Option<&[u8]>) -> Option<Ve
     );
     let mut bytes = Vec::with_capacity(blocks.len() * size_of::<B>());
     for (i, numbers) in blocks.enumerate() {
-        let block: B = encode_block(numbers, before.map(|blocks| &blocks[i]))?;
+        let block: B = quantise_block(numbers, before.map(|blocks| &blocks[i]))?;
         bytes.extend_from_slice(bytemuck::bytes_of(&block));
     }
     Some(bytes)
 }
 
-/// [`encode`] for one block.
-fn encode_block<B: Encode>(numbers: &[f64], before: Option<&B>) -> Option<B> {
+/// [`quantise`] for one block.
+fn quantise_block<B: Quantise>(numbers: &[f64], before: Option<&B>) -> Option<B> {
     if let Some(block) = before
         && numbers_of(block) == numbers
     {
@@ -234,7 +238,7 @@ fn lines_of<B: Block>(block: &B) -> Lines {
 }
 
 /// The lines on which groups of numbers most nearly are.
-fn best_lines<B: Encode>(numbers: &[f64]) -> Lines {
+fn best_lines<B: Quantise>(numbers: &[f64]) -> Lines {
     // What multiplies the offset, of which this much is known.
     let m = f64::from(B::MINS[0].signum());
     let mut lines = [[0.0; 2]; 16];
@@ -258,7 +262,7 @@ fn best_lines<B: Encode>(numbers: &[f64]) -> Lines {
 }
 
 /// Scales and offsets, these as multiples of `m`, with the extreme ones of a group's numbers at the [`PLACES`].
-fn starts<B: Encode>(x: &[f64], m: f64) -> Vec<[f64; 2]> {
+fn starts<B: Quantise>(x: &[f64], m: f64) -> Vec<[f64; 2]> {
     let [least, greatest] = B::QUANTS.map(f64::from);
     let places = PLACES.map(|place| place * B::STEP);
     if m == 0.0 {
@@ -281,7 +285,7 @@ fn starts<B: Encode>(x: &[f64], m: f64) -> Vec<[f64; 2]> {
 }
 
 /// Tries factors, and others fitted to what these choose, as long as the error falls. `attempt` says what factors choose.
-fn refined<B: Encode, T>(
+fn refined<B: Quantise, T>(
     start: [f64; 2],
     attempt: impl Fn([f64; 2]) -> Option<(Fit, T)>,
 ) -> Option<(Fit, T)> {
