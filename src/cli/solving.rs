@@ -68,11 +68,11 @@ fn stored_as(text: &str) -> std::result::Result<StoredAs, String> {
 }
 
 /// What a merged GGUF file has not, on standard error.
-fn say_what_is_missing(merged: &MergedGguf, stored: StoredAs, path: &Path) {
+fn say_what_is_missing(merged: &MergedGguf, path: &Path) {
     if let Some(reason) = &merged.no_tokenizer {
         eprintln!("no tokenizer in {}: {}", path.display(), one_line(reason));
     }
-    if let (Some((tensor, share)), StoredAs::Quantised) = (&merged.lost, stored) {
+    if let Some((tensor, share)) = &merged.lost {
         eprintln!(
             "what rounding to the stored types takes in {}: {} of the change of {tensor}, no more of any other",
             path.display(),
@@ -160,7 +160,7 @@ impl ExportArgs {
             "gguf" => export::gguf(model, &saved.patch, base, path),
             "merged" if is_gguf(path) => {
                 let merged = export::merged_gguf(model, &saved.patch, stored, path)?;
-                say_what_is_missing(&merged, stored, path);
+                say_what_is_missing(&merged, path);
                 Ok(())
             }
             "merged" => export::merged(model, &saved.patch, stored, path),

@@ -48,7 +48,7 @@ pub fn merged(model: &Model, patch: &Patch, stored: StoredAs, dir: &Path) -> Res
 pub struct MergedGguf {
     /// Why it has no tokenizer, where it has none.
     pub no_tokenizer: Option<String>,
-    /// [`Materialised::lost`](crate::patch::Materialised::lost).
+    /// [`Materialised::lost`](crate::patch::Materialised::lost), where tensors were quantised again.
     pub lost: Option<(String, f64)>,
 }
 
@@ -65,7 +65,10 @@ pub fn merged_gguf(
     file: &Path,
 ) -> Result<MergedGguf> {
     let patched = materialise(model, patch, stored)?;
-    let lost = patched.lost(patch)?;
+    let lost = match stored {
+        StoredAs::Quantised => patched.lost(patch)?,
+        StoredAs::Type(_) | StoredAs::Own => None,
+    };
     let no_tokenizer = patched.into_model().checkpoint().write_gguf(file, None)?;
     Ok(MergedGguf { no_tokenizer, lost })
 }
