@@ -7,7 +7,7 @@ use context_patch::model::ModelOptions;
 use libtest_mimic::Trial;
 
 use super::real::Real;
-use super::ways::{AT_ONCE, LEVELS, Way, hashes};
+use super::ways::{AT_ONCE, Way, hashes};
 
 /// A text that stays as it is.
 const TEXT: &str = include_str!("../../LICENSE-APACHE");
@@ -18,11 +18,12 @@ const SHORT: usize = 24;
 /// Tokens whose logits are hashed, a megabyte each in f32.
 const LAST: usize = 4;
 
-/// `MODEL::bits::LEVEL`, `MODEL::bits::WAY` and a control, ignored where the model or the level is absent; of `long` tokens where that
-/// does not take minutes.
+/// `MODEL::bits::LEVEL` of some levels, `MODEL::bits::WAY` and a control, ignored where the model or the level is absent; of `long`
+/// tokens where that does not take minutes.
 pub fn trials(
     real: &'static Real,
     long: usize,
+    levels: &[&'static str],
     ways: &[(&'static str, Way)],
     absent: bool,
 ) -> Vec<Trial> {
@@ -35,7 +36,7 @@ pub fn trials(
         Trial::test(name, test).with_ignored_flag(absent)
     };
     let mut trials = Vec::new();
-    for name in LEVELS {
+    for &name in levels {
         let level = name.parse::<Level>();
         let absent = absent || level.is_err();
         let test = Box::new(move || at_level(real, long, level.unwrap()));

@@ -2,7 +2,7 @@
 
 use crate::common::pinned;
 use crate::common::real::{Check, GOLDEN, Real, apply_writes_what_the_prompt_would};
-use crate::common::ways::FEW_TOKENS;
+use crate::common::ways::{FEW_TOKENS, LEVELS};
 use context_patch::patch::{ApplyMode, Positions, Solver};
 use context_patch::tensor::Element;
 use context_patch::verify::{Keep, PROMPTS, Summary};
@@ -34,15 +34,16 @@ const TOKENS: usize = 2;
 
 pub fn trials() -> Vec<Trial> {
     // What differs from Gemma's is the blocks, which these reach. The second model, four times as large, has the first one's but
-    // for biases.
-    let ways = &FEW_TOKENS[..];
+    // for biases, and takes more than a minute without vectors.
+    let (_, with_vectors) = LEVELS.split_first().unwrap();
+    let all = (&LEVELS[..], &FEW_TOKENS[..]);
     let mut trials = Vec::new();
     for (i, real) in MODELS.iter().enumerate() {
         let absent = real.absent();
         let checks = GOLDEN.into_iter().chain(TESTS);
         trials.extend(checks.map(|(name, check)| real.trial(name, check, absent)));
-        let ways = if i == 0 { ways } else { &[] };
-        trials.extend(pinned::trials(real, LONG, ways, absent));
+        let (levels, ways) = if i == 0 { all } else { (with_vectors, &[][..]) };
+        trials.extend(pinned::trials(real, LONG, levels, ways, absent));
     }
     trials
 }

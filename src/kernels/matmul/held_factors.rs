@@ -39,10 +39,15 @@ impl Held {
         rows: [&[B; N]; R],
         b: usize,
     ) {
+        let [mut d, mut m] = [[[0; 2]; R]; 2];
+        for r in 0..R {
+            [d[r], m[r]] = rows[r][b].f16s();
+        }
+        let (d, m) = (widened(simd, d), widened(simd, m));
         let [mut scales, mut offsets] = [[B::Factors::default(); R]; 2];
         for r in 0..R {
-            scales[r] = rows[r][b].scales(simd);
-            offsets[r] = rows[r][b].offsets(simd);
+            scales[r] = rows[r][b].scales(d[r]);
+            offsets[r] = rows[r][b].offsets(m[r]);
         }
         let in_block = B::NUMBERS / 32;
         for half in 0..2 {
@@ -87,4 +92,19 @@ impl Held {
             sixteen: halves.map(|place| self.sixteen[place]),
         }
     }
+}
+
+/// f16 as f32, four at once.
+#[inline(always)]
+fn widened<L: ByteLanes, const R: usize>(lanes: L, f16s: [[u8; 2]; R]) -> [f32; R] {
+    let mut wide = [0.0; R];
+    let (fours, singles) = f16s.as_chunks::<4>();
+    let (wide_fours, wide_singles) = wide.as_chunks_mut::<4>();
+    for (wide, four) in wide_fours.iter_mut().zip(fours) {
+        *wide = lanes.widen_four_f16(*four);
+    }
+    for (wide, single) in wide_singles.iter_mut().zip(singles) {
+        *wide = lanes.widen_f16(*single);
+    }
+    wide
 }

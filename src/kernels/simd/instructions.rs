@@ -289,7 +289,7 @@ unsafe fn add_rows_of_parts<
 /// [`Dequantise`](super::lanes::Dequantise) for one instruction set. `load` and `load_sixteen` are closures from
 /// where bytes begin, `halves` is one over two times sixteen of them and their shifts; the others are closures over 32 bytes.
 macro_rules! dequantise {
-    ($name:ty, $bytes:ty, $(widen_f16: $widen_f16:expr,)? load: $load:expr, load_sixteen: $load_sixteen:expr, halves: $halves:expr,
+    ($name:ty, $bytes:ty, $(widen_f16: $widen_f16:expr, widen_four_f16: $widen_four_f16:expr,)? load: $load:expr, load_sixteen: $load_sixteen:expr, halves: $halves:expr,
      field: $field:expr, joined: $joined:expr, less: $less:expr, plus: $plus:expr, column: $column:expr, look_up: $look_up:expr,
      dequantise: $dequantise:expr $(, from_table: $from_table:expr)? $(,)?) => {
         impl $crate::tensor::quantised::ByteLanes for $name {
@@ -300,6 +300,11 @@ macro_rules! dequantise {
                 fn widen_f16(self, bytes: [u8; 2]) -> f32 {
                     // SAFETY: as for `field`.
                     unsafe { $widen_f16(bytes) }
+                }
+                #[inline(always)]
+                fn widen_four_f16(self, four: [[u8; 2]; 4]) -> [f32; 4] {
+                    // SAFETY: as for `field`.
+                    unsafe { $widen_four_f16(four) }
                 }
             )?
             #[inline(always)]

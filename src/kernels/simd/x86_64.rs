@@ -5,7 +5,9 @@ mod pairs;
 
 use std::arch::x86_64::*;
 
-use bytes::{field_of_bytes, half_of_bytes, joined_bytes, numbers_of_codes, shifted_halves};
+use bytes::{
+    field_of_bytes, four_widened, half_of_bytes, joined_bytes, numbers_of_codes, shifted_halves,
+};
 use half::bf16;
 use pairs::{add_pairs, add_rows_of_pairs, dot_pairs, load_pairs};
 
@@ -82,6 +84,7 @@ lanes!(
 dequantise!(
     Avx2, __m256i,
     widen_f16: |bytes| _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(bytes).into()))),
+    widen_four_f16: four_widened,
     load: |bytes: *const u8| _mm256_loadu_si256(bytes.cast()),
     load_sixteen: |bytes: *const u8| _mm_loadu_si128(bytes.cast()),
     halves: shifted_halves,
@@ -164,6 +167,7 @@ macro_rules! avx512_lanes {
         dequantise!(
             $name, __m256i,
             widen_f16: |bytes| _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(u16::from_le_bytes(bytes).into()))),
+            widen_four_f16: four_widened,
             load: |bytes: *const u8| _mm256_loadu_si256(bytes.cast()),
             load_sixteen: |bytes: *const u8| _mm_loadu_si128(bytes.cast()),
             halves: shifted_halves,

@@ -17,6 +17,12 @@ pub(crate) trait ByteLanes: Copy {
         f32::from_bits(shifted) * f32::from_bits((127 + 112) << 23)
     }
 
+    /// Four f16 widened.
+    #[inline(always)]
+    fn widen_four_f16(self, four: [[u8; 2]; 4]) -> [f32; 4] {
+        four.map(|bytes| self.widen_f16(bytes))
+    }
+
     /// Reads them.
     fn load_bytes(self, bytes: &[u8; 32]) -> Self::Bytes;
     /// Reads signed ones.

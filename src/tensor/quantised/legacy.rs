@@ -72,11 +72,15 @@ impl Block for Q4_0 {
     const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [f32; 1] {
-        [lanes.widen_f16(self.d)]
+    fn f16s(&self) -> [[u8; 2]; 2] {
+        [self.d, [0; 2]]
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [f32; 1] {
+    fn scales(&self, d: f32) -> [f32; 1] {
+        [d]
+    }
+    #[inline(always)]
+    fn offsets(&self, _: f32) -> [f32; 1] {
         [-0.0]
     }
     #[inline(always)]
@@ -92,12 +96,16 @@ impl Block for Q4_1 {
     const OFFSETS: bool = true;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [f32; 1] {
-        [lanes.widen_f16(self.d)]
+    fn f16s(&self) -> [[u8; 2]; 2] {
+        [self.d, self.m]
     }
     #[inline(always)]
-    fn offsets(&self, lanes: impl ByteLanes) -> [f32; 1] {
-        [lanes.widen_f16(self.m)]
+    fn scales(&self, d: f32) -> [f32; 1] {
+        [d]
+    }
+    #[inline(always)]
+    fn offsets(&self, m: f32) -> [f32; 1] {
+        [m]
     }
     #[inline(always)]
     fn quants<L: ByteLanes>(&self, _: L, _: usize) -> Quants<'_, L> {
@@ -112,11 +120,15 @@ impl Block for Q5_0 {
     const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [f32; 1] {
-        [lanes.widen_f16(self.d)]
+    fn f16s(&self) -> [[u8; 2]; 2] {
+        [self.d, [0; 2]]
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [f32; 1] {
+    fn scales(&self, d: f32) -> [f32; 1] {
+        [d]
+    }
+    #[inline(always)]
+    fn offsets(&self, _: f32) -> [f32; 1] {
         [-0.0]
     }
     #[inline(always)]
@@ -132,12 +144,16 @@ impl Block for Q5_1 {
     const OFFSETS: bool = true;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [f32; 1] {
-        [lanes.widen_f16(self.d)]
+    fn f16s(&self) -> [[u8; 2]; 2] {
+        [self.d, self.m]
     }
     #[inline(always)]
-    fn offsets(&self, lanes: impl ByteLanes) -> [f32; 1] {
-        [lanes.widen_f16(self.m)]
+    fn scales(&self, d: f32) -> [f32; 1] {
+        [d]
+    }
+    #[inline(always)]
+    fn offsets(&self, m: f32) -> [f32; 1] {
+        [m]
     }
     #[inline(always)]
     fn quants<L: ByteLanes>(&self, _: L, _: usize) -> Quants<'_, L> {
@@ -152,11 +168,15 @@ impl Block for Q8_0 {
     const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [f32; 1] {
-        [lanes.widen_f16(self.d)]
+    fn f16s(&self) -> [[u8; 2]; 2] {
+        [self.d, [0; 2]]
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [f32; 1] {
+    fn scales(&self, d: f32) -> [f32; 1] {
+        [d]
+    }
+    #[inline(always)]
+    fn offsets(&self, _: f32) -> [f32; 1] {
         [-0.0]
     }
     #[inline(always)]
@@ -172,11 +192,15 @@ impl Block for Iq4Nl {
     const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [f32; 1] {
-        [lanes.widen_f16(self.d)]
+    fn f16s(&self) -> [[u8; 2]; 2] {
+        [self.d, [0; 2]]
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [f32; 1] {
+    fn scales(&self, d: f32) -> [f32; 1] {
+        [d]
+    }
+    #[inline(always)]
+    fn offsets(&self, _: f32) -> [f32; 1] {
         [-0.0]
     }
     #[inline(always)]

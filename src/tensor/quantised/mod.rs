@@ -30,12 +30,24 @@ pub(crate) trait Block: bytemuck::Pod {
     /// Whether the type has offsets.
     const OFFSETS: bool;
 
-    /// The scales.
-    fn scales(&self, lanes: impl ByteLanes) -> Self::Factors;
-    /// The offsets, −0 where the type has none: what adds nothing, not even to a zero's sign.
-    fn offsets(&self, lanes: impl ByteLanes) -> Self::Factors;
+    /// The f16 that is a factor of all scales, and that of all offsets, 0 where the type has none.
+    fn f16s(&self) -> [[u8; 2]; 2];
+    /// The scales, whose factor is `d`.
+    fn scales(&self, d: f32) -> Self::Factors;
+    /// The offsets, whose factor is `m`: −0 where the type has none, which adds nothing, not even to a zero's sign.
+    fn offsets(&self, m: f32) -> Self::Factors;
     /// The integers of the `i`th 32 numbers.
     fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> Quants<'_, L>;
+
+    /// The scales and the offsets.
+    #[inline(always)]
+    fn factors(&self, lanes: impl ByteLanes) -> [Self::Factors; 2] {
+        let [d, m] = self.f16s();
+        [
+            self.scales(lanes.widen_f16(d)),
+            self.offsets(lanes.widen_f16(m)),
+        ]
+    }
 }
 
 /// The integers q of 32 numbers.
@@ -149,7 +161,7 @@ fn decode_blocks<E: Element, B: Block>(lanes: impl ByteLanes, bytes: &[u8], out:
         "as many numbers as the blocks have"
     );
     for (block, out) in blocks.iter().zip(out.chunks_exact_mut(per_block)) {
-        let (scales, offsets) = (block.scales(lanes), block.offsets(lanes));
+        let [scales, offsets] = block.factors(lanes);
         for (i, out) in out.iter_mut().enumerate() {
             let quants = lanes.store_signed(block.quants(lanes, i).bytes(lanes));
             let (groups, _) = out.as_chunks_mut::<16>();

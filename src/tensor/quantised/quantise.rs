@@ -228,7 +228,7 @@ fn numbers_of<B: Block>(block: &B) -> Vec<f64> {
 
 /// The lines that a block has.
 fn lines_of<B: Block>(block: &B) -> Lines {
-    let (scales, offsets) = (block.scales(Plain), block.offsets(Plain));
+    let [scales, offsets] = block.factors(Plain);
     let factors = scales.as_ref().iter().zip(offsets.as_ref());
     let mut lines = [[0.0; 2]; 16];
     for (line, (scale, offset)) in lines.iter_mut().zip(factors) {

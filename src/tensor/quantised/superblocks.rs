@@ -74,14 +74,18 @@ impl Block for Q2K {
     const OFFSETS: bool = true;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [f32; 16] {
-        let s = self.scales.map(|b| b & 15);
-        times(lanes.widen_f16(self.d), s.map(|s| s as i8))
+    fn f16s(&self) -> [[u8; 2]; 2] {
+        [self.d, self.dmin]
     }
     #[inline(always)]
-    fn offsets(&self, lanes: impl ByteLanes) -> [f32; 16] {
+    fn scales(&self, d: f32) -> [f32; 16] {
+        let s = self.scales.map(|b| b & 15);
+        times(d, s.map(|s| s as i8))
+    }
+    #[inline(always)]
+    fn offsets(&self, dmin: f32) -> [f32; 16] {
         let m = self.scales.map(|b| b >> 4);
-        times(-lanes.widen_f16(self.dmin), m.map(|m| m as i8))
+        times(-dmin, m.map(|m| m as i8))
     }
     #[inline(always)]
     fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> Quants<'_, L> {
@@ -96,7 +100,11 @@ impl Block for Q3K {
     const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [f32; 16] {
+    fn f16s(&self) -> [[u8; 2]; 2] {
+        [self.d, [0; 2]]
+    }
+    #[inline(always)]
+    fn scales(&self, d: f32) -> [f32; 16] {
         let [a, b, high] = words(&self.scales);
         // Four scales: their low bits, and the `i`th pair of bits of the last word's bytes above them.
         let four = |low: u32, i: u32| {
@@ -104,10 +112,10 @@ impl Block for Q3K {
             scales.to_le_bytes().map(|s| s as i8 - 32)
         };
         let s = bytemuck::cast([four(a, 0), four(b, 1), four(a >> 4, 2), four(b >> 4, 3)]);
-        times(lanes.widen_f16(self.d), s)
+        times(d, s)
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [f32; 16] {
+    fn offsets(&self, _: f32) -> [f32; 16] {
         [-0.0; 16]
     }
     #[inline(always)]
@@ -125,12 +133,16 @@ impl Block for Q4K {
     const OFFSETS: bool = true;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [f32; 8] {
-        times(lanes.widen_f16(self.d), six_bits(&self.scales)[0])
+    fn f16s(&self) -> [[u8; 2]; 2] {
+        [self.d, self.dmin]
     }
     #[inline(always)]
-    fn offsets(&self, lanes: impl ByteLanes) -> [f32; 8] {
-        times(-lanes.widen_f16(self.dmin), six_bits(&self.scales)[1])
+    fn scales(&self, d: f32) -> [f32; 8] {
+        times(d, six_bits(&self.scales)[0])
+    }
+    #[inline(always)]
+    fn offsets(&self, dmin: f32) -> [f32; 8] {
+        times(-dmin, six_bits(&self.scales)[1])
     }
     #[inline(always)]
     fn quants<L: ByteLanes>(&self, _: L, i: usize) -> Quants<'_, L> {
@@ -145,12 +157,16 @@ impl Block for Q5K {
     const OFFSETS: bool = true;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [f32; 8] {
-        times(lanes.widen_f16(self.d), six_bits(&self.scales)[0])
+    fn f16s(&self) -> [[u8; 2]; 2] {
+        [self.d, self.dmin]
     }
     #[inline(always)]
-    fn offsets(&self, lanes: impl ByteLanes) -> [f32; 8] {
-        times(-lanes.widen_f16(self.dmin), six_bits(&self.scales)[1])
+    fn scales(&self, d: f32) -> [f32; 8] {
+        times(d, six_bits(&self.scales)[0])
+    }
+    #[inline(always)]
+    fn offsets(&self, dmin: f32) -> [f32; 8] {
+        times(-dmin, six_bits(&self.scales)[1])
     }
     #[inline(always)]
     fn quants<L: ByteLanes>(&self, lanes: L, i: usize) -> Quants<'_, L> {
@@ -166,11 +182,15 @@ impl Block for Q6K {
     const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [f32; 16] {
-        times(lanes.widen_f16(self.d), self.scales)
+    fn f16s(&self) -> [[u8; 2]; 2] {
+        [self.d, [0; 2]]
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [f32; 16] {
+    fn scales(&self, d: f32) -> [f32; 16] {
+        times(d, self.scales)
+    }
+    #[inline(always)]
+    fn offsets(&self, _: f32) -> [f32; 16] {
         [-0.0; 16]
     }
     #[inline(always)]
@@ -194,17 +214,21 @@ impl Block for Iq4Xs {
     const OFFSETS: bool = false;
 
     #[inline(always)]
-    fn scales(&self, lanes: impl ByteLanes) -> [f32; 8] {
+    fn f16s(&self) -> [[u8; 2]; 2] {
+        [self.d, [0; 2]]
+    }
+    #[inline(always)]
+    fn scales(&self, d: f32) -> [f32; 8] {
         let mut s = [0; 8];
         for (i, s) in s.iter_mut().enumerate() {
             let low = self.scales_low[i / 2] >> (4 * (i % 2)) & 15;
             let high = self.scales_high[i / 4] >> (2 * (i % 4)) & 3;
             *s = (low | high << 4) as i8 - 32;
         }
-        times(lanes.widen_f16(self.d), s)
+        times(d, s)
     }
     #[inline(always)]
-    fn offsets(&self, _: impl ByteLanes) -> [f32; 8] {
+    fn offsets(&self, _: f32) -> [f32; 8] {
         [-0.0; 8]
     }
     #[inline(always)]

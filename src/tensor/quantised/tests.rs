@@ -143,7 +143,7 @@ fn contraction_changes_nothing_and_half_precision_does() {
         let bytes = blocks(storage, 256);
         let mut narrower = false;
         for block in bytemuck::cast_slice::<u8, B>(&bytes) {
-            let (scales, offsets) = (block.scales(Plain), block.offsets(Plain));
+            let [scales, offsets] = block.factors(Plain);
             let (scales, offsets) = (scales.as_ref(), offsets.as_ref());
             for i in 0..B::NUMBERS / 32 {
                 let quants = Plain.store_signed(block.quants(Plain, i).bytes(Plain));

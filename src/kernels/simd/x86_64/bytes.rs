@@ -5,6 +5,16 @@ use std::arch::x86_64::*;
 use crate::kernels::simd::HeldFactors;
 use crate::tensor::quantised::Codes;
 
+/// Four f16 as f32. They become one integer first, in registers that have nothing else to do.
+#[inline]
+#[target_feature(enable = "f16c")]
+pub(super) fn four_widened(four: [[u8; 2]; 4]) -> [f32; 4] {
+    let [a, b, c, d] = four.map(|bytes| u64::from(u16::from_le_bytes(bytes)));
+    let four = _mm_cvtph_ps(_mm_cvtsi64_si128((a | b << 16 | c << 32 | d << 48) as i64));
+    // SAFETY: both are 128 plain bits.
+    unsafe { std::mem::transmute::<__m128, [f32; 4]>(four) }
+}
+
 /// Two halves, whose bytes' bits from their shift on come to the lowest four.
 #[inline]
 #[target_feature(enable = "avx2")]
