@@ -9,7 +9,7 @@
 //! The model is a folder; a model with a chat template gets prompts as system messages. The split is `validation` for choosing
 //! and `test` for the figures of docs/compile.md. Names after it are those of the files to run. What is to be done otherwise than by
 //! the recipe: `lambda=`, `first=`, `rank=`, `anchor_weight=`; `anchors=` texts that must not change; `own=` queries that the model
-//! makes up, instead of those of `train`; `second=1` to try second turns, and `second=2` to compile from such, too; `together=joint` to compile
+//! makes up, instead of those of `train`, and `more=` such beside them; `second=1` to try second turns, and `second=2` to compile from such, too; `together=joint` to compile
 //! all prompts into one patch, `together=added` to add their patches.
 #![allow(
     clippy::unwrap_used,
@@ -58,6 +58,7 @@ struct Setting {
     recipe: Recipe,
     anchors: usize,
     own: usize,
+    more: usize,
     second: usize,
     together: Together,
 }
@@ -80,6 +81,7 @@ impl Setting {
             recipe: Recipe::new(model),
             anchors: ANCHORS,
             own: 0,
+            more: 0,
             second: 0,
             together: Together::Apart,
         };
@@ -93,6 +95,7 @@ impl Setting {
                 "rank" => setting.recipe.rank = count(),
                 "anchors" => setting.anchors = count(),
                 "own" => setting.own = count(),
+                "more" => setting.more = count(),
                 "second" => setting.second = count(),
                 "together" if value == "joint" => setting.together = Together::Joint,
                 "together" if value == "added" => setting.together = Together::Added,
@@ -343,7 +346,14 @@ impl<'a> Case<'a> {
             0 => self.prompt.samples::<f32>(model, &train, kept, || {}),
             own => self.prompt.own_samples::<f32>(model, own, 0, kept, || {}),
         };
-        Lesson::all(model, &samples.unwrap(), || {}).unwrap()
+        let mut samples = samples.unwrap();
+        if setting.more > 0 {
+            let more = self
+                .prompt
+                .own_samples::<f32>(model, setting.more, 0, kept, || {});
+            samples.extend(more.unwrap());
+        }
+        Lesson::all(model, &samples, || {}).unwrap()
     }
 
     /// What is tried: queries, or these in second turns alone.
