@@ -35,6 +35,7 @@ pub struct PackedKeys<E: Element> {
     /// A panel a row.
     panels: Matrix<E>,
     head_dim: usize,
+    products_are_normal: bool,
 }
 
 impl<E: Element> PackedKeys<E> {
@@ -64,7 +65,11 @@ impl<E: Element> PackedKeys<E> {
                 }
             }
         }
-        Self { panels, head_dim }
+        Self {
+            panels,
+            head_dim,
+            products_are_normal: products_are_normal(keys),
+        }
     }
 }
 
@@ -73,6 +78,18 @@ const fn together<E: Element>() -> usize {
     match E::DTYPE {
         Dtype::Bf16 => 2,
         Dtype::F32 | Dtype::F64 => 1,
+    }
+}
+
+/// Whether products with other such numbers, and sums of these, are zero or normal, however they are rounded: all but zeros are
+/// 2⁻⁵⁰ or more, so that a product, of which bf16 has 16 bits, is a multiple of 2⁻¹¹⁴. Only bf16 takes denormals as zeros, which
+/// some levels have to look for.
+fn products_are_normal<E: Element>(numbers: &[E]) -> bool {
+    const SMALLEST: u16 = (127 - 50) << 7;
+    let normal = |x: &bf16| (x.to_bits() & 0x7fff).wrapping_sub(1) >= SMALLEST - 1;
+    match E::DTYPE {
+        Dtype::Bf16 => bytemuck::cast_slice(numbers).iter().all(normal),
+        Dtype::F32 | Dtype::F64 => true,
     }
 }
 
@@ -92,11 +109,13 @@ pub fn scores<E: Element>(
     }
     let head_dim = keys.head_dim;
     let panel = keys.panels.cols();
+    let normal = keys.products_are_normal && products_are_normal(q);
     let keys = &keys.panels.as_slice()[panels.start * panel..panels.end * panel];
     let scores = Scores {
         q,
         head_dim,
         keys,
+        normal,
         out,
     };
     E::by_type::<AtLevel>((level, scores));
@@ -107,6 +126,8 @@ struct Scores<'a, E: Element> {
     q: &'a [E],
     head_dim: usize,
     keys: &'a [E],
+    /// Whether no product or sum is denormal.
+    normal: bool,
     out: &'a mut [E::Acc],
 }
 
@@ -118,7 +139,11 @@ macro_rules! task {
 
             #[inline(always)]
             fn run<S: Simd>(self, simd: S) {
-                all_scores::<S, $x, $b, $together>(simd, self);
+                if const { <S as Lanes<$x, $x, $b>>::LOOKS_FOR_DENORMALS } && self.normal {
+                    all_scores::<S, $x, $b, $together, true>(simd, self);
+                } else {
+                    all_scores::<S, $x, $b, $together, false>(simd, self);
+                }
             }
         }
     )*};
@@ -135,8 +160,10 @@ impl<'a> ByType for AtLevel<'a> {
 
 /// Every panel with every query, four queries at a time where registers have room for their sums.
 #[inline(always)]
-fn all_scores<L, E, const B: usize, const P: usize>(lanes: L, scores: Scores<'_, E>)
-where
+fn all_scores<L, E, const B: usize, const P: usize, const NORMAL: bool>(
+    lanes: L,
+    scores: Scores<'_, E>,
+) where
     L: Lanes<E, E, B, Acc = E::Acc>,
     E: Element,
 {
@@ -145,6 +172,7 @@ where
         head_dim,
         keys,
         out,
+        ..
     } = scores;
     let q = steps::<E, P>(q, head_dim);
     let steps = head_dim.div_ceil(P);
@@ -159,9 +187,9 @@ where
         while row * steps < q.len() {
             let (q, out) = (&q[row * steps..], &mut out[row * width + panel * KEYS..]);
             row += if const { !L::TILE.is(1, 1) } && q.len() >= 4 * steps {
-                tile::<L, E, B, P, 4>(lanes, q, keys, &mut of_four, out, width)
+                tile::<L, E, B, P, NORMAL, 4>(lanes, q, keys, &mut of_four, out, width)
             } else {
-                tile::<L, E, B, P, 1>(lanes, q, keys, &mut of_one, out, width)
+                tile::<L, E, B, P, NORMAL, 1>(lanes, q, keys, &mut of_one, out, width)
             };
         }
     }
@@ -180,7 +208,7 @@ fn steps<E: Element, const P: usize>(q: &[E], head_dim: usize) -> Cow<'_, [[E; P
 /// A panel with `R` queries, into the first numbers of rows of `width`. Returns `R`. Sums of left branches are in `waiting` until the
 /// right ones are there, one of each depth, and the outcome is in the last.
 #[inline(always)]
-fn tile<L, E, const B: usize, const P: usize, const R: usize>(
+fn tile<L, E, const B: usize, const P: usize, const NORMAL: bool, const R: usize>(
     lanes: L,
     q: &[[E; P]],
     keys: &[[[E; B]; VECTORS]],
@@ -196,8 +224,8 @@ where
     for part in 0..L::PARTS {
         let mut keys = keys;
         for (pair, &[first, second]) in LANES.as_chunks().0.iter().enumerate() {
-            let left = lane(lanes, q, &mut keys, first, part);
-            let mut sums = lane(lanes, q, &mut keys, second, part);
+            let left = lane::<L, E, B, P, NORMAL, R>(lanes, q, &mut keys, first, part);
+            let mut sums = lane::<L, E, B, P, NORMAL, R>(lanes, q, &mut keys, second, part);
             add(lanes, left, &mut sums);
             let branches = pair.trailing_ones() as usize;
             for left in &waiting[..branches] {
@@ -217,7 +245,7 @@ where
 
 /// One lane of every score, for which it takes its steps from `keys`.
 #[inline(always)]
-fn lane<L, E, const B: usize, const P: usize, const R: usize>(
+fn lane<L, E, const B: usize, const P: usize, const NORMAL: bool, const R: usize>(
     lanes: L,
     q: [&[[E; P]]; R],
     keys: &mut &[[[E; B]; VECTORS]],
@@ -241,7 +269,11 @@ where
         for r in 0..R {
             let q = lanes.load(&from_fn(|i| q[r][step][i % P]), part);
             for v in 0..VECTORS {
-                sums[r][v] = lanes.multiply_add(sums[r][v], vectors[v], q);
+                sums[r][v] = if NORMAL {
+                    lanes.multiply_add_normal(sums[r][v], vectors[v], q)
+                } else {
+                    lanes.multiply_add(sums[r][v], vectors[v], q)
+                };
             }
         }
     }
@@ -271,8 +303,9 @@ mod tests {
     use crate::kernels::dot;
     use crate::tensor::Float;
 
-    fn agrees<E: Element>() {
-        let number = |i: usize| E::from_f64(libm::sin(i as f64 * 1.7) * 3.0);
+    /// Of numbers below `size`.
+    fn agrees<E: Element>(size: f64) {
+        let number = |i: usize| E::from_f64(libm::sin(i as f64 * 1.7) * size);
         for (rows, keys, head_dim) in [
             (1, 1, 1),
             (3, 33, 16),
@@ -302,8 +335,32 @@ mod tests {
 
     #[test]
     fn every_score_is_the_documented_product() {
-        agrees::<f64>();
-        agrees::<f32>();
-        agrees::<bf16>();
+        agrees::<f64>(3.0);
+        agrees::<f32>(3.0);
+        agrees::<bf16>(3.0);
+        // Sums of products about 2⁻¹²⁶, which denormal numbers are below.
+        agrees::<bf16>(2f64.powi(-63));
+    }
+
+    #[test]
+    fn the_smallest_product_of_those_called_normal_is_normal() {
+        let (zero, least) = (bf16::from_f32(-0.0), bf16::from_f32(2f32.powi(-50)));
+        let below = bf16::from_bits(least.to_bits() - 1);
+        for x in [
+            zero,
+            least,
+            -least,
+            bf16::MAX,
+            bf16::NEG_INFINITY,
+            bf16::NAN,
+        ] {
+            assert!(products_are_normal(&[x, bf16::ONE]), "{x}");
+        }
+        for x in [below, -below, bf16::MIN_POSITIVE, bf16::from_bits(1)] {
+            assert!(!products_are_normal(&[bf16::ONE, x]), "{x}");
+        }
+        // The last place of a product of two, each of them 2⁻⁵⁰ and its last place.
+        let last_place = least.to_f64() * 2f64.powi(-7);
+        assert!(last_place * last_place >= f32::MIN_POSITIVE.into());
     }
 }

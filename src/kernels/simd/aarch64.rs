@@ -76,6 +76,10 @@ lanes!(
     load: load_pairs,
     widen: load_pairs,
     multiply_add: dot_pairs,
+    multiply_add_normal: |sum, w, x| {
+        let sum = vfmaq_f32(sum, odd(w), odd(x));
+        vfmaq_f32(sum, even(w), even(x))
+    },
     add_sums: |a, b| vaddq_f32(a, b),
     fold: fold_sixteen_f32,
 );
@@ -134,12 +138,24 @@ unsafe fn load_pairs(x: *const bf16) -> uint32x4_t {
     vreinterpretq_u32_u16(unsafe { vld1q_u16(x.cast()) })
 }
 
+/// The odd numbers of four pairs.
+#[inline]
+#[target_feature(enable = "neon")]
+fn odd(pairs: uint32x4_t) -> float32x4_t {
+    vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xFFFF_0000)))
+}
+
+/// The even numbers of four pairs.
+#[inline]
+#[target_feature(enable = "neon")]
+fn even(pairs: uint32x4_t) -> float32x4_t {
+    vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs))
+}
+
 /// Four lanes of the bf16 product: odd elements first, then even ones, denormals taken as zero.
 #[inline]
 #[target_feature(enable = "neon")]
 fn dot_pairs(sum: float32x4_t, w: uint32x4_t, x: uint32x4_t) -> float32x4_t {
-    let odd = |v| vreinterpretq_f32_u32(vandq_u32(v, vdupq_n_u32(0xFFFF_0000)));
-    let even = |v| vreinterpretq_f32_u32(vshlq_n_u32::<16>(v));
     let sum = flushing_fma_neon(odd(w), odd(x), sum);
     flushing_fma_neon(even(w), even(x), sum)
 }

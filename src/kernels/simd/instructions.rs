@@ -69,7 +69,7 @@ macro_rules! instructions {
 macro_rules! lanes {
     ($name:ty, $x:ty, $w:ty, $b:literal, $acc:ty, $operand:ty, $sum:ty, $parts:literal, $tile:expr,
      zero: $zero:expr, load: $load:expr, widen: $widen:expr,
-     multiply_add: $multiply_add:expr, add_sums: $add_sums:expr, fold: $fold:expr $(, fold_four: $fold_four:expr)?
+     multiply_add: $multiply_add:expr, $(multiply_add_normal: $normal:expr,)? add_sums: $add_sums:expr, fold: $fold:expr $(, fold_four: $fold_four:expr)?
      $(, fold_square: $fold_square:expr)? $(, add_rows: $add_rows:expr)?
      $(, pack_from: $pack_from:literal, packed: $packed:ty, add: $add:expr)? $(,)?) => {
         impl $crate::kernels::simd::lanes::Lanes<$x, $w, $b> for $name {
@@ -133,6 +133,14 @@ macro_rules! lanes {
                 // SAFETY: `self` proves the instructions; memory is not touched.
                 unsafe { $multiply_add(sum, w, x) }
             }
+            $(
+                #[inline(always)]
+                fn multiply_add_normal(self, sum: Self::Sum, w: Self::Operand, x: Self::Operand) -> Self::Sum {
+                    // SAFETY: `self` proves the instructions; memory is not touched.
+                    unsafe { $normal(sum, w, x) }
+                }
+                const LOOKS_FOR_DENORMALS: bool = true;
+            )?
             #[inline(always)]
             fn add_sums(self, a: Self::Sum, b: Self::Sum) -> Self::Sum {
                 // SAFETY: `self` proves the instructions; memory is not touched.

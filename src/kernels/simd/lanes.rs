@@ -63,6 +63,9 @@ pub(in crate::kernels) trait Lanes<X, W, const B: usize>: Instructions {
     /// are two at least, so that none waits long for itself. (Where they are one, it is taken in halves.)
     const ROW_AFTER_ROW: bool = Self::PARTS <= 2 && !Self::TILE.is(1, 1);
 
+    /// Whether [`multiply_add_normal`](Self::multiply_add_normal) takes less time than [`multiply_add`](Self::multiply_add).
+    const LOOKS_FOR_DENORMALS: bool = false;
+
     /// Sixteen times +0.
     fn zero(self) -> Self::Sums;
     /// Loads one part of partial sums, which memory has lane after lane.
@@ -79,6 +82,11 @@ pub(in crate::kernels) trait Lanes<X, W, const B: usize>: Instructions {
     fn unpack(self, block: &Self::Packed, part: usize) -> Self::Operand;
     /// `sum + w · x` in every lane, in the order that [`kernels`](super) documents.
     fn multiply_add(self, sum: Self::Sum, w: Self::Operand, x: Self::Operand) -> Self::Sum;
+    /// The same where neither operands, products nor sums are denormal.
+    #[inline(always)]
+    fn multiply_add_normal(self, sum: Self::Sum, w: Self::Operand, x: Self::Operand) -> Self::Sum {
+        self.multiply_add(sum, w, x)
+    }
     /// `a + b` in every lane.
     fn add_sums(self, a: Self::Sum, b: Self::Sum) -> Self::Sum;
     /// Adds the products of a tile's rows and tokens, read where they lie, to its `sums`. All must have as many blocks, or this

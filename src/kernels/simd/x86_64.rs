@@ -9,7 +9,7 @@ use bytes::{
     field_of_bytes, four_widened, half_of_bytes, joined_bytes, numbers_of_codes, shifted_halves,
 };
 use half::bf16;
-use pairs::{add_pairs, add_rows_of_pairs, dot_pairs, load_pairs};
+use pairs::{add_pairs, add_rows_of_pairs, dot_normal_pairs, dot_pairs, load_pairs};
 
 use super::instructions::{add_rows, dequantise, instructions, lanes};
 use super::lanes::{Lanes, Tile};
@@ -197,6 +197,7 @@ macro_rules! emulated_bf16_lanes {
             load: load_pairs,
             widen: load_pairs,
             multiply_add: dot_pairs,
+            multiply_add_normal: dot_normal_pairs,
             add_sums: |a, b| _mm256_add_ps(a, b),
             fold: fold_sixteen_f32_avx2,
             fold_four: fold_four_sixteen_f32_avx2,

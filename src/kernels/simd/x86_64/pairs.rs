@@ -32,6 +32,14 @@ pub(super) fn dot_pairs(sum: __m256, w: [__m256; 2], x: [__m256; 2]) -> __m256 {
     flushing_fma_avx2(w[1], x[1], sum)
 }
 
+/// [`dot_pairs`] where nothing is denormal.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn dot_normal_pairs(sum: __m256, w: [__m256; 2], x: [__m256; 2]) -> __m256 {
+    let sum = _mm256_fmadd_ps(w[0], x[0], sum);
+    _mm256_fmadd_ps(w[1], x[1], sum)
+}
+
 /// [`Lanes::add`] of such pairs. The processor can take denormals as zeros by itself, and decides which they are as
 /// `VDPBF16PS` does. Code that a compiler may move must not be run like that, so this is assembly.
 #[inline(always)]
