@@ -35,6 +35,7 @@ pub struct PackedKeys<E: Element> {
     /// A panel a row.
     panels: Matrix<E>,
     head_dim: usize,
+    /// Whether [`products_are_normal`] of all keys.
     products_are_normal: bool,
 }
 

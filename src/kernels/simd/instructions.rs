@@ -65,7 +65,8 @@ macro_rules! instructions {
 ///
 /// `zero` is one part of the sums; `load` and `widen` are closures from where a part of a block begins, `multiply_add` and `add_sums` some
 /// over parts, `fold`, `fold_four` and `fold_square` over all parts of sums. `packed` is left out where blocks are packed as they are
-/// loaded, `add` where [`Lanes::add`](super::lanes::Lanes::add) is as good, `add_rows` where [`add_rows`] is.
+/// loaded, `add` where [`Lanes::add`](super::lanes::Lanes::add) is as good, `add_rows` where [`add_rows`] is, `multiply_add_normal` where
+/// `multiply_add` is.
 macro_rules! lanes {
     ($name:ty, $x:ty, $w:ty, $b:literal, $acc:ty, $operand:ty, $sum:ty, $parts:literal, $tile:expr,
      zero: $zero:expr, load: $load:expr, widen: $widen:expr,
