@@ -152,10 +152,8 @@ fn span_absolute_f32(gemma: &Real) -> Result<(), Failed> {
 }
 
 fn span_absolute_f64(gemma: &Real) -> Result<(), Failed> {
-    for tokens in [24, 140] {
-        let form = ApplyMode::Materialise;
-        assert!(span_absolute::<f64>(gemma, form, tokens).worst_linf <= 1e-8);
-    }
+    let summary = span_absolute::<f64>(gemma, ApplyMode::Materialise, 24);
+    assert!(summary.worst_linf <= 1e-8);
     Ok(())
 }
 
