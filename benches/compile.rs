@@ -8,7 +8,7 @@
 //!
 //! The model is a folder; a model with a chat template gets prompts as system messages. The split is `validation` for choosing
 //! and `test` for the figures of docs/compile.md. Names after it are those of the files to run. What is to be done otherwise than by
-//! the recipe: `lambda=`, `first=`, `rank=`, `anchor_weight=`; `anchors=` texts that must not change; `own=` queries that the model
+//! the better of two recipes: `lambda=` or `first=`, by which there is one only, `rank=`, `anchor_weight=`; `anchors=` texts that must not change; `own=` queries that the model
 //! makes up, instead of those of `train`, and `more=` such beside them; `second=1` to try second turns, and `second=2` to compile from such, too; `together=joint` to compile
 //! all prompts into one patch, `together=added` to add their patches.
 #![allow(
@@ -56,6 +56,8 @@ struct Query {
 /// What is compiled, and how.
 struct Setting {
     recipe: Recipe,
+    /// What is taken in its place where it is better, but where λ or `first` is given.
+    other: Option<Recipe>,
     anchors: usize,
     own: usize,
     more: usize,
@@ -77,8 +79,10 @@ enum Together {
 impl Setting {
     /// The usual one, but for what `NAME=VALUE` says.
     fn new(model: &Model, changes: &[String]) -> Self {
+        let [recipe, other] = Recipe::choices(model);
         let mut setting = Self {
-            recipe: Recipe::new(model),
+            recipe,
+            other: Some(other),
             anchors: ANCHORS,
             own: 0,
             more: 0,
@@ -90,8 +94,8 @@ impl Setting {
             let count = || value.parse().unwrap();
             match name {
                 "lambda" => setting.recipe.lambda = value.parse().unwrap(),
-                "anchor_weight" => setting.recipe.anchor_weight = value.parse().unwrap(),
                 "first" => setting.recipe.first = count(),
+                "anchor_weight" => setting.recipe.anchor_weight = value.parse().unwrap(),
                 "rank" => setting.recipe.rank = count(),
                 "anchors" => setting.anchors = count(),
                 "own" => setting.own = count(),
@@ -101,7 +105,16 @@ impl Setting {
                 "together" if value == "added" => setting.together = Together::Added,
                 _ => panic!("{change} is nothing to be changed"),
             }
+            if matches!(name, "lambda" | "first") {
+                setting.other = None;
+            }
         }
+        let recipe = setting.recipe;
+        setting.other = setting.other.map(|other| Recipe {
+            first: other.first,
+            lambda: other.lambda,
+            ..recipe
+        });
         setting
     }
 }
@@ -131,7 +144,11 @@ fn main() {
     let mut lines = Vec::new();
     let mut tell = |case: &Case<'_>, made: &Made| {
         let line = case.line(&model, &texts, &setting, split, made);
-        println!("| {}, {} {line}", case.name, case.benchmark.kind);
+        let from = made.recipe.first;
+        println!(
+            "| {}, {}, from layer {from} {line}",
+            case.name, case.benchmark.kind
+        );
         lines.push((case.benchmark.kind.clone(), line));
     };
     let made =
@@ -256,17 +273,30 @@ impl std::fmt::Display for Line {
 struct Made {
     lessons: Vec<Lesson<f32>>,
     patch: Patch,
+    /// The better one, by what its folds leave out.
+    recipe: Recipe,
+    estimate: Estimate,
     seconds: f64,
 }
 
 impl Made {
     fn new(model: &Model, mut lessons: Vec<Lesson<f32>>, texts: &Texts, setting: &Setting) -> Self {
         lessons.extend(texts.anchors.iter().cloned());
+        let (usual, silent) = (setting.recipe, || {});
+        let (recipe, estimate) = match setting.other {
+            Some(other) => Estimate::best(model, &lessons, [usual, other], silent).unwrap(),
+            None => (
+                usual,
+                Estimate::new(model, &lessons, &usual, silent).unwrap(),
+            ),
+        };
         let all: Vec<_> = lessons.iter().collect();
-        let (seconds, patch) = timed(|| compile(model, &all, &setting.recipe, || {}).unwrap());
+        let (seconds, patch) = timed(|| compile(model, &all, &recipe, silent).unwrap());
         Self {
             lessons,
             patch,
+            recipe,
+            estimate,
             seconds,
         }
     }
@@ -397,7 +427,7 @@ impl<'a> Case<'a> {
         right.count() as f64 / queries.len() as f64
     }
 
-    /// What a patch does on the split; estimate, accuracy and the published forms of the ridge on `test` alone.
+    /// What a patch does on the split; accuracy and the published forms of the ridge on `test` alone.
     fn line(
         &self,
         model: &Model,
@@ -429,17 +459,18 @@ impl<'a> Case<'a> {
         ]);
         line.0[9] = bleed.kl;
         line.0[10] = (bleed.bits[1] - bleed.bits[0]) / bleed.bits[0];
+        line.0[11] = made.estimate.patched.exact;
+        line.0[12] = made.estimate.patched.kl;
         line.0[13] = made.seconds;
         if split != "test" {
             return line;
         }
-        let estimate = Estimate::new(model, &made.lessons, &setting.recipe, || {}).unwrap();
         // The two published forms of the ridge, which know no text that must not change.
         let [literal, diagonal] = [Through::Nothing, Through::Diagonal].map(|through| {
             let queries = (made.lessons.iter()).filter(|lesson| !lesson.sample.anchor);
             let recipe = Recipe {
                 through,
-                ..setting.recipe
+                ..made.recipe
             };
             let patch = compile(model, &queries.collect::<Vec<_>>(), &recipe, || {}).unwrap();
             let overlay = Overlay::<f32>::new(model, &patch, ApplyMode::Overlay);
@@ -449,8 +480,6 @@ impl<'a> Case<'a> {
             (6, self.accuracy(model, None, queries, false)),
             (7, self.accuracy(model, None, queries, true)),
             (8, self.accuracy(model, Some(&overlay), queries, false)),
-            (11, estimate.patched.exact),
-            (12, estimate.patched.kl),
             (14, literal[0].kl),
             (15, literal[0].exact),
             (16, diagonal[0].kl),

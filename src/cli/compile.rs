@@ -95,11 +95,13 @@ pub(super) struct Compile {
     #[arg(long, default_value_t = 32)]
     rank: usize,
 
-    /// The first layer that is changed [default: a sixth of them; a third where no norm stands behind the MLP]
+    /// The first layer that is changed. Without --first and --lambda two recipes are tried on the queries and texts left out, and
+    /// the one that is less off there is taken: the usual one, or one that moves other texts less [with --lambda alone: a sixth of
+    /// the layers; a third where no norm stands behind the MLP]
     #[arg(long, value_name = "LAYER")]
     first: Option<usize>,
 
-    /// How far the change is held small [default: 1e-4; 1e-2 where no norm stands behind the MLP]
+    /// How far the change is held small [with --first alone: 1e-4; 1e-2 where no norm stands behind the MLP]
     #[arg(long, value_name = "X")]
     lambda: Option<f64>,
 
@@ -158,7 +160,7 @@ impl Compile {
         }
         let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
         let model = model.on(self.products.backend)?;
-        self.recipe(&model).check(&model)?;
+        self.recipes(&model).0.check(&model)?;
         let template = match self.chat {
             true => Some(model.checkpoint().chat_template()?),
             false => None,
@@ -232,15 +234,22 @@ impl Compile {
         let bar = counting("texts read", samples.len());
         let lessons = Lesson::<E>::all(model, &samples, || bar.inc(1))?;
         bar.finish_and_clear();
-        let recipe = self.recipe(model);
-        let layers = model.layers().len() - recipe.first.min(model.layers().len());
-        let surveyed = if self.report.is_some() {
-            Survey::patches(model, &lessons, &recipe)?
-        } else {
-            0
+        let (usual, other) = self.recipes(model);
+        let layers = |recipe: &Recipe| model.layers().len() - recipe.first;
+        let tried = layers(&usual) + other.as_ref().map_or(0, layers);
+        let bar = counting("layers", tried * FOLDS);
+        let (recipe, estimate) = match other {
+            Some(other) => Estimate::best(model, &lessons, [usual, other], || bar.inc(1))?,
+            None => (
+                usual,
+                Estimate::new(model, &lessons, &usual, || bar.inc(1))?,
+            ),
         };
-        let bar = counting("layers", layers * (FOLDS + 1 + surveyed));
-        let estimate = Estimate::new(model, &lessons, &recipe, || bar.inc(1))?;
+        let surveyed = match self.report {
+            Some(_) => Survey::patches(model, &lessons, &recipe)?,
+            None => 0,
+        };
+        bar.inc_length((layers(&recipe) * (1 + surveyed)) as u64);
         let all: Vec<_> = lessons.iter().collect();
         let patch = compile(model, &all, &recipe, || bar.inc(1))?;
         let survey = (surveyed > 0)
@@ -258,14 +267,21 @@ impl Compile {
         Ok((patch, compiled, survey))
     }
 
-    fn recipe(&self, model: &Model) -> Recipe {
-        let usual = Recipe::new(model);
-        Recipe {
+    /// The recipe, or the two that are to be tried.
+    fn recipes(&self, model: &Model) -> (Recipe, Option<Recipe>) {
+        let [usual, other] = Recipe::choices(model).map(|recipe| Recipe {
+            rank: self.rank,
+            ..recipe
+        });
+        if self.first.is_none() && self.lambda.is_none() {
+            return (usual, Some(other));
+        }
+        let asked = Recipe {
             first: self.first.unwrap_or(usual.first),
             lambda: self.lambda.unwrap_or(usual.lambda),
-            rank: self.rank,
             ..usual
-        }
+        };
+        (asked, None)
     }
 
     /// The queries with what the model with the prompt says to them, and the texts that must not change: written now, or kept.

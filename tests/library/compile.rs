@@ -357,6 +357,33 @@ fn the_estimate_is_not_the_in_sample_figure() {
     );
 }
 
+/// Of two recipes the one with which what is left out is less off, in whichever order they come: of queries alone the one that fits
+/// them, and with texts that must not change the one that hardly changes anything, where these lose more than the queries gain.
+#[test]
+fn the_better_recipe_is_taken() {
+    let model = open("tiny");
+    let with_texts = lessons::<f32>(&model, CONTEXT, &QUERIES);
+    let queries: Vec<_> = (with_texts.iter())
+        .filter(|lesson| !lesson.sample.anchor)
+        .cloned()
+        .collect();
+    let fits = Recipe {
+        rank: 8,
+        ..Recipe::new(&model)
+    };
+    let hardly = Recipe {
+        lambda: 1e3,
+        ..fits
+    };
+    for (lessons, better) in [(queries, fits), (with_texts, hardly)] {
+        let estimate = Estimate::new(&model, &lessons, &better, || {}).unwrap();
+        for pair in [[fits, hardly], [hardly, fits]] {
+            let best = Estimate::best(&model, &lessons, pair, || {}).unwrap();
+            assert_eq!(best, (better, estimate.clone()));
+        }
+    }
+}
+
 /// The command, as someone uses it.
 #[test]
 fn the_command_compiles_and_applies() {

@@ -22,6 +22,32 @@ pub struct Estimate {
 }
 
 impl Estimate {
+    /// The recipe with the lesser [`loss`](Self::loss), the first of equals, and its estimate; `on_layer` is called as by
+    /// [`new`](Self::new).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`compile`].
+    pub fn best<E: Element>(
+        model: &Model,
+        lessons: &[Lesson<E>],
+        [first, second]: [Recipe; 2],
+        mut on_layer: impl FnMut(),
+    ) -> Result<(Recipe, Self)> {
+        let of_first = Self::new(model, lessons, &first, &mut on_layer)?;
+        let of_second = Self::new(model, lessons, &second, on_layer)?;
+        Ok(match of_second.loss() < of_first.loss() {
+            true => (second, of_second),
+            false => (first, of_first),
+        })
+    }
+
+    /// KL a token of the queries from the model with the prompt, and of the other texts from the model as it is, added: what a patch
+    /// does not do, and what it does that it should not.
+    pub fn loss(&self) -> f64 {
+        self.patched.kl + self.elsewhere.kl
+    }
+
     /// Of a recipe; `on_layer` is called after each layer of each of the [`FOLDS`] patches.
     ///
     /// # Errors

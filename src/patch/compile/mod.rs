@@ -45,9 +45,6 @@ use crate::message::hex;
 use crate::model::Model;
 use crate::tensor::Element;
 
-/// λ where no norm stands behind the branch.
-const WITHOUT_POST_NORM: f64 = 1e-2;
-
 /// How a prompt is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
@@ -107,24 +104,31 @@ impl Recipe {
         Ok(())
     }
 
-    /// The recipe for a model, by whether a norm behind the branch holds what a change does to what it did before.
+    /// The usual recipe for a model: [`choices`](Self::choices)' first.
     pub fn new(model: &Model) -> Self {
+        let [usual, _] = Self::choices(model);
+        usual
+    }
+
+    /// The usual recipe for a model, by whether a norm behind the branch holds what a change does to what it did before, and one
+    /// that moves other texts less. Which is better is a matter of the prompt: see [`Estimate::best`].
+    pub fn choices(model: &Model) -> [Self; 2] {
         let layers = model.layers().len();
         let post_norm = model
             .layers()
             .iter()
             .all(|block| block.outer.post_norm().is_some());
-        let (first, lambda) = match post_norm {
-            true => (layers / 6, 1e-4),
-            false => (layers / 3, WITHOUT_POST_NORM),
+        let (usual, gentle) = match post_norm {
+            true => ((layers / 6, 1e-4), (layers / 3, 1e-3)),
+            false => ((layers / 3, 1e-2), (layers / 3, 3e-2)),
         };
-        Self {
+        [usual, gentle].map(|(first, lambda)| Self {
             first,
             lambda,
             rank: 32,
             anchor_weight: 0.1,
             through: Through::default(),
-        }
+        })
     }
 }
 
