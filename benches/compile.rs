@@ -8,9 +8,10 @@
 //!
 //! The model is a folder; a model with a chat template gets prompts as system messages. The split is `validation` for choosing
 //! and `test` for the figures of docs/compile.md. Names after it are those of the files to run. What is to be done otherwise than by
-//! the better of two recipes: `lambda=` or `first=`, by which there is one only, `rank=`, `anchor_weight=`; `anchors=` texts that must not change; `own=` queries that the model
-//! makes up, instead of those of `train`, and `more=` such beside them; `second=1` to try second turns, and `second=2` to compile from such, too; `together=joint` to compile
-//! all prompts into one patch, `together=added` to add their patches.
+//! the better of two recipes: `lambda=` or `first=`, by which there is one only, `rank=`, `anchor_weight=`; `anchors=` texts that
+//! must not change; `own=` queries that the model makes up, instead of those of `train`, and `more=` such beside them; `second=1` to
+//! try second turns, and `second=2` to compile from such, too; `together=joint` to compile all prompts into one patch,
+//! `together=added` to add their patches.
 #![allow(
     clippy::unwrap_used,
     reason = "a benchmark stops where something is wrong"
@@ -282,16 +283,10 @@ struct Made {
 impl Made {
     fn new(model: &Model, mut lessons: Vec<Lesson<f32>>, texts: &Texts, setting: &Setting) -> Self {
         lessons.extend(texts.anchors.iter().cloned());
-        let (usual, silent) = (setting.recipe, || {});
-        let (recipe, estimate) = match setting.other {
-            Some(other) => Estimate::best(model, &lessons, [usual, other], silent).unwrap(),
-            None => (
-                usual,
-                Estimate::new(model, &lessons, &usual, silent).unwrap(),
-            ),
-        };
+        let (recipe, estimate) =
+            Estimate::best(model, &lessons, setting.recipe, setting.other, || {}).unwrap();
         let all: Vec<_> = lessons.iter().collect();
-        let (seconds, patch) = timed(|| compile(model, &all, &recipe, silent).unwrap());
+        let (seconds, patch) = timed(|| compile(model, &all, &recipe, || {}).unwrap());
         Self {
             lessons,
             patch,

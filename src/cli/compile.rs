@@ -238,13 +238,7 @@ impl Compile {
         let layers = |recipe: &Recipe| model.layers().len() - recipe.first;
         let tried = layers(&usual) + other.as_ref().map_or(0, layers);
         let bar = counting("layers", tried * FOLDS);
-        let (recipe, estimate) = match other {
-            Some(other) => Estimate::best(model, &lessons, [usual, other], || bar.inc(1))?,
-            None => (
-                usual,
-                Estimate::new(model, &lessons, &usual, || bar.inc(1))?,
-            ),
-        };
+        let (recipe, estimate) = Estimate::best(model, &lessons, usual, other, || bar.inc(1))?;
         let surveyed = match self.report {
             Some(_) => Survey::patches(model, &lessons, &recipe)?,
             None => 0,

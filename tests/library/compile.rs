@@ -377,8 +377,8 @@ fn the_better_recipe_is_taken() {
     };
     for (lessons, better) in [(queries, fits), (with_texts, hardly)] {
         let estimate = Estimate::new(&model, &lessons, &better, || {}).unwrap();
-        for pair in [[fits, hardly], [hardly, fits]] {
-            let best = Estimate::best(&model, &lessons, pair, || {}).unwrap();
+        for (recipe, other) in [(fits, hardly), (hardly, fits)] {
+            let best = Estimate::best(&model, &lessons, recipe, Some(other), || {}).unwrap();
             assert_eq!(best, (better, estimate.clone()));
         }
     }

@@ -22,32 +22,6 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// The recipe with the lesser [`loss`](Self::loss), the first of equals, and its estimate; `on_layer` is called as by
-    /// [`new`](Self::new).
-    ///
-    /// # Errors
-    ///
-    /// Those of [`compile`].
-    pub fn best<E: Element>(
-        model: &Model,
-        lessons: &[Lesson<E>],
-        [first, second]: [Recipe; 2],
-        mut on_layer: impl FnMut(),
-    ) -> Result<(Recipe, Self)> {
-        let of_first = Self::new(model, lessons, &first, &mut on_layer)?;
-        let of_second = Self::new(model, lessons, &second, on_layer)?;
-        Ok(match of_second.loss() < of_first.loss() {
-            true => (second, of_second),
-            false => (first, of_first),
-        })
-    }
-
-    /// KL a token of the queries from the model with the prompt, and of the other texts from the model as it is, added: what a patch
-    /// does not do, and what it does that it should not.
-    pub fn loss(&self) -> f64 {
-        self.patched.kl + self.elsewhere.kl
-    }
-
     /// Of a recipe; `on_layer` is called after each layer of each of the [`FOLDS`] patches.
     ///
     /// # Errors
@@ -57,28 +31,95 @@ impl Estimate {
         model: &Model,
         lessons: &[Lesson<E>],
         recipe: &Recipe,
-        mut on_layer: impl FnMut(),
+        on_layer: impl FnMut(),
     ) -> Result<Self> {
-        let (mut patched, mut bare, mut elsewhere) = (Vec::new(), Vec::new(), Vec::new());
+        let (_, estimate) = Self::best(model, lessons, *recipe, None, on_layer)?;
+        Ok(estimate)
+    }
+
+    /// The recipe, or the other one where its [`loss`](Self::loss) is less, and its estimate; `on_layer` is called after each layer
+    /// of each of the [`FOLDS`] patches of each recipe.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`compile`].
+    pub fn best<E: Element>(
+        model: &Model,
+        lessons: &[Lesson<E>],
+        recipe: Recipe,
+        other: Option<Recipe>,
+        mut on_layer: impl FnMut(),
+    ) -> Result<(Recipe, Self)> {
+        let (mut usual, mut other) = (Tried::new(recipe), other.map(Tried::new));
+        let mut bare = Vec::new();
         for fold in 0..FOLDS {
             let (left_out, used) = divided(lessons, fold);
             if left_out.is_empty() || used.is_empty() {
                 continue;
             }
-            let patch = compile(model, &used, recipe, &mut on_layer)?;
-            let overlay = Overlay::<E>::new(model, &patch, ApplyMode::Overlay);
-            let (queries, anchors): (Vec<_>, Vec<_>) = left_out
+            let left_out: (Vec<_>, Vec<_>) = left_out
                 .into_iter()
                 .partition(|lesson| !lesson.sample.anchor);
-            patched.extend(Trial::all(model, Some(&overlay), &queries)?);
-            bare.extend(Trial::all(model, None, &queries)?);
-            elsewhere.extend(Trial::all(model, Some(&overlay), &anchors)?);
+            bare.extend(Trial::all(model, None, &left_out.0)?);
+            for tried in std::iter::once(&mut usual).chain(&mut other) {
+                tried.fold(model, &used, &left_out, &mut on_layer)?;
+            }
         }
-        Ok(Self {
-            patched: Summary::new(&patched),
-            bare: Summary::new(&bare),
-            elsewhere: Summary::new(&elsewhere),
+        let bare = Summary::new(&bare);
+        let usual = usual.estimate(bare);
+        Ok(match other.map(|other| other.estimate(bare)) {
+            Some(other) if other.1.loss() < usual.1.loss() => other,
+            _ => usual,
         })
+    }
+
+    /// KL a token of the queries from the model with the prompt, and of the other texts from the model as it is, added: what a patch
+    /// does not do, and what it does that it should not.
+    pub fn loss(&self) -> f64 {
+        self.patched.kl + self.elsewhere.kl
+    }
+}
+
+/// A recipe, and what its patches did with what they were not compiled from.
+struct Tried {
+    recipe: Recipe,
+    patched: Vec<Trial>,
+    elsewhere: Vec<Trial>,
+}
+
+impl Tried {
+    fn new(recipe: Recipe) -> Self {
+        Self {
+            recipe,
+            patched: Vec::new(),
+            elsewhere: Vec::new(),
+        }
+    }
+
+    /// Compiles from the lessons used, and tries the queries and texts left out.
+    fn fold<E: Element>(
+        &mut self,
+        model: &Model,
+        used: &[&Lesson<E>],
+        (queries, anchors): &(Vec<&Lesson<E>>, Vec<&Lesson<E>>),
+        on_layer: impl FnMut(),
+    ) -> Result<()> {
+        let patch = compile(model, used, &self.recipe, on_layer)?;
+        let overlay = Overlay::<E>::new(model, &patch, ApplyMode::Overlay);
+        self.patched
+            .extend(Trial::all(model, Some(&overlay), queries)?);
+        self.elsewhere
+            .extend(Trial::all(model, Some(&overlay), anchors)?);
+        Ok(())
+    }
+
+    fn estimate(self, bare: Summary) -> (Recipe, Estimate) {
+        let estimate = Estimate {
+            patched: Summary::new(&self.patched),
+            bare,
+            elsewhere: Summary::new(&self.elsewhere),
+        };
+        (self.recipe, estimate)
     }
 }
 
