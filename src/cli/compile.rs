@@ -105,6 +105,10 @@ pub(super) struct Compile {
     #[arg(long, value_name = "X")]
     lambda: Option<f64>,
 
+    /// Take the usual recipe, and do not find out how good the patch will be for other queries: three times as fast
+    #[arg(long, conflicts_with_all = ["at_least", "report"])]
+    no_estimate: bool,
+
     /// Fixes what is drawn, on every machine
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -237,13 +241,18 @@ impl Compile {
         let (usual, other) = self.recipes(model);
         let layers = |recipe: &Recipe| model.layers().len() - recipe.first;
         let tried = layers(&usual) + other.as_ref().map_or(0, layers);
-        let bar = counting("layers", tried * FOLDS);
-        let (recipe, estimate) = Estimate::best(model, &lessons, usual, other, || bar.inc(1))?;
+        let bar = counting("layers", if self.no_estimate { 0 } else { tried * FOLDS });
+        let (recipe, estimate) = if self.no_estimate {
+            (usual, None)
+        } else {
+            let best = Estimate::best(model, &lessons, usual, other, || bar.inc(1))?;
+            (best.0, Some(best.1))
+        };
         let surveyed = match self.report {
             Some(_) => Survey::patches(model, &lessons, &recipe)?,
             None => 0,
         };
-        bar.inc_length((layers(&recipe) * (1 + surveyed)) as u64);
+        bar.set_length(bar.position() + (layers(&recipe) * (1 + surveyed)) as u64);
         let all: Vec<_> = lessons.iter().collect();
         let patch = compile(model, &all, &recipe, || bar.inc(1))?;
         let survey = (surveyed > 0)
@@ -256,7 +265,7 @@ impl Compile {
             seed: self.seed,
             samples: counts,
             samples_hash,
-            estimate: Some(estimate),
+            estimate,
         };
         Ok((patch, compiled, survey))
     }
@@ -347,32 +356,20 @@ impl Compile {
 
     /// What someone wants to know who has just compiled a prompt, which takes so long to read.
     fn worth(&self, compiled: &Compiled, reading: Duration) -> Vec<(&'static str, String)> {
-        let Some(estimate) = &compiled.estimate else {
-            return Vec::new();
-        };
-        let (patched, bare) = (&estimate.patched, &estimate.bare);
         let [queries, anchors] = compiled.samples;
-        let mut said = vec![
-            (
-                "Compiled",
-                format!(
-                    "{} of prompt, from {queries} queries and {}",
-                    counted(compiled.context.len(), "token"),
-                    counted(anchors, "other text"),
-                ),
+        let mut said = vec![(
+            "Compiled",
+            format!(
+                "{} of prompt, from {queries} queries and {}",
+                counted(compiled.context.len(), "token"),
+                counted(anchors, "other text"),
             ),
-            ("Expect", self.expected(patched, bare)),
-        ];
-        if estimate.elsewhere.samples > 0 {
-            let [before, after] = estimate.elsewhere.bits;
-            said.push((
-                "Elsewhere",
-                format!(
-                    "other texts move by KL {} a token, {:+.1} % of their bits",
-                    figure(estimate.elsewhere.kl),
-                    100.0 * (after - before) / before,
-                ),
-            ));
+        )];
+        if let Some(estimate) = &compiled.estimate {
+            said.push(("Expect", self.expected(&estimate.patched, &estimate.bare)));
+            if estimate.elsewhere.samples > 0 {
+                said.push(("Elsewhere", elsewhere(&estimate.elsewhere)));
+            }
         }
         said.push((
             "Saves",
@@ -434,6 +431,16 @@ impl Compile {
         });
         rows(said) + &next.unwrap_or_default()
     }
+}
+
+/// How far texts that must not change are moved.
+fn elsewhere(texts: &Summary) -> String {
+    let [before, after] = texts.bits;
+    format!(
+        "other texts move by KL {} a token, {:+.1} % of their bits",
+        figure(texts.kl),
+        100.0 * (after - before) / before,
+    )
 }
 
 /// How long the model takes to read some tokens.

@@ -384,6 +384,47 @@ fn the_better_recipe_is_taken() {
     }
 }
 
+/// What the folds' own passes come to is what the model says under their patches.
+#[test]
+fn an_estimate_is_of_what_its_patches_leave_out() {
+    let model = open("tiny");
+    let lessons = lessons::<f32>(&model, CONTEXT, &QUERIES);
+    let recipe = Recipe {
+        first: 2,
+        rank: 8,
+        ..Recipe::new(&model)
+    };
+    let tried = |used: &dyn Fn(usize, usize) -> bool| {
+        let [mut queries, mut anchors] = [Vec::new(), Vec::new()];
+        for fold in 0..FOLDS {
+            let left_out = lessons
+                .iter()
+                .filter(|lesson| lesson.sample.about % FOLDS == fold);
+            let left_out: Vec<_> = left_out.collect();
+            let used: Vec<_> = lessons
+                .iter()
+                .filter(|lesson| used(lesson.sample.about % FOLDS, fold))
+                .collect();
+            let patch = compile(&model, &used, &recipe, || {}).unwrap();
+            let overlay = Overlay::<f32>::new(&model, &patch, ApplyMode::Overlay);
+            for (lesson, trial) in left_out
+                .iter()
+                .zip(Trial::all(&model, Some(&overlay), &left_out).unwrap())
+            {
+                match lesson.sample.anchor {
+                    false => queries.push(trial),
+                    true => anchors.push(trial),
+                }
+            }
+        }
+        (Summary::new(&queries), Summary::new(&anchors))
+    };
+    let estimate = Estimate::new(&model, &lessons, &recipe, || {}).unwrap();
+    let told = (estimate.patched, estimate.elsewhere);
+    assert_eq!(told, tried(&|of, fold| of != fold));
+    assert_ne!(told, tried(&|_, _| true), "in the sample it looks better");
+}
+
 /// The command, as someone uses it.
 #[test]
 fn the_command_compiles_and_applies() {
@@ -439,6 +480,14 @@ fn the_command_compiles_and_applies() {
             .unwrap()
             .contains("9 queries, 4 texts")
     );
+    let untried = compile(&["--no-estimate"]);
+    let text = String::from_utf8(untried.stdout).unwrap();
+    assert!(
+        text.contains("9 queries") && !text.contains("Expect"),
+        "{text}"
+    );
+    let both = compile(&["--no-estimate", "--at-least", "0.5"]);
+    assert_eq!(both.status.code(), Some(2));
     // Written and kept, then taken from there.
     for _ in 0..2 {
         assert!(compile(&["--samples", &file("kept")]).status.success());

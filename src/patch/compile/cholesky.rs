@@ -4,9 +4,7 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
-use crate::kernels::{Level, matmul};
+use crate::kernels::{Level, Rows, matmul};
 use crate::tensor::Matrix;
 
 /// Rows and columns of a block.
@@ -15,8 +13,10 @@ const BLOCK: usize = 64;
 /// A = L Lᵀ.
 #[derive(Clone, Debug)]
 pub(super) struct Cholesky {
-    /// L `[n, n]`; what is above its diagonal means nothing.
+    /// L `[n, n]`; what is above its squares on the diagonal means nothing.
     l: Matrix<f64>,
+    /// Of each square on the diagonal its inverse, transposed.
+    inverses: Vec<Matrix<f64>>,
 }
 
 impl Cholesky {
@@ -24,60 +24,71 @@ impl Cholesky {
     /// either.
     ///
     /// Block column by block column: first all that the columns before it take away, in one product, then the square on the
-    /// diagonal entry by entry, then each row below it.
+    /// diagonal entry by entry, then all rows below it times the inverse of the square.
     pub(super) fn new(level: Level, mut a: Matrix<f64>) -> Option<Self> {
         let n = a.rows();
-        for start in (0..n).step_by(BLOCK) {
-            let end = n.min(start + BLOCK);
-            if start > 0 {
-                let before = columns(&a, start..n, 0..start);
-                let taken = matmul(level, &before, &before.slice_rows(0..end - start));
-                for (row, taken) in (start..n).zip(taken.iter_rows()) {
-                    let row = &mut a.row_mut(row)[start..end];
-                    row.iter_mut().zip(taken).for_each(|(a, taken)| *a -= taken);
-                }
+        let mut inverses = Vec::with_capacity(n.div_ceil(BLOCK));
+        for block in blocks(n) {
+            if block.start > 0 {
+                let before = columns(&a, block.start..n, 0..block.start);
+                let rows = &before.as_slice()[..block.len() * block.start];
+                let taken = matmul(level, &before, Rows::Typed(rows, block.start));
+                let mut left = columns(&a, block.start..n, block.clone());
+                subtract(&mut left, &taken);
+                write(&mut a, block.start, block.start, &left);
             }
-            factor_square(&mut a, start..end)?;
-            let square = columns(&a, start..end, start..end);
-            let below = &mut a.as_mut_slice()[end * n..];
-            below.par_chunks_mut(n).for_each(|row| {
-                forward(&square, &mut row[start..end]);
-            });
+            factor_square(&mut a, block.clone())?;
+            let inverse = inverse_transposed(&columns(&a, block.clone(), block.clone()));
+            if block.end < n {
+                let below = columns(&a, block.end..n, block.clone());
+                let solved = matmul(level, &below, &inverse.transposed());
+                write(&mut a, block.end, block.start, &solved);
+            }
+            inverses.push(inverse);
         }
-        Some(Self { l: a })
+        Some(Self { l: a, inverses })
     }
 
     /// A⁻¹ b for every row b of `b` `[rows, n]`.
     pub(super) fn solve(&self, level: Level, b: &Matrix<f64>) -> Matrix<f64> {
         let n = self.l.rows();
-        let mut x = b.clone();
-        let starts = || {
-            (0..n)
-                .step_by(BLOCK)
-                .map(|start| start..n.min(start + BLOCK))
-        };
-        for block in starts() {
-            if block.start > 0 {
-                let done = columns(&x, 0..x.rows(), 0..block.start);
-                let l = columns(&self.l, block.clone(), 0..block.start);
-                subtract(&mut x, block.start, &matmul(level, &done, &l));
-            }
-            let square = columns(&self.l, block.clone(), block.clone());
-            let rows = x.as_mut_slice().par_chunks_mut(n);
-            rows.for_each(|row| forward(&square, &mut row[block.clone()]));
-        }
-        for block in starts().rev() {
+        let mut x = self.half_solve(level, b);
+        for (block, inverse) in blocks(n).zip(&self.inverses).rev() {
+            let mut left = columns(&x, 0..x.rows(), block.clone());
             if block.end < n {
                 let done = columns(&x, 0..x.rows(), block.end..n);
                 let l = columns(&self.l, block.end..n, block.clone()).transposed();
-                subtract(&mut x, block.start, &matmul(level, &done, &l));
+                subtract(&mut left, &matmul(level, &done, &l));
             }
-            let square = columns(&self.l, block.clone(), block.clone());
-            let rows = x.as_mut_slice().par_chunks_mut(n);
-            rows.for_each(|row| backward(&square, &mut row[block.clone()]));
+            write(&mut x, 0, block.start, &matmul(level, &left, inverse));
         }
         x
     }
+
+    /// L⁻¹ b for every row b of `b` `[rows, n]`, of which bᵀ A⁻¹ b is the square.
+    pub(super) fn half_solve(&self, level: Level, b: &Matrix<f64>) -> Matrix<f64> {
+        let mut y = b.clone();
+        for (block, inverse) in blocks(self.l.rows()).zip(&self.inverses) {
+            let mut left = columns(&y, 0..y.rows(), block.clone());
+            if block.start > 0 {
+                let done = columns(&y, 0..y.rows(), 0..block.start);
+                let l = columns(&self.l, block.clone(), 0..block.start);
+                subtract(&mut left, &matmul(level, &done, &l));
+            }
+            write(
+                &mut y,
+                0,
+                block.start,
+                &matmul(level, &left, &inverse.transposed()),
+            );
+        }
+        y
+    }
+}
+
+/// The blocks of n rows or columns.
+fn blocks(n: usize) -> impl DoubleEndedIterator<Item = Range<usize>> + ExactSizeIterator {
+    (0..n.div_ceil(BLOCK)).map(move |block| block * BLOCK..n.min((block + 1) * BLOCK))
 }
 
 /// Some rows and columns of a matrix.
@@ -89,12 +100,16 @@ fn columns(a: &Matrix<f64>, rows: Range<usize>, columns: Range<usize>) -> Matrix
     part
 }
 
-/// Takes `taken` from the columns of `x` that begin at `start`.
-fn subtract(x: &mut Matrix<f64>, start: usize, taken: &Matrix<f64>) {
-    for (x, taken) in x.iter_rows_mut().zip(taken.iter_rows()) {
-        let x = &mut x[start..start + taken.len()];
-        x.iter_mut().zip(taken).for_each(|(x, taken)| *x -= taken);
+/// Writes a part of a matrix, of which the first number has this row and column.
+fn write(a: &mut Matrix<f64>, row: usize, column: usize, part: &Matrix<f64>) {
+    for (row, part) in (row..).zip(part.iter_rows()) {
+        a.row_mut(row)[column..column + part.len()].copy_from_slice(part);
     }
+}
+
+fn subtract(from: &mut Matrix<f64>, what: &Matrix<f64>) {
+    let pairs = from.as_mut_slice().iter_mut().zip(what.as_slice());
+    pairs.for_each(|(a, b)| *a -= b);
 }
 
 /// Factors a square on the diagonal, from which everything before it is taken already.
@@ -120,27 +135,22 @@ fn factor_square(a: &mut Matrix<f64>, square: Range<usize>) -> Option<()> {
     Some(())
 }
 
-/// L⁻¹ b in place, for the lower triangle of a square.
-fn forward(l: &Matrix<f64>, b: &mut [f64]) {
-    for i in 0..b.len() {
-        let row = l.row(i);
-        let left = row[..i]
-            .iter()
-            .zip(&*b)
-            .fold(b[i], |left, (l, b)| left - l * b);
-        b[i] = left / row[i];
-    }
-}
-
-/// L⁻ᵀ b in place.
-fn backward(l: &Matrix<f64>, b: &mut [f64]) {
-    for i in (0..b.len()).rev() {
-        b[i] /= l.row(i)[i];
-        let (before, at) = b.split_at_mut(i);
-        for (b, l) in before.iter_mut().zip(l.row(i)) {
-            *b -= l * at[0];
+/// L⁻ᵀ of a lower triangle: row j is L⁻¹ e_j.
+fn inverse_transposed(l: &Matrix<f64>) -> Matrix<f64> {
+    let n = l.rows();
+    let columns = l.transposed();
+    let mut inverse = Matrix::zeros(n, n);
+    for (j, row) in inverse.iter_rows_mut().enumerate() {
+        row[j] = 1.0;
+        for i in j..n {
+            let (done, left) = row.split_at_mut(i + 1);
+            let column = &columns.row(i)[i..];
+            done[i] /= column[0];
+            let pairs = left.iter_mut().zip(&column[1..]);
+            pairs.for_each(|(left, l)| *left -= done[i] * l);
         }
     }
+    inverse
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use rand_core::Rng;
 use rand_pcg::Pcg64;
 
-use crate::kernels::{Level, matmul};
+use crate::kernels::{Level, dot, matmul};
 use crate::patch::lemmas::norm;
 use crate::tensor::Matrix;
 
@@ -25,10 +25,10 @@ pub(super) fn largest(level: Level, a: &Matrix<f64>, count: usize) -> Matrix<f64
     let numbers =
         (0..carried * n).map(|_| (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64 - 0.5);
     let mut q = Matrix::from_vec(n, numbers.collect());
-    orthonormalise(&mut q);
+    orthonormalise(level, &mut q);
     for _ in 0..ROUNDS {
         q = matmul(level, &q, a);
-        orthonormalise(&mut q);
+        orthonormalise(level, &mut q);
     }
     // Within the subspace that is found, the eigenvectors exactly.
     let inside = matmul(level, &matmul(level, &q, a), &q);
@@ -38,7 +38,7 @@ pub(super) fn largest(level: Level, a: &Matrix<f64>, count: usize) -> Matrix<f64
 
 /// Makes rows orthonormal, each against those before it; twice, which rounding asks for. A row that is nothing but rounding beside
 /// what it was becomes zero.
-fn orthonormalise(q: &mut Matrix<f64>) {
+fn orthonormalise(level: Level, q: &mut Matrix<f64>) {
     let n = q.cols();
     for i in 0..q.rows() {
         let (before, rest) = q.as_mut_slice().split_at_mut(i * n);
@@ -46,7 +46,7 @@ fn orthonormalise(q: &mut Matrix<f64>) {
         let length = norm(row);
         for _ in 0..2 {
             for other in before.chunks_exact(n) {
-                let along: f64 = row.iter().zip(other).map(|(a, b)| a * b).sum();
+                let along = dot(level, row, other);
                 row.iter_mut().zip(other).for_each(|(a, b)| *a -= along * b);
             }
         }
@@ -130,7 +130,7 @@ mod tests {
         let n = values.len();
         let numbers = (0..n * n).map(|i| ((i * i * 7 + 3 * i) % 23) as f64 + (i % n) as f64);
         let mut q = Matrix::from_vec(n, numbers.collect());
-        orthonormalise(&mut q);
+        orthonormalise(Level::best(), &mut q);
         let mut scaled = q.transposed();
         for row in scaled.iter_rows_mut() {
             row.iter_mut()

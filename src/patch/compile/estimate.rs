@@ -2,13 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lesson, Recipe, Summary, Trial, compile};
-use crate::model::{Model, Overlay};
-use crate::patch::{ApplyMode, Result};
+use super::fit::Start;
+use super::trial::states;
+use super::{Lesson, Recipe, Summary, Trial};
+use crate::model::Model;
+use crate::patch::Result;
 use crate::tensor::Element;
 
 /// Parts that the queries are divided into; each is left out once.
 pub const FOLDS: usize = 3;
+
+/// How many times the loss of another recipe one must have to be given up before all folds are through. A tenth more in the first fold
+/// often turns in the others.
+const CLEARLY: f64 = 1.15;
 
 /// What three patches did, each on the queries and anchors that it was not compiled from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -37,12 +43,12 @@ impl Estimate {
         Ok(estimate)
     }
 
-    /// The recipe, or the other one where its [`loss`](Self::loss) is less, and its estimate; `on_layer` is called after each layer
-    /// of each of the [`FOLDS`] patches of each recipe.
+    /// The recipe, or the other one where its [`loss`](Self::loss) is less, and its estimate. One that is [clearly](CLEARLY) off by more
+    /// than the other is not tried further; `on_layer` is called after each layer of each patch that is tried.
     ///
     /// # Errors
     ///
-    /// Those of [`compile`].
+    /// Those of [`compile`](super::compile).
     pub fn best<E: Element>(
         model: &Model,
         lessons: &[Lesson<E>],
@@ -50,27 +56,33 @@ impl Estimate {
         other: Option<Recipe>,
         mut on_layer: impl FnMut(),
     ) -> Result<(Recipe, Self)> {
-        let (mut usual, mut other) = (Tried::new(recipe), other.map(Tried::new));
+        let all: Vec<_> = lessons.iter().collect();
+        let recipes = std::iter::once(recipe).chain(other);
+        let tried = recipes.map(|recipe| Tried::new(model, &all, recipe));
+        let mut tried = tried.collect::<Result<Vec<_>>>()?;
         let mut bare = Vec::new();
         for fold in 0..FOLDS {
-            let (left_out, used) = divided(lessons, fold);
-            if left_out.is_empty() || used.is_empty() {
+            let is_left_out = |lesson: &Lesson<E>| fold_of(lesson) == fold;
+            let left_out = lessons.iter().filter(|lesson| is_left_out(lesson)).count();
+            if left_out == 0 || left_out == lessons.len() {
                 continue;
             }
-            let left_out: (Vec<_>, Vec<_>) = left_out
-                .into_iter()
-                .partition(|lesson| !lesson.sample.anchor);
-            bare.extend(Trial::all(model, None, &left_out.0)?);
-            for tried in std::iter::once(&mut usual).chain(&mut other) {
-                tried.fold(model, &used, &left_out, &mut on_layer)?;
-            }
+            bare.extend(Tried::fold(
+                model,
+                lessons,
+                fold,
+                &mut tried,
+                &mut on_layer,
+            )?);
+            let loss = |tried: &Tried<'_, '_, E>| tried.estimate(&bare).loss();
+            let most = CLEARLY * tried.iter().map(loss).fold(f64::INFINITY, f64::min);
+            tried.retain(|tried| loss(tried) <= most);
         }
-        let bare = Summary::new(&bare);
-        let usual = usual.estimate(bare);
-        Ok(match other.map(|other| other.estimate(bare)) {
-            Some(other) if other.1.loss() < usual.1.loss() => other,
-            _ => usual,
-        })
+        let estimates = tried
+            .iter()
+            .map(|tried| (tried.recipe, tried.estimate(&bare)));
+        let best = estimates.min_by(|a, b| a.1.loss().total_cmp(&b.1.loss()));
+        Ok(best.unwrap_or((recipe, Self::default())))
     }
 
     /// KL a token of the queries from the model with the prompt, and of the other texts from the model as it is, added: what a patch
@@ -81,53 +93,68 @@ impl Estimate {
 }
 
 /// A recipe, and what its patches did with what they were not compiled from.
-struct Tried {
+struct Tried<'m, 'l, E: Element> {
     recipe: Recipe,
+    start: Start<'m, 'l, E>,
     patched: Vec<Trial>,
     elsewhere: Vec<Trial>,
 }
 
-impl Tried {
-    fn new(recipe: Recipe) -> Self {
-        Self {
+impl<'m, 'l, E: Element> Tried<'m, 'l, E> {
+    fn new(model: &'m Model, lessons: &[&'l Lesson<E>], recipe: Recipe) -> Result<Self> {
+        Ok(Self {
             recipe,
+            start: Start::new(model, lessons.to_vec(), &recipe)?,
             patched: Vec::new(),
             elsewhere: Vec::new(),
-        }
+        })
     }
 
-    /// Compiles from the lessons used, and tries the queries and texts left out.
-    fn fold<E: Element>(
-        &mut self,
+    /// Compiles by each recipe from what the fold does not leave out, and tries what it does; the queries without prompt and patch,
+    /// too.
+    fn fold(
         model: &Model,
-        used: &[&Lesson<E>],
-        (queries, anchors): &(Vec<&Lesson<E>>, Vec<&Lesson<E>>),
-        on_layer: impl FnMut(),
-    ) -> Result<()> {
-        let patch = compile(model, used, &self.recipe, on_layer)?;
-        let overlay = Overlay::<E>::new(model, &patch, ApplyMode::Overlay);
-        self.patched
-            .extend(Trial::all(model, Some(&overlay), queries)?);
-        self.elsewhere
-            .extend(Trial::all(model, Some(&overlay), anchors)?);
-        Ok(())
+        lessons: &[Lesson<E>],
+        fold: usize,
+        tried: &mut [Self],
+        mut on_layer: impl FnMut(),
+    ) -> Result<Vec<Trial>> {
+        let used = lessons.iter().map(|lesson| fold_of(lesson) != fold);
+        let used: Vec<_> = used.collect();
+        let [queries, anchors] = [false, true].map(|anchor| {
+            let is_left_out = |i: &usize| !used[*i] && lessons[*i].sample.anchor == anchor;
+            (0..lessons.len()).filter(is_left_out).collect::<Vec<_>>()
+        });
+        let lessons_at = |at: &[usize]| at.iter().map(|&i| &lessons[i]).collect::<Vec<_>>();
+        let (of_queries, of_anchors) = (lessons_at(&queries), lessons_at(&anchors));
+        let mut query_states = vec![states(model, None, &of_queries)?];
+        let mut anchor_states = Vec::new();
+        for tried in &*tried {
+            let (_, states) = tried.start.fit(&used, tried.recipe.rank, &mut on_layer)?;
+            let states_at = |at: &[usize]| at.iter().map(|&i| states[i].clone()).collect();
+            query_states.push(states_at(&queries));
+            anchor_states.push(states_at(&anchors));
+        }
+        let mut patched = Trial::on(model, &of_queries, query_states)?.into_iter();
+        let bare = patched.next().unwrap_or_default();
+        let elsewhere = Trial::on(model, &of_anchors, anchor_states)?;
+        for ((tried, patched), elsewhere) in tried.iter_mut().zip(patched).zip(elsewhere) {
+            tried.patched.extend(patched);
+            tried.elsewhere.extend(elsewhere);
+        }
+        Ok(bare)
     }
 
-    fn estimate(self, bare: Summary) -> (Recipe, Estimate) {
-        let estimate = Estimate {
+    fn estimate(&self, bare: &[Trial]) -> Estimate {
+        Estimate {
             patched: Summary::new(&self.patched),
-            bare,
+            bare: Summary::new(bare),
             elsewhere: Summary::new(&self.elsewhere),
-        };
-        (self.recipe, estimate)
+        }
     }
 }
 
-/// The lessons that a fold leaves out, and the others: every third of the queries, and of the anchors.
-pub(super) fn divided<E: Element>(
-    lessons: &[Lesson<E>],
-    fold: usize,
-) -> (Vec<&Lesson<E>>, Vec<&Lesson<E>>) {
-    let left_out = |lesson: &&Lesson<E>| lesson.sample.about % FOLDS == fold;
-    lessons.iter().partition(left_out)
+/// The fold that leaves a lesson out: every third query, and every third text that must not change.
+pub(super) fn fold_of<E: Element>(lesson: &Lesson<E>) -> usize {
+    lesson.sample.about % FOLDS
 }

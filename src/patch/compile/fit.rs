@@ -1,86 +1,150 @@
 //! The layers of the model without the prompt, each fitted to what the ones before it really give.
 
-use super::lesson::Lesson;
+use super::lesson::{Lesson, answers_of, taken};
 use super::passes::Batch;
 use super::ridge::{Ridge, Rows};
 use super::step::{PostNorm, Row, targets};
 use super::{Recipe, Through};
-use crate::model::{Hidden, LayerOverlay, Linear, Model, Pass, Session, consecutive};
+use crate::model::{Hidden, LayerOverlay, Linear, Model, Pass, consecutive};
 use crate::patch::before_outer::{d_of, products};
 use crate::patch::branch::Branch;
 use crate::patch::{
-    ApplyMode, LayerPatch, Patch, Precondition, Result, TensorChange, overlay, wide,
+    ApplyMode, Error, LayerPatch, Patch, Precondition, Result, TensorChange, overlay, wide,
 };
 use crate::tensor::{Element, Matrix};
 
-/// The rows of the samples, in the batch of all their tokens.
+/// Lessons before the first layer that is changed. The layers below it do the same under every patch, so that several which are
+/// fitted to some of the lessons start here.
+pub(super) struct Start<'m, 'l, E: Element> {
+    model: &'m Model,
+    lessons: Vec<&'l Lesson<E>>,
+    recipe: Recipe,
+    /// What enters the layer, at all tokens of all lessons.
+    x: Matrix<E>,
+}
+
+impl<'m, 'l, E: Element> Start<'m, 'l, E> {
+    /// The start of some lessons by a recipe.
+    pub(super) fn new(
+        model: &'m Model,
+        lessons: Vec<&'l Lesson<E>>,
+        recipe: &Recipe,
+    ) -> Result<Self> {
+        recipe.check(model)?;
+        let below = |pass: &mut Pass<'_, '_, '_, E>, layer: usize, x| {
+            Ok(model.layers()[layer].forward(pass, x))
+        };
+        let x = Batch::bare(model, &lessons).layer_by_layer(
+            taken(&lessons),
+            None,
+            0..recipe.first,
+            below,
+        )?;
+        Ok(Self {
+            model,
+            lessons,
+            recipe: *recipe,
+            x,
+        })
+    }
+
+    pub(super) fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// The patch of a rank that makes the model without the prompt say of the rows of the lessons that are `used` what it says with
+    /// it, and of all of them the states that [answers](answers_of) follow on under it. `on_layer` is called after each layer that is
+    /// changed.
+    pub(super) fn fit(
+        &self,
+        used: &[bool],
+        rank: usize,
+        mut on_layer: impl FnMut(),
+    ) -> Result<(Patch, Vec<Matrix<E>>)> {
+        let recipe = Recipe {
+            rank,
+            ..self.recipe
+        };
+        let fitted = Fitted::new(self, &recipe, used);
+        if fitted.rows.is_empty() {
+            return Err(Error::FewQueries { queries: 0 });
+        }
+        let (model, layers) = (self.model, self.model.layers());
+        let mut patch = Patch {
+            layers: vec![LayerPatch::new(); recipe.first],
+        };
+        let fit = |pass: &mut Pass<'_, '_, '_, E>, layer: usize, x: Matrix<E>| {
+            let block = &layers[layer];
+            let attended = block.attend(pass, x);
+            let h = block
+                .inner
+                .output(&mut Pass::of_rows(pass.run, &[]), &attended.z);
+            let branch = Branch {
+                block,
+                products: products(pass.run, block, &h),
+                h,
+                rest: &attended.rest,
+            };
+            let solved = fitted
+                .layer(layer, &branch)
+                .map_err(|failed| failed.at_layer(layer))?;
+            let (change, layer_patch) = solved;
+            patch.layers.push(layer_patch);
+            on_layer();
+            Ok(branch.output(pass.run, &change))
+        };
+        let x = Batch::bare(model, &self.lessons).layer_by_layer(
+            taken(&self.lessons),
+            Some(self.x.clone()),
+            recipe.first..layers.len(),
+            fit,
+        )?;
+        Ok((patch, answers_of(&self.lessons, &x)))
+    }
+}
+
+/// The rows of the lessons that are used, in the batch of all tokens of all lessons.
 struct Fitted<'l, E: Element> {
     model: &'l Model,
-    lessons: &'l [&'l Lesson<E>],
+    lessons: Vec<&'l Lesson<E>>,
     recipe: &'l Recipe,
+    /// The batch's row of a first token.
+    begins: usize,
     /// The batch's row of each fitted row.
     rows: Vec<usize>,
     /// w.
     weights: Vec<f64>,
 }
 
-/// The patch that makes the model without the prompt say of the lessons' rows what it says with it; `on_layer` is called after
-/// each layer that is changed.
-pub(super) fn fit<E: Element>(
-    model: &Model,
-    lessons: &[&Lesson<E>],
-    recipe: &Recipe,
-    mut on_layer: impl FnMut(),
-) -> Result<Patch> {
-    let tokens: Vec<&[u32]> = lessons.iter().map(|lesson| lesson.sample.taken()).collect();
-    let starts = consecutive(tokens.iter().map(|tokens| tokens.len()));
-    let mut fitted = Fitted {
-        model,
-        lessons,
-        recipe,
-        rows: Vec::new(),
-        weights: Vec::new(),
-    };
-    for (lesson, batch) in lessons.iter().zip(starts) {
-        let rows = lesson.sample.fitted();
-        let weight = if lesson.sample.anchor {
-            recipe.anchor_weight
-        } else {
-            1.0
+impl<'l, E: Element> Fitted<'l, E> {
+    fn new(start: &'l Start<'_, '_, E>, recipe: &'l Recipe, used: &[bool]) -> Self {
+        let starts = consecutive(taken(&start.lessons).into_iter().map(<[u32]>::len));
+        let mut fitted = Self {
+            model: start.model,
+            lessons: Vec::new(),
+            recipe,
+            begins: 0,
+            rows: Vec::new(),
+            weights: Vec::new(),
         };
-        fitted.weights.extend(rows.clone().map(|_| weight));
-        fitted.rows.extend(rows.map(|row| batch.start + row));
-    }
-    let mut patch = Patch { layers: Vec::new() };
-    let mut batch = Batch::new(model, vec![Session::new(model); lessons.len()]);
-    batch.layer_by_layer(tokens, |pass, layer, x| {
-        let block = &model.layers()[layer];
-        if layer < recipe.first {
-            patch.layers.push(LayerPatch::new());
-            return Ok(block.forward(pass, x));
+        let each = start.lessons.iter().zip(starts).zip(used);
+        for ((lesson, batch), _) in each.filter(|(_, used)| **used) {
+            let rows = lesson.sample.fitted();
+            let weight = if lesson.sample.anchor {
+                recipe.anchor_weight
+            } else {
+                1.0
+            };
+            if fitted.lessons.is_empty() {
+                fitted.begins = batch.start;
+            }
+            fitted.lessons.push(lesson);
+            fitted.weights.extend(rows.clone().map(|_| weight));
+            fitted.rows.extend(rows.map(|row| batch.start + row));
         }
-        let attended = block.attend(pass, x);
-        let h = block
-            .inner
-            .output(&mut Pass::of_rows(pass.run, &[]), &attended.z);
-        let branch = Branch {
-            block,
-            products: products(pass.run, block, &h),
-            h,
-            rest: &attended.rest,
-        };
-        let solved = fitted
-            .layer(layer, &branch)
-            .map_err(|failed| failed.at_layer(layer))?;
-        let (change, layer_patch) = solved;
-        patch.layers.push(layer_patch);
-        on_layer();
-        Ok(branch.output(pass.run, &change))
-    })?;
-    Ok(patch)
-}
+        fitted
+    }
 
-impl<E: Element> Fitted<'_, E> {
     /// One layer's change of W_down, or of every expert's that fires.
     fn layer(
         &self,
@@ -134,7 +198,7 @@ impl<E: Element> Fitted<'_, E> {
                     delta,
                     weights,
                 };
-                return vec![(&maps[0], Some(wide(h, 0)), rows)];
+                return vec![(&maps[0], Some(wide(h, self.begins)), rows)];
             }
         };
         let mut gates = vec![0.0; self.rows.len()];
@@ -154,7 +218,8 @@ impl<E: Element> Fitted<'_, E> {
                 delta: Matrix::from_vec(delta.cols(), shares.collect()),
                 weights: pairs.iter().map(|(_, row)| weights[*row]).collect(),
             };
-            let still = (active.rows.first() == Some(&0)).then(|| wide(h, 0));
+            let still = active.rows.binary_search(&self.begins).ok();
+            let still = still.map(|at| wide(h, at));
             (!pairs.is_empty()).then_some((&maps[active.expert], still, rows))
         });
         each.collect()

@@ -56,8 +56,9 @@ impl<E: Element> Lesson<E> {
         &self.sample.bare[self.sample.bare.len() - answer..]
     }
 
-    /// The last block's output at the last `rows` rows.
-    pub(super) fn last_states(&self, rows: usize) -> Matrix<E> {
+    /// The last block's output that they follow on, with the prompt.
+    pub(super) fn wanted(&self) -> Matrix<E> {
+        let rows = self.answer().len();
         match self.targets.last() {
             Some(last) => last.slice_rows(last.rows() - rows..last.rows()),
             None => Matrix::zeros(0, 1),
@@ -88,6 +89,19 @@ impl<E: Element> Lesson<E> {
         });
         Ok(lessons.collect())
     }
+}
+
+/// The tokens of lessons that go through the model without the prompt.
+pub(super) fn taken<'l, E: Element>(lessons: &[&'l Lesson<E>]) -> Vec<&'l [u32]> {
+    lessons.iter().map(|lesson| lesson.sample.taken()).collect()
+}
+
+/// Of each lesson the last block's output that its answer follows on, where `x` has that at all tokens of all of them without the prompt.
+pub(super) fn answers_of<E: Element>(lessons: &[&Lesson<E>], x: &Matrix<E>) -> Vec<Matrix<E>> {
+    let rows = consecutive(taken(lessons).into_iter().map(<[u32]>::len));
+    let each = lessons.iter().zip(rows);
+    each.map(|(lesson, rows)| x.slice_rows(rows.end - lesson.answer().len()..rows.end))
+        .collect()
 }
 
 /// A session that has seen what some sequences have in common at the beginning, but for the last token of each.

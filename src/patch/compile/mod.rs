@@ -144,11 +144,9 @@ pub fn compile<E: Element>(
     recipe: &Recipe,
     on_layer: impl FnMut(),
 ) -> Result<Patch> {
-    recipe.check(model)?;
-    if lessons.iter().all(|lesson| lesson.sample.rows() == 0) {
-        return Err(Error::FewQueries { queries: 0 });
-    }
-    fit::fit(model, lessons, recipe, on_layer)
+    let start = fit::Start::new(model, lessons.to_vec(), recipe)?;
+    let (patch, _) = start.fit(&vec![true; lessons.len()], recipe.rank, on_layer)?;
+    Ok(patch)
 }
 
 /// What a compiled patch says of itself: with the model and its weights, everything it takes to make it again.

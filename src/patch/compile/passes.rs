@@ -1,5 +1,8 @@
 //! Several sequences on their way through the layers together.
 
+use std::ops::Range;
+
+use super::lesson::Lesson;
 use crate::model::{ForwardRun, Model, Overlay, Pass, Recorder, Result, Session};
 use crate::model::{consecutive, together};
 use crate::tensor::{Element, Matrix};
@@ -19,6 +22,11 @@ impl<'m, E: Element> Batch<'m, E> {
             sessions,
             overlay: None,
         }
+    }
+
+    /// The sequences of lessons without the prompt, from their beginning.
+    pub(super) fn bare(model: &'m Model, lessons: &[&Lesson<E>]) -> Self {
+        Self::new(model, vec![Session::new(model); lessons.len()])
     }
 
     /// Runs them all under a patch.
@@ -84,10 +92,13 @@ impl<'m, E: Element> Batch<'m, E> {
         self.model.logits(&mut run, &last)
     }
 
-    /// Calls `layer` with a pass for every block, and what the one before it gave.
+    /// Calls `layer` with a pass for each of some blocks, and what the one before it gave; what enters the first is `x`, or the
+    /// tokens' embedding.
     pub(super) fn layer_by_layer(
         &mut self,
         tokens: Vec<&[u32]>,
+        x: Option<Matrix<E>>,
+        layers: Range<usize>,
         mut layer: impl FnMut(
             &mut Pass<'_, '_, '_, E>,
             usize,
@@ -103,8 +114,9 @@ impl<'m, E: Element> Batch<'m, E> {
             model,
             &mut run,
             &mut self.next(tokens),
-            |run, mut x, sequences| {
-                for i in 0..model.layers().len() {
+            |run, embedded, sequences| {
+                let mut x = x.unwrap_or(embedded);
+                for i in layers {
                     run.enter(i)?;
                     x = layer(&mut Pass::new(run, sequences, &[]), i, x)?;
                     model.check_layer(i, &x)?;

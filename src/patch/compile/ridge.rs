@@ -1,8 +1,10 @@
 //! The change of a linear map by weighted least squares, held small: ΔW = (Σ ω δ hᵀ)(Σ ω h hᵀ + λI)⁻¹.
 
+use rayon::prelude::*;
+
 use super::cholesky::Cholesky;
 use super::eigen::largest;
-use crate::kernels::{Level, matmul};
+use crate::kernels::{Level, Rows as Weights, dot, matmul};
 use crate::patch::lemmas::{check_finite, norm};
 use crate::patch::{LowRank, Precondition};
 use crate::tensor::Matrix;
@@ -39,10 +41,10 @@ impl Ridge<'_> {
         check_finite("h", rows.h.as_slice())?;
         check_finite("δ", rows.delta.as_slice())?;
         check_finite("ω", &rows.weights)?;
-        let (h, delta) = self.weighted(rows);
-        let (h_t, delta_t) = (h.transposed(), delta.transposed());
+        let (h, delta) = self.weighted(level, rows);
         // S or H Hᵀ, whichever is smaller; both have the same trace and norm.
         let dual = h.rows() < h.cols();
+        let h_t = h.transposed();
         let mut gram = gram(level, if dual { &h } else { &h_t });
         let trace: f64 = (0..gram.rows()).map(|i| gram.row(i)[i]).sum();
         let lambda = self.lambda * square_norm(&gram) / trace;
@@ -56,25 +58,18 @@ impl Ridge<'_> {
         (0..gram.rows()).for_each(|i| gram.row_mut(i)[i] += lambda);
         let cholesky = Cholesky::new(level, gram)
             .ok_or_else(|| fail("λ, too small for Σ ω h hᵀ + λI to have an inverse,", lambda))?;
-        // ΔW = A B, where B is H with the dual system and 1 without; and ΔW (S + λI) ΔWᵀ.
-        let (a, b, square) = if dual {
-            let a = cholesky.solve(level, &delta_t);
-            // δᵀ H Hᵀ a = δᵀ (δ − λ a)
-            let mut left = delta_t.clone();
-            for (left, a) in left.as_mut_slice().iter_mut().zip(a.as_slice()) {
-                *left -= lambda * a;
-            }
-            let square = matmul(level, &delta_t, &left);
-            (a, Some(h_t), square)
-        } else {
-            let right = matmul(level, &delta_t, &h_t);
-            let change = cholesky.solve(level, &right);
-            let square = matmul(level, &change, &right);
-            (change, None, square)
+        let mut right = delta.transposed();
+        if !dual {
+            right = matmul(level, &right, &h_t);
+        }
+        let system = System {
+            cholesky,
+            right,
+            lambda: dual.then_some(lambda),
         };
-        check_finite("ΔW", a.as_slice())?;
-        let mut change = self.low_rank(level, a, square);
-        if let Some(h_t) = b {
+        let mut change = self.low_rank(level, &system);
+        check_finite("ΔW", change.v.as_slice())?;
+        if dual {
             change.v = matmul(level, &change.v, &h_t);
         }
         check_finite("U", change.u.as_slice())?;
@@ -83,7 +78,7 @@ impl Ridge<'_> {
     }
 
     /// √ω h without what is along `still`, and √ω δ.
-    fn weighted(&self, rows: Rows) -> (Matrix<f64>, Matrix<f64>) {
+    fn weighted(&self, level: Level, rows: Rows) -> (Matrix<f64>, Matrix<f64>) {
         let Rows {
             mut h,
             mut delta,
@@ -93,65 +88,92 @@ impl Ridge<'_> {
             .still
             .map(|still| (still, norm(still)))
             .filter(|(_, norm)| *norm > 0.0);
-        for (h, w) in h.iter_rows_mut().zip(&weights) {
-            let root = w.sqrt();
-            let along = still.map_or(0.0, |(still, norm)| {
-                h.iter().zip(still).map(|(h, q)| h * q).sum::<f64>() / norm / norm
-            });
-            if let Some((still, _)) = still {
+        let (h_cols, delta_cols) = (h.cols(), delta.cols());
+        let h_rows = h.as_mut_slice().par_chunks_mut(h_cols);
+        let delta_rows = delta.as_mut_slice().par_chunks_mut(delta_cols);
+        let rows = h_rows.zip(delta_rows).zip(&weights);
+        rows.for_each(|((h, delta), weight)| {
+            if let Some((still, norm)) = still {
+                let along = dot(level, h, still) / norm / norm;
                 h.iter_mut().zip(still).for_each(|(h, q)| *h -= along * q);
             }
-            h.iter_mut().for_each(|h| *h *= root);
-        }
-        for (delta, w) in delta.iter_rows_mut().zip(&weights) {
-            let root = w.sqrt();
-            delta.iter_mut().for_each(|delta| *delta *= root);
-        }
+            let root = weight.sqrt();
+            h.iter_mut().chain(delta).for_each(|x| *x *= root);
+        });
         (h, delta)
     }
 
-    /// The part of a change that counts most behind it: M⁻¹ U Uᵀ M A, where U has the largest eigenvectors of
-    /// M ΔW (S + λI) ΔWᵀ M; `square` is ΔW (S + λI) ΔWᵀ.
-    fn low_rank(&self, level: Level, change: Matrix<f64>, mut square: Matrix<f64>) -> LowRank {
-        let out = change.rows();
-        let rank = if self.rank == 0 {
-            out
-        } else {
-            self.rank.min(out)
-        };
-        if rank == out {
+    /// ΔW, with the dual system before its factor H; where a rank is asked for, the part that counts most behind it: M⁻¹ U Uᵀ M ΔW,
+    /// where U has the largest eigenvectors of M ΔW (S + λI) ΔWᵀ M.
+    fn low_rank(&self, level: Level, system: &System) -> LowRank {
+        let out = system.right.rows();
+        if self.rank == 0 || self.rank >= out {
             let mut u = Matrix::zeros(out, out);
             (0..out).for_each(|i| u.row_mut(i)[i] = 1.0);
-            return LowRank { u, v: change };
+            let v = system.cholesky.solve(level, &system.right);
+            return LowRank { u, v };
         }
         let m = self.scale.map_or_else(|| vec![1.0; out], <[f64]>::to_vec);
+        let mut square = system.square(level);
         for (row, m_row) in square.iter_rows_mut().zip(&m) {
             for (x, m) in row.iter_mut().zip(&m) {
                 *x *= m_row * m;
             }
         }
-        let vectors = largest(level, &square, rank);
-        let mut scaled = change;
-        for (row, m) in scaled.iter_rows_mut().zip(&m) {
-            row.iter_mut().for_each(|x| *x *= m);
+        let vectors = largest(level, &square, self.rank);
+        let scaled = |by: &dyn Fn(f64, f64) -> f64| {
+            let mut scaled = vectors.clone();
+            for row in scaled.iter_rows_mut() {
+                row.iter_mut().zip(&m).for_each(|(x, m)| *x = by(*x, *m));
+            }
+            scaled
+        };
+        // Uᵀ M before all rows of ΔW are solved for: so many fewer are.
+        let of_rank = matmul(level, &scaled(&|x, m| x * m), &system.right.transposed());
+        LowRank {
+            u: scaled(&|x, m| x / m).transposed(),
+            v: system.cholesky.solve(level, &of_rank),
         }
-        let v = matmul(level, &vectors, &scaled.transposed());
-        let mut u = vectors.transposed();
-        for (row, m) in u.iter_rows_mut().zip(&m) {
-            row.iter_mut().for_each(|x| *x /= m);
+    }
+}
+
+/// ΔW = B A⁻¹ with A = S + λI, or ΔW = B A⁻¹ H with A = H Hᵀ + λI: the dual system.
+struct System {
+    cholesky: Cholesky,
+    /// B `[out, n]`.
+    right: Matrix<f64>,
+    /// λ, of the dual system.
+    lambda: Option<f64>,
+}
+
+impl System {
+    /// ΔW (S + λI) ΔWᵀ: B A⁻¹ Bᵀ, and with the dual system B (I − λ A⁻¹) Bᵀ.
+    fn square(&self, level: Level) -> Matrix<f64> {
+        let half = self.cholesky.half_solve(level, &self.right);
+        let mut square = gram(level, &half);
+        if let Some(lambda) = self.lambda {
+            let whole = gram(level, &self.right);
+            let pairs = square.as_mut_slice().iter_mut().zip(whole.as_slice());
+            pairs.for_each(|(x, whole)| *x = whole - lambda * *x);
         }
-        LowRank { u, v }
+        for i in 0..square.rows() {
+            for j in i + 1..square.rows() {
+                square.row_mut(i)[j] = square.row(j)[i];
+            }
+        }
+        square
     }
 }
 
 /// A Aᵀ, of which the lower triangle and the blocks on the diagonal are computed; what is above them is zero.
 fn gram(level: Level, a: &Matrix<f64>) -> Matrix<f64> {
-    const BLOCK: usize = 256;
-    let n = a.rows();
+    const BLOCK: usize = 128;
+    let (n, cols) = (a.rows(), a.cols());
     let mut gram = Matrix::zeros(n, n);
     for start in (0..n).step_by(BLOCK) {
         let end = n.min(start + BLOCK);
-        let products = matmul(level, &a.slice_rows(start..end), &a.slice_rows(0..end));
+        let before = Weights::Typed(&a.as_slice()[..end * cols], cols);
+        let products = matmul(level, &a.slice_rows(start..end), before);
         for (row, products) in (start..end).zip(products.iter_rows()) {
             gram.row_mut(row)[..end].copy_from_slice(products);
         }

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::estimate::divided;
-use super::{Kept, Lesson, Prompt, Recipe, Sample, Summary, Trial, Until, answers, compile};
+use super::estimate::fold_of;
+use super::fit::Start;
+use super::{Kept, Lesson, Prompt, Recipe, Sample, Summary, Trial, Until, answers};
 use crate::model::{Model, Overlay};
 use crate::patch::{ApplyMode, Error, Patch, Result};
 use crate::tensor::Element;
@@ -72,7 +73,8 @@ struct Fold<'l, E: Element> {
 impl<'l, E: Element> Fold<'l, E> {
     fn new(model: &Model, lessons: &'l [Lesson<E>]) -> Result<Self> {
         let is_query = |lesson: &&Lesson<E>| !lesson.sample.anchor;
-        let (left_out, used) = divided(lessons, FOLD);
+        let (left_out, used): (Vec<_>, Vec<_>) =
+            lessons.iter().partition(|lesson| fold_of(lesson) == FOLD);
         let rows: usize = used.iter().map(|lesson| lesson.sample.rows()).sum();
         let (queries, anchors): (Vec<_>, Vec<_>) = used.into_iter().partition(is_query);
         if queries.is_empty() {
@@ -96,8 +98,8 @@ impl<'l, E: Element> Fold<'l, E> {
     }
 
     /// A recipe's rank, or all there is.
-    fn rank(&self, recipe: &Recipe) -> usize {
-        match recipe.rank {
+    fn rank(&self, rank: usize) -> usize {
+        match rank {
             0 => self.most,
             rank => rank.min(self.most),
         }
@@ -105,30 +107,44 @@ impl<'l, E: Element> Fold<'l, E> {
 
     fn ranks(&self, recipe: &Recipe) -> Vec<usize> {
         let usual = RANKS.map(|rank| rank.min(self.most));
-        let mut ranks = [&usual[..], &[self.rank(recipe)]].concat();
+        let mut ranks = [&usual[..], &[self.rank(recipe.rank)]].concat();
         ranks.sort_unstable();
         ranks.dedup();
         ranks
     }
 
-    /// A patch from every so many queries and all texts that must not change, and what it does.
+    /// All its lessons: the queries and texts that are used, and those that are left out.
+    fn start<'m>(&self, model: &'m Model, recipe: &Recipe) -> Result<Start<'m, 'l, E>> {
+        let [queries, anchors] = &self.left_out;
+        let all = [&self.queries[..], &self.anchors, queries, anchors].concat();
+        Start::new(model, all, recipe)
+    }
+
+    /// A patch of a rank from every so many queries and all texts that must not change, and what it does.
     fn point(
         &self,
-        model: &Model,
+        start: &Start<'_, '_, E>,
         every: usize,
-        recipe: &Recipe,
+        rank: usize,
         on_layer: impl FnMut(),
     ) -> Result<(Point, Patch)> {
-        let queries = self.queries.iter().step_by(every);
-        let used: Vec<_> = queries.chain(&self.anchors).copied().collect();
-        let patch = compile(model, &used, recipe, on_layer)?;
-        let overlay = Overlay::<E>::new(model, &patch, ApplyMode::Overlay);
         let [queries, anchors] = &self.left_out;
+        let (used, left_out) = (self.queries.len(), queries.len() + anchors.len());
+        let mut is_used = vec![true; used + self.anchors.len()];
+        (0..used).for_each(|i| is_used[i] = i.is_multiple_of(every));
+        is_used.resize(is_used.len() + left_out, false);
+        let (patch, mut states) = start.fit(&is_used, rank, on_layer)?;
+        let of_anchors = states.split_off(states.len() - anchors.len());
+        let of_queries = states.split_off(states.len() - queries.len());
+        let summary = |lessons: &[&Lesson<E>], states| -> Result<Summary> {
+            let trials = Trial::on(start.model(), lessons, vec![states])?;
+            Ok(Summary::new(trials.iter().flatten()))
+        };
         let point = Point {
-            queries: used.len() - self.anchors.len(),
-            rank: self.rank(recipe),
-            patched: Summary::new(&Trial::all(model, Some(&overlay), queries)?),
-            elsewhere: Summary::new(&Trial::all(model, Some(&overlay), anchors)?),
+            queries: used.div_ceil(every),
+            rank: self.rank(rank),
+            patched: summary(queries, of_queries)?,
+            elsewhere: summary(anchors, of_anchors)?,
         };
         Ok((point, patch))
     }
@@ -162,10 +178,11 @@ impl Survey {
         mut on_layer: impl FnMut(),
     ) -> Result<Self> {
         let fold = Fold::new(model, lessons)?;
-        let (all, patch) = fold.point(model, 1, recipe, &mut on_layer)?;
+        let start = fold.start(model, recipe)?;
+        let (all, patch) = fold.point(&start, 1, recipe.rank, &mut on_layer)?;
         let mut learning = Vec::new();
         for every in fold.every() {
-            learning.push(fold.point(model, every, recipe, &mut on_layer)?.0);
+            learning.push(fold.point(&start, every, recipe.rank, &mut on_layer)?.0);
         }
         learning.push(all);
         let mut ranks = Vec::new();
@@ -174,8 +191,7 @@ impl Survey {
                 ranks.push(all);
                 continue;
             }
-            let recipe = Recipe { rank, ..*recipe };
-            ranks.push(fold.point(model, 1, &recipe, &mut on_layer)?.0);
+            ranks.push(fold.point(&start, 1, rank, &mut on_layer)?.0);
         }
         let [queries, _] = &fold.left_out;
         Ok(Self {

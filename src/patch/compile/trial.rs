@@ -3,18 +3,18 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::lesson::Lesson;
+use super::lesson::{Lesson, answers_of, taken};
 use super::passes::Batch;
 use crate::kernels::{Level, softmax};
 use crate::model::generate::greedy;
-use crate::model::{ForwardRun, Model, Overlay, Result, Session, consecutive};
+use crate::model::{ForwardRun, Model, Overlay, Result, consecutive};
 use crate::tensor::{Element, Matrix};
 
 /// Rows that go through the layers together at most, where a sequence alone does not have more.
 const ROWS: usize = 512;
 
-/// Tokens whose logits are held against each other at once.
-const LOGITS: usize = 16;
+/// Tokens whose logits are held against each other at once: enough that the head, which is most of a small model, is seldom read.
+const LOGITS: usize = 64;
 
 /// An answer as the model without the prompt would write it, token by token after the same beginning.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -37,75 +37,82 @@ impl Trial {
     ///
     /// # Errors
     ///
-    /// Those of [`Session::forward`].
+    /// Those of [`Session::forward`](crate::Session::forward).
     pub fn all<E: Element>(
         model: &Model,
         overlay: Option<&Overlay<E>>,
         lessons: &[&Lesson<E>],
     ) -> Result<Vec<Self>> {
-        let mut trials = Vec::with_capacity(lessons.len());
-        let mut left = lessons;
-        while !left.is_empty() {
-            let mut rows = 0;
-            let more = left.iter().take_while(|lesson| {
-                rows += lesson.sample.taken().len();
-                rows <= ROWS
-            });
-            let (now, later) = left.split_at(more.count().max(1));
-            trials.extend(Self::together(model, overlay, now)?);
-            left = later;
-        }
-        Ok(trials)
+        let states = states(model, overlay, lessons)?;
+        Ok(Self::on(model, lessons, vec![states])?.remove(0))
     }
 
-    /// Those of lessons that go through the layers together.
-    fn together<E: Element>(
+    /// Every lesson's answer in each of some models without the prompt: `states` has the last block's output that each answer follows
+    /// on there.
+    pub(super) fn on<E: Element>(
         model: &Model,
-        overlay: Option<&Overlay<E>>,
         lessons: &[&Lesson<E>],
-    ) -> Result<Vec<Self>> {
-        let tokens: Vec<&[u32]> = lessons.iter().map(|lesson| lesson.sample.taken()).collect();
-        let ends: Vec<_> = consecutive(tokens.iter().map(|tokens| tokens.len())).collect();
-        let sessions = vec![Session::new(model); lessons.len()];
-        let x = Batch::new(model, sessions)
-            .with_overlay(overlay)
-            .forward(tokens, None)?;
-        let pairs = lessons.iter().zip(ends);
-        pairs
-            .map(|(lesson, rows)| {
-                let answer = lesson.answer();
-                let got = x.slice_rows(rows.end - answer.len()..rows.end);
-                Self::new(model, answer, &lesson.last_states(answer.len()), &got)
-            })
-            .collect()
-    }
-
-    /// An answer whose tokens follow on the states `want` and `got` of the last block, `[answer, hidden]`.
-    fn new<E: Element>(
-        model: &Model,
-        answer: &[u32],
-        want: &Matrix<E>,
-        got: &Matrix<E>,
-    ) -> Result<Self> {
+        states: Vec<Vec<Matrix<E>>>,
+    ) -> Result<Vec<Vec<Self>>> {
+        let stack = |states| Matrix::stack(model.config().hidden_size, states);
+        let want = stack(lessons.iter().map(|lesson| lesson.wanted()).collect());
+        let states: Vec<_> = states.into_iter().map(stack).collect();
+        let answers = lessons.iter().flat_map(|lesson| lesson.answer());
+        let answers: Vec<u32> = answers.copied().collect();
+        let mut tokens = vec![Vec::new(); states.len()];
         let mut run = ForwardRun::new(model, None, None);
-        let mut trial = Self::default();
-        for first in (0..answer.len()).step_by(LOGITS) {
-            let rows = first..answer.len().min(first + LOGITS);
+        for first in (0..answers.len()).step_by(LOGITS) {
+            let rows = first..answers.len().min(first + LOGITS);
             let want = model.logits(&mut run, &want.slice_rows(rows.clone()))?;
-            let got = model.logits(&mut run, &got.slice_rows(rows.clone()))?;
-            let each: Vec<_> = rows
-                .into_par_iter()
-                .map(|i| divergence(want.row(i - first), got.row(i - first), answer[i]))
-                .collect();
-            for (same, kl, bits) in each {
-                trial.same.push(same);
-                trial.kl += kl;
-                trial.bits[0] += bits[0];
-                trial.bits[1] += bits[1];
+            for (states, tokens) in states.iter().zip(&mut tokens) {
+                let got = model.logits(&mut run, &states.slice_rows(rows.clone()))?;
+                let each = rows
+                    .clone()
+                    .into_par_iter()
+                    .map(|i| divergence(want.row(i - first), got.row(i - first), answers[i]));
+                tokens.par_extend(each);
             }
         }
-        Ok(trial)
+        let trials = tokens.iter().map(|tokens| {
+            let each = consecutive(lessons.iter().map(|lesson| lesson.answer().len()));
+            each.map(|rows| Self::sum(&tokens[rows])).collect()
+        });
+        Ok(trials.collect())
     }
+
+    /// The tokens of an answer.
+    fn sum(tokens: &[(bool, f64, [f64; 2])]) -> Self {
+        let mut trial = Self::default();
+        for (same, kl, bits) in tokens {
+            trial.same.push(*same);
+            trial.kl += kl;
+            trial.bits[0] += bits[0];
+            trial.bits[1] += bits[1];
+        }
+        trial
+    }
+}
+
+/// Of each lesson the last block's output that its answer follows on, without the prompt and under `overlay`, where there is one.
+pub(super) fn states<E: Element>(
+    model: &Model,
+    overlay: Option<&Overlay<E>>,
+    lessons: &[&Lesson<E>],
+) -> Result<Vec<Matrix<E>>> {
+    let mut states = Vec::with_capacity(lessons.len());
+    let mut left = lessons;
+    while !left.is_empty() {
+        let mut rows = 0;
+        let more = left.iter().take_while(|lesson| {
+            rows += lesson.sample.taken().len();
+            rows <= ROWS
+        });
+        let (now, later) = left.split_at(more.count().max(1));
+        let mut batch = Batch::bare(model, now).with_overlay(overlay);
+        states.extend(answers_of(now, &batch.forward(taken(now), None)?));
+        left = later;
+    }
+    Ok(states)
 }
 
 /// Whether both have the same likeliest token, KL(want ‖ got) in nats, and −log₂ of what each gives `token`.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::kept::{Kept, key};
 use super::lesson::prefix;
 use super::passes::Batch;
@@ -170,12 +172,13 @@ impl Writing<'_> {
                 return Ok(());
             }
             let logits = batch.last_logits(&next)?;
-            for ((row, text), next) in active.iter_mut().enumerate().zip(&mut next) {
+            let texts = active.par_iter_mut().enumerate();
+            texts.zip(&mut next).for_each(|((row, text), next)| {
                 let token = text.sampler.next(logits.row(row));
                 text.written.push(token);
-                (self.on_token)();
                 *next = vec![token];
-            }
+            });
+            active.iter().for_each(|_| (self.on_token)());
         }
     }
 }
