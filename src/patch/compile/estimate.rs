@@ -32,7 +32,7 @@ impl Estimate {
     ///
     /// # Errors
     ///
-    /// Those of [`compile`].
+    /// Those of [`compile`](super::compile).
     pub fn new<E: Element>(
         model: &Model,
         lessons: &[Lesson<E>],
@@ -43,7 +43,7 @@ impl Estimate {
         Ok(estimate)
     }
 
-    /// The recipe, or the other one where its [`loss`](Self::loss) is less, and its estimate. One that is [clearly](CLEARLY) off by more
+    /// The recipe, or the other one where its [`loss`](Self::loss) is less, and its estimate. One that is clearly off by more
     /// than the other is not tried further; `on_layer` is called after each layer of each patch that is tried.
     ///
     /// # Errors

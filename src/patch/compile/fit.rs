@@ -53,7 +53,7 @@ impl<'m, 'l, E: Element> Start<'m, 'l, E> {
     }
 
     /// The patch of a rank that makes the model without the prompt say of the rows of the lessons that are `used` what it says with
-    /// it, and of all of them the states that [answers](answers_of) follow on under it. `on_layer` is called after each layer that is
+    /// it, and of all of them the states that their answers follow on under it. `on_layer` is called after each layer that is
     /// changed.
     pub(super) fn fit(
         &self,

@@ -170,7 +170,7 @@ impl Survey {
     ///
     /// # Errors
     ///
-    /// [`Error::FewQueries`] where the fold leaves no query to compile from, and those of [`compile`].
+    /// [`Error::FewQueries`] where the fold leaves no query to compile from, and those of [`compile`](super::compile).
     pub fn new<E: Element>(
         model: &Model,
         lessons: &[Lesson<E>],
