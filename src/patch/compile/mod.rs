@@ -21,6 +21,7 @@ mod kept;
 mod lesson;
 mod passes;
 mod prompt;
+mod records;
 mod ridge;
 mod sample;
 mod step;

@@ -1,5 +1,6 @@
 //! A prompt and its queries as token ids, and what the model says to them.
 
+use super::records::records;
 use super::sample::common;
 use super::{FOLDS, Kept, Sample, Until, answers, texts};
 use crate::checkpoint::{ChatTemplate, Conversation, Message, Tokenizer};
@@ -220,7 +221,7 @@ impl Prompt<'_> {
     }
 
     /// `count` queries that the model makes up itself at temperature 1, and what it says to them: it goes on after the prompt up to
-    /// an empty line, or with a chat template asks in the user's place.
+    /// an empty line, which is cut into lines or what lines belong together, or with a chat template asks in the user's place.
     ///
     /// # Errors
     ///
@@ -244,10 +245,12 @@ impl Prompt<'_> {
         let texts = texts::<E>(model, &beginning, count, seed, &until, kept, &mut on_token)?;
         if !chat {
             let bare = self.first()?;
-            let samples = texts
-                .iter()
-                .enumerate()
-                .map(|(i, text)| Sample::query(i, &beginning, &bare, text));
+            let samples = texts.iter().enumerate().flat_map(|(i, text)| {
+                let pieces: Vec<_> = text.iter().map(|token| decoded(&[*token])).collect();
+                let records = records(&pieces, self.context).into_iter();
+                let each = records.map(|record| Sample::query(i, &beginning, &bare, &text[record]));
+                each.collect::<Vec<_>>()
+            });
             return distinct(samples.collect(), |sample| Sample {
                 about: 0,
                 ..sample.clone()
