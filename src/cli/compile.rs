@@ -105,7 +105,7 @@ pub(super) struct Compile {
     #[arg(long, value_name = "X")]
     lambda: Option<f64>,
 
-    /// Take the usual recipe, and do not find out how good the patch will be for other queries: three times as fast
+    /// Take the usual recipe, and do not find out how good the patch will be for other queries: less than half the time
     #[arg(long, conflicts_with_all = ["at_least", "report"])]
     no_estimate: bool,
 
