@@ -67,7 +67,8 @@ pub(super) struct Compile {
     #[arg(long, value_name = "FILE.jsonl")]
     queries: Option<PathBuf>,
 
-    /// Without --queries: how many queries the model makes up itself
+    /// Without --queries: how many texts the model writes itself after the prompt, which are cut into queries line by line; with
+    /// --chat how many queries it makes up
     #[arg(long = "self", value_name = "N", default_value_t = 96)]
     own: usize,
 
