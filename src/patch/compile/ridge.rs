@@ -269,17 +269,17 @@ mod tests {
     #[test]
     fn a_rank_leaves_out_what_counts_least() {
         let scale = [1.0, -2.0, 0.5, 3.0, 1.0, 0.1];
-        let full = change(&RIDGE.solve(Level::best(), rows(12)).unwrap());
-        let off = |rank| {
+        let off = |count, rank| {
+            let full = change(&RIDGE.solve(Level::best(), rows(count)).unwrap());
             let ridge = Ridge {
                 rank,
                 scale: Some(&scale),
                 ..RIDGE
             };
-            let found = ridge.solve(Level::best(), rows(12)).unwrap();
+            let found = ridge.solve(Level::best(), rows(count)).unwrap();
             assert_eq!(found.v.rows(), rank);
             let found = change(&found);
-            let rows = rows(12);
+            let rows = rows(count);
             let mut left = 0.0;
             for (h, w) in rows.h.iter_rows().zip(&rows.weights) {
                 for ((a, b), m) in found.iter_rows().zip(full.iter_rows()).zip(scale) {
@@ -289,9 +289,12 @@ mod tests {
             }
             left
         };
-        let left: Vec<_> = (1..=6).map(off).collect();
-        assert!(left.windows(2).all(|pair| pair[1] < pair[0]), "{left:?}");
-        assert!(left[5] < 1e-20 * left[0], "{left:?}");
+        // Fewer rows than inputs, and more.
+        for count in [12, 33] {
+            let left: Vec<_> = (1..=6).map(|rank| off(count, rank)).collect();
+            assert!(left.windows(2).all(|pair| pair[1] < pair[0]), "{left:?}");
+            assert!(left[5] < 1e-20 * left[0], "{left:?}");
+        }
     }
 
     #[test]
