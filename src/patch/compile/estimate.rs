@@ -62,15 +62,15 @@ impl Estimate {
         let mut tried = tried.collect::<Result<Vec<_>>>()?;
         let mut bare = Vec::new();
         for fold in 0..FOLDS {
-            let is_left_out = |lesson: &Lesson<E>| fold_of(lesson) == fold;
-            let left_out = lessons.iter().filter(|lesson| is_left_out(lesson)).count();
-            if left_out == 0 || left_out == lessons.len() {
+            let used = lessons.iter().map(|lesson| fold_of(lesson) != fold);
+            let used: Vec<_> = used.collect();
+            if !used.contains(&true) || !used.contains(&false) {
                 continue;
             }
             bare.extend(Tried::fold(
                 model,
                 lessons,
-                fold,
+                &used,
                 &mut tried,
                 &mut on_layer,
             )?);
@@ -110,17 +110,15 @@ impl<'m, 'l, E: Element> Tried<'m, 'l, E> {
         })
     }
 
-    /// Compiles by each recipe from what the fold does not leave out, and tries what it does; the queries without prompt and patch,
+    /// Compiles by each recipe from the lessons that are `used`, and tries the others; of these the queries without prompt and patch,
     /// too.
     fn fold(
         model: &Model,
         lessons: &[Lesson<E>],
-        fold: usize,
+        used: &[bool],
         tried: &mut [Self],
         mut on_layer: impl FnMut(),
     ) -> Result<Vec<Trial>> {
-        let used = lessons.iter().map(|lesson| fold_of(lesson) != fold);
-        let used: Vec<_> = used.collect();
         let [queries, anchors] = [false, true].map(|anchor| {
             let is_left_out = |i: &usize| !used[*i] && lessons[*i].sample.anchor == anchor;
             (0..lessons.len()).filter(is_left_out).collect::<Vec<_>>()
@@ -130,7 +128,7 @@ impl<'m, 'l, E: Element> Tried<'m, 'l, E> {
         let mut query_states = vec![states(model, None, &of_queries)?];
         let mut anchor_states = Vec::new();
         for tried in &*tried {
-            let (_, states) = tried.start.fit(&used, tried.recipe.rank, &mut on_layer)?;
+            let (_, states) = tried.start.fit(used, tried.recipe.rank, &mut on_layer)?;
             let states_at = |at: &[usize]| at.iter().map(|&i| states[i].clone()).collect();
             query_states.push(states_at(&queries));
             anchor_states.push(states_at(&anchors));
