@@ -9,9 +9,9 @@
 //! The model is a folder; a model with a chat template gets prompts as system messages. The split is `validation` for choosing
 //! and `test` for the figures of docs/compile.md. Names after it are those of the files to run. What is to be done otherwise than by
 //! the better of two recipes: `lambda=` or `first=`, by which there is one only, `rank=`, `anchor_weight=`; `anchors=` texts that
-//! must not change; `own=` queries that the model makes up, instead of those of `train`, and `more=` such beside them; `second=1` to
-//! try second turns, and `second=2` to compile from such, too; `together=joint` to compile all prompts into one patch,
-//! `together=added` to add their patches.
+//! must not change; `away=` queries of each other file that are to be answered as without the prompt; `own=` queries that the model
+//! makes up, instead of those of `train`, and `more=` such beside them; `second=1` to try second turns, and `second=2` to compile
+//! from such, too; `together=joint` to compile all prompts into one patch, `together=added` to add their patches.
 #![allow(
     clippy::unwrap_used,
     reason = "a benchmark stops where something is wrong"
@@ -25,7 +25,8 @@ use common::timed;
 use context_patch::Model;
 use context_patch::checkpoint::{ChatTemplate, Tokenizer};
 use context_patch::patch::compile::{
-    Asked, Estimate, Kept, Lesson, Prompt, Recipe, Summary, Through, Trial, Until, answers, compile,
+    Asked, Estimate, Kept, Lesson, Prompt, Recipe, Role, Sample, Summary, Through, Trial, Until,
+    answers, compile,
 };
 use context_patch::patch::{ApplyMode, Overlay, Patch, TensorChange};
 use context_patch::tensor::Matrix;
@@ -33,6 +34,9 @@ use serde::Deserialize;
 
 /// Texts that must not change: those that are compiled in, and as many others on which bleed is measured.
 const ANCHORS: usize = 24;
+
+/// Queries of each other file on which it is measured how far a patch captures what it is not for.
+const AWAY: usize = 2;
 
 /// A file of benches/compile.
 #[derive(Deserialize)]
@@ -60,6 +64,7 @@ struct Setting {
     /// What is taken in its place where it is better, but where λ or `first` is given.
     other: Option<Recipe>,
     anchors: usize,
+    away: usize,
     own: usize,
     more: usize,
     second: usize,
@@ -85,6 +90,7 @@ impl Setting {
             recipe,
             other: Some(other),
             anchors: ANCHORS,
+            away: 0,
             own: 0,
             more: 0,
             second: 0,
@@ -99,6 +105,7 @@ impl Setting {
                 "anchor_weight" => setting.recipe.anchor_weight = value.parse().unwrap(),
                 "rank" => setting.recipe.rank = count(),
                 "anchors" => setting.anchors = count(),
+                "away" => setting.away = count(),
                 "own" => setting.own = count(),
                 "more" => setting.more = count(),
                 "second" => setting.second = count(),
@@ -134,17 +141,31 @@ fn main() {
     let model = Model::open(path).unwrap();
     let setting = Setting::new(&model, &changes);
     println!(
-        "| {path}, {split} | queries | bare: KL | exact | patched: KL | exact | first | accuracy: bare | prompted | patched | bleed: KL | bits | estimate: exact | KL | s | literal: KL | exact | diagonal: KL | exact | bleed |"
+        "| {path}, {split} | queries | bare: KL | exact | patched: KL | exact | first | accuracy: bare | prompted | patched | bleed: KL | bits | estimate: exact | KL | s | literal: KL | exact | diagonal: KL | exact | bleed | other kinds: KL | same tokens |"
     );
-    println!("|{}", "---|".repeat(20));
+    println!("|{}", "---|".repeat(22));
     let texts = Texts::new(&model, setting.anchors);
-    let benchmarks = benchmarks(names);
-    let cases = benchmarks.iter();
-    let cases = cases.filter_map(|(name, benchmark)| Case::new(name, benchmark, &texts, &setting));
+    let benchmarks = benchmarks();
+    let all = benchmarks.iter();
+    let all = all.filter_map(|(name, benchmark)| Case::new(name, benchmark, &texts, &setting));
+    let all: Vec<_> = all.collect();
+    let cases = all
+        .iter()
+        .filter(|case| names.is_empty() || names.iter().any(|name| name == case.name));
     let cases: Vec<_> = cases.collect();
+    let of_other_kinds = |case: &Case<'_>, split, each| {
+        let is_mine = |other: &&Case<'_>| match setting.together {
+            Together::Apart => other.name == case.name,
+            Together::Joint | Together::Added => cases.iter().any(|mine| mine.name == other.name),
+        };
+        let others = all.iter().filter(|other| !is_mine(other));
+        away(&model, others, split, each)
+    };
     let mut lines = Vec::new();
     let mut tell = |case: &Case<'_>, made: &Made| {
-        let line = case.line(&model, &texts, &setting, split, made);
+        let mut line = case.line(&model, &texts, &setting, split, made);
+        let captured = made.on(&model, &of_other_kinds(case, split, AWAY));
+        line.0[19..].copy_from_slice(&[captured.kl, captured.tokens]);
         let from = made.recipe.first;
         println!(
             "| {}, {}, from layer {from} {line}",
@@ -152,17 +173,22 @@ fn main() {
         );
         lines.push((case.benchmark.kind.clone(), line));
     };
-    let made =
-        |case: &Case<'_>| Made::new(&model, case.lessons(&model, &setting), &texts, &setting);
+    let lessons_of = |case: &Case<'_>| case.lessons(&model, &setting);
+    let made = |case: &Case<'_>| {
+        let away = of_other_kinds(case, "train", setting.away);
+        let lessons = [lessons_of(case), away].concat();
+        Made::new(&model, lessons, &texts, &setting)
+    };
     match setting.together {
         Together::Apart => cases.iter().for_each(|case| tell(case, &made(case))),
         Together::Joint => {
-            let all = cases.iter().flat_map(|case| case.lessons(&model, &setting));
-            let made = Made::new(&model, all.collect(), &texts, &setting);
+            let lessons = cases.iter().flat_map(|case| lessons_of(case));
+            let away = of_other_kinds(cases[0], "train", setting.away);
+            let made = Made::new(&model, lessons.chain(away).collect(), &texts, &setting);
             cases.iter().for_each(|case| tell(case, &made));
         }
         Together::Added => {
-            let made = cases.iter().map(made).reduce(Made::added).unwrap();
+            let made = cases.iter().copied().map(made).reduce(Made::added).unwrap();
             cases.iter().for_each(|case| tell(case, &made));
         }
     }
@@ -180,8 +206,8 @@ fn main() {
     );
 }
 
-/// The files by their names, all of them where none are given.
-fn benchmarks(names: &[String]) -> Vec<(String, Benchmark)> {
+/// The files by their names.
+fn benchmarks() -> Vec<(String, Benchmark)> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/compile");
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .unwrap()
@@ -197,8 +223,7 @@ fn benchmarks(names: &[String]) -> Vec<(String, Benchmark)> {
             file,
         )
     });
-    let wanted = named.filter(|(name, _)| names.is_empty() || names.contains(name));
-    wanted
+    named
         .map(|(name, file)| {
             let benchmark = serde_json::from_slice(&std::fs::read(file).unwrap());
             (
@@ -247,7 +272,7 @@ impl Texts {
 }
 
 /// What the table has of a benchmark, in the order of its columns.
-struct Line([f64; 19]);
+struct Line([f64; 21]);
 
 impl Line {
     fn mean(lines: &[&Self]) -> Self {
@@ -294,6 +319,13 @@ impl Made {
             estimate,
             seconds,
         }
+    }
+
+    /// What the patch does on some lessons.
+    fn on(&self, model: &Model, lessons: &[Lesson<f32>]) -> Summary {
+        let overlay = Overlay::<f32>::new(model, &self.patch, ApplyMode::Overlay);
+        let lessons: Vec<_> = lessons.iter().collect();
+        Summary::new(&Trial::all(model, Some(&overlay), &lessons).unwrap())
     }
 
     /// Both patches at once.
@@ -431,10 +463,7 @@ impl<'a> Case<'a> {
         split: &str,
         made: &Made,
     ) -> Line {
-        let queries = match split {
-            "test" => &self.benchmark.test,
-            _ => &self.benchmark.validation,
-        };
+        let queries = self.benchmark.split(split);
         let tried = self.tried(model, queries, setting);
         let overlay = Overlay::<f32>::new(model, &made.patch, ApplyMode::Overlay);
         let summary = |overlay: Option<&Overlay<f32>>, lessons: &[Lesson<f32>]| {
@@ -443,7 +472,7 @@ impl<'a> Case<'a> {
         };
         let [bare, patched] = [None, Some(&overlay)].map(|overlay| summary(overlay, &tried));
         let bleed = summary(Some(&overlay), &texts.elsewhere);
-        let mut line = Line([f64::NAN; 19]);
+        let mut line = Line([f64::NAN; 21]);
         line.0[..6].copy_from_slice(&[
             tried.len() as f64,
             bare.kl,
@@ -462,7 +491,7 @@ impl<'a> Case<'a> {
         }
         // The two published forms of the ridge, which know no text that must not change.
         let [literal, diagonal] = [Through::Nothing, Through::Diagonal].map(|through| {
-            let queries = (made.lessons.iter()).filter(|lesson| !lesson.sample.anchor);
+            let queries = (made.lessons.iter()).filter(|lesson| lesson.sample.role == Role::Query);
             let recipe = Recipe {
                 through,
                 ..made.recipe
@@ -487,7 +516,35 @@ impl<'a> Case<'a> {
     }
 }
 
+/// So many queries of each of some files, with the answers of the model without any prompt.
+fn away<'c>(
+    model: &Model,
+    cases: impl Iterator<Item = &'c Case<'c>>,
+    split: &str,
+    each: usize,
+) -> Vec<Lesson<f32>> {
+    let samples = cases.flat_map(|case| {
+        let queries = case.asked(case.benchmark.split(split));
+        let asked = &queries[..each.min(queries.len())];
+        (case.prompt)
+            .away::<f32>(model, asked, &mut Kept::default(), || {})
+            .unwrap()
+    });
+    let numbered = samples
+        .enumerate()
+        .map(|(about, sample)| Sample { about, ..sample });
+    Lesson::all(model, &numbered.collect::<Vec<_>>(), || {}).unwrap()
+}
+
 impl Benchmark {
+    fn split(&self, name: &str) -> &[Query] {
+        match name {
+            "train" => &self.train,
+            "test" => &self.test,
+            _ => &self.validation,
+        }
+    }
+
     /// Whether an answer is right, whatever its case: of a task it is that and nothing else, of a document it has it in it.
     fn is_right(&self, answer: &str, right: &str) -> bool {
         let answer = answer.split(&self.stop).next().unwrap_or_default();

@@ -84,6 +84,10 @@ pub(super) struct Compile {
     #[arg(long, value_name = "N|FILE", default_value = "24")]
     anchors: String,
 
+    /// Queries of other kinds, as in --queries: what the model answers to them without the prompt it is to answer with the patch, too
+    #[arg(long, value_name = "FILE.jsonl")]
+    away: Option<PathBuf>,
+
     /// Compile every query also as the second of a conversation, behind another one and its answer
     #[arg(long)]
     turns: bool,
@@ -151,11 +155,18 @@ enum Line {
     },
 }
 
+/// What is asked by the files of queries.
+struct AskedOf {
+    /// Without them the model makes some up.
+    queries: Option<Vec<Asked>>,
+    away: Vec<Asked>,
+}
+
 impl Compile {
     pub(super) fn run(&self, level: Option<Level>) -> Result<u8> {
         let context = self.context()?;
         refuse_empty(&context)?;
-        let asked = self.queries.as_deref().map(read_queries).transpose()?;
+        let asked = self.asked()?;
         if let Some(file) = &self.output {
             check_writable(file)?;
         }
@@ -181,6 +192,19 @@ impl Compile {
         with_dtype!(self.dtype, E => self.run_in::<E>(&model, &prompt, asked))
     }
 
+    /// The queries of both files.
+    fn asked(&self) -> Result<AskedOf> {
+        let read = |file: &Option<PathBuf>| file.as_deref().map(read_queries).transpose();
+        let (queries, away) = (read(&self.queries)?, read(&self.away)?.unwrap_or_default());
+        for Asked { query, .. } in queries.iter().flatten() {
+            if away.iter().any(|away| away.query == *query) {
+                let query = query.clone();
+                return Err(Error::AwayQuery { query }.into());
+            }
+        }
+        Ok(AskedOf { queries, away })
+    }
+
     fn context(&self) -> Result<String> {
         match (&self.context, &self.context_file) {
             (Some(text), _) => Ok(text.clone()),
@@ -189,12 +213,7 @@ impl Compile {
         }
     }
 
-    fn run_in<E: Element>(
-        &self,
-        model: &Model,
-        prompt: &Prompt<'_>,
-        asked: Option<Vec<Asked>>,
-    ) -> Result<u8> {
+    fn run_in<E: Element>(&self, model: &Model, prompt: &Prompt<'_>, asked: AskedOf) -> Result<u8> {
         let (patch, compiled, survey) = self.compiled::<E>(model, prompt, asked)?;
         let saved = waiting("Hashing the weights", || {
             let source = Source::Compiled(Box::new(compiled.clone()));
@@ -228,13 +247,14 @@ impl Compile {
         &self,
         model: &Model,
         prompt: &Prompt<'_>,
-        asked: Option<Vec<Asked>>,
+        asked: AskedOf,
     ) -> Result<(patch::Patch, Compiled, Option<Survey>)> {
-        let [queries, anchors] = self.samples::<E>(model, prompt, asked)?;
+        let [queries, anchors, away] = self.samples::<E>(model, prompt, asked)?;
         // Not those that are there once more, as a second turn.
         let first = |sample: &&Sample| sample.turn == sample.bare.len();
         let counts = [queries.iter().filter(first).count(), anchors.len()];
-        let samples = [queries, anchors].concat();
+        let of_other_kinds = away.len();
+        let samples = [queries, anchors, away].concat();
         let samples_hash = samples_hash(&samples);
         let bar = counting("texts read", samples.len());
         let lessons = Lesson::<E>::all(model, &samples, || bar.inc(1))?;
@@ -265,6 +285,7 @@ impl Compile {
             recipe,
             seed: self.seed,
             samples: counts,
+            away: of_other_kinds,
             samples_hash,
             estimate,
         };
@@ -288,13 +309,14 @@ impl Compile {
         (asked, None)
     }
 
-    /// The queries with what the model with the prompt says to them, and the texts that must not change: written now, or kept.
+    /// The queries with what the model with the prompt says to them, the texts that must not change, and the queries of other kinds: written
+    /// now, or kept.
     fn samples<E: Element>(
         &self,
         model: &Model,
         prompt: &Prompt<'_>,
-        asked: Option<Vec<Asked>>,
-    ) -> Result<[Vec<Sample>; 2]> {
+        asked: AskedOf,
+    ) -> Result<[Vec<Sample>; 3]> {
         let Some(dir) = &self.samples else {
             return self.written::<E>(model, prompt, asked, &mut Kept::default());
         };
@@ -331,45 +353,52 @@ impl Compile {
         &self,
         model: &Model,
         prompt: &Prompt<'_>,
-        asked: Option<Vec<Asked>>,
+        asked: AskedOf,
         kept: &mut Kept,
-    ) -> Result<[Vec<Sample>; 2]> {
-        let (things, count) = match &asked {
-            Some(asked) => ("tokens of answers", asked.len() * self.answer_tokens),
+    ) -> Result<[Vec<Sample>; 3]> {
+        let AskedOf { queries, away } = asked;
+        let (things, count) = match &queries {
+            Some(queries) => ("tokens of answers", queries.len() * self.answer_tokens),
             None => ("tokens of queries", self.own * OWN_TOKENS),
         };
         let bar = counting(things, count);
-        let queries = match asked {
-            Some(asked) => prompt.samples::<E>(model, &asked, kept, || bar.inc(1)),
+        let queries = match queries {
+            Some(queries) => prompt.samples::<E>(model, &queries, kept, || bar.inc(1)),
             None => prompt.own_samples::<E>(model, self.own, self.seed, kept, || bar.inc(1)),
         };
         bar.finish_and_clear();
         let queries = queries?;
+        let bar = counting("tokens of other answers", away.len() * self.answer_tokens);
+        let away = prompt.away::<E>(model, &away, kept, || bar.inc(1));
+        bar.finish_and_clear();
+        let away = away?;
         let Ok(count) = self.anchors.parse() else {
             let text = read_text(Path::new(&self.anchors))?;
-            return Ok([queries, prompt.anchors_from(&text)?]);
+            return Ok([queries, prompt.anchors_from(&text)?, away]);
         };
         let bar = counting("tokens of other texts", count * ANCHOR_TOKENS);
         let anchors = prompt.anchors::<E>(model, count, self.seed, kept, || bar.inc(1));
         bar.finish_and_clear();
-        Ok([queries, anchors?])
+        Ok([queries, anchors?, away])
     }
 
     /// What someone wants to know who has just compiled a prompt, which takes so long to read.
     fn worth(&self, compiled: &Compiled, reading: Duration) -> Vec<(&'static str, String)> {
-        let [queries, anchors] = compiled.samples;
         let mut said = vec![(
             "Compiled",
             format!(
-                "{} of prompt, from {queries} queries and {}",
+                "{} of prompt, from {}",
                 counted(compiled.context.len(), "token"),
-                counted(anchors, "other text"),
+                compiled.made_from(),
             ),
         )];
         if let Some(estimate) = &compiled.estimate {
             said.push(("Expect", self.expected(&estimate.patched, &estimate.bare)));
             if estimate.elsewhere.samples > 0 {
                 said.push(("Elsewhere", elsewhere(&estimate.elsewhere)));
+            }
+            if estimate.away.samples > 0 {
+                said.push(("Away", away(&estimate.away)));
             }
         }
         said.push((
@@ -441,6 +470,15 @@ fn elsewhere(texts: &Summary) -> String {
         "other texts move by KL {} a token, {:+.1} % of their bits",
         figure(texts.kl),
         100.0 * (after - before) / before,
+    )
+}
+
+/// How often queries of other kinds are answered as without the patch.
+fn away(queries: &Summary) -> String {
+    format!(
+        "of queries of other kinds {} get the same answer as without the patch (KL {} a token)",
+        percent(queries.exact),
+        figure(queries.kl),
     )
 }
 

@@ -84,20 +84,9 @@ pub(super) fn object(saved: &SavedPatch) -> Value {
 /// What a compiled patch was made from, in a few lines.
 fn describe_compiled(saved: &SavedPatch, compiled: &Compiled) -> String {
     let recipe = &compiled.recipe;
-    let [queries, anchors] = compiled.samples;
-    let counted_queries = match queries {
-        1 => "1 query".into(),
-        _ => format!("{queries} queries"),
-    };
     let mut said = vec![
         ("compiled", counted(compiled.context.len(), "token")),
-        (
-            "from",
-            format!(
-                "{counted_queries}, {} that must not change",
-                counted(anchors, "text")
-            ),
-        ),
+        ("from", compiled.made_from()),
         (
             "recipe",
             format!(

@@ -151,6 +151,12 @@ pub enum Error {
         /// The line, from 1.
         line: usize,
     },
+    /// A query that the patch is for, and is not for.
+    #[error("{query:?} is among the queries and among those of other kinds: it can be one of them")]
+    AwayQuery {
+        /// The query.
+        query: String,
+    },
     /// A compiled patch is applied, and to nothing.
     #[error("a compiled patch is for any query: give one by --prompt TEXT or --ids FILE")]
     CompiledQuery,

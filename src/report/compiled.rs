@@ -104,7 +104,6 @@ pub(super) fn page(of: &CompiledPrompt<'_>, figures: &Figures<'_>) -> Result<Str
 /// The prompt, what the patch is worth, and how it was made.
 fn head(of: &CompiledPrompt<'_>, title: &str) -> String {
     let (compiled, recipe) = (of.compiled, &of.compiled.recipe);
-    let [queries, anchors] = compiled.samples;
     let worth = of.worth.iter();
     let worth: Vec<_> = worth
         .map(|(about, sentence)| format!("{about}: {}", escaped(sentence)))
@@ -116,13 +115,7 @@ fn head(of: &CompiledPrompt<'_>, title: &str) -> String {
     let facts = [
         ("model", escaped(of.model)),
         ("hash of its weights", code(of.model_hash)),
-        (
-            "compiled from",
-            format!(
-                "{queries} queries and {} that must not change",
-                counted(anchors, "text")
-            ),
-        ),
+        ("compiled from", escaped(&compiled.made_from())),
         ("hash of their tokens", code(&compiled.samples_hash)),
         (
             "recipe",

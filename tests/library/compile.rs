@@ -8,7 +8,7 @@ use context_patch::Model;
 use context_patch::kernels::Level;
 use context_patch::model::{self, ModelOptions};
 use context_patch::patch::compile::{
-    Asked, Estimate, FOLDS, Kept, Lesson, Prompt, Recipe, Sample, Summary, Trial, compile,
+    Asked, Estimate, FOLDS, Kept, Lesson, Prompt, Recipe, Role, Sample, Summary, Trial, compile,
     samples_hash,
 };
 use context_patch::patch::{ApplyMode, Error, Overlay, Patch, TensorChange};
@@ -52,6 +52,25 @@ const QUERIES: [&str; 9] = [
     " Who likes plums?",
 ];
 
+/// Of another kind.
+const OTHERS: [&str; 6] = [
+    "The figs are",
+    "Plums and pears",
+    "Who is Bob?",
+    "A tree has",
+    "Ann, Bob and Cleo",
+    "It is said that",
+];
+
+/// Lessons of queries of another kind.
+fn away(model: &Model, queries: &[&str]) -> Vec<Lesson<f32>> {
+    with_prompt(model, CONTEXT, |prompt| {
+        let kept = &mut Kept::default();
+        let samples = prompt.away::<f32>(model, &asked(queries), kept, || {});
+        Lesson::all(model, &samples.unwrap(), || {}).unwrap()
+    })
+}
+
 /// Lessons of the queries with some numbers.
 fn lessons<E: Element>(model: &Model, context: &str, queries: &[&str]) -> Vec<Lesson<E>> {
     with_prompt(model, context, |prompt| {
@@ -81,7 +100,7 @@ fn divergence<E: Element>(model: &Model, patch: Option<&Patch>, lessons: &[Lesso
     let overlay = patch.map(|patch| Overlay::<E>::new(model, patch, ApplyMode::Overlay));
     let queries: Vec<_> = lessons
         .iter()
-        .filter(|lesson| !lesson.sample.anchor)
+        .filter(|lesson| lesson.sample.role == Role::Query)
         .collect();
     Summary::new(&Trial::all(model, overlay.as_ref(), &queries).unwrap()).kl
 }
@@ -364,7 +383,7 @@ fn the_better_recipe_is_taken() {
     let model = open("tiny");
     let with_texts = lessons::<f32>(&model, CONTEXT, &QUERIES);
     let queries: Vec<_> = (with_texts.iter())
-        .filter(|lesson| !lesson.sample.anchor)
+        .filter(|lesson| lesson.sample.role == Role::Query)
         .cloned()
         .collect();
     let fits = Recipe {
@@ -388,14 +407,15 @@ fn the_better_recipe_is_taken() {
 #[test]
 fn an_estimate_is_of_what_its_patches_leave_out() {
     let model = open("tiny");
-    let lessons = lessons::<f32>(&model, CONTEXT, &QUERIES);
+    let mut lessons = lessons::<f32>(&model, CONTEXT, &QUERIES);
+    lessons.extend(away(&model, &OTHERS));
     let recipe = Recipe {
         first: 2,
         rank: 8,
         ..Recipe::new(&model)
     };
     let tried = |used: &dyn Fn(usize, usize) -> bool| {
-        let [mut queries, mut anchors] = [Vec::new(), Vec::new()];
+        let [mut queries, mut texts, mut away] = [const { Vec::new() }; 3];
         for fold in 0..FOLDS {
             let left_out = lessons
                 .iter()
@@ -411,18 +431,38 @@ fn an_estimate_is_of_what_its_patches_leave_out() {
                 .iter()
                 .zip(Trial::all(&model, Some(&overlay), &left_out).unwrap())
             {
-                match lesson.sample.anchor {
-                    false => queries.push(trial),
-                    true => anchors.push(trial),
+                match lesson.sample.role {
+                    Role::Query => queries.push(trial),
+                    Role::Text => texts.push(trial),
+                    Role::Away => away.push(trial),
                 }
             }
         }
-        (Summary::new(&queries), Summary::new(&anchors))
+        [&queries, &texts, &away].map(Summary::new)
     };
     let estimate = Estimate::new(&model, &lessons, &recipe, || {}).unwrap();
-    let told = (estimate.patched, estimate.elsewhere);
+    let told = [estimate.patched, estimate.elsewhere, estimate.away];
+    assert_eq!(told.map(|of| of.samples), [QUERIES.len(), 4, OTHERS.len()]);
     assert_eq!(told, tried(&|of, fold| of != fold));
     assert_ne!(told, tried(&|_, _| true), "in the sample it looks better");
+}
+
+/// A query of another kind is answered as without the prompt, where it is given as such and not otherwise.
+#[test]
+fn queries_of_other_kinds_are_left_alone() {
+    let model = open("tiny");
+    let (queries, away) = (
+        lessons::<f32>(&model, CONTEXT, &QUERIES),
+        away(&model, &OTHERS),
+    );
+    let captured = |patch: &Patch| {
+        let overlay = Overlay::<f32>::new(&model, patch, ApplyMode::Overlay);
+        let lessons: Vec<_> = away.iter().collect();
+        Summary::new(&Trial::all(&model, Some(&overlay), &lessons).unwrap()).kl
+    };
+    let without = captured(&compiled(&model, &queries));
+    let with = captured(&compiled(&model, &[queries.clone(), away.clone()].concat()));
+    assert!(4.0 * with < without, "{with} {without}");
 }
 
 /// The command, as someone uses it.
@@ -478,7 +518,24 @@ fn the_command_compiles_and_applies() {
     assert!(
         String::from_utf8(inspected.stdout)
             .unwrap()
-            .contains("9 queries, 4 texts")
+            .contains("9 queries and 4 other texts")
+    );
+    let others = OTHERS.map(|query| serde_json::json!(query).to_string());
+    std::fs::write(file("away.jsonl"), others.join("\n")).unwrap();
+    let away = compile(&["--away", &file("away.jsonl")]);
+    let text = String::from_utf8(away.stdout).unwrap();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        text.contains("9 queries, 4 other texts and 6 queries of other kinds")
+            && text.contains("get the same answer as without the patch"),
+        "{text}"
+    );
+    let refused = compile(&["--away", &file("queries.jsonl")]);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        said.contains("\" Ann likes\" is among the queries"),
+        "{said}"
     );
     let untried = compile(&["--no-estimate"]);
     let text = String::from_utf8(untried.stdout).unwrap();

@@ -7,8 +7,8 @@ use crate::common::{open, program};
 use context_patch::Model;
 use context_patch::checkpoint::Tokenizer;
 use context_patch::patch::compile::{
-    Answered, Asked, Compiled, Estimate, Kept, Lesson, Point, Prompt, Recipe, Sample, Summary,
-    Survey, Trial, compile, samples_hash,
+    Answered, Asked, Compiled, Estimate, Kept, Lesson, Point, Prompt, Recipe, Role, Sample,
+    Summary, Survey, Trial, compile, samples_hash,
 };
 use context_patch::patch::{ApplyMode, Error, Overlay};
 use context_patch::report::{CompiledPrompt, write_compiled};
@@ -81,7 +81,7 @@ impl Compilation {
     /// The page and the data.
     fn page(&self, survey: &Survey, answers: &[Answered]) -> (String, Value) {
         let samples = || self.lessons.iter().map(|lesson| &lesson.sample);
-        let anchors = samples().filter(|sample| sample.anchor).count();
+        let anchors = samples().filter(|sample| sample.role == Role::Text).count();
         let estimate = Estimate {
             bare: survey.bare,
             ..Estimate::default()
@@ -91,6 +91,7 @@ impl Compilation {
             recipe: self.recipe,
             seed: 0,
             samples: [self.lessons.len() - anchors, anchors],
+            away: 0,
             samples_hash: samples_hash(samples()),
             estimate: Some(estimate),
         };
@@ -130,8 +131,10 @@ fn prompt(tokenizer: &Tokenizer) -> Prompt<'_> {
 #[test]
 fn the_figures_are_of_what_was_left_out() {
     let it = Compilation::new(9, 4);
-    let (anchors, queries): (Vec<_>, Vec<_>) =
-        it.lessons.iter().partition(|lesson| lesson.sample.anchor);
+    let (anchors, queries): (Vec<_>, Vec<_>) = it
+        .lessons
+        .iter()
+        .partition(|lesson| lesson.sample.role == Role::Text);
     let tried = |numbers: &[usize], recipe: Recipe| {
         let queries = numbers.iter().map(|&i| queries[i]);
         let used: Vec<_> = queries.chain([anchors[1], anchors[2]]).collect();

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fit::Start;
 use super::trial::states;
-use super::{Lesson, Recipe, Summary, Trial};
+use super::{Lesson, Recipe, Role, Summary, Trial};
 use crate::model::Model;
 use crate::patch::Result;
 use crate::tensor::Element;
@@ -16,7 +16,7 @@ pub const FOLDS: usize = 3;
 /// often turns in the others.
 const CLEARLY: f64 = 1.15;
 
-/// What three patches did, each on the queries and anchors that it was not compiled from.
+/// What three patches did, each on the queries and texts that it was not compiled from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// Queries under the patch.
@@ -25,6 +25,9 @@ pub struct Estimate {
     pub bare: Summary,
     /// Texts that must not change; where their number is too small to leave some out, of none.
     pub elsewhere: Summary,
+    /// Queries of other kinds; likewise.
+    #[serde(default)]
+    pub away: Summary,
 }
 
 impl Estimate {
@@ -85,10 +88,10 @@ impl Estimate {
         Ok(best.unwrap_or((recipe, Self::default())))
     }
 
-    /// KL a token of the queries from the model with the prompt, and of the other texts from the model as it is, added: what a patch
-    /// does not do, and what it does that it should not.
+    /// KL a token of the queries from the model with the prompt, and of the other texts and of queries of other kinds from the model as it
+    /// is, added: what a patch does not do, and what it does that it should not.
     pub fn loss(&self) -> f64 {
-        self.patched.kl + self.elsewhere.kl
+        self.patched.kl + self.elsewhere.kl + self.away.kl
     }
 }
 
@@ -96,8 +99,8 @@ impl Estimate {
 struct Tried<'m, 'l, E: Element> {
     recipe: Recipe,
     start: Start<'m, 'l, E>,
-    patched: Vec<Trial>,
-    elsewhere: Vec<Trial>,
+    /// Of each [`Role`].
+    trials: [Vec<Trial>; 3],
 }
 
 impl<'m, 'l, E: Element> Tried<'m, 'l, E> {
@@ -105,8 +108,7 @@ impl<'m, 'l, E: Element> Tried<'m, 'l, E> {
         Ok(Self {
             recipe,
             start: Start::new(model, lessons.to_vec(), &recipe)?,
-            patched: Vec::new(),
-            elsewhere: Vec::new(),
+            trials: Default::default(),
         })
     }
 
@@ -119,35 +121,38 @@ impl<'m, 'l, E: Element> Tried<'m, 'l, E> {
         tried: &mut [Self],
         mut on_layer: impl FnMut(),
     ) -> Result<Vec<Trial>> {
-        let [queries, anchors] = [false, true].map(|anchor| {
-            let is_left_out = |i: &usize| !used[*i] && lessons[*i].sample.anchor == anchor;
-            (0..lessons.len()).filter(is_left_out).collect::<Vec<_>>()
-        });
-        let lessons_at = |at: &[usize]| at.iter().map(|&i| &lessons[i]).collect::<Vec<_>>();
-        let (of_queries, of_anchors) = (lessons_at(&queries), lessons_at(&anchors));
-        let mut query_states = vec![states(model, None, &of_queries)?];
-        let mut anchor_states = Vec::new();
-        for tried in &*tried {
-            let (_, states) = tried.start.fit(used, tried.recipe.rank, &mut on_layer)?;
-            let states_at = |at: &[usize]| at.iter().map(|&i| states[i].clone()).collect();
-            query_states.push(states_at(&queries));
-            anchor_states.push(states_at(&anchors));
-        }
-        let mut patched = Trial::on(model, &of_queries, query_states)?.into_iter();
-        let bare = patched.next().unwrap_or_default();
-        let elsewhere = Trial::on(model, &of_anchors, anchor_states)?;
-        for ((tried, patched), elsewhere) in tried.iter_mut().zip(patched).zip(elsewhere) {
-            tried.patched.extend(patched);
-            tried.elsewhere.extend(elsewhere);
+        let fits = tried
+            .iter()
+            .map(|tried| tried.start.fit(used, tried.recipe.rank, &mut on_layer));
+        let fits = fits.collect::<Result<Vec<_>>>()?;
+        let mut bare = Vec::new();
+        for role in Role::ALL {
+            let is_left_out = |i: &usize| !used[*i] && lessons[*i].sample.role == role;
+            let at: Vec<_> = (0..lessons.len()).filter(is_left_out).collect();
+            let of_role: Vec<_> = at.iter().map(|&i| &lessons[i]).collect();
+            let under = fits
+                .iter()
+                .map(|(_, states)| at.iter().map(|&i| states[i].clone()).collect());
+            let mut all: Vec<_> = under.collect();
+            if role == Role::Query {
+                all.push(states(model, None, &of_role)?);
+            }
+            let mut trials = Trial::on(model, &of_role, all)?.into_iter();
+            for (tried, trials) in tried.iter_mut().zip(&mut trials) {
+                tried.trials[role as usize].extend(trials);
+            }
+            bare.extend(trials.next().unwrap_or_default());
         }
         Ok(bare)
     }
 
     fn estimate(&self, bare: &[Trial]) -> Estimate {
+        let [patched, elsewhere, away] = self.trials.each_ref().map(Summary::new);
         Estimate {
-            patched: Summary::new(&self.patched),
+            patched,
             bare: Summary::new(bare),
-            elsewhere: Summary::new(&self.elsewhere),
+            elsewhere,
+            away,
         }
     }
 }

@@ -4,7 +4,7 @@ use super::lesson::{Lesson, answers_of, taken};
 use super::passes::Batch;
 use super::ridge::{Ridge, Rows};
 use super::step::{PostNorm, Row, targets};
-use super::{Recipe, Through};
+use super::{Recipe, Role, Through};
 use crate::model::{Hidden, LayerOverlay, Linear, Model, Pass, consecutive};
 use crate::patch::before_outer::{d_of, products};
 use crate::patch::branch::Branch;
@@ -130,10 +130,9 @@ impl<'l, E: Element> Fitted<'l, E> {
         let each = start.lessons.iter().zip(starts).zip(used);
         for ((lesson, batch), _) in each.filter(|(_, used)| **used) {
             let rows = lesson.sample.fitted();
-            let weight = if lesson.sample.anchor {
-                recipe.anchor_weight
-            } else {
-                1.0
+            let weight = match lesson.sample.role {
+                Role::Query => 1.0,
+                Role::Text | Role::Away => recipe.anchor_weight,
             };
             if fitted.lessons.is_empty() {
                 fitted.begins = batch.start;

@@ -30,7 +30,7 @@ impl<E: Element> Lesson<E> {
     ) -> Result<Vec<Self>> {
         let mut lessons = Vec::with_capacity(samples.len());
         // Queries share their prompt, and texts that must not change the first token alone.
-        for alike in samples.chunk_by(|a, b| a.anchor == b.anchor) {
+        for alike in samples.chunk_by(|a, b| a.role == b.role) {
             // What they share of the queries too has rows.
             let before: Vec<&[u32]> = alike.iter().map(Sample::before).collect();
             let shared = prefix::<E>(model, None, &before)?;

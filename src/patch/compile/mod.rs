@@ -33,7 +33,7 @@ pub use estimate::{Estimate, FOLDS};
 pub use kept::Kept;
 pub use lesson::Lesson;
 pub use prompt::{ANCHOR_TOKENS, Asked, OWN_TOKENS, Prompt};
-pub use sample::Sample;
+pub use sample::{Role, Sample};
 pub use survey::{Answered, Point, Survey};
 pub use trial::{Summary, Trial};
 pub use writing::{Until, answers, texts};
@@ -55,7 +55,7 @@ pub struct Recipe {
     pub lambda: f64,
     /// The rank of each ΔW; 0 is all.
     pub rank: usize,
-    /// w of a text that must not change.
+    /// w of a text that must not change, and of a query of another kind.
     pub anchor_weight: f64,
     /// How δ is carried through a norm behind the branch.
     #[serde(default)]
@@ -161,21 +161,47 @@ pub struct Compiled {
     pub seed: u64,
     /// Queries, in first turns, and texts that must not change.
     pub samples: [usize; 2],
+    /// Queries of other kinds.
+    #[serde(default)]
+    pub away: usize,
     /// SHA-256 of all tokens of all samples: see [`samples_hash`].
     pub samples_hash: String,
     /// What it will be worth, where that was tried.
     pub estimate: Option<Estimate>,
 }
 
+impl Compiled {
+    /// How much of what it was compiled from, for a person.
+    pub fn made_from(&self) -> String {
+        let ([queries, texts], away) = (self.samples, self.away);
+        let queries_of = |count, kinds| match count {
+            1 => format!("1 query{kinds}"),
+            _ => format!("{count} queries{kinds}"),
+        };
+        let queries = queries_of(queries, "");
+        let texts = match texts {
+            1 => "1 other text".into(),
+            _ => format!("{texts} other texts"),
+        };
+        match away {
+            0 => format!("{queries} and {texts}"),
+            _ => format!(
+                "{queries}, {texts} and {}",
+                queries_of(away, " of other kinds")
+            ),
+        }
+    }
+}
+
 /// SHA-256, in hexadecimal, of some samples: of each the number of tokens with the prompt and without, of the answer's and of the last
-/// turn's, and whether it is a text that must not change, then the tokens; all as u32, little-endian.
+/// turn's, and its [`Role`]'s from 0 on, then the tokens; all as u32, little-endian.
 pub fn samples_hash<'s>(samples: impl IntoIterator<Item = &'s Sample>) -> String {
     let mut hash = Sha256::new();
     for sample in samples {
         let (with, without) = (sample.prompted.len(), sample.bare.len());
         let counts = [with, without, sample.answer, sample.turn];
         let counts = counts.map(|count| count as u32);
-        let head = counts.into_iter().chain([u32::from(sample.anchor)]);
+        let head = counts.into_iter().chain([sample.role as u32]);
         for number in head.chain(sample.prompted.iter().chain(&sample.bare).copied()) {
             hash.update(number.to_le_bytes());
         }

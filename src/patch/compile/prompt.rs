@@ -2,7 +2,7 @@
 
 use super::records::records;
 use super::sample::common;
-use super::{FOLDS, Kept, Sample, Until, answers, texts};
+use super::{FOLDS, Kept, Role, Sample, Until, answers, texts};
 use crate::checkpoint::{ChatTemplate, Conversation, Message, Tokenizer};
 use crate::model::Model;
 use crate::patch::{Error, Result};
@@ -109,7 +109,7 @@ impl Prompt<'_> {
         });
         let turns = turns.collect::<Result<_>>()?;
         let turns = self.answered::<E>(model, turns, kept, &mut on_token)?;
-        let turns = distinct(turns, |turn| turn.sample(0))?;
+        let turns = two_at_least(turns, |turn| turn.sample(0))?;
         let samples = turns.iter().enumerate().map(|(i, turn)| turn.sample(i));
         let mut samples: Vec<_> = samples.collect();
         if self.second_turn {
@@ -251,7 +251,7 @@ impl Prompt<'_> {
                 let each = records.map(|record| Sample::query(i, &beginning, &bare, &text[record]));
                 each.collect::<Vec<_>>()
             });
-            return distinct(samples.collect(), |sample| Sample {
+            return two_at_least(samples.collect(), |sample| Sample {
                 about: 0,
                 ..sample.clone()
             });
@@ -262,6 +262,37 @@ impl Prompt<'_> {
         });
         let asked: Vec<_> = asked.filter(|asked| !asked.query.is_empty()).collect();
         self.samples::<E>(model, &asked, kept, on_token)
+    }
+
+    /// Queries of other kinds, and the answers to them without the prompt: what must not change either. `on_token` is called after
+    /// each token of an answer that is not kept.
+    ///
+    /// # Errors
+    ///
+    /// Those of the tokenizer, the template and [`Session::forward`](crate::Session::forward).
+    pub fn away<E: Element>(
+        &self,
+        model: &Model,
+        asked: &[Asked],
+        kept: &mut Kept,
+        on_token: impl FnMut(),
+    ) -> Result<Vec<Sample>> {
+        let turns = asked.iter().map(|asked| {
+            let [_, bare] = self.query(&asked.query)?;
+            Ok(Turn {
+                asked,
+                before: 0,
+                pair: [bare.clone(), bare],
+                answer: Vec::new(),
+            })
+        });
+        let turns = self.answered::<E>(model, turns.collect::<Result<_>>()?, kept, on_token)?;
+        let turns = distinct(turns, |turn| turn.sample(0));
+        let samples = turns.iter().enumerate().map(|(i, turn)| Sample {
+            role: Role::Away,
+            ..turn.sample(i)
+        });
+        Ok(samples.collect())
     }
 
     /// `count` texts that the model writes at temperature 1 after the token that begins every sequence: what must not change.
@@ -329,24 +360,34 @@ impl Turn<'_> {
     }
 }
 
-/// Those of `all` that make a sample which no other one before it makes.
-fn distinct<T>(all: Vec<T>, sample: impl Fn(&T) -> Sample) -> Result<Vec<T>> {
-    let mut seen = Vec::new();
-    let mut left = Vec::new();
-    for one in all {
-        let sample = sample(&one);
-        if sample.prompted == sample.bare {
-            return Err(Error::NothingToCompile);
-        }
-        if sample.rows() > 0 && !seen.contains(&sample) {
-            seen.push(sample);
-            left.push(one);
-        }
+/// The [`distinct`] ones of some queries, which the prompt must make a difference to, and of which two must be left.
+fn two_at_least<T>(all: Vec<T>, sample: impl Fn(&T) -> Sample) -> Result<Vec<T>> {
+    let is_the_same = |one: &T| {
+        let sample = sample(one);
+        sample.prompted == sample.bare
+    };
+    if all.iter().any(is_the_same) {
+        return Err(Error::NothingToCompile);
     }
+    let left = distinct(all, sample);
     match left.len() {
-        0 | 1 => Err(Error::FewQueries {
-            queries: left.len(),
-        }),
+        queries @ (0 | 1) => Err(Error::FewQueries { queries }),
         _ => Ok(left),
     }
+}
+
+/// Those of `all` that make a sample, which no other one before them makes.
+fn distinct<T>(all: Vec<T>, sample: impl Fn(&T) -> Sample) -> Vec<T> {
+    let mut seen = Vec::new();
+    let is_new = |one: &T| {
+        let sample = sample(one);
+        let is_new = sample.rows() > 0 && !seen.contains(&sample);
+        if is_new {
+            seen.push(sample);
+        }
+        is_new
+    };
+    let mut left = all;
+    left.retain(is_new);
+    left
 }

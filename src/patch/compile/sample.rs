@@ -5,6 +5,22 @@ use std::ops::Range;
 /// Tokens of a text that must not change which are compared: what a large vocabulary makes of each takes as long as all layers.
 const COMPARED: usize = 16;
 
+/// What a sample is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A query that the patch is for.
+    Query,
+    /// A text that must not change.
+    Text,
+    /// A query of another kind, which is to be answered as without the prompt.
+    Away,
+}
+
+impl Role {
+    /// All of them, in the order of their numbers.
+    pub(super) const ALL: [Self; 3] = [Self::Query, Self::Text, Self::Away];
+}
+
 /// A sequence with the prompt and without it, which end in the same tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
@@ -16,8 +32,8 @@ pub struct Sample {
     pub answer: usize,
     /// How many of the last tokens are the last turn, query and answer: what the layers are fitted on.
     pub turn: usize,
-    /// Whether this is a text that must not change, and not one that the patch is for.
-    pub anchor: bool,
+    /// What it is there for. What is no query is the same with the prompt and without it.
+    pub role: Role,
     /// The number of the query or text that it is about: what is about one is left out together.
     pub about: usize,
 }
@@ -30,7 +46,7 @@ impl Sample {
             bare: [bare, answer].concat(),
             answer: answer.len(),
             turn: bare.len() + answer.len(),
-            anchor: false,
+            role: Role::Query,
             about,
         }
     }
@@ -49,7 +65,7 @@ impl Sample {
             answer: text.len().saturating_sub(1).min(COMPARED),
             turn: text.len(),
             bare: text,
-            anchor: true,
+            role: Role::Text,
             about,
         }
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::estimate::fold_of;
 use super::fit::Start;
-use super::{Kept, Lesson, Prompt, Recipe, Sample, Summary, Trial, Until, answers};
+use super::{Kept, Lesson, Prompt, Recipe, Role, Sample, Summary, Trial, Until, answers};
 use crate::model::{Model, Overlay};
 use crate::patch::{ApplyMode, Error, Patch, Result};
 use crate::tensor::Element;
@@ -64,7 +64,9 @@ pub struct Answered {
 /// The lessons of a fold.
 struct Fold<'l, E: Element> {
     queries: Vec<&'l Lesson<E>>,
-    anchors: Vec<&'l Lesson<E>>,
+    /// What must not change: texts, and queries of other kinds.
+    others: Vec<&'l Lesson<E>>,
+    /// Queries, and texts that must not change.
     left_out: [Vec<&'l Lesson<E>>; 2],
     /// No ΔW has a higher rank.
     most: usize,
@@ -72,20 +74,20 @@ struct Fold<'l, E: Element> {
 
 impl<'l, E: Element> Fold<'l, E> {
     fn new(model: &Model, lessons: &'l [Lesson<E>]) -> Result<Self> {
-        let is_query = |lesson: &&Lesson<E>| !lesson.sample.anchor;
+        let is = |role| move |lesson: &&Lesson<E>| lesson.sample.role == role;
         let (left_out, used): (Vec<_>, Vec<_>) =
             lessons.iter().partition(|lesson| fold_of(lesson) == FOLD);
         let rows: usize = used.iter().map(|lesson| lesson.sample.rows()).sum();
-        let (queries, anchors): (Vec<_>, Vec<_>) = used.into_iter().partition(is_query);
+        let (queries, others): (Vec<_>, Vec<_>) = used.into_iter().partition(is(Role::Query));
         if queries.is_empty() {
-            let queries = lessons.iter().filter(is_query).count();
+            let queries = lessons.iter().filter(is(Role::Query)).count();
             return Err(Error::FewQueries { queries });
         }
-        let left_out: (Vec<_>, Vec<_>) = left_out.into_iter().partition(is_query);
+        let left_out_of = |role| left_out.iter().copied().filter(is(role)).collect();
         Ok(Self {
             queries,
-            anchors,
-            left_out: left_out.into(),
+            others,
+            left_out: [Role::Query, Role::Text].map(left_out_of),
             most: rows.min(model.config().hidden_size),
         })
     }
@@ -116,11 +118,11 @@ impl<'l, E: Element> Fold<'l, E> {
     /// All its lessons: the queries and texts that are used, and those that are left out.
     fn start<'m>(&self, model: &'m Model, recipe: &Recipe) -> Result<Start<'m, 'l, E>> {
         let [queries, anchors] = &self.left_out;
-        let all = [&self.queries[..], &self.anchors, queries, anchors].concat();
+        let all = [&self.queries[..], &self.others, queries, anchors].concat();
         Start::new(model, all, recipe)
     }
 
-    /// A patch of a rank from every so many queries and all texts that must not change, and what it does.
+    /// A patch of a rank from every so many queries and all that must not change, and what it does.
     fn point(
         &self,
         start: &Start<'_, '_, E>,
@@ -130,7 +132,7 @@ impl<'l, E: Element> Fold<'l, E> {
     ) -> Result<(Point, Patch)> {
         let [queries, anchors] = &self.left_out;
         let (used, left_out) = (self.queries.len(), queries.len() + anchors.len());
-        let mut is_used = vec![true; used + self.anchors.len()];
+        let mut is_used = vec![true; used + self.others.len()];
         (0..used).for_each(|i| is_used[i] = i.is_multiple_of(every));
         is_used.resize(is_used.len() + left_out, false);
         let (patch, mut states) = start.fit(&is_used, rank, on_layer)?;
