@@ -4,7 +4,7 @@ mod experts;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use rayon::prelude::*;
@@ -32,6 +32,8 @@ pub struct Tensors {
     /// The names of tensors that were [replaced](Self::replaced).
     changed: BTreeSet<String>,
     metadata: BTreeMap<String, String>,
+    /// Their [hash](Self::content_hash), once it was asked for.
+    hash: OnceLock<String>,
 }
 
 /// A tensor and the file it came from.
@@ -131,12 +133,14 @@ impl Tensors {
             aside,
             changed: BTreeSet::new(),
             metadata,
+            hash: OnceLock::new(),
         }
     }
 
     /// The same tensors with some of them replaced, which must be there.
     pub(crate) fn replaced(&self, with: impl IntoIterator<Item = (String, Tensor)>) -> Self {
         let mut tensors = self.clone();
+        tensors.hash = OnceLock::new();
         for (name, tensor) in with {
             let entry = tensors.map.get_mut(&name);
             debug_assert!(entry.is_some(), "no tensor {name}");
@@ -252,8 +256,12 @@ impl Tensors {
     ///
     /// It is SHA-256 over one record for each tensor in the order of names: the canonical name, a zero
     /// byte, the dtype in safetensors' spelling or ggml's, a zero byte, the number of dimensions and the
-    /// dimensions (u64, little-endian), and the SHA-256 of each 4 MiB of the bytes.
+    /// dimensions (u64, little-endian), and the SHA-256 of each 4 MiB of the bytes. It is computed once.
     pub fn content_hash(&self) -> String {
+        self.hash.get_or_init(|| self.hashed()).clone()
+    }
+
+    fn hashed(&self) -> String {
         let chunks = |tensor: &Tensor| -> Vec<[u8; 32]> {
             let chunks = tensor.bytes().par_chunks(CHUNK);
             chunks.map(|c| Sha256::digest(c).into()).collect()

@@ -51,6 +51,7 @@ impl Tensors {
         let file = entry.file.clone();
         let whole = self.get(fused, shape)?;
         self.map.remove(fused);
+        self.hash.take();
         for (name, tensor) in names.into_iter().zip(whole.parts(part)) {
             self.map.entry(name.clone()).or_insert(Entry {
                 tensor: Ok(tensor),

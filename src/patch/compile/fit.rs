@@ -24,7 +24,8 @@ pub(super) struct Start<'m, 'l, E: Element> {
 }
 
 impl<'m, 'l, E: Element> Start<'m, 'l, E> {
-    /// The start of some lessons by a recipe.
+    /// The start of some lessons by a recipe. What is the same with the prompt and without it gives below the first layer what it is
+    /// taught: it goes through these layers with its first token alone, for which nothing is taught.
     pub(super) fn new(
         model: &'m Model,
         lessons: Vec<&'l Lesson<E>>,
@@ -34,17 +35,30 @@ impl<'m, 'l, E: Element> Start<'m, 'l, E> {
         let below = |pass: &mut Pass<'_, '_, '_, E>, layer: usize, x| {
             Ok(model.layers()[layer].forward(pass, x))
         };
-        let x = Batch::bare(model, &lessons).layer_by_layer(
-            taken(&lessons),
-            None,
-            0..recipe.first,
-            below,
-        )?;
+        let known = lessons.iter().map(|lesson| {
+            let layer = recipe.first.checked_sub(1)?;
+            (lesson.sample.role != Role::Query).then_some(&lesson.targets[layer])
+        });
+        let known: Vec<Option<&Matrix<E>>> = known.collect();
+        let mut tokens = taken(&lessons);
+        for (tokens, known) in tokens.iter_mut().zip(&known) {
+            if known.is_some() {
+                *tokens = &tokens[..tokens.len().min(1)];
+            }
+        }
+        let rows = consecutive(tokens.iter().map(|tokens| tokens.len()));
+        let rows: Vec<_> = rows.collect();
+        let batch = &mut Batch::bare(model, &lessons);
+        let x = batch.layer_by_layer(tokens, None, 0..recipe.first, below)?;
+        let parts = rows.into_iter().zip(known).flat_map(|(rows, known)| {
+            let went_through = x.slice_rows(rows);
+            std::iter::once(went_through).chain(known.cloned())
+        });
         Ok(Self {
+            x: Matrix::stack(x.cols(), parts.collect()),
             model,
             lessons,
             recipe: *recipe,
-            x,
         })
     }
 
