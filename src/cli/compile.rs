@@ -476,8 +476,8 @@ fn elsewhere(texts: &Summary) -> String {
 /// How often queries of other kinds are answered as without the patch.
 fn away(queries: &Summary) -> String {
     format!(
-        "of queries of other kinds {} get the same answer as without the patch (KL {} a token)",
-        percent(queries.exact),
+        "in answers to queries of other kinds the likeliest next token is the same as without the patch at {} of the places (KL {} a token)",
+        percent(queries.tokens),
         figure(queries.kl),
     )
 }

@@ -527,7 +527,7 @@ fn the_command_compiles_and_applies() {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
         text.contains("9 queries, 4 other texts and 6 queries of other kinds")
-            && text.contains("get the same answer as without the patch"),
+            && text.contains("the same as without the patch"),
         "{text}"
     );
     let refused = compile(&["--away", &file("queries.jsonl")]);
