@@ -101,12 +101,12 @@ pub(super) struct Compile {
     rank: usize,
 
     /// The first layer that is changed. Without --first and --lambda two recipes are tried on the queries and texts left out, and
-    /// the one that is less off there is taken: the usual one, or one that moves other texts less [with --lambda alone: a sixth of
-    /// the layers; a third where no norm stands behind the MLP]
+    /// the one that is less off there is taken: the usual one, or where a norm stands behind the MLP one that changes more, and elsewhere
+    /// one that changes less [with --lambda alone: a third of the layers]
     #[arg(long, value_name = "LAYER")]
     first: Option<usize>,
 
-    /// How far the change is held small [with --first alone: 1e-4; 1e-2 where no norm stands behind the MLP]
+    /// How far the change is held small [with --first alone: 1e-3; 1e-2 where no norm stands behind the MLP]
     #[arg(long, value_name = "X")]
     lambda: Option<f64>,
 

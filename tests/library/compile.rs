@@ -387,6 +387,8 @@ fn the_better_recipe_is_taken() {
         .cloned()
         .collect();
     let fits = Recipe {
+        first: 1,
+        lambda: 1e-4,
         rank: 8,
         ..Recipe::new(&model)
     };

@@ -111,19 +111,20 @@ impl Recipe {
         usual
     }
 
-    /// The usual recipe for a model, by whether a norm behind the branch holds what a change does to what it did before, and one
-    /// that moves other texts less. Which is better is a matter of the prompt: see [`Estimate::best`].
+    /// The usual recipe for a model, by whether a norm behind the branch holds what a change does to what it did before, and
+    /// another one: with such a norm one that serves the queries better and moves other texts more, without it the other way round.
+    /// Which is better is a matter of the prompt: see [`Estimate::best`].
     pub fn choices(model: &Model) -> [Self; 2] {
         let layers = model.layers().len();
         let post_norm = model
             .layers()
             .iter()
             .all(|block| block.outer.post_norm().is_some());
-        let (usual, gentle) = match post_norm {
-            true => ((layers / 6, 1e-4), (layers / 3, 1e-3)),
+        let (usual, other) = match post_norm {
+            true => ((layers / 3, 1e-3), (layers / 6, 1e-4)),
             false => ((layers / 3, 1e-2), (layers / 3, 3e-2)),
         };
-        [usual, gentle].map(|(first, lambda)| Self {
+        [usual, other].map(|(first, lambda)| Self {
             first,
             lambda,
             rank: 32,
