@@ -152,7 +152,9 @@ pub enum Error {
         line: usize,
     },
     /// A query that the patch is for, and is not for.
-    #[error("{query:?} is among the queries and among those of other kinds: it can be one of them")]
+    #[error(
+        "{query:?} is among the queries and among those of other kinds: it can be one of the two"
+    )]
     AwayQuery {
         /// The query.
         query: String,

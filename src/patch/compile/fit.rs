@@ -24,7 +24,7 @@ pub(super) struct Start<'m, 'l, E: Element> {
 }
 
 impl<'m, 'l, E: Element> Start<'m, 'l, E> {
-    /// The start of some lessons by a recipe. What is the same with the prompt and without it gives below the first layer what it is
+    /// The start of some lessons by a recipe. A sample that stays as it is gives below the first layer what it is
     /// taught: it goes through these layers with its first token alone, for which nothing is taught.
     pub(super) fn new(
         model: &'m Model,
@@ -37,7 +37,7 @@ impl<'m, 'l, E: Element> Start<'m, 'l, E> {
         };
         let known = lessons.iter().map(|lesson| {
             let layer = recipe.first.checked_sub(1)?;
-            (lesson.sample.role != Role::Query).then_some(&lesson.targets[layer])
+            lesson.sample.stays().then_some(&lesson.targets[layer])
         });
         let known: Vec<Option<&Matrix<E>>> = known.collect();
         let mut tokens = taken(&lessons);

@@ -90,6 +90,11 @@ impl Sample {
         end - self.rows()..end
     }
 
+    /// Whether it is the same with the prompt and without it, and all its tokens but the first are rows.
+    pub(super) fn stays(&self) -> bool {
+        self.prompted == self.bare && self.fitted().start <= 1
+    }
+
     /// The tokens before the rows, with the prompt.
     pub(super) fn before(&self) -> &[u32] {
         &self.prompted[..self.taken_prompted().len() - self.rows()]
