@@ -163,9 +163,8 @@ fn main() {
     };
     let mut lines = Vec::new();
     let mut tell = |case: &Case<'_>, made: &Made| {
-        let mut line = case.line(&model, &texts, &setting, split, made);
-        let captured = made.on(&model, &of_other_kinds(case, split, AWAY));
-        line.0[19..].copy_from_slice(&[captured.kl, captured.tokens]);
+        let other_kinds = of_other_kinds(case, split, AWAY);
+        let line = case.line(&model, &texts, &other_kinds, &setting, split, made);
         let from = made.recipe.first;
         println!(
             "| {}, {}, from layer {from} {line}",
@@ -321,13 +320,6 @@ impl Made {
         }
     }
 
-    /// What the patch does on some lessons.
-    fn on(&self, model: &Model, lessons: &[Lesson<f32>]) -> Summary {
-        let overlay = Overlay::<f32>::new(model, &self.patch, ApplyMode::Overlay);
-        let lessons: Vec<_> = lessons.iter().collect();
-        Summary::new(&Trial::all(model, Some(&overlay), &lessons).unwrap())
-    }
-
     /// Both patches at once.
     fn added(mut self, other: Self) -> Self {
         for (layer, other) in self.patch.layers.iter_mut().zip(other.patch.layers) {
@@ -459,6 +451,7 @@ impl<'a> Case<'a> {
         &self,
         model: &Model,
         texts: &Texts,
+        other_kinds: &[Lesson<f32>],
         setting: &Setting,
         split: &str,
         made: &Made,
@@ -471,7 +464,8 @@ impl<'a> Case<'a> {
             Summary::new(&Trial::all(model, overlay, &lessons).unwrap())
         };
         let [bare, patched] = [None, Some(&overlay)].map(|overlay| summary(overlay, &tried));
-        let bleed = summary(Some(&overlay), &texts.elsewhere);
+        let [bleed, captured] =
+            [&texts.elsewhere[..], other_kinds].map(|lessons| summary(Some(&overlay), lessons));
         let mut line = Line([f64::NAN; 21]);
         line.0[..6].copy_from_slice(&[
             tried.len() as f64,
@@ -486,6 +480,7 @@ impl<'a> Case<'a> {
         line.0[11] = made.estimate.patched.exact;
         line.0[12] = made.estimate.patched.kl;
         line.0[13] = made.seconds;
+        line.0[19..].copy_from_slice(&[captured.kl, captured.tokens]);
         if split != "test" {
             return line;
         }

@@ -115,7 +115,7 @@ fn head(of: &CompiledPrompt<'_>, title: &str) -> String {
     let facts = [
         ("model", escaped(of.model)),
         ("hash of its weights", code(of.model_hash)),
-        ("compiled from", escaped(&compiled.made_from())),
+        ("compiled from", compiled.made_from()),
         ("hash of their tokens", code(&compiled.samples_hash)),
         (
             "recipe",
