@@ -8,8 +8,8 @@
 //!
 //! The model is a folder; a model with a chat template gets prompts as system messages. The split is `validation` for choosing
 //! and `test` for the figures of docs/compile.md. Names after it are those of the files to run. What is to be done otherwise than by
-//! the better of two recipes: `lambda=` or `first=`, by which there is one only, `rank=`, `anchor_weight=`; `anchors=` texts that
-//! must not change; `away=` queries of each other file that are to be answered as without the prompt; `own=` queries that the model
+//! the better of two recipes: `first=`, `lambda=` or `gain=`, by which there is one only, `rank=`, `anchor_weight=`; `anchors=`
+//! texts that must not change; `away=` queries of each other file that are to be answered as without the prompt; `own=` queries that the model
 //! makes up, instead of those of `train`, and `more=` such beside them; `second=1` to try second turns, and `second=2` to compile
 //! from such, too; `together=joint` to compile all prompts into one patch, `together=added` to add their patches.
 #![allow(
@@ -101,6 +101,7 @@ impl Setting {
             let count = || value.parse().unwrap();
             match name {
                 "lambda" => setting.recipe.lambda = value.parse().unwrap(),
+                "gain" => setting.recipe.gain = value.parse().unwrap(),
                 "first" => setting.recipe.first = count(),
                 "anchor_weight" => setting.recipe.anchor_weight = value.parse().unwrap(),
                 "rank" => setting.recipe.rank = count(),
@@ -113,7 +114,7 @@ impl Setting {
                 "together" if value == "added" => setting.together = Together::Added,
                 _ => panic!("{change} is nothing to be changed"),
             }
-            if matches!(name, "lambda" | "first") {
+            if matches!(name, "first" | "lambda" | "gain") {
                 setting.other = None;
             }
         }
@@ -121,6 +122,7 @@ impl Setting {
         setting.other = setting.other.map(|other| Recipe {
             first: other.first,
             lambda: other.lambda,
+            gain: other.gain,
             ..recipe
         });
         setting
@@ -489,6 +491,7 @@ impl<'a> Case<'a> {
             let queries = (made.lessons.iter()).filter(|lesson| lesson.sample.role == Role::Query);
             let recipe = Recipe {
                 through,
+                gain: 1.0,
                 ..made.recipe
             };
             let patch = compile(model, &queries.collect::<Vec<_>>(), &recipe, || {}).unwrap();

@@ -26,6 +26,7 @@ struct Input {
     first: u8,
     rank: u8,
     lambda: f64,
+    gain: f64,
     anchor_weight: f64,
 }
 
@@ -53,6 +54,7 @@ fuzz_target!(|input: Input| {
     let recipe = Recipe {
         first: input.first.into(),
         lambda: input.lambda,
+        gain: input.gain,
         rank: input.rank.into(),
         anchor_weight: input.anchor_weight,
         ..Recipe::new(model)

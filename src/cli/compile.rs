@@ -100,15 +100,21 @@ pub(super) struct Compile {
     #[arg(long, default_value_t = 32)]
     rank: usize,
 
-    /// The first layer that is changed. Without --first and --lambda two recipes are tried on the queries and texts left out, and
-    /// the one that is less off there is taken: the usual one, or where a norm stands behind the MLP one that changes more, and elsewhere
-    /// one that changes less [with --lambda alone: a third of the layers]
+    /// The first layer that is changed. Without --first, --lambda and --gain two recipes are tried on the queries and texts left
+    /// out, and the one that is less off there is taken: the usual one, or one that serves some prompts better
+    /// [with one of the others alone: two sevenths of the layers; a third where no norm stands behind the MLP]
     #[arg(long, value_name = "LAYER")]
     first: Option<usize>,
 
-    /// How far the change is held small [with --first alone: 1e-3; 1e-2 where no norm stands behind the MLP]
+    /// How far the change is held small [with one of the others alone: 1e-3; 1e-2 where no norm
+    /// stands behind the MLP]
     #[arg(long, value_name = "X")]
     lambda: Option<f64>,
+
+    /// How much of the way to its target each layer goes, above 0 and at most 1; the last goes all of it
+    /// [with one of the others alone: 0.9; 0.7 where no norm stands behind the MLP]
+    #[arg(long, value_name = "X")]
+    gain: Option<f64>,
 
     /// Take the usual recipe, and do not find out how good the patch will be for other queries: less than half the time
     #[arg(long, conflicts_with_all = ["at_least", "report"])]
@@ -298,12 +304,13 @@ impl Compile {
             rank: self.rank,
             ..recipe
         });
-        if self.first.is_none() && self.lambda.is_none() {
+        if self.first.is_none() && self.lambda.is_none() && self.gain.is_none() {
             return (usual, Some(other));
         }
         let asked = Recipe {
             first: self.first.unwrap_or(usual.first),
             lambda: self.lambda.unwrap_or(usual.lambda),
+            gain: self.gain.unwrap_or(usual.gain),
             ..usual
         };
         (asked, None)

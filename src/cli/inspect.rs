@@ -90,8 +90,8 @@ fn describe_compiled(saved: &SavedPatch, compiled: &Compiled) -> String {
         (
             "recipe",
             format!(
-                "from layer {} on, rank {}, lambda {:e}, in {}, seed {}",
-                recipe.first, recipe.rank, recipe.lambda, saved.dtype, compiled.seed
+                "from layer {} on, rank {}, lambda {:e}, gain {}, in {}, seed {}",
+                recipe.first, recipe.rank, recipe.lambda, recipe.gain, saved.dtype, compiled.seed
             ),
         ),
     ];

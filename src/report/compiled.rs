@@ -120,8 +120,8 @@ fn head(of: &CompiledPrompt<'_>, title: &str) -> String {
         (
             "recipe",
             format!(
-                "rank {rank}, from layer {} on, λ₀ {:e}, weight of texts that must not change {}, in {}",
-                recipe.first, recipe.lambda, recipe.anchor_weight, of.dtype
+                "rank {rank}, from layer {} on, λ₀ {:e}, gain {}, weight of texts that must not change {}, in {}",
+                recipe.first, recipe.lambda, recipe.gain, recipe.anchor_weight, of.dtype
             ),
         ),
         ("seed", compiled.seed.to_string()),

@@ -343,6 +343,14 @@ fn what_cannot_be_compiled_is_refused() {
             },
             "λ is 0",
         ),
+        (Recipe { gain: 1.5, ..usual }, "gain is 1.5"),
+        (
+            Recipe {
+                gain: f64::NAN,
+                ..usual
+            },
+            "gain is NaN",
+        ),
     ] {
         let refused = compile(&model, &all, &recipe, || {})
             .unwrap_err()
@@ -354,6 +362,25 @@ fn what_cannot_be_compiled_is_refused() {
     let long = vec![5; model.config().max_position_embeddings + 1];
     let long = Lesson::<f32>::all(&model, &[Sample::query(0, &long, &[2, 5], &[7])], || {});
     assert!(long.unwrap_err().to_string().contains("positions"));
+}
+
+/// The last layer goes all of its way, whatever the gain; those before it do not.
+#[test]
+fn a_gain_is_of_all_layers_but_the_last() {
+    let model = open("tiny");
+    let lessons = lessons::<f32>(&model, CONTEXT, &QUERIES);
+    let all: Vec<_> = lessons.iter().collect();
+    let last = model.layers().len() - 1;
+    let of = |first, gain| {
+        let recipe = Recipe {
+            first,
+            gain,
+            ..Recipe::new(&model)
+        };
+        compile(&model, &all, &recipe, || {}).unwrap()
+    };
+    assert_eq!(hash(&of(last, 0.5)), hash(&of(last, 1.0)));
+    assert_ne!(hash(&of(last - 1, 0.5)), hash(&of(last - 1, 1.0)));
 }
 
 /// The estimate is of what was left out: compiled from all of it the same queries do better.

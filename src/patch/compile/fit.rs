@@ -171,7 +171,8 @@ impl<'l, E: Element> Fitted<'l, E> {
             through => (block.outer.post_norm())
                 .map(|norm| PostNorm::new::<E>(norm, last, through == Through::Damped)),
         };
-        let (delta, mut weights) = self.targets(layer, branch, norm.as_ref());
+        let gain = if last { 1.0 } else { self.recipe.gain };
+        let (delta, mut weights) = self.targets(layer, branch, norm.as_ref(), gain);
         weights
             .iter_mut()
             .zip(&self.weights)
@@ -244,6 +245,7 @@ impl<'l, E: Element> Fitted<'l, E> {
         layer: usize,
         branch: &Branch<'_, E>,
         norm: Option<&PostNorm>,
+        gain: f64,
     ) -> (Matrix<f64>, Vec<f64>) {
         let hidden = self.model.config().hidden_size;
         let targets_of = self.lessons.iter().flat_map(|lesson| {
@@ -257,6 +259,7 @@ impl<'l, E: Element> Fitted<'l, E> {
         let rows: Vec<_> = rows.collect();
         targets(
             norm,
+            gain,
             hidden,
             rows.iter().map(|(d, rest, target)| Row { d, rest, target }),
         )

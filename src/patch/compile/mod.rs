@@ -5,12 +5,12 @@
 //!
 //! ```text
 //! t  = T − v                                       T: the layer's output with the prompt; the last layer: t = c T − v
-//! δ  = R · m ⊙ (t − o) ⊘ (m² + η median(m²))       one damped Gauss–Newton step through the norm, R = rms(W h), o = m ⊙ W h / R
+//! δ  = γ R · m ⊙ (t − o) ⊘ (m² + η median(m²))     γ of one damped Gauss–Newton step through the norm, R = rms(W h), o = m ⊙ W h / R
 //! ω  = w · (median(R) / R)²                        w = 1, and less for a text that must not change
 //! ΔW = (Σ ω δ hᵀ)(Σ ω h hᵀ + λI)⁻¹                 in f64, with ΔW h = 0 for the token that begins every sequence
 //! ```
 //!
-//! cut to a rank behind m. Without a norm behind the branch δ = t − W h, and with experts each has its share of δ (Lemma 11).
+//! cut to a rank behind m; the last layer has γ = 1. Without a norm behind the branch δ = γ (t − W h), and with experts each has its share of δ (Lemma 11).
 //! `docs/compile.md` says how far this carries.
 
 mod cholesky;
@@ -53,6 +53,10 @@ pub struct Recipe {
     pub first: usize,
     /// λ in units of ‖S‖²_F / tr S, S = Σ ω h hᵀ.
     pub lambda: f64,
+    /// γ, how much of the way to its target each layer goes; the last goes all of it. What is left is for the layers after it, whose
+    /// inputs tell more, and other texts move less.
+    #[serde(default = "all_the_way")]
+    pub gain: f64,
     /// The rank of each ΔW; 0 is all.
     pub rank: usize,
     /// w of a text that must not change, and of a query of another kind.
@@ -73,6 +77,10 @@ pub enum Through {
     Diagonal,
     /// Not at all: δ = t − W h and ω = w, as for blocks that have no such norm.
     Nothing,
+}
+
+const fn all_the_way() -> f64 {
+    1.0
 }
 
 impl Recipe {
@@ -102,6 +110,12 @@ impl Recipe {
                 return refuse(format!("its {name} is {x}, and must be above 0"));
             }
         }
+        let gain = self.gain;
+        if !(gain > 0.0 && gain <= 1.0) {
+            return refuse(format!(
+                "its gain is {gain}, and must be above 0 and at most 1"
+            ));
+        }
         Ok(())
     }
 
@@ -112,8 +126,7 @@ impl Recipe {
     }
 
     /// The usual recipe for a model, by whether a norm behind the branch holds what a change does to what it did before, and
-    /// another one: with such a norm one that serves the queries better and moves other texts more, without it the other way round.
-    /// Which is better is a matter of the prompt: see [`Estimate::best`].
+    /// another one, which serves some prompts better: see [`Estimate::best`].
     pub fn choices(model: &Model) -> [Self; 2] {
         let layers = model.layers().len();
         let post_norm = model
@@ -121,12 +134,13 @@ impl Recipe {
             .iter()
             .all(|block| block.outer.post_norm().is_some());
         let (usual, other) = match post_norm {
-            true => ((layers / 3, 1e-3), (layers / 6, 1e-4)),
-            false => ((layers / 3, 1e-2), (layers / 3, 3e-2)),
+            true => ((layers * 2 / 7, 1e-3, 0.9), (layers * 2 / 9, 3e-4, 0.8)),
+            false => ((layers / 3, 1e-2, 0.7), (layers / 3, 3e-3, 0.7)),
         };
-        [usual, other].map(|(first, lambda)| Self {
+        [usual, other].map(|(first, lambda, gain)| Self {
             first,
             lambda,
+            gain,
             rank: 32,
             anchor_weight: 0.1,
             through: Through::default(),

@@ -54,7 +54,7 @@ impl PostNorm {
             .collect()
     }
 
-    /// R = rms(d), and δ: one damped Gauss–Newton step through the norm towards the target.
+    /// R = rms(d), and δ/γ: one damped Gauss–Newton step through the norm towards the target.
     fn step(&self, row: &Row<'_>, delta: &mut [f64]) -> f64 {
         let length = (rms(row.d).powi(2) + self.eps).sqrt();
         let said: Vec<f64> = row
@@ -86,9 +86,11 @@ fn nearest_length(row: &Row<'_>, said: &[f64]) -> f64 {
     if square > 0.0 { along / square } else { 1.0 }
 }
 
-/// δ `[rows, out]`, what the branch before its norm is to be changed by, and ω, how much each row counts beside its own weight.
+/// δ `[rows, out]`, what the branch before its norm is to be changed by, which is γ of the step towards the target, and ω, how much each
+/// row counts beside its own weight.
 pub(super) fn targets<'a>(
     norm: Option<&PostNorm>,
+    gain: f64,
     hidden: usize,
     rows: impl ExactSizeIterator<Item = Row<'a>>,
 ) -> (Matrix<f64>, Vec<f64>) {
@@ -105,9 +107,43 @@ pub(super) fn targets<'a>(
                 lengths.push(1.0);
             }
         }
+        delta.iter_mut().for_each(|delta| *delta *= gain);
     }
     // What a long d is off by is divided by its length behind it.
     let typical = median(lengths.iter().copied());
     let weights = lengths.iter().map(|length| (typical / length).powi(2));
     (delta, weights.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gain_is_a_share_of_the_step() {
+        let row = || Row {
+            d: &[1.0, -2.0],
+            rest: &[0.5, 0.25],
+            target: &[3.0, 4.0],
+        };
+        let norm = PostNorm {
+            scale: vec![2.0, 0.5],
+            eps: 1e-6,
+            damping: 0.01,
+            last: false,
+        };
+        for norm in [None, Some(&norm)] {
+            let of = |gain| targets(norm, gain, 2, [row(), row()].into_iter());
+            let ((whole, weights), (share, same)) = (of(1.0), of(0.25));
+            assert_eq!(weights, same);
+            for (whole, share) in whole.as_slice().iter().zip(share.as_slice()) {
+                assert!(
+                    *whole != 0.0 && *share == 0.25 * whole,
+                    "{share} of {whole}"
+                );
+            }
+        }
+        let (whole, _) = targets(None, 1.0, 2, [row()].into_iter());
+        assert_eq!(whole.as_slice(), [3.0 - 0.5 - 1.0, 4.0 - 0.25 + 2.0]);
+    }
 }
