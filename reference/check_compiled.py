@@ -45,7 +45,7 @@ MODEL = ROOT / "models/gemma-3-270m"
 BENCHMARKS = ["city", "kind", "review", "record", "boxoffice", "ferry"]
 RANK = 32
 # One recipe for all of them, and not the better of two.
-RECIPE = ["--first", 3, "--lambda", 1e-4]
+RECIPE = ["--first", 3, "--lambda", 1e-4, "--gain", 1]
 # What is demanded: the largest difference in KL, and the least share of equal answers.
 KL_BOUND, SAME_BOUND = 0.01, 0.95
 

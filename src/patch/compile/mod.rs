@@ -135,7 +135,7 @@ impl Recipe {
             .all(|block| block.outer.post_norm().is_some());
         let (usual, other) = match post_norm {
             true => ((layers * 2 / 7, 1e-3, 0.9), (layers * 2 / 9, 3e-4, 0.8)),
-            false => ((layers / 3, 1e-2, 0.7), (layers / 3, 3e-3, 0.7)),
+            false => ((layers / 3, 1e-2, 0.7), (layers / 3, 3e-3, 0.85)),
         };
         [usual, other].map(|(first, lambda, gain)| Self {
             first,
