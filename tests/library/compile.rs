@@ -383,6 +383,17 @@ fn a_gain_is_of_all_layers_but_the_last() {
     assert_ne!(hash(&of(last - 1, 0.5)), hash(&of(last - 1, 1.0)));
 }
 
+/// Patches that were compiled before there was a gain went all of the way.
+#[test]
+fn a_recipe_without_a_gain_has_one_of_one() {
+    let usual = Recipe::new(&open("tiny"));
+    let mut recipe = serde_json::to_value(usual).unwrap();
+    let read = |recipe| serde_json::from_value::<Recipe>(recipe).unwrap();
+    assert_eq!(read(recipe.clone()), usual);
+    recipe.as_object_mut().unwrap().remove("gain").unwrap();
+    assert_eq!(read(recipe), Recipe { gain: 1.0, ..usual });
+}
+
 /// The estimate is of what was left out: compiled from all of it the same queries do better.
 #[test]
 fn the_estimate_is_not_the_in_sample_figure() {
