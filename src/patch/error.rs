@@ -133,7 +133,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A recipe that a model cannot be compiled by.
-    #[error("the recipe does not fit: {reason}; give another --first, --rank or --lambda")]
+    #[error("the recipe does not fit: {reason}; give another --first, --rank, --lambda or --gain")]
     Recipe {
         /// What is wrong with it.
         reason: String,

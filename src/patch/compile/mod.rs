@@ -10,7 +10,8 @@
 //! ΔW = (Σ ω δ hᵀ)(Σ ω h hᵀ + λI)⁻¹                 in f64, with ΔW h = 0 for the token that begins every sequence
 //! ```
 //!
-//! cut to a rank behind m; the last layer has γ = 1. Without a norm behind the branch δ = γ (t − W h), and with experts each has its share of δ (Lemma 11).
+//! cut to a rank behind m. The last layer has γ = 1. Without a norm behind the branch δ = γ (t − W h), and with experts each has its
+//! share of δ (Lemma 11).
 //! `docs/compile.md` says how far this carries.
 
 mod cholesky;
