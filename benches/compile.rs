@@ -120,10 +120,9 @@ impl Setting {
         }
         let recipe = setting.recipe;
         setting.other = setting.other.map(|other| Recipe {
-            first: other.first,
-            lambda: other.lambda,
-            gain: other.gain,
-            ..recipe
+            rank: recipe.rank,
+            anchor_weight: recipe.anchor_weight,
+            ..other
         });
         setting
     }
