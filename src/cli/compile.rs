@@ -18,7 +18,7 @@ use context_patch::{IoError, Result};
 use serde::Deserialize;
 
 use super::compiled_report;
-use super::progress::{counting, waiting};
+use super::progress::counting;
 use super::signals;
 use super::solving::ExportArgs;
 use super::words::{commands, counted, figure, percent, rows, shell};
@@ -180,7 +180,7 @@ impl Compile {
         if let Some(dir) = &self.report {
             check_new_dir(dir)?;
         }
-        let (model, tokenizer) = self.model.open_with_tokenizer(level)?;
+        let (model, tokenizer) = self.model.open_hashed_with_tokenizer(level)?;
         let model = model.on(self.products.backend)?;
         self.recipes(&model).0.check(&model)?;
         let template = match self.chat {
@@ -221,10 +221,8 @@ impl Compile {
 
     fn run_in<E: Element>(&self, model: &Model, prompt: &Prompt<'_>, asked: AskedOf) -> Result<u8> {
         let (patch, compiled, survey) = self.compiled::<E>(model, prompt, asked)?;
-        let saved = waiting("Hashing the weights", || {
-            let source = Source::Compiled(Box::new(compiled.clone()));
-            SavedPatch::new(model, patch, source, self.dtype)
-        });
+        let source = Source::Compiled(Box::new(compiled.clone()));
+        let saved = SavedPatch::new(model, patch, source, self.dtype);
         self.export
             .save(model, &saved, self.output.as_deref(), Storage::F32)?;
         let worth = if self.json && self.report.is_none() {
@@ -334,9 +332,7 @@ impl Compile {
                 source,
             })?;
         }
-        let hash = waiting("Hashing the weights", || {
-            model.checkpoint().tensors().content_hash()
-        });
+        let hash = model.checkpoint().tensors().content_hash();
         let file = dir.join(format!("texts-{}-{:.16}.json", E::DTYPE, hash));
         check_writable(&file)?;
         let mut kept = Kept::load(&file)?.with_cancel(signals::cancel());

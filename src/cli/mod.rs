@@ -136,6 +136,18 @@ impl ModelArgs {
         })
     }
 
+    /// The same for what names the weights by their hash: it is computed meanwhile.
+    fn open_hashed_with_tokenizer(&self, level: Option<Level>) -> Result<(Model, Tokenizer)> {
+        waiting("Reading the model", || {
+            let model = self.open(level)?;
+            let checkpoint = model.checkpoint();
+            let hash = || checkpoint.tensors().content_hash();
+            let (tokenizer, _) = rayon::join(|| checkpoint.tokenizer(), hash);
+            let tokenizer = tokenizer?;
+            Ok((model, tokenizer))
+        })
+    }
+
     fn open(&self, level: Option<Level>) -> Result<Model> {
         let options = ModelOptions {
             access: if self.no_mmap {

@@ -186,16 +186,19 @@ impl<E: Element> Matrix<E> {
         const BLOCK: usize = 16;
         let (rows, cols) = (self.rows, self.cols);
         let mut transposed = Self::recycled(cols, rows);
-        let (from, to) = (self.as_slice(), transposed.as_mut_slice());
-        for first in (0..rows).step_by(BLOCK) {
-            for column in (0..cols).step_by(BLOCK) {
-                for j in column..cols.min(column + BLOCK) {
+        let from = self.as_slice();
+        let some_columns = transposed
+            .as_mut_slice()
+            .par_chunks_mut(BLOCK * rows.max(1));
+        some_columns.enumerate().for_each(|(block, to)| {
+            for first in (0..rows).step_by(BLOCK) {
+                for (j, to) in (BLOCK * block..).zip(to.chunks_exact_mut(rows)) {
                     for i in first..rows.min(first + BLOCK) {
-                        to[j * rows + i] = from[i * cols + j];
+                        to[i] = from[i * cols + j];
                     }
                 }
             }
-        }
+        });
         transposed
     }
 

@@ -3,7 +3,7 @@
 use rand_core::Rng;
 use rand_pcg::Pcg64;
 
-use crate::kernels::{Level, dot, matmul};
+use crate::kernels::{Level, Rows, add_outer_products, matmul};
 use crate::patch::lemmas::norm;
 use crate::tensor::Matrix;
 
@@ -11,7 +11,7 @@ use crate::tensor::Matrix;
 const MORE: usize = 16;
 
 /// Products with the matrix. What is left out of the best subspace shrinks with each by the ratio of two eigenvalues.
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 6;
 
 /// Sweeps of Jacobi's method over a small matrix, which converges quadratically.
 const SWEEPS: usize = 12;
@@ -36,7 +36,7 @@ pub(super) fn largest(level: Level, a: &Matrix<f64>, count: usize) -> Matrix<f64
     matmul(level, &turned.slice_rows(0..count), &q.transposed())
 }
 
-/// Makes rows orthonormal, each against those before it; twice, which rounding asks for. A row that is nothing but rounding beside
+/// Makes rows orthonormal, each against all before it at once; twice, which rounding asks for. A row that is nothing but rounding beside
 /// what it was becomes zero.
 fn orthonormalise(level: Level, q: &mut Matrix<f64>) {
     let n = q.cols();
@@ -45,10 +45,9 @@ fn orthonormalise(level: Level, q: &mut Matrix<f64>) {
         let row = &mut rest[..n];
         let length = norm(row);
         for _ in 0..2 {
-            for other in before.chunks_exact(n) {
-                let along = dot(level, row, other);
-                row.iter_mut().zip(other).for_each(|(a, b)| *a -= along * b);
-            }
+            let along = matmul(level, &Matrix::from_slice(n, row), Rows::Typed(before, n));
+            let taken: Vec<_> = along.as_slice().iter().map(|along| -along).collect();
+            add_outer_products(level, &taken, before, n, row);
         }
         let left = norm(row);
         let keep = if left > 1e-14 * length {

@@ -1,5 +1,7 @@
 //! The layers of the model without the prompt, each fitted to what the ones before it really give.
 
+use rayon::prelude::*;
+
 use super::lesson::{Lesson, answers_of, taken};
 use super::passes::Batch;
 use super::ridge::{Ridge, Rows};
@@ -208,7 +210,7 @@ impl<'l, E: Element> Fitted<'l, E> {
             Hidden::Experts { active, .. } => active,
             Hidden::Dense(h) => {
                 let rows = Rows {
-                    h: select(h, self.rows.iter().copied()),
+                    h: select(h, &self.rows),
                     delta,
                     weights,
                 };
@@ -228,7 +230,7 @@ impl<'l, E: Element> Fitted<'l, E> {
                 delta.row(row).iter().map(move |delta| delta * share)
             });
             let rows = Rows {
-                h: select(h, pairs.iter().map(|(at, _)| *at)),
+                h: select(h, &pairs.iter().map(|(at, _)| *at).collect::<Vec<_>>()),
                 delta: Matrix::from_vec(delta.cols(), shares.collect()),
                 weights: pairs.iter().map(|(_, row)| weights[*row]).collect(),
             };
@@ -248,28 +250,31 @@ impl<'l, E: Element> Fitted<'l, E> {
         gain: f64,
     ) -> (Matrix<f64>, Vec<f64>) {
         let hidden = self.model.config().hidden_size;
-        let targets_of = self.lessons.iter().flat_map(|lesson| {
+        let wanted = self.lessons.iter().flat_map(|lesson| {
             let targets = &lesson.targets[layer];
-            (0..targets.rows()).map(|row| wide(targets, row))
+            (0..targets.rows()).map(move |row| (targets, row))
         });
-        let rows = self.rows.iter().zip(targets_of).map(|(&row, target)| {
-            let d = d_of(branch.block, &branch.h, &branch.products, row, hidden);
-            (d, branch.rest.to_f64(row), target)
+        let each: Vec<_> = self.rows.iter().zip(wanted).collect();
+        let rows = each.par_iter().map(|&(&row, (targets, at))| Row {
+            d: d_of(branch.block, &branch.h, &branch.products, row, hidden),
+            rest: branch.rest.to_f64(row),
+            target: wide(targets, at),
         });
         let rows: Vec<_> = rows.collect();
-        targets(
-            norm,
-            gain,
-            hidden,
-            rows.iter().map(|(d, rest, target)| Row { d, rest, target }),
-        )
+        targets(norm, gain, hidden, &rows)
     }
 }
 
 /// Some rows in f64.
-fn select<E: Element>(h: &Matrix<E>, rows: impl Iterator<Item = usize>) -> Matrix<f64> {
-    let numbers = rows.flat_map(|row| h.row(row).iter().map(|h| h.to_f64()));
-    Matrix::from_vec(h.cols(), numbers.collect())
+fn select<E: Element>(h: &Matrix<E>, rows: &[usize]) -> Matrix<f64> {
+    let mut selected = Matrix::recycled(rows.len(), h.cols());
+    let each = selected.as_mut_slice().par_chunks_mut(h.cols());
+    each.zip(rows).for_each(|(to, &row)| {
+        to.iter_mut()
+            .zip(h.row(row))
+            .for_each(|(to, h)| *to = h.to_f64());
+    });
+    selected
 }
 
 /// Where the rows of an expert are rows that are fitted: its number there, and here. Both ascend.

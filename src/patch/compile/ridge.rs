@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::cholesky::Cholesky;
+use super::cholesky::{Cholesky, gram};
 use super::eigen::largest;
-use crate::kernels::{Level, Rows as Weights, dot, matmul};
+use crate::kernels::{Level, dot, matmul};
 use crate::patch::lemmas::{check_finite, norm};
 use crate::patch::{LowRank, Precondition};
 use crate::tensor::Matrix;
@@ -163,22 +163,6 @@ impl System {
         }
         square
     }
-}
-
-/// A Aᵀ, of which the lower triangle and the blocks on the diagonal are computed; what is above them is zero.
-fn gram(level: Level, a: &Matrix<f64>) -> Matrix<f64> {
-    const BLOCK: usize = 128;
-    let (n, cols) = (a.rows(), a.cols());
-    let mut gram = Matrix::zeros(n, n);
-    for start in (0..n).step_by(BLOCK) {
-        let end = n.min(start + BLOCK);
-        let before = Weights::Typed(&a.as_slice()[..end * cols], cols);
-        let products = matmul(level, &a.slice_rows(start..end), before);
-        for (row, products) in (start..end).zip(products.iter_rows()) {
-            gram.row_mut(row)[..end].copy_from_slice(products);
-        }
-    }
-    gram
 }
 
 /// ‖A‖²_F of a symmetric matrix, from its lower triangle.

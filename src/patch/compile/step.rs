@@ -1,5 +1,7 @@
 //! What a layer's branch is to be changed by: the targets of the least squares.
 
+use rayon::prelude::*;
+
 use crate::model::Norm;
 use crate::patch::lemmas::{median, rms};
 use crate::tensor::{Element, Matrix};
@@ -22,13 +24,13 @@ pub(super) struct PostNorm {
 }
 
 /// A row of a layer: its branch before the norm, and what the branch is added to.
-pub(super) struct Row<'a> {
+pub(super) struct Row {
     /// d = W h.
-    pub(super) d: &'a [f64],
+    pub(super) d: Vec<f64>,
     /// v.
-    pub(super) rest: &'a [f64],
+    pub(super) rest: Vec<f64>,
     /// T, what the layer is to give.
-    pub(super) target: &'a [f64],
+    pub(super) target: Vec<f64>,
 }
 
 impl PostNorm {
@@ -55,8 +57,8 @@ impl PostNorm {
     }
 
     /// R = rms(d), and δ/γ: one damped Gauss–Newton step through the norm towards the target.
-    fn step(&self, row: &Row<'_>, delta: &mut [f64]) -> f64 {
-        let length = (rms(row.d).powi(2) + self.eps).sqrt();
+    fn step(&self, row: &Row, delta: &mut [f64]) -> f64 {
+        let length = (rms(&row.d).powi(2) + self.eps).sqrt();
         let said: Vec<f64> = row
             .d
             .iter()
@@ -77,7 +79,7 @@ impl PostNorm {
 }
 
 /// c, such that c·T is nearest to the layer's present output.
-fn nearest_length(row: &Row<'_>, said: &[f64]) -> f64 {
+fn nearest_length(row: &Row, said: &[f64]) -> f64 {
     let (mut along, mut square) = (0.0, 0.0);
     for (j, target) in row.target.iter().enumerate() {
         along += target * (row.rest[j] + said[j]);
@@ -88,27 +90,29 @@ fn nearest_length(row: &Row<'_>, said: &[f64]) -> f64 {
 
 /// δ `[rows, out]`, what the branch before its norm is to be changed by, which is γ of the step towards the target, and ω, how much each
 /// row counts beside its own weight.
-pub(super) fn targets<'a>(
+pub(super) fn targets(
     norm: Option<&PostNorm>,
     gain: f64,
     hidden: usize,
-    rows: impl ExactSizeIterator<Item = Row<'a>>,
+    rows: &[Row],
 ) -> (Matrix<f64>, Vec<f64>) {
     let mut delta = Matrix::zeros(rows.len(), hidden);
-    let mut lengths = Vec::with_capacity(rows.len());
-    for (row, delta) in rows.zip(delta.iter_rows_mut()) {
-        match norm {
-            Some(norm) => lengths.push(norm.step(&row, delta)),
+    let each = delta.as_mut_slice().par_chunks_mut(hidden).zip(rows);
+    let lengths = each.map(|(delta, row)| {
+        let length = match norm {
+            Some(norm) => norm.step(row, delta),
             // Lemma 9's, as it stands.
             None => {
                 for (j, delta) in delta.iter_mut().enumerate() {
                     *delta = row.target[j] - row.rest[j] - row.d[j];
                 }
-                lengths.push(1.0);
+                1.0
             }
-        }
+        };
         delta.iter_mut().for_each(|delta| *delta *= gain);
-    }
+        length
+    });
+    let lengths: Vec<f64> = lengths.collect();
     // What a long d is off by is divided by its length behind it.
     let typical = median(lengths.iter().copied());
     let weights = lengths.iter().map(|length| (typical / length).powi(2));
@@ -122,9 +126,9 @@ mod tests {
     #[test]
     fn a_gain_is_a_share_of_the_step() {
         let row = || Row {
-            d: &[1.0, -2.0],
-            rest: &[0.5, 0.25],
-            target: &[3.0, 4.0],
+            d: vec![1.0, -2.0],
+            rest: vec![0.5, 0.25],
+            target: vec![3.0, 4.0],
         };
         let norm = PostNorm {
             scale: vec![2.0, 0.5],
@@ -133,7 +137,7 @@ mod tests {
             last: false,
         };
         for norm in [None, Some(&norm)] {
-            let of = |gain| targets(norm, gain, 2, [row(), row()].into_iter());
+            let of = |gain| targets(norm, gain, 2, &[row(), row()]);
             let ((whole, weights), (share, same)) = (of(1.0), of(0.25));
             assert_eq!(weights, same);
             for (whole, share) in whole.as_slice().iter().zip(share.as_slice()) {
@@ -143,7 +147,7 @@ mod tests {
                 );
             }
         }
-        let (whole, _) = targets(None, 1.0, 2, [row()].into_iter());
+        let (whole, _) = targets(None, 1.0, 2, &[row()]);
         assert_eq!(whole.as_slice(), [3.0 - 0.5 - 1.0, 4.0 - 0.25 + 2.0]);
     }
 }
