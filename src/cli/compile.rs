@@ -10,7 +10,7 @@ use context_patch::model::{self, Model, Session};
 use context_patch::output::{check_new_dir, check_writable};
 use context_patch::patch::compile::{
     ANCHOR_TOKENS, Asked, Compiled, Estimate, FOLDS, Kept, Lesson, OWN_TOKENS, Prompt, Recipe,
-    Sample, Summary, Survey, compile, samples_hash,
+    Sample, States, Summary, Survey, compile, samples_hash, texts_file,
 };
 use context_patch::patch::{self, Error, SavedPatch, Source};
 use context_patch::tensor::{Dtype, Element, Storage};
@@ -95,6 +95,11 @@ pub(super) struct Compile {
     /// Keep what the model writes in a folder, and take from there what it has written before; Ctrl-C then loses none of it
     #[arg(long, value_name = "DIR")]
     samples: Option<PathBuf>,
+
+    /// Keep in that folder, too, what every layer says with the prompt to what is compiled from: a number of the compute type for each
+    /// token, layer and coordinate. The same texts and queries by another recipe then take less time
+    #[arg(long, requires = "samples")]
+    keep_states: bool,
 
     /// The rank of the LoRA; 0 is all there is
     #[arg(long, default_value_t = 32)]
@@ -261,7 +266,12 @@ impl Compile {
         let samples = [queries, anchors, away].concat();
         let samples_hash = samples_hash(&samples);
         let bar = counting("texts read", samples.len());
-        let lessons = Lesson::<E>::all(model, &samples, || bar.inc(1))?;
+        let lessons = match &self.samples {
+            Some(dir) if self.keep_states => {
+                States::new(dir, model).lessons::<E>(&samples, || bar.inc(1))?
+            }
+            _ => Lesson::all(model, &samples, || bar.inc(1))?,
+        };
         bar.finish_and_clear();
         let (usual, other) = self.recipes(model);
         let layers = |recipe: &Recipe| model.layers().len() - recipe.first;
@@ -332,8 +342,7 @@ impl Compile {
                 source,
             })?;
         }
-        let hash = model.checkpoint().tensors().content_hash();
-        let file = dir.join(format!("texts-{}-{:.16}.json", E::DTYPE, hash));
+        let file = texts_file::<E>(dir, model);
         check_writable(&file)?;
         let mut kept = Kept::load(&file)?.with_cancel(signals::cancel());
         let written = self.written::<E>(model, prompt, asked, &mut kept);

@@ -81,14 +81,6 @@ fn say_what_is_missing(merged: &MergedGguf, path: &Path) {
     }
 }
 
-fn storage_of(dtype: Dtype) -> Storage {
-    match dtype {
-        Dtype::F64 => Storage::F64,
-        Dtype::F32 => Storage::F32,
-        Dtype::Bf16 => Storage::Bf16,
-    }
-}
-
 /// The narrowest type that holds the numbers of both.
 fn wider(a: Storage, b: Storage) -> Storage {
     match (a, b) {
@@ -152,7 +144,7 @@ impl ExportArgs {
 
     pub(super) fn write(&self, model: &Model, saved: &SavedPatch) -> Result<()> {
         let stored = model.layers()[0].outer.down()[0].weight().storage();
-        let both = wider(stored.for_new_numbers(), storage_of(saved.dtype));
+        let both = wider(stored.for_new_numbers(), Storage::from(saved.dtype));
         let stored = self.merged_dtype.unwrap_or(StoredAs::Type(both));
         let base = self.base_name.as_deref();
         let write = |(kind, path): (&str, &Path)| match kind {

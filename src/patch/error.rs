@@ -132,6 +132,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A file that has no outputs of the model's layers.
+    #[error("{}: it has not what the layers say of these samples; remove it, and it is computed again", path.display())]
+    KeptStates {
+        /// The file.
+        path: PathBuf,
+    },
     /// A recipe that a model cannot be compiled by.
     #[error("the recipe does not fit: {reason}; give another --first, --rank, --lambda or --gain")]
     Recipe {

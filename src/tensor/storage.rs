@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::Dtype;
+
 /// The type of the numbers in a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Storage {
@@ -102,6 +104,16 @@ impl Storage {
     #[must_use]
     pub const fn for_new_numbers(self) -> Self {
         if self.is_quantised() { Self::F32 } else { self }
+    }
+}
+
+impl From<Dtype> for Storage {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F64 => Self::F64,
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+        }
     }
 }
 

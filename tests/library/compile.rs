@@ -8,8 +8,8 @@ use context_patch::Model;
 use context_patch::kernels::Level;
 use context_patch::model::{self, ModelOptions};
 use context_patch::patch::compile::{
-    Asked, Estimate, FOLDS, Kept, Lesson, Prompt, Recipe, Role, Sample, Summary, Trial, compile,
-    samples_hash,
+    Asked, Estimate, FOLDS, Kept, Lesson, Prompt, Recipe, Role, Sample, States, Summary, Trial,
+    compile, samples_hash,
 };
 use context_patch::patch::{ApplyMode, Error, Overlay, Patch, TensorChange};
 use context_patch::tensor::Element;
@@ -258,6 +258,46 @@ fn texts_that_were_interrupted_go_on() {
 
     std::fs::write(&file, "no JSON").unwrap();
     assert!(matches!(Kept::load(&file), Err(Error::Kept { .. })));
+}
+
+/// In each compute type, and it is the files that they come from: another number in one is another patch.
+#[test]
+fn states_that_are_kept_are_those_that_were_computed() {
+    fn kept<E: Element>(model: &Model) {
+        let folder = TempDir::new().unwrap();
+        let computed = lessons::<E>(model, CONTEXT, &QUERIES);
+        let samples: Vec<_> = computed
+            .iter()
+            .map(|lesson| lesson.sample.clone())
+            .collect();
+        let states = States::new(folder.path(), model);
+        let found = || {
+            let mut seen = 0;
+            let lessons = states.lessons::<E>(&samples, || seen += 1)?;
+            assert_eq!(seen, samples.len());
+            Ok::<_, Error>(hash(&compiled(model, &lessons)))
+        };
+        let want = hash(&compiled(model, &computed));
+        assert_eq!(found().unwrap(), want, "{} computed", E::DTYPE);
+        let files = std::fs::read_dir(folder.path()).unwrap();
+        let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+        assert_eq!(files.len(), 2, "the queries' and the texts'");
+        assert_eq!(found().unwrap(), want, "{} read", E::DTYPE);
+
+        let whole = std::fs::read(&files[0]).unwrap();
+        let mut other = whole.clone();
+        *other.last_mut().unwrap() ^= 1;
+        std::fs::write(&files[0], &other).unwrap();
+        assert_ne!(found().unwrap(), want, "{} changed", E::DTYPE);
+        std::fs::copy(&files[1], &files[0]).unwrap();
+        assert!(matches!(found(), Err(Error::KeptStates { .. })));
+        std::fs::write(&files[0], &whole[..whole.len() - 1]).unwrap();
+        assert!(matches!(found(), Err(Error::Checkpoint(_))));
+    }
+    let model = open("tiny");
+    kept::<f64>(&model);
+    kept::<f32>(&model);
+    kept::<bf16>(&model);
 }
 
 /// A second turn comes behind a query that is left out with it, and is fitted alone.
