@@ -398,9 +398,8 @@ impl<'a> Case<'a> {
         };
         let mut samples = samples.unwrap();
         if setting.more > 0 {
-            let more = self
-                .prompt
-                .own_samples::<f32>(model, setting.more, 0, kept, || {});
+            let (given, count) = (&samples, setting.more);
+            let more = (self.prompt).more_samples::<f32>(model, given, count, 0, kept, || {});
             samples.extend(more.unwrap());
         }
         Lesson::all(model, &samples, || {}).unwrap()

@@ -24,6 +24,9 @@ use super::solving::ExportArgs;
 use super::words::{commands, counted, figure, percent, rows, shell};
 use super::{BROKEN, BackendArgs, ModelArgs, OK, print, program, refuse_empty, with_dtype};
 
+/// Texts that the model writes itself where no queries are given.
+const OWN: usize = 96;
+
 /// Turn a prompt into a LoRA that serves questions nobody has asked yet
 ///
 /// The model without the prompt is fitted, layer by layer and without training, to what it says with it: of your queries, or of
@@ -67,10 +70,10 @@ pub(super) struct Compile {
     #[arg(long, value_name = "FILE.jsonl")]
     queries: Option<PathBuf>,
 
-    /// Without --queries: how many texts the model writes itself after the prompt, which are cut into queries line by line; with
-    /// --chat how many queries it makes up
-    #[arg(long = "self", value_name = "N", default_value_t = 96)]
-    own: usize,
+    /// How many texts the model writes itself after the prompt, which are cut into queries line by line; with --chat how many
+    /// queries it makes up. Beside --queries they are never what is tried [default: 96, and none beside --queries]
+    #[arg(long = "self", value_name = "N")]
+    own: Option<usize>,
 
     /// Tokens of an answer at most
     #[arg(long, value_name = "N", default_value_t = 32)]
@@ -258,12 +261,12 @@ impl Compile {
         prompt: &Prompt<'_>,
         asked: AskedOf,
     ) -> Result<(patch::Patch, Compiled, Option<Survey>)> {
-        let [queries, anchors, away] = self.samples::<E>(model, prompt, asked)?;
+        let [queries, own, anchors, away] = self.samples::<E>(model, prompt, asked)?;
         // Not those that are there once more, as a second turn.
         let first = |sample: &&Sample| sample.turn == sample.bare.len();
         let counts = [queries.iter().filter(first).count(), anchors.len()];
-        let of_other_kinds = away.len();
-        let samples = [queries, anchors, away].concat();
+        let [made_up, of_other_kinds] = [own.len(), away.len()];
+        let samples = [queries, own, anchors, away].concat();
         let samples_hash = samples_hash(&samples);
         let bar = counting("texts read", samples.len());
         let lessons = match &self.samples {
@@ -299,6 +302,7 @@ impl Compile {
             recipe,
             seed: self.seed,
             samples: counts,
+            own: made_up,
             away: of_other_kinds,
             samples_hash,
             estimate,
@@ -324,14 +328,14 @@ impl Compile {
         (asked, None)
     }
 
-    /// The queries with what the model with the prompt says to them, the texts that must not change, and the queries of other kinds: written
-    /// now, or kept.
+    /// The queries with what the model with the prompt says to them, those that it makes up beside them, the texts that must not change, and the
+    /// queries of other kinds: written now, or kept.
     fn samples<E: Element>(
         &self,
         model: &Model,
         prompt: &Prompt<'_>,
         asked: AskedOf,
-    ) -> Result<[Vec<Sample>; 3]> {
+    ) -> Result<[Vec<Sample>; 4]> {
         let Some(dir) = &self.samples else {
             return self.written::<E>(model, prompt, asked, &mut Kept::default());
         };
@@ -367,31 +371,41 @@ impl Compile {
         prompt: &Prompt<'_>,
         asked: AskedOf,
         kept: &mut Kept,
-    ) -> Result<[Vec<Sample>; 3]> {
+    ) -> Result<[Vec<Sample>; 4]> {
         let AskedOf { queries, away } = asked;
-        let (things, count) = match &queries {
-            Some(queries) => ("tokens of answers", queries.len() * self.answer_tokens),
-            None => ("tokens of queries", self.own * OWN_TOKENS),
+        let given = match &queries {
+            None => None,
+            Some(queries) => {
+                let bar = counting("tokens of answers", queries.len() * self.answer_tokens);
+                let given = prompt.samples::<E>(model, queries, kept, || bar.inc(1));
+                bar.finish_and_clear();
+                Some(given?)
+            }
         };
-        let bar = counting(things, count);
-        let queries = match queries {
-            Some(queries) => prompt.samples::<E>(model, &queries, kept, || bar.inc(1)),
-            None => prompt.own_samples::<E>(model, self.own, self.seed, kept, || bar.inc(1)),
+        let count = self.own.unwrap_or(if given.is_some() { 0 } else { OWN });
+        let bar = counting("tokens of queries", count * OWN_TOKENS);
+        let (seed, bump) = (self.seed, || bar.inc(1));
+        let own = match &given {
+            Some(given) => prompt.more_samples::<E>(model, given, count, seed, kept, bump),
+            None => prompt.own_samples::<E>(model, count, seed, kept, bump),
         };
         bar.finish_and_clear();
-        let queries = queries?;
+        let (queries, own) = match given {
+            Some(given) => (given, own?),
+            None => (own?, Vec::new()),
+        };
         let bar = counting("tokens of other answers", away.len() * self.answer_tokens);
         let away = prompt.away::<E>(model, &away, kept, || bar.inc(1));
         bar.finish_and_clear();
         let away = away?;
         let Ok(count) = self.anchors.parse() else {
             let text = read_text(Path::new(&self.anchors))?;
-            return Ok([queries, prompt.anchors_from(&text)?, away]);
+            return Ok([queries, own, prompt.anchors_from(&text)?, away]);
         };
         let bar = counting("tokens of other texts", count * ANCHOR_TOKENS);
         let anchors = prompt.anchors::<E>(model, count, self.seed, kept, || bar.inc(1));
         bar.finish_and_clear();
-        Ok([queries, anchors?, away])
+        Ok([queries, own, anchors?, away])
     }
 
     /// What someone wants to know who has just compiled a prompt, which takes so long to read.

@@ -71,6 +71,15 @@ fn away(model: &Model, queries: &[&str]) -> Vec<Lesson<f32>> {
     })
 }
 
+/// Queries that the model makes up beside `given`.
+fn own(model: &Model, given: &[Sample], count: usize) -> Vec<Sample> {
+    with_prompt(model, CONTEXT, |prompt| {
+        let kept = &mut Kept::default();
+        let own = prompt.more_samples::<f32>(model, given, count, 0, kept, || {});
+        own.unwrap()
+    })
+}
+
 /// Lessons of the queries with some numbers.
 fn lessons<E: Element>(model: &Model, context: &str, queries: &[&str]) -> Vec<Lesson<E>> {
     with_prompt(model, context, |prompt| {
@@ -489,6 +498,9 @@ fn an_estimate_is_of_what_its_patches_leave_out() {
     let model = open("tiny");
     let mut lessons = lessons::<f32>(&model, CONTEXT, &QUERIES);
     lessons.extend(away(&model, &OTHERS));
+    let own = own(&model, &[], 5);
+    assert!(!own.is_empty());
+    lessons.extend(Lesson::all(&model, &own, || {}).unwrap());
     let recipe = Recipe {
         first: 2,
         rank: 8,
@@ -499,12 +511,13 @@ fn an_estimate_is_of_what_its_patches_leave_out() {
         for fold in 0..FOLDS {
             let left_out = lessons
                 .iter()
+                .filter(|lesson| lesson.sample.role != Role::Own)
                 .filter(|lesson| lesson.sample.about % FOLDS == fold);
             let left_out: Vec<_> = left_out.collect();
-            let used: Vec<_> = lessons
-                .iter()
-                .filter(|lesson| used(lesson.sample.about % FOLDS, fold))
-                .collect();
+            let used = lessons.iter().filter(|lesson| {
+                lesson.sample.role == Role::Own || used(lesson.sample.about % FOLDS, fold)
+            });
+            let used: Vec<_> = used.collect();
             let patch = compile(&model, &used, &recipe, || {}).unwrap();
             let overlay = Overlay::<f32>::new(&model, &patch, ApplyMode::Overlay);
             for (lesson, trial) in left_out
@@ -515,6 +528,7 @@ fn an_estimate_is_of_what_its_patches_leave_out() {
                     Role::Query => queries.push(trial),
                     Role::Text => texts.push(trial),
                     Role::Away => away.push(trial),
+                    Role::Own => unreachable!("it is never left out"),
                 }
             }
         }
@@ -525,6 +539,31 @@ fn an_estimate_is_of_what_its_patches_leave_out() {
     assert_eq!(told.map(|of| of.samples), [QUERIES.len(), 4, OTHERS.len()]);
     assert_eq!(told, tried(&|of, fold| of != fold));
     assert_ne!(told, tried(&|_, _| true), "in the sample it looks better");
+
+    lessons.retain(|lesson| lesson.sample.role != Role::Own);
+    let without_own = Estimate::new(&model, &lessons, &recipe, || {}).unwrap();
+    assert_ne!(without_own.patched, estimate.patched);
+}
+
+/// What is asked in one of the queries that are given is not made up beside them.
+#[test]
+fn own_queries_are_others_than_those_that_are_given() {
+    let model = open("tiny");
+    let decode = |tokens: &[u32]| {
+        let tokenizer = model.checkpoint().tokenizer().unwrap();
+        tokenizer.decode(tokens).unwrap().trim_start().to_owned()
+    };
+    let text = |sample: &Sample| decode(&sample.bare[1..]);
+    let all = own(&model, &[], 8);
+    assert!(all.iter().all(|sample| sample.role == Role::Own));
+    let (bare, answer) = all[0].bare.split_at(3);
+    let given = Sample::query(0, &[2, 5, 6, 7], bare, answer);
+    let asked = decode(&bare[1..]);
+    let asks = |sample: &Sample| text(sample).starts_with(&asked);
+    assert!(!asked.is_empty() && asks(&all[0]) && !all.iter().all(asks));
+    let left = own(&model, &[given], 8);
+    let want: Vec<_> = all.into_iter().filter(|sample| !asks(sample)).collect();
+    assert_eq!(left, want);
 }
 
 /// A query of another kind is answered as without the prompt, where it is given as such and not otherwise.
@@ -610,6 +649,12 @@ fn the_command_compiles_and_applies() {
             && text.contains("the same as without the patch"),
         "{text}"
     );
+    let own = compile(&["--self", "3", "--json"]);
+    let said: serde_json::Value = serde_json::from_slice(&own.stdout).unwrap();
+    let made_from = &said["compiled"];
+    assert_eq!(made_from["samples"], serde_json::json!([9, 4]), "{said}");
+    assert!(made_from["own"].as_u64().unwrap() > 0, "{said}");
+    assert_eq!(made_from["estimate"]["patched"]["samples"], 9, "{said}");
     let refused = compile(&["--away", &file("queries.jsonl")]);
     assert_eq!(refused.status.code(), Some(2));
     let said = String::from_utf8(refused.stderr).unwrap();

@@ -91,6 +91,7 @@ impl Compilation {
             recipe: self.recipe,
             seed: 0,
             samples: [self.lessons.len() - anchors, anchors],
+            own: 0,
             away: 0,
             samples_hash: samples_hash(samples()),
             estimate: Some(estimate),

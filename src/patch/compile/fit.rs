@@ -147,7 +147,7 @@ impl<'l, E: Element> Fitted<'l, E> {
         for ((lesson, batch), _) in each.filter(|(_, used)| **used) {
             let rows = lesson.sample.fitted();
             let weight = match lesson.sample.role {
-                Role::Query => 1.0,
+                Role::Query | Role::Own => 1.0,
                 Role::Text | Role::Away => recipe.anchor_weight,
             };
             if fitted.lessons.is_empty() {

@@ -179,6 +179,9 @@ pub struct Compiled {
     pub seed: u64,
     /// Queries, in first turns, and texts that must not change.
     pub samples: [usize; 2],
+    /// Queries that the model made up beside them.
+    #[serde(default)]
+    pub own: usize,
     /// Queries of other kinds.
     #[serde(default)]
     pub away: usize,
@@ -191,22 +194,23 @@ pub struct Compiled {
 impl Compiled {
     /// How much of what it was compiled from, for a person.
     pub fn made_from(&self) -> String {
-        let ([queries, texts], away) = (self.samples, self.away);
-        let queries_of = |count, kinds| match count {
-            1 => format!("1 query{kinds}"),
-            _ => format!("{count} queries{kinds}"),
-        };
-        let queries = queries_of(queries, "");
-        let texts = match texts {
-            1 => "1 other text".into(),
-            _ => format!("{texts} other texts"),
-        };
-        match away {
-            0 => format!("{queries} and {texts}"),
-            _ => format!(
-                "{queries}, {texts} and {}",
-                queries_of(away, " of other kinds")
-            ),
+        let [queries, texts] = self.samples;
+        let counts = [
+            (queries, "query", "queries"),
+            (self.own, "query of its own", "queries of its own"),
+            (texts, "other text", "other texts"),
+            (self.away, "query of other kinds", "queries of other kinds"),
+        ];
+        let counted = counts.iter().filter(|(count, ..)| *count > 0);
+        let counted = counted.map(|(count, one, many)| match count {
+            1 => format!("1 {one}"),
+            _ => format!("{count} {many}"),
+        });
+        let counted: Vec<_> = counted.collect();
+        match &counted[..] {
+            [] => String::new(),
+            [only] => only.clone(),
+            [before @ .., last] => format!("{} and {last}", before.join(", ")),
         }
     }
 }

@@ -264,6 +264,46 @@ impl Prompt<'_> {
         self.samples::<E>(model, &asked, kept, on_token)
     }
 
+    /// [`own_samples`](Self::own_samples) beside queries that are given, `samples` of this prompt: those of them that are not asked there. There may
+    /// be none.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`own_samples`](Self::own_samples), but for [`Error::FewQueries`].
+    pub fn more_samples<E: Element>(
+        &self,
+        model: &Model,
+        samples: &[Sample],
+        count: usize,
+        seed: u64,
+        kept: &mut Kept,
+        on_token: impl FnMut(),
+    ) -> Result<Vec<Sample>> {
+        let text = |tokens: &[u32]| {
+            let text = self.tokenizer.decode(tokens).unwrap_or_default();
+            text.trim_start().to_owned()
+        };
+        let first = self.first()?.len();
+        let asked = samples.iter().map(|sample| {
+            let end = sample.bare.len() - sample.answer;
+            text(&sample.bare[first..end.max(first)])
+        });
+        let asked: Vec<_> = asked.filter(|asked| !asked.is_empty()).collect();
+        let is_new = |own: &Sample| {
+            let own = text(&own.bare[first..]);
+            !asked.iter().any(|asked| own.starts_with(asked.as_str()))
+        };
+        let own = match self.own_samples::<E>(model, count, seed, kept, on_token) {
+            Err(Error::FewQueries { .. }) => Vec::new(),
+            own => own?,
+        };
+        let own = own.into_iter().filter(is_new).map(|own| Sample {
+            role: Role::Own,
+            ..own
+        });
+        Ok(own.collect())
+    }
+
     /// Queries of other kinds, and the answers to them without the prompt: what must not change either. `on_token` is called after
     /// each token of an answer that is not kept.
     ///

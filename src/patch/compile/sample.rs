@@ -14,11 +14,13 @@ pub enum Role {
     Text,
     /// A query of another kind, which is to be answered as without the prompt.
     Away,
+    /// A query that the model made up, beside those that it is for: compiled from, and never tried.
+    Own,
 }
 
 impl Role {
-    /// All of them, in the order of their numbers.
-    pub(super) const ALL: [Self; 3] = [Self::Query, Self::Text, Self::Away];
+    /// Those that are left out and tried, in the order of their numbers.
+    pub(super) const TRIED: [Self; 3] = [Self::Query, Self::Text, Self::Away];
 }
 
 /// A sequence with the prompt and without it, which end in the same tokens.
@@ -32,7 +34,7 @@ pub struct Sample {
     pub answer: usize,
     /// How many of the last tokens are the last turn, query and answer: what the layers are fitted on.
     pub turn: usize,
-    /// What it is there for. What is no query is the same with the prompt and without it.
+    /// What it is there for. What is not to be answered as with the prompt is the same with it and without it.
     pub role: Role,
     /// The number of the query or text that it is about: what is about one is left out together.
     pub about: usize,

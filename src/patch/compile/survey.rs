@@ -64,7 +64,7 @@ pub struct Answered {
 /// The lessons of a fold.
 struct Fold<'l, E: Element> {
     queries: Vec<&'l Lesson<E>>,
-    /// What must not change: texts, and queries of other kinds.
+    /// What every patch of it is compiled from besides.
     others: Vec<&'l Lesson<E>>,
     /// Queries, and texts that must not change.
     left_out: [Vec<&'l Lesson<E>>; 2],
@@ -75,8 +75,9 @@ struct Fold<'l, E: Element> {
 impl<'l, E: Element> Fold<'l, E> {
     fn new(model: &Model, lessons: &'l [Lesson<E>]) -> Result<Self> {
         let is = |role| move |lesson: &&Lesson<E>| lesson.sample.role == role;
-        let (left_out, used): (Vec<_>, Vec<_>) =
-            lessons.iter().partition(|lesson| fold_of(lesson) == FOLD);
+        let (left_out, used): (Vec<_>, Vec<_>) = lessons
+            .iter()
+            .partition(|lesson| fold_of(lesson) == Some(FOLD));
         let rows: usize = used.iter().map(|lesson| lesson.sample.rows()).sum();
         let (queries, others): (Vec<_>, Vec<_>) = used.into_iter().partition(is(Role::Query));
         if queries.is_empty() {
@@ -122,7 +123,7 @@ impl<'l, E: Element> Fold<'l, E> {
         Start::new(model, all, recipe)
     }
 
-    /// A patch of a rank from every so many queries and all that must not change, and what it does.
+    /// A patch of a rank from every so many queries and all the rest, and what it does.
     fn point(
         &self,
         start: &Start<'_, '_, E>,
