@@ -162,6 +162,14 @@ impl Apply {
                 "note: the patch was solved for other tokens or positions, and promises nothing for these"
             );
         }
+        if let (Source::Compiled(compiled), Some(_)) = (&saved.source, &self.prompt)
+            && compiled.chat != self.chat
+        {
+            let with = if compiled.chat { "with" } else { "without" };
+            eprintln!(
+                "note: the patch was compiled {with} --chat, and promises little for queries that are given otherwise"
+            );
+        }
         let dtype = self.dtype.unwrap_or(saved.dtype);
         let (said, code) =
             with_dtype!(dtype, E => self.apply::<E>(&model, &tokenizer, &saved, &input))?;

@@ -299,6 +299,7 @@ impl Compile {
         bar.finish_and_clear();
         let compiled = Compiled {
             context: prompt.beginning()?,
+            chat: self.chat,
             recipe,
             seed: self.seed,
             samples: counts,

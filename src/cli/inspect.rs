@@ -49,7 +49,9 @@ impl Inspect {
                 }
                 Source::Compiled(compiled) => {
                     let text = describe_compiled(&saved, compiled);
-                    format!("{named}{text}\n{}", commands(&[next + " --prompt QUERY"]))
+                    let chat = if compiled.chat { " --chat" } else { "" };
+                    let next = next + chat + " --prompt QUERY";
+                    format!("{named}{text}\n{}", commands(&[next]))
                 }
             }
         };
@@ -84,8 +86,15 @@ pub(super) fn object(saved: &SavedPatch) -> Value {
 /// What a compiled patch was made from, in a few lines.
 fn describe_compiled(saved: &SavedPatch, compiled: &Compiled) -> String {
     let recipe = &compiled.recipe;
+    let with_chat = match compiled.chat {
+        true => ", in the chat template",
+        false => "",
+    };
     let mut said = vec![
-        ("compiled", counted(compiled.context.len(), "token")),
+        (
+            "compiled",
+            counted(compiled.context.len(), "token") + with_chat,
+        ),
         ("from", compiled.made_from()),
         (
             "recipe",

@@ -675,6 +675,14 @@ fn the_command_compiles_and_applies() {
         assert!(compile(&["--samples", &file("kept")]).status.success());
         assert!(std::fs::read(file("a.patch")).unwrap() == once);
     }
+    for _ in 0..2 {
+        let states = compile(&["--samples", &file("states"), "--keep-states"]);
+        assert!(states.status.success(), "{states:?}");
+        assert!(std::fs::read(file("a.patch")).unwrap() == once);
+    }
+    let kept = std::fs::read_dir(file("states")).unwrap();
+    assert_eq!(kept.count(), 3, "texts, and states of queries and of texts");
+    assert_eq!(compile(&["--keep-states"]).status.code(), Some(2));
     let kept: Vec<_> = std::fs::read_dir(file("kept")).unwrap().collect();
     let kept = kept[0].as_ref().unwrap().path();
     std::fs::write(&kept, "no JSON").unwrap();
@@ -692,6 +700,10 @@ fn the_command_compiles_and_applies() {
     };
     let said = apply(&["--prompt", " Bob likes", "--max-tokens", "2"]);
     assert!(said.status.success(), "{said:?}");
+    let notes = |done: std::process::Output| String::from_utf8(done.stderr).unwrap();
+    assert!(!notes(said).contains("note:"));
+    let in_template = apply(&["--prompt", " Bob likes", "--max-tokens", "2", "--chat"]);
+    assert!(notes(in_template).contains("compiled without --chat"));
     let alone = apply(&[]);
     assert_eq!(alone.status.code(), Some(2));
     assert!(

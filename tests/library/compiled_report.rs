@@ -88,6 +88,7 @@ impl Compilation {
         };
         let compiled = Compiled {
             context: self.tokenizer.encode(CONTEXT).unwrap(),
+            chat: false,
             recipe: self.recipe,
             seed: 0,
             samples: [self.lessons.len() - anchors, anchors],

@@ -173,6 +173,9 @@ pub fn compile<E: Element>(
 pub struct Compiled {
     /// The prompt's tokens, as the model sees it before a query.
     pub context: Vec<u32>,
+    /// Whether prompt and queries were in the model's chat template.
+    #[serde(default)]
+    pub chat: bool,
     /// How it was compiled.
     pub recipe: Recipe,
     /// Fixes what the model drew.
