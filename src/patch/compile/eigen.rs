@@ -11,7 +11,7 @@ use crate::tensor::Matrix;
 const MORE: usize = 16;
 
 /// Products with the matrix. What is left out of the best subspace shrinks with each by the ratio of two eigenvalues.
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 12;
 
 /// Sweeps of Jacobi's method over a small matrix, which converges quadratically.
 const SWEEPS: usize = 12;
