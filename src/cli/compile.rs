@@ -1,5 +1,7 @@
 //! `context-patch compile`.
 
+mod said;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -10,7 +12,7 @@ use context_patch::model::{self, Model, Session};
 use context_patch::output::{check_new_dir, check_writable};
 use context_patch::patch::compile::{
     ANCHOR_TOKENS, Asked, Compiled, Estimate, FOLDS, Kept, Lesson, OWN_TOKENS, Prompt, Recipe,
-    Sample, States, Summary, Survey, compile, samples_hash, texts_file,
+    Sample, States, Survey, compile, samples_hash, texts_file,
 };
 use context_patch::patch::{self, Error, SavedPatch, Source};
 use context_patch::tensor::{Dtype, Element, Storage};
@@ -21,8 +23,7 @@ use super::compiled_report;
 use super::progress::counting;
 use super::signals;
 use super::solving::ExportArgs;
-use super::words::{commands, counted, figure, percent, rows, shell};
-use super::{BROKEN, BackendArgs, ModelArgs, OK, print, program, refuse_empty, with_dtype};
+use super::{BROKEN, BackendArgs, ModelArgs, OK, print, refuse_empty, with_dtype};
 
 /// Texts that the model writes itself where no queries are given.
 const OWN: usize = 96;
@@ -264,8 +265,9 @@ impl Compile {
         let [queries, own, anchors, away] = self.samples::<E>(model, prompt, asked)?;
         // Not those that are there once more, as a second turn.
         let first = |sample: &&Sample| sample.turn == sample.bare.len();
-        let counts = [queries.iter().filter(first).count(), anchors.len()];
-        let [made_up, of_other_kinds] = [own.len(), away.len()];
+        let [asked, made_up] = [&queries, &own].map(|all| all.iter().filter(first).count());
+        let counts = [asked, anchors.len()];
+        let of_other_kinds = away.len();
         let samples = [queries, own, anchors, away].concat();
         let samples_hash = samples_hash(&samples);
         let bar = counting("texts read", samples.len());
@@ -408,105 +410,6 @@ impl Compile {
         bar.finish_and_clear();
         Ok([queries, own, anchors?, away])
     }
-
-    /// What someone wants to know who has just compiled a prompt, which takes so long to read.
-    fn worth(&self, compiled: &Compiled, reading: Duration) -> Vec<(&'static str, String)> {
-        let mut said = vec![(
-            "Compiled",
-            format!(
-                "{} of prompt, from {}",
-                counted(compiled.context.len(), "token"),
-                compiled.made_from(),
-            ),
-        )];
-        if let Some(estimate) = &compiled.estimate {
-            said.push(("Expect", self.expected(&estimate.patched, &estimate.bare)));
-            if estimate.elsewhere.samples > 0 {
-                said.push(("Elsewhere", elsewhere(&estimate.elsewhere)));
-            }
-            if estimate.away.samples > 0 {
-                said.push(("Away", away(&estimate.away)));
-            }
-        }
-        said.push((
-            "Saves",
-            format!(
-                "the {} of the prompt in every request, {:.0} ms of reading here",
-                counted(compiled.context.len(), "token"),
-                1000.0 * reading.as_secs_f64(),
-            ),
-        ));
-        said
-    }
-
-    /// Whether the queries are texts that were drawn: they have no end, and a whole one is hardly ever drawn twice.
-    fn drawn(&self) -> bool {
-        self.queries.is_none() && !self.chat
-    }
-
-    /// The share that `--at-least` asks for.
-    fn alike(&self, patched: &Summary) -> f64 {
-        if self.drawn() {
-            patched.tokens
-        } else {
-            patched.exact
-        }
-    }
-
-    /// How often the patched model does on queries left out as the prompted one does.
-    fn expected(&self, patched: &Summary, bare: &Summary) -> String {
-        let [(patched_kl, patched), (bare_kl, bare)] = [patched, bare].map(|s| (figure(s.kl), s));
-        if self.drawn() {
-            return format!(
-                "in texts like these the likeliest next token is the same as with the prompt at {} of the places (KL {patched_kl} a \
-                 token); without prompt and patch at {} (KL {bare_kl})",
-                percent(patched.tokens),
-                percent(bare.tokens),
-            );
-        }
-        format!(
-            "of queries like these {} get the same answer as with the prompt ({} the same first token, KL {patched_kl} a \
-             token); without prompt and patch {} (KL {bare_kl})",
-            percent(patched.exact),
-            percent(patched.first),
-            percent(bare.exact),
-        )
-    }
-
-    /// What the patch is worth, what was written, and what to do next.
-    fn text(&self, mut said: Vec<(&'static str, String)>) -> String {
-        said.extend(self.export.written(self.output.as_deref()));
-        let page = self.report.as_ref().map(|dir| dir.join("index.html"));
-        said.extend(page.map(|page| ("Written", page.display().to_string())));
-        let next = self.output.as_ref().map(|file| {
-            let (program, file) = (program(), shell(&file.to_string_lossy()));
-            let chat = if self.chat { " --chat" } else { "" };
-            commands(&[format!(
-                "{program} apply {} --patch {file}{chat} --prompt QUERY",
-                self.model.shell()
-            )])
-        });
-        rows(said) + &next.unwrap_or_default()
-    }
-}
-
-/// How far texts that must not change are moved.
-fn elsewhere(texts: &Summary) -> String {
-    let [before, after] = texts.bits;
-    format!(
-        "other texts move by KL {} a token, {:+.1} % of their bits",
-        figure(texts.kl),
-        100.0 * (after - before) / before,
-    )
-}
-
-/// How often queries of other kinds are answered as without the patch.
-fn away(queries: &Summary) -> String {
-    format!(
-        "in answers to queries of other kinds the likeliest next token is the same as without the patch at {} of the places (KL {} a token)",
-        percent(queries.tokens),
-        figure(queries.kl),
-    )
 }
 
 /// How long the model takes to read some tokens.

@@ -14,7 +14,7 @@ pub enum Role {
     Text,
     /// A query of another kind, which is to be answered as without the prompt.
     Away,
-    /// A query that the model made up, beside those that it is for: compiled from, and never tried.
+    /// A query that the model made up, beside those that are given: compiled from, and never tried.
     Own,
 }
 
