@@ -12,7 +12,7 @@ use context_patch::model::{self, Model, Session};
 use context_patch::output::{check_new_dir, check_writable};
 use context_patch::patch::compile::{
     ANCHOR_TOKENS, Asked, Compiled, Estimate, FOLDS, Kept, Lesson, OWN_TOKENS, Prompt, Recipe,
-    Sample, States, Survey, compile, samples_hash, texts_file,
+    Sample, States, Survey, compile, samples_hash,
 };
 use context_patch::patch::{self, Error, SavedPatch, Source};
 use context_patch::tensor::{Dtype, Element, Storage};
@@ -349,7 +349,7 @@ impl Compile {
                 source,
             })?;
         }
-        let file = texts_file::<E>(dir, model);
+        let file = Kept::file::<E>(dir, model);
         check_writable(&file)?;
         let mut kept = Kept::load(&file)?.with_cancel(signals::cancel());
         let written = self.written::<E>(model, prompt, asked, &mut kept);

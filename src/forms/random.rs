@@ -8,7 +8,7 @@ use rand_pcg::Pcg64;
 use super::table::{Control, Form};
 use crate::checkpoint::form::{LinearForm, NormForm, NormKind};
 use crate::model::{Block, Linear, Norm, Weights};
-use crate::tensor::{Dtype, Element, Matrix, Storage, Tensor};
+use crate::tensor::{Element, Matrix, Storage, Tensor};
 
 /// What a linear map multiplies the size of its input by: large enough that both branches matter beside the residual.
 const GAIN: f64 = 1.5;
@@ -45,11 +45,7 @@ impl<E: Element> Sample<E> {
 
     /// From any numbers, which are scaled to weights, scales and tokens.
     pub fn new(form: &Form, number: &mut dyn FnMut() -> f64) -> Self {
-        let storage = match E::DTYPE {
-            Dtype::F64 => Storage::F64,
-            Dtype::F32 => Storage::F32,
-            Dtype::Bf16 => Storage::Bf16,
-        };
+        let storage = Storage::from(E::DTYPE);
         let sizes = form.sizes;
         let (hidden, context) = (sizes.heads * sizes.head_dim, sizes.context);
         let mut random = Random { storage, number };

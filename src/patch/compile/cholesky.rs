@@ -20,12 +20,15 @@ const AT_ONCE: usize = 64;
 pub(super) enum Cholesky {
     /// Of few unknowns L⁻¹, and the same transposed.
     Whole([Matrix<f64>; 2]),
-    /// Of many the halves of L: its squares, and what is below the first and beside the second.
-    Halves {
-        first: Box<Self>,
-        below: Matrix<f64>,
-        second: Box<Self>,
-    },
+    Halves(Box<Halves>),
+}
+
+/// Of many unknowns the halves of L: its squares, and what is below the first and beside the second.
+#[derive(Clone, Debug)]
+pub(super) struct Halves {
+    first: Cholesky,
+    below: Matrix<f64>,
+    second: Cholesky,
 }
 
 impl Cholesky {
@@ -46,12 +49,12 @@ impl Cholesky {
         let mut left = part(&a, back.clone(), back);
         subtract(&mut left, &gram(level, &below));
         let second = Self::new(level, left)?;
-        let [first, second] = [first, second].map(Box::new);
-        Some(Self::Halves {
+        let halves = Halves {
             first,
             below,
             second,
-        })
+        };
+        Some(Self::Halves(Box::new(halves)))
     }
 
     /// A⁻¹ b for every row b of `b` `[rows, n]`.
@@ -72,34 +75,29 @@ impl Cholesky {
     }
 
     fn half_solve_some(&self, level: Level, b: &Matrix<f64>) -> Matrix<f64> {
-        let (first, below, second) = match self {
+        let halves = match self {
             Self::Whole([inverse, _]) => return matmul(level, b, inverse),
-            Self::Halves {
-                first,
-                below,
-                second,
-            } => (first, below, second),
+            Self::Halves(halves) => halves,
         };
         let [front, mut back] = columns_of_halves(b);
-        let front = first.half_solve_some(level, &front);
-        subtract(&mut back, &matmul(level, &front, below));
-        beside(&front, &second.half_solve_some(level, &back))
+        let front = halves.first.half_solve_some(level, &front);
+        subtract(&mut back, &matmul(level, &front, &halves.below));
+        beside(&front, &halves.second.half_solve_some(level, &back))
     }
 
     /// L⁻ᵀ y for every row y of `y`.
     fn other_half(&self, level: Level, y: &Matrix<f64>) -> Matrix<f64> {
-        let (first, below, second) = match self {
+        let halves = match self {
             Self::Whole([_, transposed]) => return matmul(level, y, transposed),
-            Self::Halves {
-                first,
-                below,
-                second,
-            } => (first, below, second),
+            Self::Halves(halves) => halves,
         };
         let [mut front, back] = columns_of_halves(y);
-        let back = second.other_half(level, &back);
-        subtract(&mut front, &matmul(level, &back, &below.transposed()));
-        beside(&first.other_half(level, &front), &back)
+        let back = halves.second.other_half(level, &back);
+        subtract(
+            &mut front,
+            &matmul(level, &back, &halves.below.transposed()),
+        );
+        beside(&halves.first.other_half(level, &front), &back)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a model has written, kept so that it writes it once.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::message::{IoError, hex};
+use crate::model::{EmbeddingScale, Model};
 use crate::output::write_file;
 use crate::patch::{Error, Result};
+use crate::tensor::Element;
 
 /// The texts that a model has written in one compute type, each by what it follows and how it was drawn.
 ///
@@ -30,6 +32,11 @@ impl Kept {
     pub fn with_cancel(mut self, cancel: Arc<AtomicBool>) -> Self {
         self.cancel = Some(cancel);
         self
+    }
+
+    /// The file in a folder of the texts that a model has written in a compute type.
+    pub fn file<E: Element>(dir: &Path, model: &Model) -> PathBuf {
+        dir.join(kept_of::<E>("texts", model) + ".json")
     }
 
     /// Reads what [`save`](Self::save) wrote; nothing where there is no such file.
@@ -64,6 +71,16 @@ impl Kept {
     pub(super) fn keep(&mut self, key: String, text: Vec<u32>) {
         self.texts.insert(key, text);
     }
+}
+
+/// The name of what is kept of a model in a compute type.
+pub(super) fn kept_of<E: Element>(what: &str, model: &Model) -> String {
+    let scale = match model.embedding_scale() {
+        EmbeddingScale::Compute => "",
+        EmbeddingScale::Bf16 => "-bf16-embedding-scale",
+    };
+    let hash = model.checkpoint().tensors().content_hash();
+    format!("{what}-{}{scale}-{hash:.16}", E::DTYPE)
 }
 
 /// The key of what follows `tokens`, drawn in the way that `how` names.

@@ -36,7 +36,7 @@ pub use kept::Kept;
 pub use lesson::Lesson;
 pub use prompt::{ANCHOR_TOKENS, Asked, OWN_TOKENS, Prompt};
 pub use sample::{Role, Sample};
-pub use states::{States, texts_file};
+pub use states::States;
 pub use survey::{Answered, Point, Survey};
 pub use trial::{Summary, Trial};
 pub use writing::{Until, answers, texts};

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::kept::kept_of;
 use super::{Lesson, Sample, samples_hash};
 use crate::checkpoint::{Access, TensorData, Tensors, write_safetensors};
-use crate::model::{EmbeddingScale, Model, consecutive};
+use crate::model::{Model, consecutive};
 use crate::patch::{Error, Result};
 use crate::tensor::{Element, Matrix, Storage, encoded};
 
@@ -34,9 +35,9 @@ impl<'m> States<'m> {
         samples: &[Sample],
         mut on_sample: impl FnMut(),
     ) -> Result<Vec<Lesson<E>>> {
+        let name = kept_of::<E>("states", self.model);
         let mut lessons = Vec::with_capacity(samples.len());
         for alike in samples.chunk_by(|a, b| a.role == b.role) {
-            let name = kept_of::<E>("states", self.model);
             let file = format!("{name}-{:.16}.safetensors", samples_hash(alike));
             let file = self.dir.join(file);
             if file.exists() {
@@ -96,19 +97,4 @@ fn write<E: Element>(file: &Path, lessons: &[Lesson<E>]) -> Result<()> {
 
 fn layer_name(layer: usize) -> String {
     format!("states.{layer}")
-}
-
-/// The file of the texts that a model has written in a compute type, in a folder.
-pub fn texts_file<E: Element>(dir: &Path, model: &Model) -> PathBuf {
-    dir.join(kept_of::<E>("texts", model) + ".json")
-}
-
-/// The name of what is kept of a model in a compute type.
-fn kept_of<E: Element>(what: &str, model: &Model) -> String {
-    let scale = match model.embedding_scale() {
-        EmbeddingScale::Compute => "",
-        EmbeddingScale::Bf16 => "-bf16-embedding-scale",
-    };
-    let hash = model.checkpoint().tensors().content_hash();
-    format!("{what}-{}{scale}-{hash:.16}", E::DTYPE)
 }
